@@ -1,0 +1,37 @@
+# `make run` and `make test` work on a machine with Python 3.11+ and nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: run setup setup-system test test-long lint clean
+.DEFAULT_GOAL := run
+
+run: setup  ## seeds to chat, on a local web made of the documentation installed on this machine
+	@$(BIN)/tinylm demo
+
+setup: $(STAMP)  ## .venv with the pinned versions; takes no time when nothing changed
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,train,serve,dev]'
+	@touch $@
+
+setup-system:  ## Debian's packages that some tests use: a system Redis and Chromium
+	apt-get update -q
+	apt-get install -y -q --no-install-recommends redis-server chromium
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-long: setup
+	$(BIN)/python -m pytest -m long $(ARGS)
+
+clean:  ## removes the environment and what the demo made, nothing else
+	rm -rf $(VENV) runs/demo

@@ -1,0 +1,127 @@
+"""The house: packages resolve here, light things stay light, imports keep their direction, help is there."""
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cyclopts import App
+
+from deploy.cli import app
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("tinylm", "shards", "crawler", "ranker", "trainer", "deploy")
+HEAVY = {"torch", "scrapy", "pyarrow", "trafilatura", "fastapi", "redis", "aiohttp", "tokenizers"}
+
+
+def loaded_by(code):
+    """Top-level modules in `sys.modules` of a fresh interpreter that ran `code`."""
+    script = (
+        "import contextlib, io, json, sys\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        f"    {code}\n"
+        "print(json.dumps([*sys.modules]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return {name.partition(".")[0] for name in json.loads(ended.stdout)}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_resolves_inside_the_checkout(package):
+    """Names as plain as these exist on package indexes too; one installed by accident could win."""
+    module = importlib.import_module(package)
+    assert Path(module.__file__).parent == ROOT / package
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_itself_holds_a_docstring_and_nothing_else(package):
+    names = {name for name in vars(importlib.import_module(package)) if not name.startswith("__")}
+    source = (ROOT / package / "__init__.py").read_text()
+    assert importlib.import_module(package).__doc__
+    assert not re.search(r"^(from|import) ", source, re.MULTILINE), names
+
+
+@pytest.mark.parametrize("module", ["crawler.frontier", "crawler.seeds", "crawler.config", "ranker.config"])
+def test_what_every_node_imports_loads_no_scrapy_and_no_torch(module):
+    assert loaded_by(f"import {module}").isdisjoint({"scrapy", "torch", "twisted", "trafilatura", "fastapi"})
+
+
+def test_help_loads_nothing_heavy():
+    assert loaded_by('import deploy.cli; deploy.cli.app(["--help"])').isdisjoint(HEAVY)
+
+
+def test_torch_stays_away_from_the_crawl_and_scrapy_from_the_trainer():
+    assert "torch" not in loaded_by("import crawler.worker, ranker.walker")
+    assert loaded_by("import trainer.pretrain").isdisjoint(
+        {"scrapy", "redis", "fastapi", "crawler", "ranker"}
+    )
+
+
+def test_imports_keep_their_direction():
+    ended = subprocess.run(
+        [str(Path(sys.executable).parent / "lint-imports"), "--no-cache"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "0 broken" in ended.stdout
+
+
+def commands(group=app, prefix=()):
+    """Every command as (words, App), those of groups included."""
+    for name in group:
+        if not name.startswith("-"):
+            words = (*prefix, name)
+            yield words, group[name]
+            yield from commands(group[name], words)
+
+
+COMMANDS: dict[tuple[str, ...], App] = dict(commands())
+
+
+def test_there_are_commands():
+    assert {("crawl",), ("demo",), ("chat",), ("shards", "verify"), ("config",)} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_every_command_has_a_help_text(words):
+    assert len(COMMANDS[words].help.split()) >= 3
+
+
+def code_blocks(path):
+    return (
+        re.findall(r"^```[^\n]*\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+        if path.is_file()
+        else []
+    )
+
+
+def promised():
+    """Every `tinylm ...` line in the code blocks of the README and the guides."""
+    for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for block in code_blocks(path):
+            for line in block.replace("\\\n", " ").splitlines():
+                if found := re.match(r"\s*(?:\$ )?(?:\S*/)?tinylm\s+(\w[^#|>]*)", line):
+                    yield path.name, found[1].strip()
+
+
+@pytest.mark.parametrize(("file", "line"), sorted(set(promised())) or [("README.md", "demo")])
+def test_what_the_readme_promises_exists(file, line):
+    words = shlex.split(line)
+    longest = max((n for n in (1, 2) if tuple(words[:n]) in COMMANDS), default=0)
+    assert longest, f"{file}: tinylm {line}"
+    known = {
+        name
+        for argument in COMMANDS[tuple(words[:longest])].assemble_argument_collection()
+        for name in argument.names
+    }
+    flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+    assert flags <= known | {"--help", "--version"}, f"{file}: tinylm {line}"

@@ -1,0 +1,36 @@
+"""The one error base class, and the edge where errors become a line of text and an exit code.
+
+TinylmError
+├── ConfigError            a setting that cannot work
+├── shards.errors.ShardError
+├── crawler.errors.*       CrawlError, FrontierError, LeaseLost ...
+└── trainer.*              CheckpointError, DataError ...
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class TinylmError(Exception):
+    """Something the user can act on: the message says what is wrong, where, and what to do."""
+
+
+class ConfigError(TinylmError):
+    """A setting that cannot work; the message names the field and its value."""
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """At a command's edge: a `TinylmError` becomes one line on stderr and exit code 2, Ctrl-C exit 130."""
+    try:
+        yield
+    except TinylmError as error:
+        sys.exit(_fail(f"error: {error}", 2))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted; the same command goes on from here", 130))
+
+
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(message + "\n")
+    return code
