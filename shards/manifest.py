@@ -1,0 +1,125 @@
+"""The manifest: what a corpus consists of. A file that it does not list does not exist for any reader.
+
+It is one JSON file, replaced as a whole, so a commit of a shard, of the reading positions that led to it and
+of the writer's own state is one rename.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from shards.document import SCHEMA_VERSION
+from shards.errors import ShardCorrupt, ShardError
+from shards.files import replacing
+
+FILE_NAME = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """A file beside the manifest, as it was when it was committed."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardEntry:
+    """A shard: its documents, the links of every page fetched for it, and its counts."""
+
+    name: str
+    rows: int
+    row_groups: tuple[int, ...]
+    """Rows in each row group."""
+    text_bytes: int
+    bytes: int
+    sha256: str
+    links: FileEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldOut:
+    """The text no model trains on: whole hosts, less the pages that have a near-duplicate in training."""
+
+    hosts: tuple[str, ...]
+    excluded: tuple[str, ...] = ()
+    """Ids of documents on neither side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The corpus in one directory at one moment."""
+
+    crawl_id: str = ""
+    version: int = 0
+    """Counts commits, from the empty one that begins a corpus."""
+    schema_version: int = SCHEMA_VERSION
+    shards: tuple[ShardEntry, ...] = ()
+    held_out: HeldOut | None = None
+    positions: dict[str, str] = field(default_factory=dict)
+    """Stream partition to the id of its last entry that is in the corpus or was judged not worth keeping."""
+    state: FileEntry | None = None
+    """What the writer had learned at this commit."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Pages read and not kept, by reason."""
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def text_bytes(self) -> int:
+        return sum(shard.text_bytes for shard in self.shards)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of what a reader would see: the snapshot a training run pins."""
+        held_out = asdict(self.held_out) if self.held_out else None
+        shards = [(shard.name, shard.sha256) for shard in self.shards if shard.rows]
+        seen = {"shards": shards, "held_out": held_out}
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def load(cls, directory: Path | str) -> Self:
+        """Read the manifest of `directory`.
+
+        Raises ShardError if there is none, if it is not one, or if another version of tinylm wrote it.
+        """
+        path = Path(directory) / FILE_NAME
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            if (found := data["schema_version"]) != SCHEMA_VERSION:
+                raise ShardError(
+                    f"{path}: the corpus has schema version {found}, not {SCHEMA_VERSION}: "
+                    "use the tinylm that wrote it, or crawl again"
+                )
+            return cls._from_json(data)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; crawl one first") from None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise ShardCorrupt(f"{path}: not a manifest ({error!r}); restore it from a backup") from error
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
+        shards = tuple(
+            ShardEntry(
+                **(entry | {"row_groups": tuple(entry["row_groups"]), "links": FileEntry(**entry["links"])})
+            )
+            for entry in data["shards"]
+        )
+        held_out = data["held_out"] and HeldOut(
+            hosts=tuple(data["held_out"]["hosts"]), excluded=tuple(data["held_out"]["excluded"])
+        )
+        state = data["state"] and FileEntry(**data["state"])
+        return cls(**(data | {"shards": shards, "held_out": held_out, "state": state}))
+
+    def save(self, directory: Path) -> "Manifest":
+        """Replace the manifest of `directory` by this one, with the version counted up; returns that."""
+        saved = replace(self, version=self.version + 1)
+        with replacing(directory / FILE_NAME) as temporary:
+            temporary.write_text(json.dumps(asdict(saved), indent=1), encoding="utf-8")
+        return saved

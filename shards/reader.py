@@ -1,0 +1,114 @@
+"""`ShardReader`: a pinned snapshot of a corpus, row group by row group.
+
+The unit is the row group: small enough to hold, large enough to read at disk speed. Page checksums are
+verified on the way, so a flipped bit is an error that names the file and never a strange document.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.document import DOCUMENTS
+from shards.errors import ShardCorrupt
+from shards.files import sha256
+from shards.manifest import Manifest
+
+Split = Literal["train", "held_out", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """A row group of a shard; `rows` counts both sides of the split."""
+
+    shard: str
+    index: int
+    rows: int
+
+
+class ShardReader:
+    """Reads one split of the corpus in `directory` as `manifest` (default: the current one) has it."""
+
+    def __init__(
+        self, directory: Path | str, manifest: Manifest | None = None, split: Split = "train"
+    ) -> None:
+        self.directory = Path(directory)
+        self.manifest = manifest or Manifest.load(directory)
+        self.split = split
+        self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
+        held_out = self.manifest.held_out
+        self._hosts = frozenset(held_out.hosts) if held_out else frozenset()
+        self._excluded = frozenset(held_out.excluded) if held_out else frozenset()
+
+    @property
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """All row groups, in the order in which they were committed."""
+        return tuple(
+            RowGroup(shard.name, index, rows)
+            for shard in self.manifest.shards
+            for index, rows in enumerate(shard.row_groups)
+        )
+
+    def documents(self, group: RowGroup, columns: Sequence[str] = ("text",)) -> list[dict[str, Any]]:
+        """The rows of `group` that are in the split, in order, each with `row`, its position in the group.
+
+        Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
+        """
+        wanted = list(dict.fromkeys([*columns, "id", "host"]))
+        table = self._read(group, wanted)
+        rows = [{"row": row, **document} for row, document in enumerate(table.to_pylist())]
+        kept = [document for document in rows if self._in_split(document["host"], document["id"])]
+        if len(wanted) == len(columns):
+            return kept
+        return [{name: document[name] for name in ("row", *columns)} for document in kept]
+
+    def texts(self, group: RowGroup) -> list[str]:
+        """The texts of `group` that are in the split, in order."""
+        return [document["text"] for document in self.documents(group)]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All documents of the split with all columns."""
+        for group in self.row_groups:
+            yield from self.documents(group, DOCUMENTS.names)
+
+    def _in_split(self, host: str, document_id: str) -> bool:
+        if self.split == "all":
+            return True
+        return (host in self._hosts) == (self.split == "held_out") and document_id not in self._excluded
+
+    def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        path = self.directory / group.shard
+        try:
+            size = path.stat().st_size
+            if size != self._sizes[group.shard]:
+                raise ShardCorrupt(f"{path}: {size} bytes, the manifest says {self._sizes[group.shard]}")
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                table = file.read_row_group(group.index, columns=columns, use_threads=False)
+            schema = pa.schema([*map(DOCUMENTS.field, columns)])
+            if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
+                raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
+            table.validate(full=True)
+            return table
+        except FileNotFoundError:
+            raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
+        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+            raise ShardCorrupt(
+                f"{path}: row group {group.index} is damaged ({error}); see `tinylm shards verify`"
+            ) from error
+
+
+def verify(directory: Path | str) -> Iterator[tuple[str, str]]:
+    """Every listed file whose bytes are not those that were committed, as (name, what is wrong)."""
+    manifest = Manifest.load(directory)
+    entries: list[Any] = [entry for shard in manifest.shards for entry in (shard, shard.links)]
+    for entry in [*entries, *([manifest.state] if manifest.state else [])]:
+        path = Path(directory) / entry.name
+        if not path.exists():
+            yield entry.name, "missing"
+        elif path.stat().st_size != entry.bytes:
+            yield entry.name, f"{path.stat().st_size} bytes instead of {entry.bytes}"
+        elif sha256(path) != entry.sha256:
+            yield entry.name, "another SHA-256 than was committed"

@@ -1,0 +1,193 @@
+"""`ShardWriter`: rows become a shard, and the shard becomes part of the corpus, in one step or not at all.
+
+The order of a commit: links, documents, state, each file written whole and fsynced; then the manifest
+that lists them, with the stream positions they came from. A crash before the manifest leaves files nobody
+lists, removed at the next start; a crash after it leaves stream entries below the recorded position, skipped.
+"""
+
+import fcntl
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.document import DOCUMENTS, LINKS, Document, LinkRow
+from shards.errors import ShardCorrupt, ShardError, ShardsLocked
+from shards.files import TEMPORARY_SUFFIX, replacing, sha256
+from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
+
+LOCK_NAME = "writer.lock"
+_COMPRESSION_LEVEL = 3
+
+
+class ShardWriter:
+    """The one writer of a directory; a context manager that holds its lock.
+
+    Raises ShardsLocked if another process holds it, and ShardError if the directory belongs to another crawl,
+    has shards but no manifest, or cannot be written.
+    """
+
+    def __init__(self, directory: Path, *, crawl_id: str = "", row_group_rows: int = 256) -> None:
+        self.directory = directory
+        self._row_group_rows = row_group_rows
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._lock = (directory / LOCK_NAME).open("w")
+        except OSError as error:
+            raise ShardError(f"{directory}: cannot be written ({error.strerror})") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise ShardsLocked(f"{directory}: another process is writing here") from None
+        try:
+            self.manifest = self._open_manifest(crawl_id)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._documents: list[dict[str, Any]] = []
+        self._links: list[dict[str, Any]] = []
+        self.buffered_bytes = 0
+
+    def _open_manifest(self, crawl_id: str) -> Manifest:
+        if not (self.directory / FILE_NAME).exists():
+            return self._begin(crawl_id)
+        manifest = Manifest.load(self.directory)
+        if crawl_id and manifest.crawl_id != crawl_id:
+            raise ShardError(
+                f"{self.directory} holds crawl {manifest.crawl_id!r}, not {crawl_id!r}: "
+                "give this crawl a directory of its own"
+            )
+        self._remove_unlisted(manifest)
+        return manifest
+
+    def _begin(self, crawl_id: str) -> Manifest:
+        """An empty manifest, at once: so shards without one are never taken for a crash's remains."""
+        if any(self.directory.glob("shard-*.parquet")):
+            raise ShardCorrupt(
+                f"{self.directory}: shards, but no {FILE_NAME}: restore it from a backup, or move them away"
+            )
+        return Manifest(crawl_id=crawl_id).save(self.directory)
+
+    def _remove_unlisted(self, manifest: Manifest) -> None:
+        listed = {name for shard in manifest.shards for name in (shard.name, shard.links.name)}
+        if manifest.state:
+            listed.add(manifest.state.name)
+        for pattern in ("shard-*", "links-*", "state-*", f"*{TEMPORARY_SUFFIX}"):
+            for path in self.directory.glob(pattern):
+                if path.name not in listed:
+                    path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the lock. Rows that were not committed are gone: their stream entries still stand."""
+        self._lock.close()
+
+    @property
+    def buffered_rows(self) -> int:
+        return len(self._documents)
+
+    def append(self, document: Document | None, links: Sequence[LinkRow] = ()) -> None:
+        """Add a kept document (None: the page was dropped) and the links of its page to the next commit."""
+        if document:
+            self.buffered_bytes += len(document.text.encode())
+            self._documents.append(asdict(document))
+        self._links += [asdict(link) for link in links]
+
+    def commit(
+        self,
+        positions: Mapping[str, str] | None = None,
+        *,
+        state: bytes | None = None,
+        dropped: Mapping[str, int] | None = None,
+    ) -> Manifest:
+        """Make the buffered rows, the positions they came from and the writer's state part of the corpus.
+
+        Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
+        """
+        number = self.manifest.version + 1
+        shards = self.manifest.shards
+        if self._documents or self._links:
+            shards = (*shards, self._write_shard(number))
+        manifest = replace(
+            self.manifest,
+            shards=shards,
+            positions={**self.manifest.positions, **(positions or {})},
+            state=self._write_state(number, state) if state is not None else self.manifest.state,
+            dropped=dict(dropped) if dropped is not None else self.manifest.dropped,
+        )
+        before = self.manifest.state
+        self.manifest = manifest.save(self.directory)
+        self._documents, self._links, self.buffered_bytes = [], [], 0
+        if before and before != self.manifest.state:
+            (self.directory / before.name).unlink(missing_ok=True)
+        return self.manifest
+
+    def update(self, **changes: Any) -> Manifest:
+        """Commit a change of the manifest alone, such as its held-out hosts."""
+        self.manifest = replace(self.manifest, **changes).save(self.directory)
+        return self.manifest
+
+    def _write_shard(self, number: int) -> ShardEntry:
+        links = self._write_table(f"links-{number:06d}.parquet", self._links, LINKS)
+        documents = self._write_table(f"shard-{number:06d}.parquet", self._documents, DOCUMENTS)
+        full, rest = divmod(len(self._documents), self._row_group_rows)
+        return ShardEntry(
+            name=documents.name,
+            rows=len(self._documents),
+            row_groups=(self._row_group_rows,) * full + ((rest,) if rest else ()),
+            text_bytes=self.buffered_bytes,
+            bytes=documents.bytes,
+            sha256=documents.sha256,
+            links=links,
+        )
+
+    def _write_table(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> FileEntry:
+        table = pa.Table.from_pylist(rows, schema=schema)
+        path = self.directory / name
+        with replacing(path) as temporary:
+            pq.write_table(
+                table,
+                temporary,
+                row_group_size=self._row_group_rows if schema is DOCUMENTS else None,
+                compression="zstd",
+                compression_level=_COMPRESSION_LEVEL,
+                use_dictionary=[
+                    name for name in schema.names if name not in ("id", "text", "content_sha256")
+                ],
+                write_page_checksum=True,
+            )
+        return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256(path))
+
+    def _write_state(self, number: int, state: bytes) -> FileEntry:
+        path = self.directory / f"state-{number:06d}.bin"
+        with replacing(path) as temporary:
+            temporary.write_bytes(state)
+        return FileEntry(name=path.name, bytes=len(state), sha256=sha256(path))
+
+    def state(self) -> bytes | None:
+        """What `commit` was last given as state; None if nothing was.
+
+        Raises ShardError if the file is not what the manifest says.
+        """
+        entry = self.manifest.state
+        if entry is None:
+            return None
+        path = self.directory / entry.name
+        if not path.exists() or sha256(path) != entry.sha256:
+            raise ShardError(f"{path}: missing or damaged; restore it, or start a new crawl")
+        return path.read_bytes()
