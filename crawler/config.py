@@ -1,0 +1,157 @@
+"""Settings of the crawl: where it is kept, how hosts are treated, when it stops."""
+
+import math
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+
+from cyclopts import Parameter
+
+from tinylm.errors import ConfigError
+
+_CONTACT = re.compile(r"https?://\S+|\S+@\S+")
+_CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
+_HIGHEST_PORT = 65535
+
+
+def require(condition: bool, field: str, value: object, rule: str) -> None:
+    """Raise ConfigError naming the field and its value unless `condition`."""
+    if not condition:
+        raise ConfigError(f"{field} = {value!r}: {rule}")
+
+
+def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
+    """The addresses and ports that an entry CIDR[:PORT[-PORT]] of `allowed_networks` stands for.
+
+    Raises ConfigError if it stands for none.
+    """
+    text, colon, ports = entry.rpartition(":")
+    if not colon or "/" in ports:
+        text, ports = entry, f"1-{_HIGHEST_PORT}"
+    first, _, last = ports.partition("-")
+    try:
+        network, lowest, highest = ip_network(text), int(first), int(last or first)
+    except ValueError:
+        network, lowest, highest = None, 0, 0
+    if network is None or not 1 <= lowest <= highest <= _HIGHEST_PORT:
+        raise ConfigError(f'allowed_networks: {entry!r} is neither "public" nor CIDR[:PORT[-PORT]]')
+    return network, range(lowest, highest + 1)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierConfig:
+    """Where the crawl's state is kept, and the rules every worker shares."""
+
+    redis_url: str = ""
+    """Server to use, such as redis://host:6379/0 or unix:///path; empty starts the embedded one in `data`."""
+    data: Path = Path("runs/crawl")
+    """Directory of this crawl: the embedded server's files, the shards, the logs."""
+    crawl_id: str = "main"
+    """Name of the crawl: several can share a server."""
+    partitions: int = 1
+    """Hash-tagged partitions of the frontier; more only for Redis Cluster. Fixed once a crawl has begun."""
+    delay: float = 1.0
+    """Seconds between the end of one request to a host and the start of the next, by all workers together."""
+    latency_factor: float = 5.0
+    """A host also rests this many times as long as it took to answer (Heritrix)."""
+    longest_delay: float = 30.0
+    """Seconds that the latency may add at most; Crawl-delay and Retry-After are obeyed beyond it."""
+    backoff: float = 60.0
+    """Seconds a host rests after a bare 429, 503 or a failed connection; doubles each time."""
+    pages_per_host: int = 10_000
+    """Most fetches of one host."""
+    attempts: int = 3
+    """Failures after which a URL is a dead letter."""
+    lease_seconds: float = 120.0
+    """Time a worker has to finish a URL before another may take it."""
+    exploration: float = 0.05
+    """Share of leases drawn at random, with their propensity logged, so that the policy keeps learning."""
+    backlog: int = 20_000
+    """Pages not yet in a shard at which workers pause; half of it commits a shard."""
+    memory: str = "1gb"
+    """Memory limit of the embedded server: at it, new URLs are refused and the rest drains."""
+
+    def __post_init__(self) -> None:
+        require(
+            bool(_CRAWL_ID.fullmatch(self.crawl_id)),
+            "crawl_id",
+            self.crawl_id,
+            "letters, digits and _ . - only",
+        )
+        require(1 <= self.partitions <= 4096, "partitions", self.partitions, "1 to 4096")
+        for name in ("delay", "latency_factor", "longest_delay", "backoff"):
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
+        require(5 <= self.lease_seconds < math.inf, "lease_seconds", self.lease_seconds, "at least 5")
+        require(0 <= self.exploration < 1, "exploration", self.exploration, "a share from 0 to below 1")
+        for name in ("attempts", "pages_per_host", "backlog"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+
+    @property
+    def shards(self) -> Path:
+        """Where the corpus goes."""
+        return self.data / "shards"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrawlConfig:
+    """What may be fetched, how, and when to stop."""
+
+    user_agent: str = ""
+    """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
+    pages: int = 10_000
+    """Stop after this many fetches; robots.txt, redirects and errors count."""
+    gigabytes: float = 10.0
+    """Stop after this much was downloaded."""
+    hours: float = 12.0
+    """Stop after this long."""
+    disk_reserve_gigabytes: float = 5.0
+    """Stop when less than this is free where the crawl is kept."""
+    allowed_networks: tuple[str, ...] = ("public",)
+    """Networks that may be contacted: "public" and CIDR[:PORT[-PORT]], such as 10.8.0.0/16:8000-8099."""
+    resolve: tuple[str, ...] = ()
+    """HOST=ADDRESS:PORT, looked up before DNS."""
+    workers: int = 2
+    """Worker processes that `tinylm crawl` starts."""
+    concurrency: int = 16
+    """Requests in flight in one worker."""
+    extractors: int = 1
+    """Extraction processes of one worker."""
+    timeout: float = 30.0
+    """Seconds a response may take."""
+    extract_timeout: float = 10.0
+    """Seconds the extraction of one page may take."""
+    megabytes_per_page: float = 4.0
+    """Larger bodies are given up."""
+    deepest: int = 30
+    """Links from a seed beyond which nothing is followed."""
+
+    def __post_init__(self) -> None:
+        for name in ("pages", "workers", "concurrency", "extractors"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("gigabytes", "hours", "megabytes_per_page"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+        for name in ("timeout", "extract_timeout"):
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
+        for name in ("disk_reserve_gigabytes", "deepest"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for entry in self.allowed_networks:
+            if entry != "public":
+                parse_network(entry)
+
+    def check_user_agent(self) -> None:
+        """Refuse to meet strangers without a name and a way to reach whoever runs this.
+
+        Raises ConfigError unless the agent carries a contact or only loopback may be contacted.
+        """
+        loopback = all(
+            entry != "public" and parse_network(entry)[0].is_loopback for entry in self.allowed_networks
+        )
+        require(
+            loopback or bool(_CONTACT.search(self.user_agent)),
+            "user_agent",
+            self.user_agent,
+            'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"',
+        )

@@ -1,0 +1,31 @@
+"""What can go wrong between a seed and a page."""
+
+from tinylm.errors import TinylmError
+
+
+class CrawlError(TinylmError):
+    """The crawl cannot start or go on."""
+
+
+class SeedError(CrawlError):
+    """A source of seeds cannot be read; the message names the file and, where there is one, the line."""
+
+
+class ServerError(CrawlError):
+    """No usable Redis or Valkey server."""
+
+
+class FrontierError(CrawlError):
+    """The frontier cannot be used as asked."""
+
+
+class FrontierFull(FrontierError):
+    """The server is at its memory limit: it still drains, and takes new URLs again when it has."""
+
+
+class LeaseLost(FrontierError):
+    """The lease expired and the URL went to somebody else: what was fetched under it must not count."""
+
+
+class NetworkForbidden(CrawlError):
+    """An address outside the allowed networks; no packet was sent to it."""

@@ -1,0 +1,50 @@
+"""`Link` and `Page`: what a worker found, on its way through the stream to the walker."""
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, Self
+
+
+class Link(NamedTuple):
+    """An outgoing link, canonical, as it stands in the page."""
+
+    url: str
+    anchor: str
+    tag_path: str
+    """Names of the enclosing elements, outermost first: `html/body/main/p`."""
+    nofollow: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One finished fetch: a document's text and links, or the reason there is no text."""
+
+    url: str
+    fetch_no: int
+    """Number of this fetch of the URL; repeated when an ack was lost."""
+    fetched_at: int
+    """UTC, milliseconds."""
+    status: int
+    promise: float
+    propensity: float
+    reason: str = ""
+    """Why there is no text: `status_404`, `redirect`, `media_type`, ..."""
+    title: str = ""
+    text: str = ""
+    language: str = ""
+    language_score: float = 0.0
+    content_sha256: str = ""
+    extractor: str = ""
+    opt_out: tuple[str, ...] = ()
+    links: tuple[Link, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        return zlib.compress(json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "replace"), 1)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        fields = json.loads(zlib.decompress(data))
+        fields["links"] = tuple(Link(*link) for link in fields["links"])
+        fields["opt_out"] = tuple(fields["opt_out"])
+        return cls(**fields)

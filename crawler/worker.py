@@ -1,0 +1,63 @@
+"""One worker process: Scrapy's engine around `LeaseSpider`."""
+
+import logging
+
+from scrapy.crawler import AsyncCrawlerProcess
+
+from crawler.config import CrawlConfig
+from crawler.frontier import Frontier
+from crawler.guard import AddressGuard
+from crawler.handler import Resolver
+from crawler.spider import LeaseSpider
+
+
+def run(frontier: Frontier, config: CrawlConfig) -> None:
+    """Fetch until SIGTERM or SIGINT; then finish what is in flight and give the rest back.
+
+    Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
+    """
+    config.check_user_agent()
+    Resolver(config.resolve, AddressGuard(config.allowed_networks))
+    process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
+    logging.getLogger("scrapy").setLevel(logging.getLogger().level)
+    crawler = process.create_crawler(LeaseSpider)
+    process.crawl(crawler, frontier=frontier, config=config)
+    process.start()
+    if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
+        raise crawler.spider.fatal
+
+
+def _settings(config: CrawlConfig) -> dict[str, object]:
+    """What Scrapy would do on its own and the frontier does for all workers together is off."""
+    handler = "crawler.handler.GuardedDownloadHandler"
+    return {
+        "TINYLM_ALLOWED_NETWORKS": list(config.allowed_networks),
+        "TINYLM_RESOLVE": list(config.resolve),
+        "USER_AGENT": config.user_agent,
+        "DOWNLOAD_HANDLERS": {
+            "http": handler, "https": handler, "file": None, "ftp": None, "s3": None, "data": None
+        },
+        "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
+        "CONCURRENT_REQUESTS": config.concurrency,
+        "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency,
+        "DOWNLOAD_DELAY": 0,
+        "DOWNLOAD_TIMEOUT": config.timeout,
+        "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
+        "DOWNLOAD_WARNSIZE": 0,
+        "SCRAPER_SLOT_MAX_ACTIVE_SIZE": int(config.megabytes_per_page * 1e6) * config.concurrency,
+        "HTTPERROR_ALLOW_ALL": True,
+        "HTTPPROXY_ENABLED": False,
+        "REDIRECT_ENABLED": False,
+        "METAREFRESH_ENABLED": False,
+        "RETRY_ENABLED": False,
+        "COOKIES_ENABLED": False,
+        "ROBOTSTXT_OBEY": False,
+        "REFERER_ENABLED": False,
+        "TELNETCONSOLE_ENABLED": False,
+        "REMOTE_CONTROL_ENABLED": False,
+        "DUPEFILTER_CLASS": "scrapy.dupefilters.BaseDupeFilter",
+        "EXTENSIONS": {
+            "scrapy.extensions.corestats.CoreStats": None,
+            "scrapy.extensions.logstats.LogStats": None,
+        },
+    }  # fmt: skip

@@ -1,0 +1,99 @@
+"""Settings of the crawl: what cannot work is refused by name and value."""
+
+import math
+
+import pytest
+
+from crawler.config import CrawlConfig, FrontierConfig, parse_network
+from tinylm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("crawl_id", ""),
+        ("crawl_id", "a b"),
+        ("crawl_id", "a/b"),
+        ("crawl_id", "main\n"),
+        ("partitions", 0),
+        ("partitions", 4097),
+        ("delay", -1.0),
+        ("delay", math.nan),
+        ("delay", math.inf),
+        ("latency_factor", -1.0),
+        ("longest_delay", math.nan),
+        ("backoff", -0.1),
+        ("lease_seconds", 4.9),
+        ("exploration", 1.0),
+        ("exploration", -0.1),
+        ("attempts", 0),
+        ("pages_per_host", 0),
+        ("backlog", 0),
+    ],
+)
+def test_a_frontier_setting_that_cannot_work_is_refused(field, value):
+    with pytest.raises(ConfigError, match=rf"^{field} = "):
+        FrontierConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("pages", 0),
+        ("workers", 0),
+        ("concurrency", 0),
+        ("extractors", 0),
+        ("timeout", 0.0),
+        ("timeout", math.inf),
+        ("extract_timeout", 0.0),
+        ("extract_timeout", math.nan),
+        ("gigabytes", 0.0),
+        ("hours", -1.0),
+        ("megabytes_per_page", 0.0),
+        ("disk_reserve_gigabytes", -1.0),
+        ("deepest", -1),
+        ("allowed_networks", ("public", "10.0.0.0/33")),
+        ("allowed_networks", ("127.0.0.0/1",)),
+        ("allowed_networks", ("nonsense",)),
+    ],
+)
+def test_a_crawl_setting_that_cannot_work_is_refused(field, value):
+    with pytest.raises(ConfigError, match=rf"^{field}( = |: )"):
+        CrawlConfig(**{field: value})
+
+
+def test_the_defaults_work():
+    assert FrontierConfig().shards == FrontierConfig().data / "shards"
+    assert CrawlConfig().allowed_networks == ("public",)
+
+
+@pytest.mark.parametrize(
+    ("agent", "networks", "fine"),
+    [
+        ("", ("public",), False),
+        ("mybot", ("public",), False),
+        ("mybot (+https://lab.example/bot)", ("public",), True),
+        ("mybot (me@lab.example)", ("public",), True),
+        ("", ("127.0.0.0/8",), True),
+        ("", ("127.0.0.1",), True),
+        ("", ("127.0.0.1:8000-8010", "::1/128"), True),
+        ("", ("127.0.0.0/8", "public"), False),
+        ("", ("10.0.0.0/8",), False),
+        ("", ("0.0.0.0/0",), False),
+        ("", ("::/0",), False),
+    ],
+)
+def test_only_a_crawl_of_loopback_needs_no_contact(agent, networks, fine):
+    config = CrawlConfig(user_agent=agent, allowed_networks=networks)
+    if fine:
+        config.check_user_agent()
+    else:
+        with pytest.raises(ConfigError, match="user_agent"):
+            config.check_user_agent()
+
+
+def test_a_network_without_ports_has_all_of_them():
+    network, ports = parse_network("fd00::/8")
+    assert str(network) == "fd00::/8"
+    assert ports == range(1, 65536)
+    assert parse_network("10.0.0.0/8:80")[1] == range(80, 81)

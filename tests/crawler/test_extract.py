@@ -1,0 +1,270 @@
+"""Extraction: encodings, links, opt-outs and languages of real markup, and pages made to hurt."""
+
+import gzip
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import crawler.extract
+from crawler.extract import detect_language, extract, extractor_name
+from crawler.page import Link
+
+URL = "http://h.example/dir/page"
+HTML = "text/html; charset=utf-8"
+SENTENCES = " ".join(
+    f"The {noun} was carried over the river in the morning, and nobody asked where it came from."
+    for noun in ("table", "clock", "piano", "ladder", "mirror", "letter", "basket", "candle")
+)
+
+
+def page(body="", head="", text=SENTENCES):
+    return f"<html><head>{head}</head><body><main><p>{text}</p>{body}</main></body></html>"
+
+
+def run(html, *, url=URL, content_type=HTML, robots_tag="", seconds=30.0):
+    body = html.encode() if isinstance(html, str) else html
+    return extract(body, url, content_type, robots_tag, seconds)
+
+
+def test_a_page_becomes_text_title_language_and_digest():
+    found = run(page(head="<title> A  river\n crossing </title>"))
+    assert found.reason == ""
+    assert found.title == "A river crossing"
+    assert found.text.strip() == SENTENCES
+    assert found.language == "en"
+    assert found.language_score > 0.8
+    assert found.content_sha256 == hashlib.sha256(found.text.encode()).hexdigest()
+    assert found.extractor == extractor_name()
+    assert (found.links, found.opt_out) == ((), ())
+
+
+WORD = "Überfluß"
+GERMAN = f"Der {WORD} an schönen Dingen störte den Müller nicht, denn er hörte früh am Morgen die Vögel. " * 4
+
+
+@pytest.mark.parametrize(
+    ("content_type", "head", "encoded"),
+    [
+        ("text/html", "", GERMAN.encode()),
+        ("text/html", '<meta charset="iso-8859-1">', GERMAN.encode("latin-1")),
+        ("text/html", '<meta http-equiv="Content-Type" content="text/html; charset=windows-1252">',
+         GERMAN.encode("cp1252")),
+        ("text/html; charset=utf-8", '<meta charset="iso-8859-1">', GERMAN.encode()),
+        ("text/html; charset=iso-8859-1", '<meta charset="utf-8">', GERMAN.encode("latin-1")),
+        ('text/html; charset="UTF-8"', "", GERMAN.encode()),
+        ("text/html; charset=nonsense", '<meta charset="iso-8859-1">', GERMAN.encode("latin-1")),
+    ],
+)  # fmt: skip
+def test_the_header_wins_over_the_page_about_the_encoding(content_type, head, encoded):
+    body = f"<html><head>{head}</head><body><p>".encode() + encoded + b"</p></body></html>"
+    found = run(body, content_type=content_type)
+    assert WORD in found.text
+    assert found.language == "de"
+
+
+@pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_names_the_encoding(codec):
+    assert WORD in run(page(text=GERMAN).encode(codec), content_type="text/html").text
+
+
+def test_links_are_canonical_once_each_and_in_order():
+    body = """
+    <a href="b?utm_source=x#top"> B
+      page </a> <a href="/c" rel="external NoFollow">C</a> <a href="b">again</a> <a href="#top">top</a>
+    <a href="mailto:x@y.example">mail</a> <a href="javascript:void(0)">script</a> <a href="">self</a>
+    <a href="HTTPS://Other.example:443/%7ea">other</a> <a name="d">no link</a> <a href="http://[bad/">bad</a>
+    <ul><li><a href="../e" rel="nofollowed"><b>E</b></a></li></ul>"""
+    links = run(page(body)).links
+    assert [(link.url, link.anchor, link.nofollow) for link in links] == [
+        ("http://h.example/dir/b", "B page", False),
+        ("http://h.example/c", "C", True),
+        ("https://other.example/~a", "other", False),
+        ("http://h.example/e", "E", False),
+    ]
+    assert links[0].tag_path == "html/body/main"
+    assert links[3].tag_path == "html/body/main/ul/li"
+
+
+@pytest.mark.parametrize(
+    ("base", "target"),
+    [
+        ("http://o.example/x/", "http://o.example/x/a"),
+        ("/x/", "http://h.example/x/a"),
+        ("javascript:0", "http://h.example/dir/a"),
+        ("", "http://h.example/dir/a"),
+    ],
+)
+def test_links_are_relative_to_the_base_of_the_page(base, target):
+    assert run(page('<a href="a">a</a>', head=f'<base href="{base}">')).links[0].url == target
+
+
+@pytest.mark.parametrize(
+    ("head", "robots_tag", "opt_out", "nofollow"),
+    [
+        ('<meta name="robots" content="noai, noimageai">', "", ("meta:noai", "meta:noimageai"), False),
+        ('<META NAME="Robots" CONTENT="NoIndex,NoFollow">', "", ("meta:noindex",), True),
+        ('<meta name="robots" content="none">', "", ("meta:none",), True),
+        ('<meta name="robots" content="noai"><meta name="robots" content="noai">', "", ("meta:noai",), False),
+        ('<meta name="robots" content="index, follow, max-snippet:50">', "", (), False),
+        ('<meta name="description" content="noai noindex none nofollow">', "", (), False),
+        ('<meta name="robots">', "", (), False),
+        ("", "noindex, NOAI", ("header:noindex", "header:noai"), False),
+        ("", "nofollow", (), True),
+        ('<meta name="robots" content="noarchive">', "noai", ("meta:noarchive", "header:noai"), False),
+    ],
+)
+def test_signals_against_use_are_recorded(head, robots_tag, opt_out, nofollow):
+    found = run(page('<a href="a">a</a>', head=head), robots_tag=robots_tag)
+    assert found.opt_out == opt_out
+    assert found.links[0].nofollow is nofollow
+    assert found.text
+
+
+def test_signals_and_links_of_a_page_without_text_are_kept():
+    found = run('<meta name="robots" content="noai"><a href="/a"></a>')
+    assert found.reason == "no_text"
+    assert found.opt_out == ("meta:noai",)
+    assert found.links == (Link("http://h.example/a", "", "html/body", False),)
+
+
+def test_plain_text_is_text_and_has_no_links():
+    text = f"A letter\n\n{SENTENCES}\n\n  <a href='/x'>not markup</a>"
+    found = run(f"\n{text}\n", content_type="Text/Plain; charset=utf-8", robots_tag="noai")
+    assert found.text == text
+    assert found.language == "en"
+    assert found.links == ()
+    assert found.opt_out == ("header:noai",)
+    assert found.extractor == "plain text"
+
+
+LANGUAGES = {
+    "en": "The river runs through the old town, and the people who live there cross it every day.",
+    "de": "Der Fluss fließt durch die alte Stadt, und die Menschen überqueren ihn jeden Tag.",
+    "fr": "La rivière traverse la vieille ville, et les gens la franchissent chaque jour par le pont.",
+    "es": "El río atraviesa la ciudad vieja y la gente lo cruza todos los días por el puente.",
+    "it": "Il fiume attraversa la città vecchia e le persone lo attraversano ogni giorno sul ponte.",
+    "pt": "O rio atravessa a cidade velha e as pessoas atravessam-no todos os dias pela ponte.",
+    "nl": "De rivier stroomt door de oude stad en de mensen steken haar elke dag over via de brug.",
+    "pl": "Rzeka przepływa przez stare miasto, a ludzie codziennie przechodzą przez nią mostem.",
+    "ru": "Река протекает через старый город, и люди каждый день переходят её по мосту.",
+    "el": "Το ποτάμι διασχίζει την παλιά πόλη και οι άνθρωποι το περνούν κάθε μέρα.",
+    "he": "הנהר זורם דרך העיר העתיקה, והאנשים חוצים אותו בכל יום על גשר האבן.",
+    "ar": "يجري النهر عبر المدينة القديمة، ويعبره الناس كل يوم على الجسر الحجري.",
+    "hi": "नदी पुराने शहर से होकर बहती है और लोग हर दिन पत्थर के पुल से उसे पार करते हैं।",
+    "th": "แม่น้ำไหลผ่านเมืองเก่า และผู้คนข้ามแม่น้ำทุกวันโดยใช้สะพานหิน",
+    "zh": "这条河流经老城区，住在那里的人们每天都要走过那座石桥。桥上有许多商店。",
+    "ja": "川は古い町を流れており、人々は毎日石の橋を渡っています。橋の上には店が並んでいます。",
+    "ko": "강은 오래된 도시를 가로질러 흐르고, 사람들은 매일 돌다리를 건너 다닙니다.",
+    "vi": "Con sông chảy qua khu phố cổ và những người sống ở đó băng qua nó mỗi ngày.",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_language_of_a_paragraph_is_found(language):
+    found, score = detect_language(LANGUAGES[language])
+    assert found == language
+    assert score > 0.7
+
+
+def test_code_does_not_hide_the_language_around_it():
+    code = "```\nfor (auto it = v.begin(); it != v.end(); ++it) { std::cout << *it; }\n```\n"
+    text = f"{code * 5}Siehe `os.path.join(a, b)` und x_1 = 2.\n{LANGUAGES['de']}\n{code * 5}"
+    assert detect_language(text)[0] == "de"
+
+
+@pytest.mark.parametrize("text", ["", "   ", "```\ncode\n```", "123 456", "x_1 = f(y)"])
+def test_what_is_in_no_language_has_a_low_score(text):
+    assert detect_language(text)[1] < 0.5
+
+
+HOSTILE = {
+    "empty": b"",
+    "nul bytes": b"<p>a\0b\0</p>" * 1000,
+    "binary": bytes(range(256)) * 1000,
+    "gzip": gzip.compress(b"<p>text</p>" * 1000),
+    "one long word": b"<p>" + b"a" * 1_000_000,
+    "many links": b"".join(b'<a href="/%d">%d</a>' % (n, n) for n in range(5000)),
+    "unclosed links": b"<a href='/x'>y" * 5000,
+    "deep lists": b"<ul><li>" * 1000 + b"<a href='/x'>y</a>",
+    "tables in tables": b"<table><tr><td>" * 1000 + b"text",
+    "formatting": b"<b><i><p>" * 500 + b"text",
+    "spans": b"<span>" * 100_000 + b"text",
+    "entities": b"&#x10ffff;&#0;&#xd800;&nonsense;&amp" * 5000,
+    "half a character": "é".encode()[:1] * 1000,
+    "comment": b"<!--" + b"-" * 100_000,
+    "attributes": b"<p " + b"a='b' " * 20_000 + b">text",
+    "script": b"<script>" + b"<" * 100_000,
+    "doctype": b"<!DOCTYPE " + b"x" * 100_000,
+    "xml": b"<?xml version='1.0' encoding='utf-32'?><a/>",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_page_has_text_or_a_reason(kind):
+    found = run(HOSTILE[kind], content_type="text/html")
+    assert bool(found.text) == (found.reason == "")
+    assert len(found.links) <= 2000
+    assert all(len(link.tag_path) < 1000 and len(link.anchor) <= 200 for link in found.links)
+
+
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(["", "text/html", "text/html; charset=utf-7", "text/plain", ";;;", "é"]),
+)
+def test_no_bytes_raise(body, content_type):
+    found = run(body, content_type=content_type)
+    assert bool(found.text) == (found.reason == "")
+
+
+def test_the_enclosing_elements_are_the_nearest_when_there_are_too_many():
+    path = run(b"<div>" * 500 + b"<p><a href='/x'>y</a>").links[0].tag_path
+    assert path.split("/") == ["div"] * 63 + ["p"]
+
+
+def test_what_a_library_raises_is_a_reason(monkeypatch):
+    def broken(*args, **kwargs):
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr(crawler.extract.trafilatura, "extract", broken)
+    assert run(page()).reason == "extract_AttributeError"
+
+
+def test_a_page_that_takes_too_long_is_given_up_even_if_a_library_catches_everything(monkeypatch):
+    def stubborn(*args, **kwargs):
+        try:
+            while True:
+                pass
+        except Exception:
+            return "text"
+
+    monkeypatch.setattr(crawler.extract.trafilatura, "extract", stubborn)
+    assert run(page(), seconds=0.05).reason == "extract_timeout"
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_process_that_hears_no_signal_ends_itself():
+    """Lexbor takes quadratic time for open elements, in C, where the alarm is not heard."""
+    code = (
+        "import crawler.extract as e; e._GRACE_SECONDS = 0.2\n"
+        "e.extract(b'<div>' * 400_000, 'http://h/', 'text/html', '', 0.1)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "Timeout" in ended.stderr
+
+
+def test_real_pages_in_many_encodings_are_read(conformance):
+    seen = 0
+    for name, body in conformance.items():
+        if name.startswith("conformance/chardet/tests/") and name.endswith((".html", ".xml")):
+            found = run(body[:50_000], content_type="text/html")
+            assert found.reason in ("", "no_text")
+            seen += bool(found.text)
+            json.dumps(found.text).encode()
+    assert seen > 50

