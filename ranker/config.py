@@ -1,0 +1,37 @@
+"""Settings of the walker."""
+
+from dataclasses import dataclass
+
+from cyclopts import Parameter
+
+from tinylm.errors import ConfigError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WalkConfig:
+    """How pages are judged and how they become shards."""
+
+    policy: str = "tinylm"
+    """What decides which page is next."""
+    languages: tuple[str, ...] = ("en",)
+    """Languages kept, as ISO 639 codes; empty keeps all."""
+    language_score: float = 0.65
+    """Least probability of the language (FineWeb's threshold)."""
+    obey_opt_out: bool = True
+    """Leave out pages that say they are not for training (noai, noindex); either way they are recorded."""
+    shard_megabytes: float = 128.0
+    """A shard is committed at this much text."""
+    shard_seconds: float = 300.0
+    """And at the latest after this time, so that a crash costs little."""
+    row_group_rows: int = 256
+    """Documents in a row group: what a reader holds at once."""
+    held_out: float = 0.05
+    """Share of the text, by whole hosts, that no model trains on."""
+
+    def __post_init__(self) -> None:
+        for name in ("shard_megabytes", "shard_seconds", "row_group_rows"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be above 0")
+        if not 0 < self.held_out < 0.5:
+            raise ConfigError(f"held_out = {self.held_out!r}: a share above 0 and below 0.5")

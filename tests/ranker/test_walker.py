@@ -1,0 +1,311 @@
+import io
+import random
+import signal
+import time
+from collections import Counter
+from hashlib import sha256
+
+import numpy as np
+import pytest
+import redis
+
+from crawler.frontier import Discovered
+from crawler.page import Link, Page
+from crawler.seeds import Seed
+from ranker.config import WalkConfig
+from ranker.evidence import Evidence
+from ranker.walker import Walker
+from shards.errors import ShardError
+from shards.manifest import Manifest
+from shards.reader import ShardReader, verify
+from shards.writer import ShardWriter
+from tests.conftest import command, eventually, open_frontier
+
+CONFIG = WalkConfig(languages=(), shard_seconds=3600)
+WORDS = [
+    f"{first}{second}"
+    for first in ("par", "ser", "que", "mod", "rea", "wri", "fro", "lea", "tok", "ind")
+    for second in ("ser", "ver", "ue", "ule", "nic", "tal")
+]
+
+
+def prose(number):
+    """Text that passes the quality rules, different for each number."""
+    chosen = random.Random(number)
+    sentence = "{} {} {} the {} {} of {} {} and {} to {} {} with {}."
+    return "\n\n".join(
+        " ".join(sentence.format(*(chosen.choice(WORDS) for _ in range(11))) for _ in range(8))
+        for _ in range(5)
+    )
+
+
+def fetch(frontier, lease, text, **fields):
+    page = Page(
+        url=lease.url,
+        fetch_no=lease.fetch_no,
+        fetched_at=int(time.time() * 1000),
+        status=200,
+        promise=lease.promise,
+        propensity=lease.propensity,
+        text=text,
+        language="en",
+        language_score=1.0,
+        extractor="test 1",
+        content_sha256=sha256(text.encode()).hexdigest() if text else "",
+        **fields,
+    )
+    frontier.ack(lease, page, latency=0, size=len(text))
+    return page
+
+
+def take(frontier):
+    """The next page lease; robots on the way are allowed to all."""
+    while True:
+        for lease in frontier.lease(1):
+            if lease.kind == "page":
+                return lease
+            frontier.ack_robots(lease, "", valid=1e5, crawl_delay=0, latency=0, size=0)
+
+
+def rows(directory):
+    reader = ShardReader(directory, Manifest.load(directory), split="all")
+    return [
+        row for group in reader.row_groups for row in reader.documents(group, ("id", "url", "content_sha256"))
+    ]
+
+
+def put(frontier, *urls):
+    frontier.put(Discovered(url, 0.5) for url in urls)
+
+
+@pytest.fixture
+def frontier(server):
+    return open_frontier(server, delay=0)
+
+
+def append_again(server, frontier, page):
+    """What the stream looks like after the server lost an ack, and the page was fetched once more."""
+    with redis.Redis.from_url(server.url) as client:
+        client.xadd(f"{frontier.prefixes[0]}pages", {"page": page.to_bytes()})
+
+
+def test_seeds_are_queued_and_pages_kept_and_their_links_followed(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        frontier.put_seeds([Seed("https://a.test/", 100.0, "test")])
+        assert walker.step() == 1
+        links = (
+            Link("https://b.test/linked", "b", "html/body/p", False),
+            Link("https://b.test/nofollow", "b", "html/body/p", True),
+            Link("https://b.test/picture.png?x=1", "b", "html/body/p", False),
+        )
+        fetch(frontier, take(frontier), prose(1), links=links)
+        walker.step()
+        assert frontier.counts()["discovered"] == 2
+        assert frontier.best_queued(["b.test"], 9) == ["https://b.test/linked"]
+        walker.commit()
+        assert writer.manifest.rows == 1
+    (row,) = rows(tmp_path)
+    assert row["url"] == "https://a.test/"
+
+
+def test_the_stream_is_forgotten_only_once_it_is_committed(frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1))
+        walker.step()
+        assert frontier.counts()["backlog"] == 1
+        walker.commit()
+        assert frontier.counts()["backlog"] == 0
+
+
+def test_a_fetch_whose_ack_was_lost_is_judged_once_even_by_a_later_walker(server, frontier, tmp_path):
+    put(frontier, "https://a.test/1", "https://a.test/2")
+    kept = fetch(frontier, take(frontier), prose(1))
+    dropped = fetch(frontier, take(frontier), "", reason="status_404")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.step()
+        for page in (kept, dropped):
+            append_again(server, frontier, page)
+        walker.step()
+        walker.commit()
+        for page in (kept, dropped):
+            append_again(server, frontier, page)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert walker.step() == 2
+        walker.commit()
+        assert walker.dropped == Counter(status_404=1)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_the_same_text_under_another_url_is_dropped_also_after_a_restart(frontier, tmp_path):
+    put(frontier, "https://a.test/1", "https://b.test/1", "https://c.test/1")
+    for restarts in range(3):
+        with ShardWriter(tmp_path, crawl_id="c") as writer:
+            walker = Walker(frontier, writer, CONFIG)
+            fetch(frontier, take(frontier), prose(1))
+            walker.step()
+            walker.commit()
+            assert walker.dropped["duplicate"] == restarts
+    assert len(rows(tmp_path)) == 1
+
+
+def promise_of(walker, n):
+    return walker.policy.promise(f"https://h{n}.test/x/y", f"h{n}.test", Evidence(equity=0.1, inlinks=1))
+
+
+def test_what_was_learned_survives_a_restart_exactly(frontier, tmp_path):
+    frontier.put_seeds([Seed(f"https://h{n % 3}.test/{n}", float(10 * (n % 2)), "test") for n in range(20)])
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.step()
+        for n in range(23):
+            links = (Link(f"https://new.test/{n % 3}", "x", "html", False),)
+            fetch(frontier, take(frontier), prose(n), links=links)
+            walker.step()
+        walker.commit()
+        before = walker._state()
+        promises = [promise_of(walker, n) for n in range(3)]
+        score = walker.quality.score(prose(99))
+        assert score != 0.5
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        again = Walker(frontier, writer, CONFIG)
+        after = again._state()
+        assert again.quality.score(prose(99)) == score
+        assert promises == [promise_of(again, n) for n in range(3)]
+        assert again.dropped == walker.dropped
+    with np.load(io.BytesIO(before)) as old, np.load(io.BytesIO(after)) as new:
+        assert sorted(old.files) == sorted(new.files)
+        for name in old.files:
+            np.testing.assert_array_equal(old[name], new[name], err_msg=name)
+
+
+def test_a_state_of_another_version_is_refused(frontier, tmp_path, monkeypatch):
+    put(frontier, "https://a.test/1")
+    fetch(frontier, take(frontier), prose(1))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.step()
+        monkeypatch.setattr("ranker.walker._STATE_VERSION", 99)
+        walker.commit()
+        monkeypatch.undo()
+        with pytest.raises(ShardError, match="version 99"):
+            Walker(frontier, writer, CONFIG)
+
+
+def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
+    put(frontier, *(f"https://a.test/{n}" for n in range(4)))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        for n in range(2):
+            fetch(frontier, take(frontier), prose(n))
+        walker.step()
+        walker.commit()
+        for n in range(2, 4):
+            fetch(frontier, take(frontier), prose(n))
+        assert walker.step() == 2
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert walker.step() == 2
+        walker.commit()
+    assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
+
+
+def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    links = (Link("https://b.test/1", "b", "html", False),)
+    fetch(frontier, take(frontier), prose(1), links=links)
+    with redis.Redis.from_url(server.url) as client:
+        before = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", "1")
+        try:
+            with ShardWriter(tmp_path, crawl_id="c") as writer:
+                walker = Walker(frontier, writer, CONFIG)
+                assert walker.step() == 1
+                walker.commit()
+                assert walker.dropped["links_while_full"] == 1
+                assert frontier.counts()["backlog"] == 0
+        finally:
+            client.config_set("maxmemory", before)
+    assert len(rows(tmp_path)) == 1
+
+
+def test_opted_out_and_foreign_pages_are_dropped_with_their_reason(frontier, tmp_path):
+    put(frontier, *(f"https://a.test/{n}" for n in range(2)))
+    config = WalkConfig(languages=("de",), shard_seconds=3600)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, config)
+        fetch(frontier, take(frontier), prose(1), opt_out=("meta:noai",))
+        fetch(frontier, take(frontier), prose(2))
+        walker.step()
+        assert walker.dropped == Counter(opt_out=1, language=1)
+
+
+# Walkers as processes
+
+
+def walk(server, frontier, data, log, *options):
+    crawl_id = frontier.prefixes[0].split("{")[1].split("/")[0]
+    return command(
+        log, "walk", "--redis-url", server.url, "--crawl-id", crawl_id, "--data", str(data),
+        "--disk-reserve-gigabytes", "0", "--shard-seconds", "0.3", "--languages", "en", *options,
+    )  # fmt: skip
+
+
+def feed(frontier, numbers):
+    for n in numbers:
+        put(frontier, f"https://h{n % 5}.test/{n}")
+        lease = take(frontier)
+        fetch(frontier, lease, prose(n % 50 if n % 10 == 9 else n))
+
+
+def committed_all(frontier):
+    return not frontier.counts()["backlog"]
+
+
+def test_a_second_walker_stands_by_and_takes_over(server, frontier, tmp_path):
+    with (
+        walk(server, frontier, tmp_path, tmp_path / "first.log") as first,
+        walk(server, frontier, tmp_path, tmp_path / "second.log") as second,
+    ):
+        feed(frontier, range(8))
+        eventually(lambda: committed_all(frontier))
+        logs = (tmp_path / "first.log", tmp_path / "second.log")
+        eventually(lambda: any("standing by" in log.read_text() for log in logs))
+        leading, waiting = (first, second) if "standing by" in logs[1].read_text() else (second, first)
+        leading.send_signal(signal.SIGKILL)
+        leading.wait()
+        feed(frontier, range(10, 18))
+        eventually(lambda: committed_all(frontier))
+        waiting.terminate()
+        assert waiting.wait(60) == 0
+    assert len(rows(tmp_path / "shards")) == 16
+
+
+@pytest.mark.long
+def test_killed_at_any_moment_every_page_is_in_the_corpus_once_or_counted(server, frontier, tmp_path):
+    chance, total = random.Random(7), 400
+    fed = 0
+    for _ in range(6):
+        with walk(server, frontier, tmp_path, tmp_path / "log") as process:
+            give_up = time.monotonic() + chance.uniform(1.0, 4.0)
+            while time.monotonic() < give_up and fed < total:
+                feed(frontier, [fed])
+                fed += 1
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+    feed(frontier, range(fed, total))
+    with walk(server, frontier, tmp_path, tmp_path / "log") as process:
+        eventually(lambda: committed_all(frontier))
+        process.terminate()
+        assert process.wait(60) == 0
+    kept = rows(tmp_path / "shards")
+    dropped = Manifest.load(tmp_path / "shards").dropped
+    assert len({row["id"] for row in kept}) == len({row["content_sha256"] for row in kept}) == len(kept)
+    assert len(kept) + sum(dropped.values()) == total
+    assert dropped["duplicate"] > 0
+    assert list(verify(tmp_path / "shards")) == []
