@@ -1,0 +1,194 @@
+"""A checkpoint is there whole or not at all, and what is wrong with one is said by name."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointError
+from trainer.config import TrainConfig
+from trainer.model import GPT
+from trainer.optim import adamw
+from trainer.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["The reader reads and the writer writes."], 300)
+FILES = ["model.safetensors", "optimizer.pt", "state.json"]
+
+
+@pytest.fixture
+def config(tiny):
+    return tiny(vocab_size=300, keep_last=3)
+
+
+def trained(config, seed=0):
+    """A model and optimizer after one step."""
+    torch.manual_seed(seed)
+    model = GPT(config.model(TOKENIZER.vocab_size))
+    optimizer = adamw(model, config)
+    loss, _ = model(torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
+    loss.backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def write(config, step=5, seed=0):
+    model, optimizer = trained(config, seed)
+    state = {
+        "step": step,
+        "steps": 9,
+        "tokens": 70,
+        "data": {"lanes": [[0, 1, 2]]},
+        "measured": {"val_bpb": 2.25},
+    }
+    path = checkpoint.save(config.out, model, optimizer, config, state)
+    TOKENIZER.save(config.out / "tokenizer.json")
+    return path, model, optimizer
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_restored_is_what_was_saved_to_the_last_bit(tiny, tied):
+    config = tiny(vocab_size=300, tied_embeddings=tied)
+    path, model, optimizer = write(config)
+    noise = torch.rand(3)
+    other, moments = trained(config, seed=1)
+    state = checkpoint.restore(path, other, moments, config)
+    assert torch.equal(torch.rand(3), noise)
+    assert (state["step"], state["tokens"], state["measured"]) == (5, 70, {"val_bpb": 2.25})
+    assert state["data"] == {"lanes": [[0, 1, 2]]}
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+    for before, after in zip(optimizer.state.values(), moments.state.values(), strict=True):
+        assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
+def test_a_damaged_file_is_named(config, name, damage):
+    path, _, _ = write(config)
+    file = path / name
+    data = bytearray(file.read_bytes())
+    match damage:
+        case "cut":
+            file.write_bytes(data[: len(data) // 2])
+        case "flipped":
+            data[len(data) // 2] ^= 1
+            file.write_bytes(data)
+        case "gone":
+            file.unlink()
+    with pytest.raises(
+        CheckpointError, match=rf"{name} is missing or damaged; delete .*step_000005 to go on"
+    ):
+        checkpoint.restore(path, *trained(config), config)
+
+
+def test_a_directory_without_a_state_is_no_checkpoint(config):
+    path, _, _ = write(config, step=5)
+    shutil.copytree(path, config.out / "step_000006")
+    (config.out / "step_000006" / "state.json").unlink()
+    shutil.copytree(path, config.out / ".step_000007.tmp")
+    assert checkpoint.latest(config.out) == path
+
+
+def test_no_run_has_no_checkpoint(tmp_path):
+    assert checkpoint.latest(tmp_path / "nowhere") is None
+
+
+def test_only_the_newest_are_kept_in_order_of_their_numbers(config):
+    for step in (999_998, 999_999, 1_000_000, 1_000_001):
+        write(config, step=step)
+    assert sorted(path.name for path in config.out.glob("*step*")) == [
+        "step_1000000",
+        "step_1000001",
+        "step_999999",
+    ]
+    assert checkpoint.latest(config.out).name == "step_1000001"
+
+
+def test_a_step_can_be_saved_again(config):
+    write(config, seed=0)
+    path, model, _ = write(config, seed=1)
+    loaded, _ = checkpoint.load_model(path)
+    assert torch.equal(loaded.norm.weight, model.norm.weight)
+    assert [each.name for each in config.out.glob("*step*")] == ["step_000005"]
+
+
+def test_another_setting_is_named_with_both_values(config, tiny):
+    path, _, _ = write(config)
+    other = tiny(vocab_size=300, learning_rate=0.125)
+    with pytest.raises(
+        CheckpointError, match=r"learning_rate = 0.004, not 0.125: go on with .* another --out"
+    ):
+        checkpoint.restore(path, *trained(other), other)
+
+
+def test_a_setting_that_may_change_does_not_matter(config, tiny):
+    path, _, _ = write(config)
+    other = tiny(vocab_size=300, log_every=3, keep_last=1, checkpoint_every=100)
+    assert checkpoint.restore(path, *trained(other), other)["step"] == 5
+
+
+def test_another_shape_is_named_with_both_values(config):
+    path, _, _ = write(config)
+    shape = config.model(TOKENIZER.vocab_size + 1)
+    model = GPT(shape)
+    with pytest.raises(CheckpointError, match=f"vocab_size = {TOKENIZER.vocab_size}, not {shape.vocab_size}"):
+        checkpoint.restore(path, model, adamw(model, config), config)
+
+
+def test_another_format_is_refused_with_the_version_that_reads_it(config):
+    path, _, _ = write(config)
+    state = json.loads((path / "state.json").read_text())
+    state.pop("digest")
+    state["format"] = 2
+    (path / "state.json").write_text(json.dumps(state | {"digest": checkpoint._digest(state)}))
+    with pytest.raises(CheckpointError, match=r"format = 2, this tinylm reads 1; use tinylm \d"):
+        checkpoint.read_state(path)
+
+
+@pytest.mark.parametrize("of", ["run", "checkpoint"])
+def test_a_model_is_loaded_from_a_run_or_a_checkpoint(config, of):
+    path, model, _ = write(config)
+    loaded, tokenizer = checkpoint.load_model(config.out if of == "run" else path)
+    ids = torch.arange(16).reshape(2, 8)
+    with torch.no_grad():
+        assert torch.equal(loaded(ids), model(ids))
+    assert not loaded.training
+    assert tokenizer.fingerprint == TOKENIZER.fingerprint
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        checkpoint.load_model(tmp_path)
+
+
+def test_a_tokenizer_of_another_run_is_refused(config):
+    write(config)
+    other = Tokenizer.train(["something quite different, different, different"], 310)
+    other.save(config.out / "tokenizer.json")
+    with pytest.raises(CheckpointError, match=rf"vocab_size = 300|has {other.vocab_size}"):
+        checkpoint.load_model(config.out)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_others(config):
+    write(config, step=5)
+    blocked = config.out / ".step_000006.tmp"
+    blocked.write_text("a file where a directory has to be")
+    with pytest.raises(CheckpointError, match="step_000006 could not be written"):
+        write(config, step=6)
+    assert checkpoint.load_model(config.out)
+
+
+def test_nothing_of_an_optimizer_but_tensors_and_numbers_is_unpickled(config):
+    """`optimizer.pt` is read with weights_only, so a checkpoint from a stranger runs no code."""
+    path, _, _ = write(config)
+    assert set(torch.load(path / "optimizer.pt", weights_only=True)) == {"state", "param_groups"}
+
+
+def test_a_train_config_is_its_own_identity():
+    with pytest.raises(CheckpointError, match="seed = 0, not 1"):
+        checkpoint.check_identity(
+            TrainConfig().out / "step_000001",
+            {"config": checkpoint.as_json(TrainConfig())},
+            TrainConfig(seed=1),
+        )

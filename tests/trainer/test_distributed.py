@@ -1,0 +1,113 @@
+"""Ranks: alone without torchrun, together with it, and stopping at a signal."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.distributed import DistributedError, StopSignal, World, connect
+
+ROOT = Path(__file__).parents[2]
+TOGETHER = """
+import torch
+from trainer.distributed import connect
+with connect(60) as world:
+    total = world.sum(torch.tensor([1.0, float(world.rank)])).tolist()
+    assert world.gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
+    world.barrier()
+    assert (world.size, total) == (3, [3.0, 3.0])
+    assert torch.get_num_threads() == max(1, __import__("os").cpu_count() // 3)
+"""
+LOSING_ONE = """
+import os, sys, torch
+from tinylm.errors import exit_on_error
+from trainer.distributed import connect
+with exit_on_error(), connect(60) as world:
+    world.barrier()
+    if world.rank == 1:
+        os._exit(0)
+    world.sum(torch.ones(1))
+"""
+
+
+def ranks(tmp_path, code, size):
+    """Start `size` ranks of a program without torchrun's agent, which would end them all."""
+    script = tmp_path / "program.py"
+    script.write_text(code)
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "PYTHONPATH": str(ROOT)}
+    place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    return [
+        subprocess.Popen(
+            [sys.executable, script],
+            env=os.environ | address | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(size)
+    ]
+
+
+def _free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def test_without_torchrun_there_is_one_rank():
+    with connect(60) as world:
+        assert (world.rank, world.size, world.is_main) == (0, 1, True)
+        assert world.sum(torch.ones(2)).tolist() == [1.0, 1.0]
+        assert world.gather("mine") == ["mine"]
+        world.barrier()
+
+
+def test_three_ranks_sum_gather_and_wait(tmp_path):
+    processes = ranks(tmp_path, TOGETHER, 3)
+    results = [(process.communicate()[1], process.returncode) for process in processes]
+    assert [code for _, code in results] == [0, 0, 0], results
+
+
+def test_losing_a_rank_is_an_error_that_says_what_to_do(tmp_path):
+    first, second = ranks(tmp_path, LOSING_ONE, 2)
+    said = first.communicate()[1]
+    second.communicate()
+    assert first.returncode == 2
+    assert "rank 0 lost touch with the others" in said
+    assert "start the same command again" in said
+
+
+def test_a_strange_environment_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(DistributedError, match="WORLD_SIZE='two'"), connect(1):
+        pass
+
+
+def test_an_error_of_the_program_is_not_taken_for_a_lost_rank():
+    with pytest.raises(RuntimeError, match="shapes do not match"), connect(1):
+        raise RuntimeError("shapes do not match")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_is_noted_and_becomes_the_exit_code_of_all(signum, code):
+    with StopSignal() as here, StopSignal() as elsewhere:
+        before = elsewhere.flags()
+        os.kill(os.getpid(), signum)
+        summed = [a + b for a, b in zip(elsewhere.flags(), before, strict=True)]
+        assert here.exit_code(summed) == code
+    assert here.exit_code(before) == 0
+
+
+def test_signals_do_again_what_they_did_before():
+    handlers = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
+    with StopSignal():
+        assert signal.getsignal(signal.SIGTERM) != handlers[0]
+    assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_world_of_one_is_the_default():
+    assert World() == World(rank=0, size=1, device=torch.device("cpu"))

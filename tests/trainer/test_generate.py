@@ -1,0 +1,204 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinylm.errors import ConfigError
+from trainer.chat import ConversationError, render_prompt
+from trainer.config import ModelConfig, SamplingConfig
+from trainer.generate import Generator, decoded, sample, until
+from trainer.model import GPT
+from trainer.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["der Käse — 日本語のテキスト, and some words of a text "] * 3, 300)
+CONTEXT = 32
+
+
+@pytest.fixture(scope="module")
+def generator():
+    """A model with weights large enough that its next tokens are not all alike."""
+    torch.manual_seed(1)
+    config = ModelConfig(
+        vocab_size=TOKENIZER.vocab_size, sequence_len=CONTEXT, width=32, layers=2, heads=4, kv_heads=2
+    )
+    model = GPT(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    return Generator(model, TOKENIZER)
+
+
+def take(generator, ids, count, **sampling):
+    """`count` tokens at most, none of which ends the text."""
+    return list(generator.tokens(ids, SamplingConfig(max_tokens=count, **sampling), ends=()))
+
+
+def test_the_cache_changes_nothing(generator):
+    prompt = TOKENIZER.encode("some words")
+    with_cache = take(generator, prompt, CONTEXT - len(prompt), temperature=0)
+    ids = list(prompt)
+    forbidden = torch.tensor([TOKENIZER.endoftext, TOKENIZER.im_start, TOKENIZER.im_end])
+    for _ in with_cache:
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([ids]))[0, -1]
+        ids.append(int(logits.index_fill(0, forbidden, -torch.inf).argmax()))
+    assert ids[len(prompt) :] == with_cache
+    assert len(set(with_cache)) > 3
+
+
+def test_past_the_context_the_newer_half_goes_on(generator):
+    prompt = TOKENIZER.encode("some words")
+    tokens = take(generator, prompt, 3 * CONTEXT, temperature=0)
+    assert len(tokens) == 3 * CONTEXT
+    seen = (prompt + tokens)[: CONTEXT + 1]
+    assert take(generator, seen[-(CONTEXT // 2) :], 8, temperature=0) == tokens[len(seen) - len(prompt) :][:8]
+
+
+def test_a_prompt_longer_than_the_context_is_seen_from_its_end(generator):
+    ids = TOKENIZER.encode("some words of a text " * 30)
+    assert len(ids) > CONTEXT
+    assert take(generator, ids, 1, temperature=0) == take(generator, ids[-CONTEXT:], 1, temperature=0)
+
+
+def test_the_same_seed_gives_the_same_text(generator):
+    texts = ["".join(generator.complete("a text", seed=seed, temperature=1.5)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    unseeded = {"".join(generator.complete("a text", temperature=1.5)) for _ in range(3)}
+    assert len(unseeded) == 3
+
+
+def test_zero_temperature_takes_the_likeliest_token_as_top_k_of_one_does(generator):
+    greedy = "".join(generator.complete("a text", temperature=0))
+    assert greedy == "".join(generator.complete("a text", top_k=1, temperature=2.0))
+
+
+def test_at_most_max_tokens_are_generated(generator):
+    assert len(take(generator, [1], 5)) == 5
+
+
+def test_no_special_token_comes_but_the_one_that_ends_the_text(generator):
+    specials = {TOKENIZER.endoftext, TOKENIZER.im_start, TOKENIZER.im_end}
+    everything = SamplingConfig(max_tokens=2000, temperature=50.0, top_k=0, seed=0)
+    tokens = list(generator.tokens([1], everything, ends=()))
+    assert specials.isdisjoint(tokens)
+    assert len(set(tokens)) > 0.9 * (TOKENIZER.vocab_size - len(specials))
+    ended = list(generator.tokens([1], everything, ends=(TOKENIZER.endoftext,)))
+    assert len(ended) < 2000
+    assert specials.isdisjoint(ended)
+
+
+def test_ids_that_the_tokenizer_does_not_have_never_come():
+    torch.manual_seed(0)
+    model = GPT(
+        ModelConfig(vocab_size=TOKENIZER.vocab_size + 500, width=32, layers=1, heads=2, sequence_len=16)
+    )
+    tokens = take(Generator(model, TOKENIZER), [1], 100, temperature=50.0, top_k=0)
+    assert max(tokens) < TOKENIZER.vocab_size
+
+
+def test_a_chat_stops_at_the_end_of_the_message(generator):
+    greedy = take(generator, render_prompt([{"role": "user", "content": "a"}], TOKENIZER), 40, temperature=0)
+    model = GPT(generator.model.config)
+    model.load_state_dict(generator.model.state_dict())
+    changed = Generator(model, TOKENIZER)
+    with torch.no_grad():
+        # What this model would have said fourth now is the end of the message, and the other way round.
+        pair = [greedy[3], TOKENIZER.im_end]
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
+        model.lm_head.weight[pair] = model.lm_head.weight[pair[::-1]].clone()
+    first = greedy.index(greedy[3])
+    text = "".join(changed.chat([{"role": "user", "content": "a"}], max_tokens=40, temperature=0))
+    assert text == TOKENIZER.decode_bytes(greedy[:first]).decode(errors="ignore")
+
+
+def test_old_turns_are_forgotten_to_make_room_and_the_system_message_is_not(generator):
+    system = {"role": "system", "content": "a"}
+    turns = [
+        {"role": role, "content": f"{number} words"} for number in range(8) for role in ("user", "assistant")
+    ]
+    last = {"role": "user", "content": "text"}
+    kept = generator._fitting_prompt([system, *turns, last], max_tokens=8)
+    assert len(kept) <= CONTEXT - 8 or kept == render_prompt([system, last], TOKENIZER)
+    assert kept[: len(kept)] != render_prompt([system, *turns, last], TOKENIZER)
+    assert kept[:5] == render_prompt([system, last], TOKENIZER)[:5]
+    assert "".join(generator.chat([system, *turns, last], max_tokens=4)) is not None
+
+
+def test_a_chat_that_cannot_be_answered_is_refused(generator):
+    with pytest.raises(ConversationError, match="this model sees 32 at once"):
+        generator.chat([{"role": "user", "content": "many words " * 50}])
+    with pytest.raises(ConversationError, match=r"messages\[-1\]\.role: expected 'user'"):
+        generator.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("temperature", -1), ("top_p", 0), ("top_k", -1), ("min_p", 2), ("max_tokens", 0), ("stop", ("",))],
+)
+def test_an_impossible_setting_is_named_before_anything_is_generated(generator, field, value):
+    with pytest.raises(ConfigError, match=f"{field} = "):
+        generator.complete("a text", **{field: value})
+
+
+LOGITS = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).log()
+
+
+@pytest.mark.parametrize(
+    ("settings", "possible"),
+    [
+        ({"top_k": 0}, {0, 1, 2, 3, 4}),
+        ({"top_k": 2}, {0, 1}),
+        ({"top_p": 0.5}, {0}),
+        ({"top_p": 0.8}, {0, 1, 2}),
+        ({"min_p": 0.2}, {0, 1, 2}),
+        ({"min_p": 0.6, "top_k": 3}, {0}),
+        ({"temperature": 0}, {0}),
+    ],
+)
+def test_only_tokens_inside_the_limits_are_drawn(settings, possible):
+    config = SamplingConfig(**({"temperature": 1.0} | settings))
+    rng = torch.Generator().manual_seed(0)
+    assert {sample(LOGITS, config, rng) for _ in range(300)} == possible
+
+
+def test_tokens_are_drawn_as_often_as_they_are_likely():
+    rng = torch.Generator().manual_seed(0)
+    config = SamplingConfig(temperature=1.0)
+    drawn = torch.bincount(torch.tensor([sample(LOGITS, config, rng) for _ in range(4000)]))
+    torch.testing.assert_close(drawn / 4000, LOGITS.exp(), atol=0.03, rtol=0)
+
+
+@given(st.text())
+def test_pieces_are_whole_characters_and_together_the_text(text):
+    ids = TOKENIZER.encode(text)
+    pieces = list(decoded(ids, TOKENIZER))
+    assert "".join(pieces) == TOKENIZER.decode(ids)
+    assert all(pieces)
+
+
+def test_half_a_character_at_the_end_is_held_back():
+    ids = TOKENIZER.encode("a🜁")
+    assert "".join(decoded(ids[:-1], TOKENIZER)) == "a"
+    assert "".join(decoded(ids, TOKENIZER)) == "a🜁"
+
+
+@given(
+    st.text("abc"), st.lists(st.integers(0, 20)), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3)
+)
+def test_text_ends_before_the_stop_that_is_complete_first_however_it_is_cut_into_pieces(text, cuts, stop):
+    bounds = sorted({0, len(text), *(cut for cut in cuts if cut < len(text))})
+    pieces = [text[start:end] for start, end in itertools.pairwise(bounds)]
+    found = [(text.find(string) + len(string), text.find(string)) for string in stop if string in text]
+    end = min(found)[1] if found else len(text)
+    out = list(until(pieces, stop))
+    assert "".join(out) == text[:end]
+    assert all(out)
+
+
+def test_text_is_passed_on_as_soon_as_no_stop_can_begin_in_it():
+    def pieces():
+        yield "one two"
+        raise AssertionError("asked for more before passing on what was decided")
+
+    assert next(until(pieces(), ["ox"])) == "one tw"

@@ -1,0 +1,49 @@
+"""The learning rate takes the course that was asked for; only matrices decay."""
+
+import pytest
+import torch
+
+from trainer.config import ModelConfig, TrainConfig
+from trainer.model import GPT
+from trainer.optim import adamw, clip, learning_rate
+
+
+def course(**changes):
+    config = TrainConfig(learning_rate=1.0, **changes)
+    return [learning_rate(step, 100, config) for step in range(100)]
+
+
+def test_wsd_warms_up_stays_and_falls():
+    rates = course(warmup=0.1, decay=0.2)
+    assert rates[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert rates[10:81] == [1.0] * 71
+    assert rates[80:] == pytest.approx([(100 - step) / 20 for step in range(80, 100)])
+
+
+def test_the_cosine_falls_from_the_peak_to_almost_nothing():
+    rates = course(warmup=0.1, schedule="cosine")
+    assert max(rates) == rates[10] == 1.0
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+
+
+@pytest.mark.parametrize("schedule", ["wsd", "cosine"])
+def test_no_step_is_wasted_on_a_rate_of_zero(schedule):
+    assert min(course(warmup=0.0, decay=0.0, schedule=schedule)) > 0
+
+
+def test_norms_do_not_decay():
+    model = GPT(ModelConfig(vocab_size=300, width=16, layers=1, heads=2, kv_heads=1))
+    decayed, others = adamw(model, TrainConfig(weight_decay=0.3)).param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
+    assert all(parameter.dim() == 2 for parameter in decayed["params"])
+    assert sum(p.numel() for group in (decayed, others) for p in group["params"]) == model.parameters_count
+
+
+def test_a_long_gradient_is_cut_and_a_short_one_left():
+    layer = torch.nn.Linear(3, 1, bias=False)
+    layer.weight.grad = torch.full((1, 3), 2.0)
+    assert float(clip(layer, 0.0)) == pytest.approx(12**0.5)
+    assert float(layer.weight.grad.norm()) == pytest.approx(12**0.5)
+    clip(layer, 1.0)
+    assert float(layer.weight.grad.norm()) == pytest.approx(1.0, abs=1e-4)

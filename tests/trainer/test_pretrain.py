@@ -1,0 +1,313 @@
+"""Pretraining goes on as if nothing had happened: after any kill, on the same ranks to the last bit."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from shards.manifest import Manifest
+from tinylm.errors import ConfigError
+from trainer import checkpoint
+from trainer.checkpoint import CheckpointError
+from trainer.loop import TrainingError
+from trainer.pretrain import pretrain
+
+ROOT = Path(__file__).parents[2]
+
+
+def losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {
+        line["step"]: (line["loss"], line["grad_norm"], line.get("val_bpb"), line["tokens"]) for line in lines
+    }
+
+
+def weights(run):
+    return checkpoint.read_state(checkpoint.latest(run))["sha256"]["model.safetensors"]
+
+
+def cut_back(run, step, torn_metrics=""):
+    """Leave of a finished run what a SIGKILL after `step`'s checkpoint would have left."""
+    for path in run.glob("step_*"):
+        if int(path.name[5:]) > step:
+            shutil.rmtree(path)
+    (run / "evaluation.json").unlink()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(torn_metrics)
+
+
+def command(config, *, size=1, restarts=0):
+    """The command line of a run; every setting as a flag, as a person would give it."""
+    flags = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        name = "--" + field.name.replace("_", "-")
+        flags += (
+            [name.replace("--", "--no-", 1)]
+            if value is False
+            else [name]
+            if value is True
+            else [name, str(value)]
+        )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+    launcher = [*torchrun, f"--max-restarts={restarts}"] if size > 1 else []
+    return [sys.executable, *launcher, "-m", "trainer.pretrain", *flags]
+
+
+def start(config, **launch):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command(config, **launch),
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process):
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    return out
+
+
+def wait_for_step(process, run, step):
+    """Block until the run has logged `step`."""
+    while process.poll() is None:
+        if (run / "metrics.jsonl").exists() and step in losses(run):
+            return
+        time.sleep(0.02)
+    pytest.fail(f"ended before step {step}: {process.communicate()}")
+
+
+def rank_pids(process):
+    """Processes that torchrun started, by rank."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            environment = (path / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue
+        if parent == process.pid:
+            found |= {int(entry[5:]): int(path.name) for entry in environment if entry.startswith(b"RANK=")}
+    return found
+
+
+def kill_group(process):
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_run_learns_and_leaves_what_it_promises(tiny, capsys):
+    config = tiny(steps=40, learning_rate=1e-2)
+    pretrain(config)
+    found = json.loads((config.out / "evaluation.json").read_text())
+    assert found["val_bpb"] < found["baselines"]["unigram"] < found["baselines"]["uniform"]
+    assert set(found["baselines"]) == {"uniform", "unigram", "bigram", "xz -9"}
+    first, last = losses(config.out)[1], losses(config.out)[40]
+    assert last[0] < first[0] - 1
+    assert last[2] == found["val_bpb"]
+    assert checkpoint.latest(config.out).name == "step_000040"
+    said = capsys.readouterr().out
+    assert "M parameters" in said
+    assert "bits per byte of" in said
+    keys = {"step", "steps", "loss", "lr", "tokens", "tokens_per_second", "grad_norm", "eta_seconds", "time"}
+    line = json.loads((config.out / "metrics.jsonl").read_text().splitlines()[0])
+    assert set(line) == keys
+
+
+def test_a_finished_run_says_so_and_changes_nothing(tiny, capsys):
+    config = tiny(steps=4)
+    pretrain(config)
+    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    capsys.readouterr()
+    pretrain(config)
+    assert "finished, 4 steps" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+
+
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tiny, step):
+    config = tiny(steps=12)
+    pretrain(config)
+    expected, bits = losses(config.out), weights(config.out)
+    cut_back(config.out, step, torn_metrics='{"step": 99, "lo')
+    pretrain(config)
+    assert losses(config.out) == expected
+    assert weights(config.out) == bits
+    assert sorted(losses(config.out)) == list(range(1, 13))
+
+
+def test_a_run_killed_before_its_evaluation_only_makes_that_up(tiny):
+    config = tiny(steps=4)
+    pretrain(config)
+    found = (config.out / "evaluation.json").read_text()
+    cut_back(config.out, 4)
+    pretrain(config)
+    assert (config.out / "evaluation.json").read_text() == found
+
+
+def test_another_setting_for_the_same_folder_is_refused_by_name(tiny):
+    pretrain(tiny(steps=4))
+    with pytest.raises(CheckpointError, match=r"steps = 4, not 5: go on with steps = 4, or start anew"):
+        pretrain(tiny(steps=5))
+
+
+def test_a_corpus_that_has_grown_does_not_change_a_run(tiny, write_corpus, texts, tmp_path):
+    corpus = write_corpus(tmp_path / "corpus", texts, held_out=3)
+    config = tiny(steps=8, shards=corpus)
+    pretrain(config)
+    expected = losses(config.out)
+    cut_back(config.out, 4)
+    write_corpus(corpus, texts[:20])
+    assert len(Manifest.load(corpus).shards) == 2
+    pretrain(config)
+    assert losses(config.out) == expected
+
+
+def test_another_corpus_in_its_place_is_refused(tiny, write_corpus, texts, tmp_path):
+    config = tiny(steps=8)
+    pretrain(config)
+    cut_back(config.out, 4)
+    other = write_corpus(tmp_path / "other", texts[5:30], held_out=3)
+    with pytest.raises(CheckpointError, match=r"pinned to manifest [0-9a-f]{12}, whose shard-.* is not in"):
+        pretrain(tiny(steps=8, shards=other))
+
+
+def test_a_tokenizer_put_there_before_is_used_and_too_large_a_one_refused(tiny):
+    config = tiny(steps=4)
+    pretrain(config)
+    other = tiny(steps=4, out=config.out.parent / "other")
+    other.out.mkdir()
+    shutil.copy(config.out / "tokenizer.json", other.out)
+    pretrain(other)
+    assert losses(other.out) == losses(config.out)
+    third = tiny(steps=4, out=config.out.parent / "third", vocab_size=300)
+    third.out.mkdir()
+    shutil.copy(config.out / "tokenizer.json", third.out)
+    with pytest.raises(ConfigError, match=r"vocab_size = 300: .* has 320; delete it"):
+        pretrain(third)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_at_that_step_without_a_checkpoint(tiny):
+    config = tiny(steps=8, learning_rate=1e30, grad_clip=0.0, warmup=0.0, checkpoint_every=1)
+    with pytest.raises(TrainingError, match=r"step \d+: loss .*lower learning_rate") as caught:
+        pretrain(config)
+    failed = int(str(caught.value).split()[1].rstrip(":"))
+    assert failed > 1
+    assert checkpoint.latest(config.out).name == f"step_{failed - 1:06d}"
+
+
+def test_text_that_holds_nothing_out_is_trained_on_and_not_measured(
+    tiny, write_corpus, texts, tmp_path, capsys
+):
+    config = tiny(steps=4, shards=write_corpus(tmp_path / "corpus", texts[:9]))
+    pretrain(config)
+    assert "val_bpb" not in json.loads((config.out / "evaluation.json").read_text())
+    assert "nothing to measure" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--shards", "nowhere"], "error: nowhere: no manifest.json here"),
+        (["--width", "30"], "error: heads = 4: must divide width = 30"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(flags, said, tmp_path):
+    argv = [sys.executable, "-m", "trainer.pretrain", "--out", str(tmp_path / "run"), *flags]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 2])
+def test_killed_and_started_again_it_goes_on_with_the_same_losses_to_the_last_bit(tiny, size):
+    config = tiny(steps=200, checkpoint_every=10, eval_every=50)
+    whole = tiny(steps=200, checkpoint_every=10, eval_every=50, out=config.out.parent / "whole")
+    finish(start(whole, size=size))
+    for step in (13, 77):
+        process = start(config, size=size)
+        wait_for_step(process, config.out, step)
+        kill_group(process)
+    assert max(losses(config.out)) < 200
+    finish(start(config, size=size))
+    assert losses(config.out) == losses(whole.out)
+    assert weights(config.out) == weights(whole.out)
+    assert "finished" in finish(start(config, size=size))
+
+
+@pytest.mark.long
+def test_a_killed_rank_is_started_again_by_torchrun_and_the_losses_are_the_same(tiny):
+    config = tiny(steps=300, checkpoint_every=10, eval_every=0)
+    whole = tiny(steps=300, checkpoint_every=10, eval_every=0, out=config.out.parent / "whole")
+    finish(start(whole, size=2))
+    process = start(config, size=2, restarts=3)
+    for step in (25, 120):
+        wait_for_step(process, config.out, step)
+        os.kill(rank_pids(process)[1], signal.SIGKILL)
+    assert "goes on after step" in finish(process)
+    assert losses(config.out) == losses(whole.out)
+
+
+@pytest.mark.long
+def test_three_ranks_resume_to_the_last_bit_too(tiny):
+    config = tiny(steps=12, tokens_per_step=320)
+    finish(start(config, size=3))
+    expected, bits = losses(config.out), weights(config.out)
+    cut_back(config.out, 4)
+    finish(start(config, size=3))
+    assert losses(config.out) == expected
+    assert weights(config.out) == bits
+
+
+@pytest.mark.long
+def test_on_fewer_ranks_a_run_goes_on_with_the_same_text_and_the_same_losses_but_for_rounding(tiny):
+    config = tiny(steps=12)
+    finish(start(config, size=2))
+    expected = losses(config.out)
+    cut_back(config.out, 4)
+    finish(start(config, size=1))
+    for step, (loss, norm, _, tokens) in losses(config.out).items():
+        assert tokens == expected[step][3]
+        assert (loss, norm) == pytest.approx(expected[step][:2], rel=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_one_rank_stops_all_at_one_step_from_which_the_run_goes_on(tiny, signum):
+    config = tiny(steps=300, checkpoint_every=1000, eval_every=0)
+    whole = tiny(steps=300, checkpoint_every=1000, eval_every=0, out=config.out.parent / "whole")
+    finish(start(whole, size=2))
+    process = start(config, size=2)
+    wait_for_step(process, config.out, 20)
+    os.kill(rank_pids(process)[1], signum)
+    process.communicate()
+    assert process.returncode != 0
+    stopped = checkpoint.read_state(checkpoint.latest(config.out))["step"]
+    assert stopped == max(losses(config.out)) < 300
+    finish(start(config, size=2))
+    assert losses(config.out) == losses(whole.out)
+
+
+@pytest.mark.long
+def test_alone_a_signal_is_the_exit_code(tiny):
+    config = tiny(steps=2000, checkpoint_every=10_000, eval_every=0)
+    process = start(config)
+    wait_for_step(process, config.out, 20)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    assert process.returncode == 143
+    assert checkpoint.latest(config.out) is not None

@@ -1,0 +1,97 @@
+"""Text survives the tokenizer, and nothing in a text can pass for a special token."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer.tokenizer import Tokenizer, TokenizerError
+
+TEXT = [
+    "The reader reads 1234 rows; the writer writes them.\n\n    def read(self):\n        return None\n"
+] * 20
+
+
+@lru_cache
+def trained() -> Tokenizer:
+    return Tokenizer.train(TEXT, 320)
+
+
+@given(st.text())
+def test_any_text_comes_back_exactly(text):
+    tokenizer = trained()
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert sum(tokenizer.byte_lengths[token] for token in ids) == len(text.encode())
+
+
+@given(st.lists(st.sampled_from(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "a", " ", "<|", "\n"])))
+def test_the_name_of_a_special_token_in_a_text_is_ordinary_text(parts):
+    tokenizer = trained()
+    ids = tokenizer.encode("".join(parts))
+    assert not {tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end} & set(ids)
+    assert tokenizer.decode(ids) == "".join(parts)
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_a_batch_is_encoded_as_its_texts_are(texts):
+    assert trained().encode_batch(texts) == [trained().encode(text) for text in texts]
+
+
+def test_special_tokens_stand_for_no_bytes():
+    tokenizer = trained()
+    specials = [tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end]
+    assert len(set(specials)) == 3
+    assert tokenizer.decode_bytes(specials) == b""
+    assert [tokenizer.byte_lengths[token] for token in specials] == [0, 0, 0]
+    assert len(tokenizer.byte_lengths) == tokenizer.vocab_size
+
+
+def test_half_of_a_surrogate_pair_becomes_a_replacement_character():
+    tokenizer = trained()
+    assert tokenizer.decode(tokenizer.encode("a\ud800b")) == "a\ufffdb"
+
+
+def test_numbers_are_cut_into_at_most_two_digits():
+    tokenizer = Tokenizer.train(["1234567890 " * 50], 400)
+    assert max(len(tokenizer.decode([token]).strip()) for token in tokenizer.encode("1234567890")) <= 2
+
+
+def test_training_twice_gives_the_same_tokenizer():
+    assert Tokenizer.train(TEXT, 320).fingerprint == trained().fingerprint
+
+
+def test_little_text_gives_a_smaller_vocabulary():
+    assert 259 <= Tokenizer.train(["abc"], 4096).vocab_size < 4096
+
+
+def test_a_saved_tokenizer_is_the_same_when_loaded(tmp_path):
+    trained().save(tmp_path / "tokenizer.json")
+    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert loaded.fingerprint == trained().fingerprint
+    assert loaded.encode("<|im_end|> the reader") == trained().encode("<|im_end|> the reader")
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_a_missing_tokenizer_is_named(tmp_path):
+    with pytest.raises(TokenizerError, match=r"no tokenizer at .*nowhere\.json"):
+        Tokenizer.load(tmp_path / "nowhere.json")
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path: Path):
+    path = tmp_path / "tokenizer.json"
+    trained().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json is damaged"):
+        Tokenizer.load(path)
+
+
+def test_a_tokenizer_without_our_special_tokens_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    with pytest.raises(TokenizerError, match=r"has no <\|endoftext\|> token"):
+        Tokenizer.load(path)

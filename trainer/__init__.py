@@ -1,0 +1,1 @@
+"""Text in, a language model out: tokenizer, loader, model, pretraining, checkpoints, evaluation, chat."""

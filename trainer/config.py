@@ -1,0 +1,268 @@
+"""What a run is asked to do: frozen dataclasses, checked when made.
+
+cyclopts turns every field and its docstring into a flag, a key of tinylm.toml and an environment
+variable. Nothing here loads torch, so that `--help` is quick.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from tinylm.errors import ConfigError
+
+
+def require(config: object, field: str, holds: bool, rule: str) -> None:
+    """Raise `ConfigError` naming `field`, its value and the broken `rule`, unless it `holds`."""
+    if not holds:
+        raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")
+
+
+def require_positive(config: object, *fields: str) -> None:
+    """Raise `ConfigError` for the first of `fields` that is not above zero."""
+    for field in fields:
+        require(config, field, getattr(config, field) > 0, "must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Shape of the model: the Qwen3 layout (arXiv 2505.09388) at any size."""
+
+    vocab_size: int = 4096
+    """Tokens in the vocabulary, the three special ones included; on a CPU, the smaller the faster."""
+    sequence_len: int = 256
+    """Tokens a row holds, and the longest context the model can look back on."""
+    width: int = 128
+    """Size of the residual stream."""
+    layers: int = 4
+    """Transformer blocks."""
+    heads: int = 4
+    """Query heads; each is width / heads wide."""
+    kv_heads: int = 2
+    """Key and value heads, shared by heads / kv_heads query heads each (grouped-query attention)."""
+    mlp_ratio: float = 3.0
+    """Hidden size of the SwiGLU layer, in widths (Qwen3: 3)."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary embedding's wavelengths."""
+    qk_norm: bool = True
+    """Normalise each head's queries and keys; keeps attention logits bounded at high learning rates."""
+    tied_embeddings: bool = True
+    """Use one matrix for input embeddings and output logits."""
+    norm_eps: float = 1e-6
+    """Added to the mean square inside RMSNorm."""
+
+    def __post_init__(self) -> None:
+        require_positive(
+            self,
+            "sequence_len",
+            "width",
+            "layers",
+            "heads",
+            "kv_heads",
+            "mlp_ratio",
+            "rope_theta",
+            "norm_eps",
+        )
+        require(self, "vocab_size", self.vocab_size >= 259, "must hold the 256 bytes and 3 special tokens")
+        require(self, "heads", self.width % self.heads == 0, f"must divide width = {self.width}")
+        require(self, "heads", self.width // self.heads % 2 == 0, "width / heads must be even (rotary pairs)")
+        require(self, "kv_heads", self.heads % self.kv_heads == 0, f"must divide heads = {self.heads}")
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def hidden(self) -> int:
+        return round(self.width * self.mlp_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)  # no slots: they would keep PretrainConfig from having two bases
+class TrainConfig:
+    """What pretraining and fine-tuning have in common."""
+
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {"out", "checkpoint_every", "keep_last", "eval_every", "log_every", "timeout_seconds"}
+    )
+    """Fields a run may be continued with other values of; of paths, what they lead to is compared instead."""
+
+    out: Path = Path("runs/model")
+    """Folder of the run: tokenizer, checkpoints, metrics. The same command on the same folder goes on."""
+    device_batch_size: int = 8
+    """Rows in one micro-batch: what a rank holds in memory at once."""
+    tokens_per_step: int = 8192
+    """Tokens behind one optimizer step, over all ranks; a multiple of device_batch_size * sequence_len."""
+    learning_rate: float = 4e-3
+    """Peak learning rate of AdamW."""
+    warmup: float = 0.02
+    """Share of the steps in which the learning rate rises from zero."""
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    """After the warm-up: warmup-stable-decay (arXiv 2404.06395), or a cosine."""
+    decay: float = 0.4
+    """Share of the steps, at the end, in which wsd falls to zero."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay, of matrices only."""
+    grad_clip: float = 1.0
+    """Largest norm of a step's gradient; 0 switches clipping off."""
+    seed: int = 0
+    """Of the initial weights and of the data order."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; the last step always makes one."""
+    keep_last: int = 2
+    """Checkpoints kept; older ones are deleted."""
+    eval_every: int = 100
+    """Steps between measurements on held-out text; 0 for the end only."""
+    log_every: int = 5
+    """Steps between lines of metrics.jsonl."""
+    compile: bool = False
+    """Compile the model: about 1.2 times the speed on a CPU after 20 s, and it needs a C++ compiler."""
+    timeout_seconds: float = 600.0
+    """How long a rank waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "device_batch_size", "tokens_per_step", "learning_rate", "timeout_seconds")
+        require_positive(self, "checkpoint_every", "keep_last", "log_every")
+        for share in ("warmup", "decay"):
+            require(self, share, 0 <= getattr(self, share) <= 1, "must be a share between 0 and 1")
+        require(
+            self, "warmup", self.warmup + self.decay <= 1, f"warmup + decay = {self.decay} must not exceed 1"
+        )
+        require(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
+        require(self, "eval_every", self.eval_every >= 0, "must not be negative")
+        require(self, "grad_clip", self.grad_clip >= 0, "must not be negative")
+
+    def micro_batches_per_step(self, sequence_len: int) -> int:
+        """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
+        tokens = self.device_batch_size * sequence_len
+        require(
+            self,
+            "tokens_per_step",
+            self.tokens_per_step % tokens == 0,
+            f"must be a multiple of device_batch_size * sequence_len = {tokens}",
+        )
+        return self.tokens_per_step // tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig(ModelConfig, TrainConfig):
+    """One pretraining run: the shape of the model, the course of the training, the text."""
+
+    may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | {
+        "shards",
+        "tokenizer_bytes",
+        "eval_bytes",
+        "baseline_bytes",
+    }
+
+    shards: Path = Path("runs/shards")
+    """Folder of the shards and their manifest."""
+    steps: int = 300
+    """Optimizer steps of the run."""
+    lanes: int = 64
+    """Fixed logical streams of the data order; at most so many ranks have work."""
+    tokenizer_bytes: int = 8_000_000
+    """Most text the tokenizer is trained on, when the run has none yet."""
+    eval_bytes: int = 100_000
+    """Most held-out text scored, in bytes."""
+    baseline_bytes: int = 4_000_000
+    """Most training text the baselines (n-grams, xz) are given, in bytes."""
+
+    def __post_init__(self) -> None:
+        ModelConfig.__post_init__(self)
+        TrainConfig.__post_init__(self)
+        require_positive(self, "steps", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes")
+        self.micro_batches_per_step(self.sequence_len)
+
+    def model(self, vocab_size: int) -> ModelConfig:
+        """The shape alone, with the vocabulary the tokenizer came out with."""
+        shape = {field.name: getattr(self, field.name) for field in fields(ModelConfig)}
+        return ModelConfig(**(shape | {"vocab_size": vocab_size}))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InstructionsConfig:
+    """One instruction set made out of a corpus."""
+
+    shards: Path = Path("runs/shards")
+    """Folder of the shards and their manifest."""
+    out: Path = Path("runs/instructions.jsonl")
+    """JSONL file to write; the held-out examples go beside it, as NAME.val.jsonl."""
+    max_examples: int = 3000
+    """Most examples written, held-out ones included; which ones is decided by a hash."""
+    held_out: float = 0.05
+    """Share of the documents whose examples are kept from training."""
+    min_answer_chars: int = 40
+    """Shorter answers are dropped."""
+    max_answer_chars: int = 400
+    """Longer answers are cut at the end of a sentence, or dropped."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_examples", "min_answer_chars")
+        require(self, "held_out", 0 <= self.held_out < 1, "must be a share, below 1")
+        least = self.min_answer_chars
+        require(self, "max_answer_chars", self.max_answer_chars > least, f"must be above {least}, the least")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(TrainConfig):
+    """One supervised fine-tuning run: a pretrained model learns to answer."""
+
+    may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | {"data", "init_from", "on_bad_line"}
+
+    out: Path = Path("runs/chat")
+    """Folder of the run: tokenizer, checkpoints, metrics. The same command on the same folder goes on."""
+    data: Path = Path("runs/instructions.jsonl")
+    """JSONL file of conversations, one {"messages": [...]} a line; NAME.val.jsonl beside it is held out."""
+    init_from: Path = Path("runs/model")
+    """Folder of the pretraining run, or one of its checkpoints."""
+    epochs: int = 2
+    """Passes over the conversations."""
+    on_bad_line: Literal["error", "skip"] = "error"
+    """What a line that holds no valid conversation does: end the run, or be counted and left out."""
+    tokens_per_step: int = 4096
+    """Tokens behind one optimizer step, over all ranks; a multiple of device_batch_size * sequence_len."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of AdamW: a quarter of pretraining's, which keeps what was learned."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        require_positive(self, "epochs")
+        require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingConfig:
+    """How the next token is chosen and when to stop."""
+
+    max_tokens: int = 128
+    """Most tokens generated."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int = 50
+    """Only the likeliest so many tokens; 0 for all."""
+    top_p: float = 1.0
+    """Only the likeliest tokens that together reach this probability (nucleus sampling)."""
+    min_p: float = 0.0
+    """Only tokens at least this likely, in relation to the likeliest."""
+    seed: int | None = None
+    """Same seed, same text; none: another text each time."""
+    stop: tuple[str, ...] = ()
+    """Strings at which the text ends, themselves left out."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "max_tokens")
+        require(self, "temperature", self.temperature >= 0, "must not be negative")
+        require(self, "top_k", self.top_k >= 0, "must not be negative")
+        require(self, "top_p", 0 < self.top_p <= 1, "must be above 0, at most 1")
+        require(self, "min_p", 0 <= self.min_p <= 1, "must be between 0 and 1")
+        require(self, "stop", all(self.stop), "an empty string would stop everything")
+
+
+def as_json(config: TrainConfig | ModelConfig) -> dict[str, Any]:
+    """All fields as JSON values, nested dataclasses as objects."""
+    fields = asdict(config)
+    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """The fields that decide what a run computes; a resumed run must have the same."""
+    return {name: value for name, value in as_json(config).items() if name not in config.may_change}

@@ -1,0 +1,185 @@
+"""A first instruction set out of a corpus, without a model: its own definitions, headings and signatures.
+
+`trainer.questions` says what counts as a question and its answer; here good ones are told from bad ones,
+duplicates dropped, and an even sample of the kinds written. One pass over the corpus, memory for
+`max_examples` of each kind and two hashes of each candidate kept.
+
+    python -m trainer.instructions --shards DIR --out chat.jsonl
+
+writes `chat.jsonl` and, from documents of their own, `chat.val.jsonl`; only the training side of the corpus
+is read. The result is a pure function of the manifest and the settings.
+"""
+
+import heapq
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice, zip_longest
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from shards.files import replacing
+from shards.reader import ShardReader
+from tinylm.config import layers
+from tinylm.errors import TinylmError, exit_on_error
+from trainer.config import InstructionsConfig
+from trainer.questions import Candidate, candidates, fault, hashed
+
+COLUMNS = ("id", "url", "title", "text", "content_sha256")
+KINDS = ("definition", "heading", "api")
+
+
+class InstructionError(TinylmError):
+    """No instruction set could be made."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the candidates: kept by kind, dropped by reason."""
+
+    kept: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+
+class Seen:
+    """Questions and answers had before, by hash: pages repeat each other, mirrors do so word for word."""
+
+    def __init__(self) -> None:
+        self._questions: set[int] = set()
+        self._answers: set[int] = set()
+
+    def fault(self, candidate: Candidate) -> str | None:
+        """What of `candidate` was there before; if nothing was, it is from now on."""
+        question, answer = hashed(candidate.question.lower()), hashed(candidate.answer)
+        if question in self._questions:
+            return "duplicate question"
+        if answer in self._answers:
+            return "duplicate answer"
+        self._questions.add(question)
+        self._answers.add(answer)
+        return None
+
+
+class Smallest:
+    """The `size` items of smallest key seen so far: a sample that no order of reading can change."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._heap: list[tuple[int, str]] = []
+
+    def add(self, key: int, line: str) -> None:
+        """Offer an item."""
+        entry = (-key, line)
+        if len(self._heap) < self._size:
+            heapq.heappush(self._heap, entry)
+        else:
+            heapq.heappushpop(self._heap, entry)
+
+    def __iter__(self) -> Iterator[str]:
+        return (line for _, line in sorted(self._heap, reverse=True))
+
+
+def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[dict[str, Any]], Tally]:
+    """The chosen examples, best mixed over the kinds, and what became of the rest."""
+    tally = Tally()
+    samples = {kind: Smallest(config.max_examples) for kind in KINDS}
+    seen = Seen()
+    for document in _documents(reader):
+        for candidate in candidates(document, config.max_answer_chars):
+            reason = fault(candidate, document["text"], config.min_answer_chars, config.max_answer_chars)
+            if reason := reason or seen.fault(candidate):
+                tally.dropped[reason] += 1
+            else:
+                line = json.dumps(_example(candidate, document))
+                samples[candidate.kind].add(hashed(candidate.question), line)
+    chosen = [json.loads(line) for line in _in_turn(list(samples.values()), config.max_examples)]
+    tally.kept.update(example["kind"] for example in chosen)
+    return chosen, tally
+
+
+def split(examples: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Training and held-out examples; a document stands on one side only."""
+    ids = sorted({example["source"]["id"] for example in examples}, key=hashed)
+    count = min(max(1, round(share * len(ids))), len(ids) - 1) if share and ids else 0
+    held_out = frozenset(ids[:count])
+    train = [example for example in examples if example["source"]["id"] not in held_out]
+    return train, [example for example in examples if example["source"]["id"] in held_out]
+
+
+def held_out_file(path: Path) -> Path:
+    """Where the held-out examples of `path` are: `chat.val.jsonl` beside `chat.jsonl`."""
+    return path.with_suffix(f".val{path.suffix}")
+
+
+def make(config: InstructionsConfig) -> Tally:
+    """Write the instruction set of a corpus: the held-out file first, so the other never stands alone.
+
+    Raises `InstructionError` if the corpus yields nothing, `ShardError` if it cannot be read.
+    """
+    examples, tally = collect(ShardReader(config.shards, split="train"), config)
+    if not examples:
+        dropped = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
+        raise InstructionError(
+            f"{config.shards}: no document defines, explains or describes anything in a form that can be "
+            f"asked for (dropped: {dropped or 'none, no candidate at all'}); crawl more prose"
+        )
+    train, held_out = split(examples, config.held_out)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    for path, part in ((held_out_file(config.out), held_out), (config.out, train)):
+        with replacing(path) as temporary:
+            temporary.write_text("".join(json.dumps(example) + "\n" for example in part))
+    return tally
+
+
+def _documents(reader: ShardReader) -> Iterator[dict[str, Any]]:
+    for group in reader.row_groups:
+        yield from reader.documents(group, columns=COLUMNS)
+
+
+def _example(candidate: Candidate, document: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "messages": [
+            {"role": "user", "content": candidate.question},
+            {"role": "assistant", "content": candidate.answer},
+        ],
+        "source": {name: document[name] for name in ("id", "url", "content_sha256")},
+        "kind": candidate.kind,
+    }
+
+
+def _in_turn(samples: list[Iterable[str]], count: int) -> list[str]:
+    """Up to `count` items, one of each sample in turn, so that no kind crowds out another."""
+    rounds = zip_longest(*samples)
+    return list(islice((item for items in rounds for item in items if item is not None), count))
+
+
+def _report(tally: Tally, config: InstructionsConfig) -> str:
+    kept = ", ".join(f"{kind} {tally.kept[kind]}" for kind in KINDS)
+    dropped = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
+    return (
+        f"instructions: {tally.kept.total()} ({kept})\n"
+        f"dropped: {tally.dropped.total()} ({dropped})\n"
+        f"written: {config.out}, held out: {held_out_file(config.out)}"
+    )
+
+
+def main() -> None:
+    with exit_on_error():
+        app = App(
+            name="python -m trainer.instructions",
+            help=__doc__,
+            config=layers(instructions=InstructionsConfig),
+        )
+        app.default(_command)
+        app()
+
+
+def _command(config: Annotated[InstructionsConfig, Parameter(name="*")] = InstructionsConfig()) -> None:
+    print(_report(make(config), config))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""Supervised fine-tuning: a pretrained model and conversations in, a model that answers out.
+
+    torchrun --nproc-per-node 2 -m trainer.sft --data chat.jsonl --init-from runs/model --out runs/chat
+
+The loss is that of the assistant's tokens alone, their sum divided by their number over all ranks and
+micro-batches, so a short answer counts no more a token than a long one. Conversations in NAME.val.jsonl are
+scored before and after (evaluation.json). The run's folder is like pretraining's, and so is going on: the
+same command continues a run that was killed, with the same losses, and says so when there is nothing to do.
+"""
+
+import json
+from typing import Annotated, Any
+
+import torch
+from cyclopts import App, Parameter
+
+from shards.files import replacing
+from tinylm.config import layers
+from tinylm.errors import exit_on_error
+from trainer import checkpoint
+from trainer.config import SFTConfig
+from trainer.conversations import (
+    Conversations,
+    ConversationSource,
+    batches,
+    digest,
+    plan,
+    read_conversations,
+)
+from trainer.distributed import World, connect
+from trainer.instructions import held_out_file
+from trainer.loop import Run
+from trainer.model import GPT
+from trainer.tokenizer import Tokenizer
+
+EVALUATION = "evaluation.json"
+
+
+def sft(config: SFTConfig) -> None:
+    """Fine-tune to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
+    if finished(config):
+        print(f"{config.out}: finished; start another run with another --out")
+        return
+    with connect(config.timeout_seconds) as world:
+        model, tokenizer = checkpoint.load_model(config.init_from, world.device)
+        sequence_len = model.config.sequence_len
+        data = read_conversations(config.data, tokenizer, sequence_len, config.on_bad_line)
+        held_out = read_held_out(config, tokenizer, sequence_len)
+        source = ConversationSource(data, sequence_len, config, world, origin(config))
+
+        def evaluate() -> dict[str, float]:
+            return {"val_loss": mean_loss(model, held_out, config, world)} if held_out else {}
+
+        before = evaluate()
+        run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate)
+        if world.is_main:
+            _prepare(config, tokenizer)
+            print(summary(data, held_out, source.steps, config))
+            if run.step:
+                print(f"goes on after step {run.step}")
+        run.fit()
+    if world.is_main:
+        _finish(config, before, run.measured)
+
+
+def finished(config: SFTConfig) -> bool:
+    """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
+    found = checkpoint.latest(config.out)
+    if found is None:
+        return False
+    state = checkpoint.read_state(found)
+    checkpoint.check_identity(found, state, config)
+    complete = state["step"] == state["steps"] and (config.out / EVALUATION).exists()
+    return complete and state["data"]["origin"] == origin(config)
+
+
+def origin(config: SFTConfig) -> dict[str, str]:
+    """What decides the course of a run besides its settings: the digests of its data and first weights."""
+    start = checkpoint.read_state(checkpoint.find(config.init_from))
+    return {"data": digest(config.data), "init_from": start["sha256"]["model.safetensors"]}
+
+
+def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) -> Conversations | None:
+    """The conversations of NAME.val.jsonl, None if there is no such file or nothing in it."""
+    path = held_out_file(config.data)
+    if not path.exists() or not path.stat().st_size:
+        return None
+    return read_conversations(path, tokenizer, sequence_len, config.on_bad_line)
+
+
+@torch.no_grad()
+def mean_loss(model: GPT, conversations: Conversations, config: SFTConfig, world: World) -> float:
+    """Nats per token of the assistant's; the ranks share the work and get the same result."""
+    sequence_len = model.config.sequence_len
+    rows = plan(conversations, sequence_len, seed=0, epochs=1)
+    total = torch.zeros(2, dtype=torch.float64, device=world.device)
+    for batch in batches(conversations, rows, sequence_len, config.device_batch_size, world):
+        loss, count = model(**batch)
+        total += torch.stack((loss.double(), count.double()))
+    loss, count = world.sum(total).tolist()
+    return float(loss / count)
+
+
+def summary(data: Conversations, held_out: Conversations | None, steps: int, config: SFTConfig) -> str:
+    """What is about to happen, and what was left out or cut."""
+    text = (
+        f"{len(data.examples):,} conversations, {data.supervised:,} tokens to learn, {config.epochs} epochs: "
+        f"{steps} steps of {config.tokens_per_step:,} tokens; "
+        f"{len(held_out.examples) if held_out else 0:,} conversations held out"
+    )
+    for part in (data, held_out):
+        if part and (part.cut or part.bad_lines or part.unanswered):
+            text += (
+                f"\n{part.path}: {part.cut} conversations cut to the model's sequence_len, "
+                f"{part.unanswered} without an answer and {part.bad_lines} bad lines left out"
+            )
+    return text
+
+
+def _prepare(config: SFTConfig, tokenizer: Tokenizer) -> None:
+    config.out.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(config.out / checkpoint.TOKENIZER)
+
+
+def _finish(config: SFTConfig, before: dict[str, float], after: dict[str, float]) -> None:
+    """Write evaluation.json and print it."""
+    result: dict[str, Any] = {"val_loss_before": before.get("val_loss"), "val_loss": after.get("val_loss")}
+    with replacing(config.out / EVALUATION) as temporary:
+        temporary.write_text(json.dumps(result, indent=1))
+    if after:
+        print(
+            f"held-out answers: {before['val_loss']:.3f} nats a token before, {after['val_loss']:.3f} after"
+        )
+    print(f"written: {checkpoint.latest(config.out)}")
+
+
+def main() -> None:
+    with exit_on_error():
+        app = App(name="python -m trainer.sft", help=__doc__, config=layers(sft=SFTConfig))
+        app.default(_command)
+        app()
+
+
+def _command(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None:
+    sft(config)
+
+
+if __name__ == "__main__":
+    main()
