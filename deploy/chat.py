@@ -1,0 +1,43 @@
+"""`tinylm chat`: a conversation on the terminal."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from trainer.chat import Message
+from trainer.generate import Generator
+
+
+def print_stream(pieces: Iterable[str]) -> str:
+    """Print pieces of text as they come; returns the whole."""
+    said = []
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+        said.append(piece)
+    sys.stdout.write("\n")
+    return "".join(said)
+
+
+def converse(run: Path, message: str | None, **sampling: Any) -> None:
+    """Answer `message`, or messages from the terminal until end of input."""
+    generator = Generator.load(run)
+    if message is not None:
+        print_stream(generator.chat([{"role": "user", "content": message}], **sampling))
+        return
+    console = Console()
+    console.print("Ctrl-D ends the conversation.", style="dim")
+    messages: list[Message] = []
+    while True:
+        try:
+            asked = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if asked:
+            messages.append({"role": "user", "content": asked})
+            messages.append(
+                {"role": "assistant", "content": print_stream(generator.chat(messages, **sampling))}
+            )

@@ -1,0 +1,312 @@
+"""`tinylm`: the command line. Heavy libraries are imported by the command that needs them, not by --help."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+import tinylm
+from crawler.config import CrawlConfig, FrontierConfig
+from ranker.config import WalkConfig
+from tinylm.config import in_force, layers
+from tinylm.errors import exit_on_error
+from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
+
+_CRAWL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
+_SECTIONS: dict[str, type] = {
+    "frontier": FrontierConfig,
+    "crawl": CrawlConfig,
+    "walk": WalkConfig,
+    "pretrain": PretrainConfig,
+    "instructions": InstructionsConfig,
+    "sft": SFTConfig,
+}
+
+app = App(
+    name="tinylm",
+    version=tinylm.__version__,
+    help="From a list of seeds to a language model you can talk to.",
+    help_epilogue=(
+        "Settings: a flag wins over the environment (TINYLM_CRAWL_PAGES=500), that over tinylm.toml ([crawl] "
+        "pages = 500; another file: TINYLM_CONFIG), that over the default. `tinylm config` shows them. "
+        "Training: `torchrun -m trainer.pretrain --help`, `torchrun -m trainer.sft --help`."
+    ),
+)
+
+
+@app.command
+def demo(data: Path = Path("runs/demo")) -> None:
+    """Seeds to chat in one go, on a web made of the documentation installed on this machine.
+
+    Nothing leaves loopback. Stop it at any point; started again, it goes on.
+
+    Parameters
+    ----------
+    data
+        Directory for everything it makes.
+    """
+    from deploy.demo import run
+
+    run(data)
+
+
+@app.command(config=_CRAWL)
+def crawl(
+    seeds: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006 (cyclopts copies)
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Crawl from SEEDS on this machine: server, workers and walker, until a limit is reached.
+
+    Each seed is a URL, a file of URLs, or a dump of Reddit submissions (.zst, .xz, .ndjson). Without seeds a
+    crawl goes on where it stopped.
+    """
+    from crawler.seeds import read_seeds
+    from deploy.crawl import Crawl
+    from deploy.display import show_crawl
+
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    reason = Crawl(frontier, crawl, walk).run(found, show_crawl)
+    print(f"done: {reason}; the corpus is in {frontier.shards}")
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
+    from crawler.seeds import read_seeds
+    from deploy.crawl import open_frontier
+
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    with open_frontier(frontier) as opened:
+        print(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+
+
+@app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
+def begin(
+    seeds: Annotated[list[str], Parameter(env_var="TINYLM_SEEDS", negative=())] = [],  # noqa: B006
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+) -> None:
+    """Set the limits of a crawl whose workers run elsewhere, and give it those SEEDS it has not had.
+
+    Hours count from now; a crawl that reached a limit goes on when it is set higher. Seeds may also be in the
+    variable TINYLM_SEEDS.
+    """
+    from crawler.seeds import read_seeds
+    from deploy.crawl import begin as begin_crawl
+    from deploy.crawl import open_frontier
+
+    crawl.check_user_agent()
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    with open_frontier(frontier) as opened:
+        new = begin_crawl(opened, crawl, found)
+    print(f"crawl {frontier.crawl_id!r}: {new:,} new seeds; stops at {crawl.pages:,} pages")
+
+
+@app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
+def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = CrawlConfig()) -> None:
+    """Fetch what the frontier leases, until SIGTERM. Start as many as you like, anywhere.
+
+    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one.
+    """
+    from crawler.worker import run
+    from deploy.crawl import limits_from_now, open_frontier
+    from tinylm.log import setup
+
+    setup("worker")
+    crawl.check_user_agent()
+    with open_frontier(frontier) as opened:
+        opened.set_limits_if_none(limits_from_now(crawl))
+        run(opened, crawl)
+
+
+@app.command(config=_CRAWL)
+def walk(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Judge fetched pages, steer the frontier and write shards, until SIGTERM; then commit and end."""
+    from deploy.crawl import open_frontier
+    from deploy.walk import run
+    from tinylm.log import setup
+
+    setup("walk")
+    with open_frontier(frontier) as opened:
+        run(opened, frontier, crawl, walk)
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Run the embedded server of a data directory in the foreground, for workers in other shells."""
+    from crawler.server import EmbeddedServer
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with EmbeddedServer(frontier.data / "redis", memory=frontier.memory) as embedded:
+        print(f"--redis-url {embedded.url}", flush=True)
+        signal.pause()
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
+    from rich.console import Console
+
+    from deploy.crawl import open_frontier
+    from deploy.display import CrawlDisplay
+
+    with open_frontier(frontier) as opened:
+        Console().print(CrawlDisplay(opened).table())
+        if reason := opened.reached():
+            print(f"stopped: {reason}")
+
+
+shards = app.command(App(name="shards", help="Look after a corpus."))
+
+
+@shards.command(name="list")
+def list_shards(directory: Path) -> None:
+    """The shards of DIRECTORY, its size, and what is held out."""
+    from deploy.corpus import describe
+
+    describe(directory)
+
+
+@shards.command
+def verify(directory: Path) -> None:
+    """Compare every file of DIRECTORY with what was committed; exit 1 if one differs."""
+    from shards.reader import verify as find_damage
+
+    damage = list(find_damage(directory))
+    for name, what in damage:
+        print(f"{directory / name}: {what}", file=sys.stderr)
+    if damage:
+        sys.exit(1)
+    print(f"{directory}: every file is as it was committed")
+
+
+@shards.command(config=layers(walk=WalkConfig))
+def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
+    """Choose the hosts whose text no model trains on, once for a corpus."""
+    from shards.holdout import hold_out as choose
+
+    held_out = choose(directory, walk.held_out)
+    print(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
+
+
+@shards.command
+def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
+    """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
+    from deploy.corpus import print_documents
+
+    print_documents(directory, url, limit)
+
+
+@app.command
+def complete(
+    prompt: str,
+    *,
+    run: Path = Path("runs/demo/pretrain"),
+    max_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 50,
+    seed: int | None = None,
+) -> None:
+    """Continue PROMPT with a trained model.
+
+    Parameters
+    ----------
+    run
+        Directory of a training run, or one of its checkpoints.
+    max_tokens
+        Most tokens to add.
+    temperature
+        0 always takes the likeliest token.
+    top_k
+        Choose among this many likeliest tokens.
+    seed
+        The same seed gives the same text.
+    """
+    from deploy.chat import print_stream
+    from trainer.generate import Generator
+
+    generator = Generator.load(run)
+    sampling = {"max_tokens": max_tokens, "temperature": temperature, "top_k": top_k, "seed": seed}
+    print(prompt, end="")
+    print_stream(generator.complete(prompt, **sampling))
+
+
+@app.command
+def chat(
+    message: str | None = None,
+    *,
+    run: Path = Path("runs/demo/sft"),
+    max_tokens: int = 192,
+    temperature: float = 0.7,
+    top_k: int = 50,
+    seed: int | None = None,
+) -> None:
+    """Talk to a fine-tuned model; with MESSAGE, ask once and end.
+
+    Parameters
+    ----------
+    run
+        Directory of a fine-tuning run, or one of its checkpoints.
+    """
+    from deploy.chat import converse
+
+    converse(run, message, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed)
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def dashboard(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    runs: list[Path] = [],  # noqa: B006
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Show crawl and training live on one web page.
+
+    Parameters
+    ----------
+    runs
+        Training runs to show (their directories).
+    host
+        Address to listen on.
+    port
+        Port to listen on.
+    """
+    from deploy.crawl import open_frontier
+    from deploy.dashboard.app import serve
+
+    with open_frontier(frontier) as opened:
+        serve(opened, frontier.shards, runs, host=host, port=port)
+
+
+@app.command
+def config() -> None:
+    """Every setting in force here and now, and where its value came from."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("section", "setting", "value", "from")
+    for section, name, value, source in in_force(**_SECTIONS):
+        table.add_row(section, name, str(value), source, style=None if source == "default" else "bold")
+    Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> Any:
+    """The entry point."""
+    with exit_on_error():
+        return app(argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""`tinylm crawl`: a whole crawl on one machine, its parts as children, watched, and stopped in order."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from crawler.config import CrawlConfig, FrontierConfig
+from crawler.errors import CrawlError
+from crawler.frontier import Frontier, Limits, connect
+from crawler.seeds import Seed
+from crawler.server import EmbeddedServer
+from ranker.config import WalkConfig
+from tinylm.config import inherited_environment, write_file
+from tinylm.processes import start, stop
+
+_POLL_SECONDS = 0.25
+_IDLE_POLLS = 8
+_MOST_RESTARTS = 5
+
+
+@contextmanager
+def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
+    """The frontier on the server that `config` names, or on the embedded one in its data directory."""
+    if config.redis_url:
+        yield Frontier(connect(config.redis_url), config)
+        return
+    with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
+        yield Frontier(connect(server.url), config)
+
+
+def limits_from_now(crawl: CrawlConfig) -> Limits:
+    """When a crawl that begins or goes on now has to stop."""
+    return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
+
+
+def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
+    """Set the limits of a crawl, and give it `seeds` unless it was given the same ones before.
+
+    Returns how many were given. A seed's votes would count twice if it was given twice.
+    """
+    frontier.set_limits(limits_from_now(crawl))
+    given = frontier.published("seeds")
+    digest = hashlib.sha256(json.dumps(seeds).encode()).hexdigest()
+    if digest in given:
+        return 0
+    total = frontier.put_seeds(seeds)
+    frontier.publish("seeds", {**given, digest: total})
+    return total
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """Within, SIGTERM is what Ctrl-C is: a KeyboardInterrupt."""
+
+    def interrupt(_signum: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class Crawl:
+    """One run of a crawl; `run` may be called again later to go on."""
+
+    def __init__(self, frontier: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
+        crawl.check_user_agent()
+        self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
+        self.data = frontier.data
+        self._restarts = 0
+
+    def run(
+        self, seeds: list[Seed], show: Callable[[Frontier], AbstractContextManager[Callable[[], None]]]
+    ) -> str:
+        """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
+
+        Raises CrawlError if the server or, again and again, another part dies; nothing is lost then.
+        """
+        self.data.mkdir(parents=True, exist_ok=True)
+        with sigterm_as_interrupt(), self._server() as (frontier, url):
+            begin(frontier, self._crawl, seeds)
+            environment = self._write_settings(url)
+            parts = self._start_parts(environment)
+            try:
+                with show(frontier) as refresh:
+                    reason = self._watch(frontier, parts, environment, refresh)
+            finally:
+                workers = [process for name, process in parts.items() if name != "walk"]
+                stop(workers, patience=self._crawl.timeout + 10)
+                stop([parts["walk"]], patience=120)
+            return reason
+
+    @contextmanager
+    def _server(self) -> Iterator[tuple[Frontier, str]]:
+        config = self._frontier_config
+        if config.redis_url:
+            yield Frontier(connect(config.redis_url), config), config.redis_url
+            return
+        with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
+            self._embedded = server
+            yield Frontier(connect(server.url), config), server.url
+
+    def _write_settings(self, url: str) -> dict[str, str]:
+        path = self.data / "tinylm.toml"
+        shared = replace(self._frontier_config, redis_url=url, data=self.data.resolve())
+        write_file(path, frontier=shared, crawl=self._crawl, walk=self._walk)
+        return inherited_environment(path)
+
+    def _start_parts(self, environment: dict[str, str]) -> dict[str, subprocess.Popen[bytes]]:
+        names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
+        return {name: self._start(name, environment) for name in names}
+
+    def _start(self, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+        argv = [sys.executable, "-m", "deploy.cli", name.partition("-")[0]]
+        return start(argv, log=self._log(name), env=environment)
+
+    def _log(self, name: str) -> Path:
+        return self.data / "logs" / f"{name}.log"
+
+    def _watch(
+        self,
+        frontier: Frontier,
+        parts: dict[str, subprocess.Popen[bytes]],
+        environment: dict[str, str],
+        refresh: Callable[[], None],
+    ) -> str:
+        idle = 0
+        while True:
+            time.sleep(_POLL_SECONDS)
+            refresh()
+            self._check_server()
+            for name, process in parts.items():
+                if process.poll() is not None:
+                    parts[name] = self._restart(name, process, environment)
+            if self._disk_is_short():
+                frontier.stop(f"less than {self._crawl.disk_reserve_gigabytes:g} GB of disk left")
+            if reason := frontier.reached():
+                return reason
+            resting = frontier.finished() and frontier.published("walker").get("idle", False)
+            idle = idle + 1 if resting else 0
+            if idle >= _IDLE_POLLS:
+                return "nothing left to fetch"
+
+    def _check_server(self) -> None:
+        if not self._frontier_config.redis_url and not self._embedded.alive():
+            raise CrawlError(
+                "the embedded server died; nothing but its last second is lost: start the same command again"
+            )
+
+    def _restart(
+        self, name: str, process: subprocess.Popen[bytes], environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        self._restarts += 1
+        if process.returncode == 2 or self._restarts > _MOST_RESTARTS:
+            raise CrawlError(f"{name} ended with code {process.returncode}: {_last_line(self._log(name))}")
+        return self._start(name, environment)
+
+    def _disk_is_short(self) -> bool:
+        return shutil.disk_usage(self.data).free < self._crawl.disk_reserve_gigabytes * 1e9
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else f"it said nothing in {log}"

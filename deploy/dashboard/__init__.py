@@ -1,0 +1,1 @@
+"""One web page that shows crawl, corpus and training while they happen."""

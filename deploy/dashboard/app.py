@@ -1,0 +1,113 @@
+"""The dashboard: one page, one JSON address, no state but the last ten minutes of speed.
+
+It may be started and stopped at any time, beside a crawl or without one; it only reads. The page is one file
+without anything from elsewhere, and its policy lets the browser run the script in that file and no other, so
+that names of hosts and reasons stay text.
+"""
+
+import base64
+import hashlib
+import re
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.responses import HTMLResponse
+
+import tinylm
+from crawler.frontier import Frontier
+from deploy.crawl import sigterm_as_interrupt
+from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
+from tinylm.errors import ConfigError, TinylmError
+
+_SHUTDOWN_SECONDS = 3
+
+
+class DashboardError(TinylmError):
+    """The page cannot be served here."""
+
+
+def create_app(frontier: Frontier, shards: Path, runs: Sequence[Path]) -> FastAPI:
+    """The application that shows `frontier`, the corpus in `shards` and the training `runs`.
+
+    `/` is the page, `/api/status` what it shows as JSON, `/health` whether this process answers.
+    """
+    crawl = Sampled(CrawlReader(frontier).read)
+    corpus, readers = CorpusReader(shards), [RunReader(run) for run in runs]
+    disk = Sampled(lambda: {"corpus": corpus.read(), "runs": [reader.read() for reader in readers]})
+
+    @asynccontextmanager
+    async def sampling(_: FastAPI) -> AsyncIterator[None]:
+        for sampled in (crawl, disk):
+            sampled.start()
+        yield
+        for sampled in (crawl, disk):
+            sampled.stop()
+
+    app = FastAPI(title="tinylm", lifespan=sampling, docs_url=None, redoc_url=None, openapi_url=None)
+    page = (Path(__file__).parent / "index.html").read_text()
+    headers = {"Content-Security-Policy": content_policy(page), "Cache-Control": "no-store"}
+
+    @app.get("/")
+    def index() -> HTMLResponse:
+        return HTMLResponse(page, headers=headers)
+
+    @app.get("/api/status")
+    def status() -> dict[str, Any]:
+        return {
+            "version": tinylm.__version__,
+            "time": time.time(),
+            "crawl": crawl.latest(),
+            "disk": disk.latest(),
+        }
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    return app
+
+
+def content_policy(page: str) -> str:
+    """A Content-Security-Policy that allows the script and style written in `page`, by their hashes."""
+    hashes = {tag: _hash_of(tag, page) for tag in ("script", "style")}
+    sources = "; ".join(f"{tag}-src 'sha256-{digest}'" for tag, digest in hashes.items())
+    return f"default-src 'none'; {sources}; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+
+def _hash_of(tag: str, page: str) -> str:
+    [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises ConfigError for a port that is none, DashboardError if it is taken."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port = {port}: a port is between 0 (any free one) and 65535")
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family)
+    except OSError as error:
+        why = str(error.strerror).partition(" (")[0]
+        raise DashboardError(
+            f"cannot listen on {host} port {port} ({why}): stop what does, or give another --port"
+        ) from error
+
+
+def serve(frontier: Frontier, shards: Path, runs: Sequence[Path], *, host: str, port: int) -> None:
+    """Serve the page until SIGTERM or SIGINT. Raises DashboardError if the port is taken."""
+    with listen(host, port) as listener:
+        print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
+        config = uvicorn.Config(
+            create_app(frontier, shards, runs),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        )
+        with sigterm_as_interrupt(), suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])

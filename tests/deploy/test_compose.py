@@ -1,0 +1,287 @@
+"""The cluster: its files agree with the code, and on a real engine it survives the loss of a worker."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import yaml
+
+from crawler.config import CrawlConfig, FrontierConfig
+from crawler.frontier import Frontier, connect
+from crawler.seeds import Seed
+from crawler.server import EmbeddedServer
+from deploy.crawl import begin, limits_from_now
+from deploy.localweb.hosts import build_hosts
+from deploy.localweb.sites import Web, discover
+from ranker.config import WalkConfig
+
+ROOT = Path(__file__).parents[2]
+OVERRIDE = "TINYLM_COMPOSE_OVERRIDE"
+PARTS = ("seed", "worker", "walker", "dashboard")
+PACKAGES = ["aiohttp", "fastapi", "lxml", "pydantic", "redis", "requests", "rich", "scrapy", "starlette"]
+SUBNET, WEB = "10.213.77.0/24", "10.213.77.10"
+PAGES, MORE_PAGES = 250, 320
+
+
+# What the files say
+
+
+@pytest.fixture(scope="module")
+def compose_file():
+    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+
+def test_the_compose_file_uses_only_what_both_generations_of_compose_know(compose_file):
+    assert {key for key in compose_file if not key.startswith("x-")} == {"services", "volumes"}
+    assert set(compose_file["services"]) == {"redis", *PARTS}
+    for service in compose_file["services"].values():
+        assert not {"container_name", "deploy", "develop", "profiles", "pull_policy"} & set(service)
+
+
+def test_only_the_dashboard_is_published_and_only_on_loopback(compose_file):
+    published = {
+        name: service["ports"] for name, service in compose_file["services"].items() if "ports" in service
+    }
+    assert set(published) == {"dashboard"}
+    assert all(port.startswith("127.0.0.1:") for port in published["dashboard"])
+
+
+def test_redis_refuses_rather_than_forgets_and_keeps_what_it_was_told(compose_file):
+    service = compose_file["services"]["redis"]
+    options = dict(zip(service["command"][1::2], service["command"][2::2], strict=True))
+    assert (options["--appendonly"], options["--appendfsync"]) == ("yes", "everysec")
+    assert options["--maxmemory-policy"] == "noeviction"
+    assert int(options["--set-max-intset-entries"]) >= 4096
+    assert service["volumes"] == ["redis:/data"]
+
+
+def test_every_part_is_limited_unprivileged_and_has_an_init(compose_file):
+    for name in PARTS:
+        service = compose_file["services"][name]
+        assert service["mem_limit"]
+        assert service["init"] is True
+        assert service["cap_drop"] == ["ALL"]
+    assert compose_file["services"]["redis"]["mem_limit"]
+
+
+def test_every_setting_passed_on_is_one_that_exists(compose_file):
+    known = {
+        f"TINYLM_{section}_{field.name.upper()}"
+        for section, owner in (("FRONTIER", FrontierConfig), ("CRAWL", CrawlConfig), ("WALK", WalkConfig))
+        for field in fields(owner)
+    }
+    for name in PARTS:
+        assert set(compose_file["services"][name]["environment"]) <= known | {"TINYLM_SEEDS", "TINYLM_LOG"}
+
+
+def test_the_image_has_every_package_and_no_torch_and_no_root():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    allowed = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{package}" for package in packages} <= set(allowed)
+    assert allowed[1] == "*"
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    extras = re.search(r'^ARG EXTRAS="(.*)"$', dockerfile, re.MULTILINE)[1].split(",")
+    assert not [
+        d for extra in extras for d in project["project"]["optional-dependencies"][extra] if "torch" in d
+    ]
+    assert re.search(r"^USER (?!root)", dockerfile, re.MULTILINE)
+    assert dockerfile.index("--requirement") < dockerfile.index("COPY . .")
+
+
+# How it begins
+
+
+@pytest.fixture
+def frontier(tmp_path):
+    with EmbeddedServer(tmp_path / "redis", memory="64mb") as server:
+        yield Frontier(connect(server.url), FrontierConfig(data=tmp_path))
+
+
+def test_a_crawl_that_begins_again_gets_new_limits_and_no_seed_twice(frontier):
+    seeds = [Seed("https://a.test/", 3.0, "test"), Seed("https://b.test/", 1.0, "test")]
+    assert begin(frontier, CrawlConfig(pages=10), seeds) == 2
+    assert begin(frontier, CrawlConfig(pages=20), seeds) == 0
+    assert begin(frontier, CrawlConfig(pages=20), seeds[:1]) == 1
+    assert frontier.limits().pages == 20
+    assert frontier.counts()["backlog"] == 2
+
+
+def test_a_worker_sets_limits_only_where_there_are_none(frontier):
+    assert frontier.set_limits_if_none(limits_from_now(CrawlConfig(pages=10, gigabytes=2, hours=1)))
+    assert not frontier.set_limits_if_none(limits_from_now(CrawlConfig(pages=99)))
+    limits = frontier.limits()
+    assert (limits.pages, limits.bytes) == (10, 2_000_000_000)
+    assert 3590 < limits.until - time.time() <= 3600
+
+
+# What an engine does
+
+
+def compose_command():
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]):
+            answer = subprocess.run([*command, "version"], capture_output=True, check=False)
+            if answer.returncode == 0:
+                return command
+    return None
+
+
+def engine_answers():
+    docker = shutil.which("docker")
+    return bool(docker) and not subprocess.run([docker, "info"], capture_output=True, check=False).returncode
+
+
+class Cluster:
+    """The stack of docker-compose.yml in a network of its own with no way out, and a web to crawl in it."""
+
+    def __init__(self, command, folder):
+        self._command = command
+        override = folder / "override.yml"
+        override.write_text(yaml.safe_dump(self._override()))
+        (folder / "seeds.txt").write_text("".join(f"http://{package}.test/\n" for package in PACKAGES))
+        self._files = [ROOT / "docker-compose.yml", override]
+        if extra := os.environ.get(OVERRIDE):
+            self._files.append(Path(extra).resolve())
+        self._project = f"tinylm-test-{os.getpid()}"
+        self._environment = {
+            **os.environ,
+            "TINYLM_IMAGE": "tinylm-test",
+            "TINYLM_CLUSTER": str(folder),
+            "TINYLM_DASHBOARD_PORT": "0",
+            "TINYLM_CRAWL_USER_AGENT": "tinylm-test (+http://rich.test/)",
+            "TINYLM_CRAWL_PAGES": str(PAGES),
+            "TINYLM_CRAWL_DISK_RESERVE_GIGABYTES": "0.5",
+            "TINYLM_FRONTIER_DELAY": "0.1",
+        }
+
+    def _override(self):
+        hosts = build_hosts(Web(discover(PACKAGES)))
+        crawl = {
+            "TINYLM_CRAWL_ALLOWED_NETWORKS": f"{WEB}/32:8000",
+            "TINYLM_CRAWL_RESOLVE": " ".join(f"{host}={WEB}:8000" for host in sorted(hosts)),
+            "TINYLM_FRONTIER_LEASE_SECONDS": "10",
+            "TINYLM_FRONTIER_LATENCY_FACTOR": "0",
+        }
+        check = "import socket; socket.create_connection(('127.0.0.1', 8000))"
+        web = {
+            "image": "tinylm-test",
+            "entrypoint": ["python", "-m", "deploy.localweb", "--bind", "0.0.0.0", "--port", "8000"],  # noqa: S104
+            "command": ["--packages", ",".join(PACKAGES)],
+            "init": True,
+            "networks": {"default": {"ipv4_address": WEB}},
+            "healthcheck": {"test": ["CMD", "python", "-c", check], "interval": "1s", "retries": 60},
+        }
+        services = {
+            "web": web,
+            "seed": {"environment": crawl, "depends_on": {"web": {"condition": "service_healthy"}}},
+            "worker": {"environment": crawl, "dns": ["127.0.0.1"]},
+            "walker": {"environment": {**crawl, "TINYLM_WALK_SHARD_SECONDS": "5"}},
+        }
+        network = {"internal": True, "ipam": {"config": [{"subnet": SUBNET}]}}
+        return {"services": services, "networks": {"default": network}}
+
+    def __call__(self, *arguments, check=True, **environment):
+        files = [part for file in self._files for part in ("-f", str(file))]
+        argv = [*self._command, "-p", self._project, *files, *arguments]
+        done = subprocess.run(
+            argv,
+            cwd=ROOT,
+            env={**self._environment, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def in_dashboard(self, *argv):
+        return self("exec", "-T", "dashboard", *argv).stdout
+
+    def status(self):
+        code = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:8000/api/status').read().decode())"
+        return json.loads(self.in_dashboard("python", "-c", code))
+
+    def wait(self, seconds, true_of):
+        give_up = time.monotonic() + seconds
+        while not true_of(status := self.status()):
+            assert time.monotonic() < give_up, f"{status}\n{self('logs', '--tail', '40').stdout}"
+            time.sleep(1)
+        return status
+
+    def containers(self, service):
+        return self("ps", "-q", service).stdout.split()
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    command = compose_command()
+    if not command or not engine_answers():
+        pytest.skip("no Docker engine answers, or neither `docker compose` nor docker-compose is here")
+    tmp_path.chmod(0o755)
+    up = Cluster(command, tmp_path)
+    try:
+        yield up
+    finally:
+        up("down", "-v", "--remove-orphans", "-t", "5")
+
+
+def docker(*arguments):
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+READ_BACK = """
+from shards.reader import ShardReader
+reader = ShardReader("/data/shards", split="all")
+ids = [row["id"] for group in reader.row_groups for row in reader.documents(group, ("id",))]
+print(len(ids), len(set(ids)), reader.manifest.rows)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_a_cluster_finishes_though_redis_and_a_worker_are_killed_and_goes_on_when_limits_rise(cluster):
+    cluster("build")
+    refused = cluster("run", "--rm", "seed", TINYLM_CRAWL_USER_AGENT="nobody", check=False)
+    assert refused.returncode == 2
+    assert "needs a contact" in refused.stdout + refused.stderr
+
+    cluster("up", "-d", "--no-build", "--scale", "worker=3")
+    workers = cluster.containers("worker")
+    assert len(workers) == 3
+    cluster.wait(120, lambda status: status["crawl"].get("fetched", 0) >= 60)
+    cluster("kill", "redis")
+    cluster("start", "redis")
+    cluster.wait(60, lambda status: status["crawl"]["age_seconds"] < 1)
+    docker("kill", workers[0])
+    status = cluster.wait(180, lambda status: status["crawl"]["reached"])
+    assert status["crawl"]["fetched"] == PAGES
+
+    cluster("run", "--rm", "seed", TINYLM_CRAWL_PAGES=str(MORE_PAGES))
+    status = cluster.wait(
+        180, lambda status: status["crawl"]["reached"] and status["crawl"]["fetched"] > PAGES
+    )
+    assert status["crawl"]["fetched"] == MORE_PAGES
+    expected = {"forbidden_network", "robots", "status_429", "dns", "lease_expired"}
+    assert status["crawl"]["not_fetched"].keys() <= expected
+
+    walkers = cluster.containers("walker")
+    assert len(walkers) == 1
+    cluster("stop", "worker")
+    cluster("stop", "walker")
+    for container in [*workers[1:], *walkers]:
+        assert docker("inspect", "-f", "{{.State.ExitCode}}", container) == "0"
+    assert cluster.wait(30, lambda status: not status["crawl"]["idle"]["in_flight"])
+    written, distinct, listed = map(int, cluster.in_dashboard("python", "-c", READ_BACK).split())
+    assert written == distinct == listed > 50
+    assert "every file is as it was committed" in cluster.in_dashboard(
+        "tinylm", "shards", "verify", "/data/shards"
+    )

@@ -1,0 +1,127 @@
+"""The main job, whole: as a user runs it, killed at every stage, and what it leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from deploy.localweb.audit import Audit, audit
+from deploy.localweb.hosts import build_hosts
+from deploy.localweb.sites import Web, discover
+from shards.reader import ShardReader, verify
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
+
+
+def start_demo(data: Path) -> subprocess.Popen[str]:
+    with (data.parent / "demo.log").open("a") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "deploy.cli", "demo", "--data", str(data)],
+            stdout=log,
+            stderr=log,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def processes_of(data: Path, words: str) -> Iterator[int]:
+    """Living processes of the demo in `data` whose command line or settings name it, and `words`."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            settings = (entry / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if words in command and str(data) in command + settings:
+            yield int(entry.name)
+
+
+def wait_for(condition: Callable[[], bool], demo: subprocess.Popen[str], seconds: float = 240) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert demo.poll() is None, "the demo ended while it was waited for"
+        assert time.monotonic() < give_up, "what was waited for never came"
+        time.sleep(0.2)
+
+
+def kill_one(data: Path, words: str, demo: subprocess.Popen[str]) -> None:
+    wait_for(lambda: any(processes_of(data, words)), demo)
+    os.kill(next(processes_of(data, words)), signal.SIGKILL)
+
+
+def committed(data: Path) -> bool:
+    manifest = data / "shards" / "manifest.json"
+    return manifest.exists() and bool(json.loads(manifest.read_text())["shards"])
+
+
+def manners(data: Path) -> Audit:
+    return audit(data / "web" / "access.log", build_hosts(Web(discover())), delay=0.1)
+
+
+def test_killed_at_every_stage_it_goes_on_and_loses_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "demo"
+    demo = start_demo(data)
+    wait_for(lambda: committed(data), demo)
+    kill_one(data, "deploy.cli worker", demo)
+    kill_one(data, "deploy.cli walk", demo)
+    time.sleep(3)
+    assert demo.poll() is None, "a worker and a walker are started again"
+    kill_one(data, "redis.sock", demo)
+    assert demo.wait(120) == 2, "a dead server ends the run with an error"
+    assert "start the same command again" in (tmp_path / "demo.log").read_text()
+
+    demo = start_demo(data)
+    wait_for(lambda: any((data / "pretrain").glob("step_*")), demo, 400)
+    kill_one(data, "-u -m trainer.pretrain", demo)
+    assert demo.wait(180) != 0, "a dead rank ends the run"
+
+    demo = start_demo(data)
+    wait_for(lambda: (data / "sft" / "metrics.jsonl").exists(), demo, 400)
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(120) == 130, "Ctrl-C ends the run in order"
+    assert not list(processes_of(data, "trainer.sft"))
+
+    demo = start_demo(data)
+    assert demo.wait(400) == 0, (tmp_path / "demo.log").read_text()[-2000:]
+    check_what_it_left(data, tmp_path / "demo.log")
+
+    models = {path: path.stat().st_mtime_ns for path in data.glob("*/step_*/state.json")}
+    corpus = (data / "shards" / "manifest.json").read_bytes()
+    assert start_demo(data).wait(120) == 0
+    assert {path: path.stat().st_mtime_ns for path in data.glob("*/step_*/state.json")} == models
+    assert (data / "shards" / "manifest.json").read_bytes() == corpus
+
+
+def check_what_it_left(data: Path, log: Path) -> None:
+    rows = list(ShardReader(data / "shards", split="all"))
+    assert len(rows) > 300
+    for unique in ("id", "url", "content_sha256"):
+        assert len({row[unique] for row in rows}) == len(rows)
+    assert list(verify(data / "shards")) == []
+    every_epoch = [json.loads(line)["step"] for line in (data / "pretrain" / "metrics.jsonl").open()]
+    assert every_epoch == sorted(set(every_epoch))
+    found = json.loads((data / "pretrain" / "evaluation.json").read_text())
+    assert found["val_bpb"] < found["baselines"]["unigram"] < found["baselines"]["uniform"]
+    text = log.read_text()
+    assert "complete:" in text
+    assert "ask:" in text
+    seen = manners(data)
+    assert (seen.forbidden, seen.too_early, seen.before_retry_after) == (0, 0, 0), seen
+    assert seen.trap_share < 0.05
+
+
+def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path) -> None:
+    data = tmp_path / "demo"
+    demo = start_demo(data)
+    assert demo.wait(900) == 0, (tmp_path / "demo.log").read_text()[-2000:]
+    check_what_it_left(data, tmp_path / "demo.log")
+    assert sum(1 for _ in ShardReader(data / "shards", split="all")) >= 1000
+    assert json.loads((data / "pretrain" / "evaluation.json").read_text())["val_bpb"] < 2.6
