@@ -1,0 +1,1 @@
+"""Figures by commands anyone can run: `python -m bench.NAME [--quick] [--out FILE]`."""
