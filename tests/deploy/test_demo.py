@@ -106,8 +106,9 @@ def check_what_it_left(data: Path, log: Path) -> None:
     for unique in ("id", "url", "content_sha256"):
         assert len({row[unique] for row in rows}) == len(rows)
     assert list(verify(data / "shards")) == []
-    every_epoch = [json.loads(line)["step"] for line in (data / "pretrain" / "metrics.jsonl").open()]
-    assert every_epoch == sorted(set(every_epoch))
+    lines = (data / "pretrain" / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
+    assert steps == sorted(set(steps))
     found = json.loads((data / "pretrain" / "evaluation.json").read_text())
     assert found["val_bpb"] < found["baselines"]["unigram"] < found["baselines"]["uniform"]
     text = log.read_text()
