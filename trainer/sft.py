@@ -27,7 +27,7 @@ from trainer.conversations import (
     plan,
     read_conversations,
 )
-from trainer.distributed import World, connect
+from trainer.distributed import World, connect, speaks
 from trainer.instructions import held_out_file
 from trainer.loop import Run
 from trainer.model import GPT
@@ -39,7 +39,8 @@ EVALUATION = "evaluation.json"
 def sft(config: SFTConfig) -> None:
     """Fine-tune to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
     if finished(config):
-        print(f"{config.out}: finished; start another run with another --out")
+        if speaks():
+            print(f"{config.out}: finished; start another run with another --out")
         return
     with connect(config.timeout_seconds) as world:
         model, tokenizer = checkpoint.load_model(config.init_from, world.device)
