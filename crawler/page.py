@@ -38,6 +38,11 @@ class Page:
     extractor: str = ""
     opt_out: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
+    etag: str = ""
+    """The response's validators, for asking next time whether it has changed (RFC 9110, section 13)."""
+    last_modified: str = ""
+    unchanged: bool = False
+    """The host said 304: it is the page that was fetched before."""
 
     def to_bytes(self) -> bytes:
         return zlib.compress(json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "replace"), 1)

@@ -70,6 +70,9 @@ class Lease:
     deadline: float
     """On this process's monotonic clock."""
     fetch_no: int = 1
+    etag: str = ""
+    """Validators of the fetch before this one, for a conditional request."""
+    last_modified: str = ""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -236,10 +239,22 @@ class Frontier:
         self._finish("ack", lease, _ms(self._rest(latency)), size, page.to_bytes())
 
     def ack_robots(
-        self, lease: Lease, rules: str, *, valid: float, crawl_delay: float, latency: float, size: int
+        self,
+        lease: Lease,
+        rules: str,
+        *,
+        valid: float,
+        crawl_delay: float,
+        latency: float,
+        size: int,
+        page: Page | None = None,
     ) -> None:
-        """The host's robots rules, for every worker, for `valid` seconds. Raises LeaseLost."""
-        self._finish("ack", lease, _ms(self._rest(latency)), size, b"", rules, _ms(valid), _ms(crawl_delay))
+        """The host's robots rules, for every worker, for `valid` seconds. Raises LeaseLost.
+
+        `page`, if there is one, goes to the walker: the sitemaps that robots.txt names are its links.
+        """
+        body = page.to_bytes() if page else b""
+        self._finish("ack", lease, _ms(self._rest(latency)), size, body, rules, _ms(valid), _ms(crawl_delay))
 
     def nack(
         self,

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Fetched: the lease goes and the page is in the stream, or neither.
--- ARGV: token, cooldown ms, bytes fetched, page ('' for robots.txt), then for robots.txt: rules, valid ms,
---       Crawl-delay ms
+-- ARGV: token, cooldown ms, bytes fetched, page ('' for a robots.txt that names no sitemap), then for robots.txt:
+--       rules, valid ms, Crawl-delay ms
 -- Returns 0 if the lease was lost.
 local lease = take(ARGV[1])
 if not lease then return 0 end
@@ -15,7 +15,8 @@ count('bytes', ARGV[3])
 if lease.kind == 'robots' then
   redis.call('HSET', host, 'robots', ARGV[5], 'robots_until', now + ARGV[6], 'crawl_delay', ARGV[7])
   count('robots')
-else
+end
+if ARGV[4] ~= '' then
   redis.call('XADD', p .. 'pages', '*', 'page', ARGV[4])
   count('pages')
 end
