@@ -61,7 +61,17 @@ class FrontierConfig:
     backoff: float = 60.0
     """Seconds a host rests after a bare 429, 503 or a failed connection; doubles each time."""
     pages_per_host: int = 10_000
-    """Most fetches of one host."""
+    """Most fetches of one host: of one that was chosen as a seed, or that many others refer to."""
+    pages_per_found_host: int = 1000
+    """Fetches of a host that nobody chose and nobody else refers to (IRLbot's STAR)."""
+    pages_per_referring_domain: int = 100
+    """And more for each other domain that refers to it."""
+    recrawl_days: float = 0.0
+    """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
+    hot_per_host: int = 64
+    """URLs of a host that the server compares; what promises less waits in lists, or on the walker's disk."""
+    spill: bool = True
+    """Whether the walker takes what waits to disk, to bound the server's memory."""
     attempts: int = 3
     """Failures after which a URL is a dead letter."""
     lease_seconds: float = 120.0
@@ -81,12 +91,19 @@ class FrontierConfig:
             "letters, digits and _ . - only",
         )
         require(1 <= self.partitions <= 4096, "partitions", self.partitions, "1 to 4096")
-        for name in ("delay", "latency_factor", "longest_delay", "backoff"):
+        for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         require(5 <= self.lease_seconds < math.inf, "lease_seconds", self.lease_seconds, "at least 5")
         require(0 <= self.exploration < 1, "exploration", self.exploration, "a share from 0 to below 1")
-        for name in ("attempts", "pages_per_host", "backlog"):
+        for name in ("attempts", "pages_per_host", "pages_per_found_host", "backlog"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(
+            self.pages_per_referring_domain >= 0,
+            "pages_per_referring_domain",
+            self.pages_per_referring_domain,
+            "0 or more",
+        )
+        require(1 <= self.hot_per_host <= 128, "hot_per_host", self.hot_per_host, "1 to 128 (a listpack)")
 
     @property
     def shards(self) -> Path:
