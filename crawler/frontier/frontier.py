@@ -436,7 +436,7 @@ class Frontier(Ends):
     def refill(
         self, partition: int, host: str, batch: int, urls: Sequence[tuple[str, int]], best_left: int
     ) -> None:
-        """Give `host` the (member, promise) of `urls` back; `best_left` promises most of what stays on disk."""
+        """Give `host` (member, promise) of `urls` back; `best_left` is the best promise still on disk."""
         links = [part for url in urls for part in url]
         self._run("refill", partition, host, batch, tenth(best_left), *links)
 

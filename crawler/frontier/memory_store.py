@@ -454,7 +454,7 @@ class Partition:
             sum(host.blocked >= self._now() for host in hosts),
             len(self.leases),
             sum(host.spent for host in hosts),
-            sum(host.paused for host in hosts),
+            sum(host.paused and host.inflight is None for host in hosts),
             0,
             sum(host.no_robots for host in hosts),
             0 if ready else wake,

@@ -118,7 +118,7 @@ class RedisStore:
         return self._attempt(lambda: self._scripts[script]([prefix], args))
 
     def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
-        """The results of many (script, prefix, arguments): one round trip, but on a cluster. Raises as `run`."""
+        """The results of many (script, prefix, arguments); one round trip, or many on a cluster."""
         if self._cluster or len(calls) == 1:
             return [self.run(script, prefix, *args) for script, prefix, args in calls]
         return self._attempt(lambda: self._pipelined(calls))
