@@ -19,6 +19,12 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "k8s"
 COMPONENT, NAME = "app.kubernetes.io/component", "app.kubernetes.io/name"
 OURS = {"seed", "worker", "walker", "dashboard"}
+ADDRESSES = """
+    1.1.1.1 8.8.8.8 93.184.216.34 192.0.1.1 2606:4700::1 2a00:1450::1
+    0.0.0.0 10.0.0.1 10.96.0.10 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.1.1
+    192.0.0.1 192.0.2.1 192.88.99.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 255.255.255.255
+    ::1 fc00::1 fd00:ec2::254 fe80::1 ff02::1 2001:db8::1 2001::1 3fff::1
+"""
 
 
 def read(name):
@@ -102,7 +108,9 @@ def test_everything_referred_to_exists(resources, workloads, kustomization):
                 wanted.add(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
         if workload["kind"] == "StatefulSet":
             wanted.add(("Service", workload["spec"]["serviceName"]))
-            volumes |= {claim["metadata"]["name"]: claim for claim in workload["spec"]["volumeClaimTemplates"]}
+            volumes |= {
+                claim["metadata"]["name"]: claim for claim in workload["spec"]["volumeClaimTemplates"]
+            }
         assert wanted <= there
         assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
     redis_host = re.fullmatch(r"redis://(\w+):6379/0", settings()["TINYLM_FRONTIER_REDIS_URL"])[1]
@@ -231,12 +239,7 @@ def test_only_workers_leave_the_cluster_and_only_for_what_the_guard_calls_public
             for network, excluded in allowed
         )
 
-    for text in (
-        "1.1.1.1 8.8.8.8 93.184.216.34 192.0.1.1 2606:4700::1 2a00:1450::1 "
-        "10.0.0.1 10.96.0.10 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.1.1 0.0.0.0 "
-        "192.0.0.1 192.0.2.1 192.88.99.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 255.255.255.255 "
-        "::1 fc00::1 fd00:ec2::254 fe80::1 ff02::1 2001:db8::1 2001::1 3fff::1"
-    ).split():
+    for text in ADDRESSES.split():
         assert lets_through(ip_address(text)) == is_public(ip_address(text)), text
     assert not lets_through(ip_address("2002:7f00:1::1"))
     assert not lets_through(ip_address("64:ff9b::a00:1"))
