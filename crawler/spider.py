@@ -73,7 +73,7 @@ class LeaseSpider(Spider):
     async def _requests(self) -> AsyncIterator[Request]:
         poll = _SHORTEST_POLL
         reaped = 0.0
-        while True:
+        while not self.fatal:
             if time.monotonic() - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._reap)
                 reaped = time.monotonic()
@@ -222,13 +222,23 @@ class LeaseSpider(Spider):
 
     async def _finish(self, lease: Lease, verb: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            await asyncio.to_thread(verb, lease, *args, **kwargs)
-            beat()
+            await asyncio.to_thread(self._tell, verb, lease, *args, **kwargs)
         except LeaseLost as error:
             self.logger.warning("%s", error)
         finally:
             self._open.pop(lease.key, None)
             self._something_finished.set()
+
+    def _tell(self, verb: Callable[..., None], lease: Lease, *args: Any, **kwargs: Any) -> None:
+        """A server that stayed away is waited for once, not once a lease: those left expire."""
+        if self.fatal:
+            raise self.fatal
+        try:
+            verb(lease, *args, **kwargs)
+        except ServerError as error:
+            self.fatal = error
+            raise
+        beat()
 
     # Extraction
 
@@ -264,12 +274,11 @@ class LeaseSpider(Spider):
     # Stopping
 
     def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
-        """Scrapy's last call: what was not begun goes back at once; to a server that is away, by expiring."""
+        """Scrapy's last call: what was not begun goes back at once."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        with suppress(ServerError):
-            for lease in list(self._open.values()):
-                with suppress(LeaseLost):
-                    self.frontier.give_back(lease)
+        for lease in list(self._open.values()):
+            with suppress(TinylmError):
+                self._tell(self.frontier.give_back, lease)
 
 
 def _header(response: Response, name: str) -> str:

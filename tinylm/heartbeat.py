@@ -1,7 +1,7 @@
-"""A heartbeat: a file whose age tells a supervisor whether a process still does its work, not only that it runs.
+"""A heartbeat: a file whose age says whether a process still does its work, not only that it runs.
 
 It is touched where a loop has just turned, never by a timer, so it stops when the loop does. A check is then
-`find FILE -mmin -2 | grep -q .`, which costs a container nothing; a Python that looked would cost half a second.
+`find FILE -mmin -2 | grep -q .`, which costs nothing; a Python that looked would cost a second each time.
 """
 
 import os
