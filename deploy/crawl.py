@@ -25,6 +25,7 @@ from tinylm.processes import start, stop
 _POLL_SECONDS = 0.25
 _IDLE_POLLS = 8
 _MOST_RESTARTS = 5
+_DRAIN_SECONDS = 120.0
 
 
 @contextmanager
@@ -85,12 +86,14 @@ class Crawl:
     ) -> str:
         """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
 
-        Raises CrawlError if the server or, again and again, another part dies; nothing is lost then.
+        Raises CrawlError if the server or, again and again, another part dies, or if the walker ends before
+        all that was fetched is in a shard; nothing is lost then.
         """
         self.data.mkdir(parents=True, exist_ok=True)
         with sigterm_as_interrupt(), self._server() as (frontier, url):
             begin(frontier, self._crawl, seeds)
             environment = self._write_settings(url)
+            frontier.publish("walker", {})
             parts = self._start_parts(environment)
             try:
                 with show(frontier) as refresh:
@@ -98,7 +101,12 @@ class Crawl:
             finally:
                 workers = [process for name, process in parts.items() if name != "walk"]
                 stop(workers, patience=self._crawl.timeout + 10)
-                stop([parts["walk"]], patience=120)
+                stop([parts["walk"]], patience=_DRAIN_SECONDS)
+            if code := parts["walk"].returncode:
+                raise CrawlError(
+                    f"walk ended with code {code} before all pages were in a shard: "
+                    f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
+                )
             return reason
 
     @contextmanager
@@ -135,19 +143,23 @@ class Crawl:
         environment: dict[str, str],
         refresh: Callable[[], None],
     ) -> str:
+        """Why the crawl is over. Not before a walker is up: one that is stopped earlier commits nothing."""
         idle = 0
         while True:
             time.sleep(_POLL_SECONDS)
             refresh()
             self._check_server()
-            for name, process in parts.items():
-                if process.poll() is not None:
-                    parts[name] = self._restart(name, process, environment)
             if self._disk_is_short():
                 frontier.stop(f"less than {self._crawl.disk_reserve_gigabytes:g} GB of disk left")
-            if reason := frontier.reached():
+            walker = frontier.published("walker")
+            if walker and (reason := frontier.reached()):
                 return reason
-            resting = frontier.finished() and frontier.published("walker").get("idle", False)
+            for name, process in parts.items():
+                if process.poll() is not None:
+                    if name == "walk":
+                        frontier.publish("walker", {})
+                    parts[name] = self._restart(name, process, environment)
+            resting = frontier.finished() and walker.get("idle", False)
             idle = idle + 1 if resting else 0
             if idle >= _IDLE_POLLS:
                 return "nothing left to fetch"

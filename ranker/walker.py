@@ -74,6 +74,7 @@ class Walker:
 
     def walk(self, stop: Callable[[], bool], *, wait: float = 0.5) -> None:
         """Judge pages until `stop` says so and the stream is empty; then commit."""
+        self._publish()
         while True:
             stopping = stop()
             judged = self.step(0.0 if stopping else wait)
