@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
@@ -159,7 +160,7 @@ class Crawl:
                     if name == "walk":
                         frontier.publish("walker", {})
                     parts[name] = self._restart(name, process, environment)
-            resting = frontier.finished() and walker.get("idle", False)
+            resting = frontier.finished() and walker and _all_judged(frontier, walker)
             idle = idle + 1 if resting else 0
             if idle >= _IDLE_POLLS:
                 return "nothing left to fetch"
@@ -180,6 +181,11 @@ class Crawl:
 
     def _disk_is_short(self) -> bool:
         return shutil.disk_usage(self.data).free < self._crawl.disk_reserve_gigabytes * 1e9
+
+
+def _all_judged(frontier: Frontier, walker: dict[str, Any]) -> bool:
+    """Whether all that came in was judged, and what came of it was queued, when `walker` was published."""
+    return not frontier.read_stream(walker["positions"], 1)
 
 
 def _last_line(log: Path) -> str:

@@ -67,7 +67,6 @@ class Walker:
         self._recent_quality = 0.0
         self._committed_at = time.monotonic()
         self._uncommitted = 0
-        self._idle = False
         self._restore()
 
     # The loop
@@ -80,8 +79,8 @@ class Walker:
             judged = self.step(0.0 if stopping else wait)
             if stopping and not judged:
                 break
-            if not judged and not self._idle:
-                self._publish(idle=True)
+            if not judged:
+                self._publish()  # again: whoever began a crawl since then waits for it
             self.commit_if_due()
         self.commit()
 
@@ -250,8 +249,7 @@ class Walker:
         )
         self._publish()
 
-    def _publish(self, *, idle: bool = False) -> None:
-        self._idle = idle
+    def _publish(self) -> None:
         rows = self._writer.manifest.rows
         self._frontier.publish(
             "walker",
@@ -264,7 +262,7 @@ class Walker:
                 "quality": self._recent_quality,
                 "evidence": len(self.graph),
                 "policy": self.policy.name,
-                "idle": idle,
+                "positions": self._positions,
             },
         )
 

@@ -81,3 +81,22 @@ def test_a_walker_killed_while_it_drains_is_no_success(crawl, tmp_path):
 
     with pytest.raises(CrawlError, match="walk ended with code -9 before all pages were in a shard"):
         crawl(pages=4).run(SEEDS, shown(last=kill))
+
+
+@pytest.mark.long
+def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site, tmp_path):
+    site.on("b.test", "/", reply(200, article("late page")))
+    rests, walkers = [], []
+
+    def each(frontier):
+        if frontier.counts()["fetched"] >= 8 and frontier.finished():
+            rests.append(frontier)
+        if len(rests) == 5 and not walkers:
+            walkers.append(walker_of(tmp_path / "data"))
+            os.kill(walkers[0], signal.SIGSTOP)
+            frontier.put_seeds([Seed("http://b.test/", 1.0, "test")])
+        if len(rests) == 20:
+            os.kill(walkers[0], signal.SIGCONT)
+
+    assert crawl("b.test").run(SEEDS, shown(each=each)) == "nothing left to fetch"
+    assert site.asked("b.test", "/")
