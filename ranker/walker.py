@@ -145,7 +145,8 @@ class Walker:
         if page.text:
             chosen = evidence.karma > 0 and verdict.keep
             self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
-        self.policy.observe(page.url, locate(page.url).host, worth, evidence)
+        if page.reason != "redirect":
+            self.policy.observe(page.url, locate(page.url).host, worth, evidence)
         self._follow(page, evidence, worth, discovered)
         self._keep(page, document_id, verdict, quality, evidence)
 
@@ -173,7 +174,9 @@ class Walker:
             for link in page.links
             if not link.nofollow and not link.url.partition("?")[0].lower().endswith(_BINARY)
         }
-        for key, target in self.graph.link(evidence, worth, urls).items():
+        moved = page.reason == "redirect"
+        found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)
+        for key, target in found.items():
             url = urls[key]
             discovered[url] = self.policy.promise(url, locate(url).host, target)
 

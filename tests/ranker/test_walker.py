@@ -109,6 +109,35 @@ def test_seeds_are_queued_and_pages_kept_and_their_links_followed(frontier, tmp_
     assert row["url"] == "https://a.test/"
 
 
+def test_a_seed_that_moved_is_still_what_people_chose(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        untouched = walker.policy.state()
+        frontier.put_seeds([Seed("http://x.test/", 500.0, "test")])
+        walker.step()
+        there = (Link("https://x.test/", "", "", False),)
+        fetch(frontier, take(frontier), "", reason="redirect", links=there)
+        walker.step()
+        assert walker.policy.state() == untouched
+        fetch(frontier, take(frontier), prose(1))
+        walker.step()
+        walker.commit()
+    (row,) = ShardReader(tmp_path, split="all")
+    assert (row["url"], row["karma"], row["inlinks"]) == ("https://x.test/", 500.0, 0)
+
+
+def test_a_redirect_without_end_ends(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG, deepest=3)
+        frontier.put_seeds([Seed("https://x.test/0", 500.0, "test")])
+        walker.step()
+        for hop in range(1, 5):
+            further = (Link(f"https://x.test/{hop}", "", "", False),)
+            fetch(frontier, take(frontier), "", reason="redirect", links=further)
+            walker.step()
+        assert frontier.finished()
+
+
 def test_the_stream_is_forgotten_only_once_it_is_committed(frontier, tmp_path):
     put(frontier, "https://a.test/1")
     with ShardWriter(tmp_path, crawl_id="c") as writer:
