@@ -92,7 +92,7 @@ def begin(
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
 ) -> None:
-    """Set the limits of a crawl whose workers run elsewhere, and give it those SEEDS it has not had.
+    """Set the limits of a crawl whose workers run elsewhere, and give it SEEDS; those it has had count once.
 
     Hours count from now; a crawl that reached a limit goes on when it is set higher. Seeds may also be in the
     variable TINYLM_SEEDS.
@@ -104,8 +104,8 @@ def begin(
     crawl.check_user_agent()
     found = [seed for given in seeds for seed in read_seeds(given)]
     with open_frontier(frontier) as opened:
-        new = begin_crawl(opened, crawl, found)
-    print(f"crawl {frontier.crawl_id!r}: {new:,} new seeds; stops at {crawl.pages:,} pages")
+        given = begin_crawl(opened, crawl, found)
+    print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
 
 
 @app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))

@@ -1,7 +1,5 @@
 """`tinylm crawl`: a whole crawl on one machine, its parts as children, watched, and stopped in order."""
 
-import hashlib
-import json
 import shutil
 import signal
 import subprocess
@@ -45,18 +43,9 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
 
 
 def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the limits of a crawl, and give it `seeds` unless it was given the same ones before.
-
-    Returns how many were given. A seed's votes would count twice if it was given twice.
-    """
+    """Set the limits of a crawl and give it `seeds`; returns how many. What it had before counts once."""
     frontier.set_limits(limits_from_now(crawl))
-    given = frontier.published("seeds")
-    digest = hashlib.sha256(json.dumps(seeds).encode()).hexdigest()
-    if digest in given:
-        return 0
-    total = frontier.put_seeds(seeds)
-    frontier.publish("seeds", {**given, digest: total})
-    return total
+    return frontier.put_seeds(seeds)
 
 
 @contextmanager
@@ -185,7 +174,7 @@ class Crawl:
 
 def _all_judged(frontier: Frontier, walker: dict[str, Any]) -> bool:
     """Whether all that came in was judged, and what came of it was queued, when `walker` was published."""
-    return not frontier.read_stream(walker["positions"], 1)
+    return not walker["seeds_waiting"] and not frontier.read_stream(walker["positions"], 1)
 
 
 def _last_line(log: Path) -> str:
