@@ -13,6 +13,8 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
+_LEASE_MARGIN = 15.0
+"""Seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
@@ -65,7 +67,7 @@ class FrontierConfig:
     attempts: int = 3
     """Failures after which a URL is a dead letter."""
     lease_seconds: float = 120.0
-    """Time a worker has to finish a URL before another may take it."""
+    """Time a worker has to finish a URL before another may take it; well above its two timeouts."""
     exploration: float = 0.05
     """Share of leases drawn at random, with their propensity logged, so that the policy keeps learning."""
     backlog: int = 20_000
@@ -155,3 +157,10 @@ class CrawlConfig:
             self.user_agent,
             'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"',
         )
+
+    def check_lease(self, lease_seconds: float) -> None:
+        """Raise ConfigError if a lease could run out while its request is out: that would go out twice."""
+        least = self.timeout + self.extract_timeout + _LEASE_MARGIN
+        parts = f"timeout = {self.timeout:g}, extract_timeout = {self.extract_timeout:g}"
+        rule = f"must be above {least:g}: {parts} and {_LEASE_MARGIN:g} more"
+        require(lease_seconds > least, "lease_seconds", lease_seconds, rule)

@@ -120,6 +120,7 @@ def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = 
 
     setup("worker")
     crawl.check_user_agent()
+    crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
         run(opened, crawl)

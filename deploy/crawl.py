@@ -67,6 +67,7 @@ class Crawl:
 
     def __init__(self, frontier: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
         crawl.check_user_agent()
+        crawl.check_lease(frontier.lease_seconds)
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
         self.data = frontier.data
         self._restarts = 0

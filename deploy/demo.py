@@ -96,7 +96,7 @@ def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cr
         delay=_DELAY,
         latency_factor=1.0,
         backoff=2.0,
-        lease_seconds=30.0,
+        lease_seconds=40.0,
         pages_per_host=_PAGES // 8,
     )
     crawl = CrawlConfig(
@@ -108,6 +108,7 @@ def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cr
         resolve=tuple(web["resolve"]),
         concurrency=8,
         timeout=15.0,
+        extract_timeout=5.0,
     )
     return frontier, crawl, WalkConfig(shard_seconds=10.0, row_group_rows=64)
 

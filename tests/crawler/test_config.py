@@ -62,7 +62,17 @@ def test_a_crawl_setting_that_cannot_work_is_refused(field, value):
         CrawlConfig(**{field: value})
 
 
+def test_a_lease_that_may_run_out_before_its_request_is_refused_by_all_names():
+    config = CrawlConfig(timeout=15, extract_timeout=5)
+    config.check_lease(36)
+    with pytest.raises(
+        ConfigError, match=r"^lease_seconds = 35: must be above 35: timeout = 15, extract_timeout = 5"
+    ):
+        config.check_lease(35)
+
+
 def test_the_defaults_work():
+    CrawlConfig().check_lease(FrontierConfig().lease_seconds)
     assert FrontierConfig().shards == FrontierConfig().data / "shards"
     assert CrawlConfig().allowed_networks == ("public",)
 

@@ -17,7 +17,7 @@ TOKENIZER = Tokenizer.train(["one two three"] * 3, 270)
 
 @pytest.fixture
 def talk(tmp_path, monkeypatch, capsys):
-    """`talk(token, *lines)`: what the terminal shows when a model that only knows `token` is asked `lines`."""
+    """`talk(token, *lines)`: what the terminal shows when a model that knows but `token` is asked."""
     shape = {"sequence_len": 64, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "device_batch_size": 1}
     config = PretrainConfig(**shape, tokens_per_step=64, tied_embeddings=False, out=tmp_path / "run")
 

@@ -165,7 +165,9 @@ class Cluster:
         crawl = {
             "TINYLM_CRAWL_ALLOWED_NETWORKS": f"{WEB}/32:8000",
             "TINYLM_CRAWL_RESOLVE": " ".join(f"{host}={WEB}:8000" for host in sorted(hosts)),
-            "TINYLM_FRONTIER_LEASE_SECONDS": "10",
+            "TINYLM_FRONTIER_LEASE_SECONDS": "25",
+            "TINYLM_CRAWL_TIMEOUT": "5",
+            "TINYLM_CRAWL_EXTRACT_TIMEOUT": "4",
             "TINYLM_FRONTIER_LATENCY_FACTOR": "0",
         }
         check = "import socket; socket.create_connection(('127.0.0.1', 8000))"
