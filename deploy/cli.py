@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -159,13 +160,13 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
     from rich.console import Console
 
-    from deploy.crawl import open_frontier
+    from deploy.crawl import attach
     from deploy.display import CrawlDisplay
 
-    with open_frontier(frontier) as opened:
-        Console().print(CrawlDisplay(opened).table())
-        if reason := opened.reached():
-            print(f"stopped: {reason}")
+    attached = attach(frontier)
+    Console().print(CrawlDisplay(attached).table())
+    if reason := attached.reached():
+        print(f"stopped: {reason}")
 
 
 shards = app.command(App(name="shards", help="Look after a corpus."))
@@ -273,7 +274,7 @@ def dashboard(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> None:
-    """Show crawl and training live on one web page.
+    """Show crawl and training live on one web page, now or once they begin.
 
     Parameters
     ----------
@@ -284,11 +285,10 @@ def dashboard(
     port
         Port to listen on.
     """
-    from deploy.crawl import open_frontier
+    from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    with open_frontier(frontier) as opened:
-        serve(opened, frontier.shards, runs, host=host, port=port)
+    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port)
 
 
 @app.command

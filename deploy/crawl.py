@@ -27,6 +27,10 @@ _MOST_RESTARTS = 5
 _DRAIN_SECONDS = 120.0
 
 
+class NoServer(CrawlError):
+    """There is nothing to look at: whoever only looks starts no server, which would end with it."""
+
+
 @contextmanager
 def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
     """The frontier on the server that `config` names, or on the embedded one in its data directory."""
@@ -35,6 +39,14 @@ def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
         return
     with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
         yield Frontier(connect(server.url), config)
+
+
+def attach(config: FrontierConfig) -> Frontier:
+    """The frontier as `open_frontier` has it, of a server that runs already; raises NoServer if none does."""
+    server = EmbeddedServer(config.data / "redis")
+    if not config.redis_url and not server.answers():
+        raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
+    return Frontier(connect(config.redis_url or server.url), config)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:

@@ -92,7 +92,6 @@ def _crawl(data: Path) -> None:
 def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, CrawlConfig, WalkConfig]:
     frontier = FrontierConfig(
         data=data,
-        crawl_id="demo",
         delay=_DELAY,
         latency_factor=1.0,
         backoff=2.0,
