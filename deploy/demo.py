@@ -130,6 +130,8 @@ def _local_web(data: Path) -> Iterator[dict[str, Any]]:
         web: dict[str, Any] = json.loads(ready.read_text())
         console.print(f"a web of {len(web['resolve'])} hosts on loopback, port {web['port']}", style="dim")
         yield web
+        if process.poll() is not None:
+            raise StageError(f"the local web died; see {log}, and start the same command again")
     finally:
         stop([process], patience=10)
 

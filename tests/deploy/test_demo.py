@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crawler.config import FrontierConfig
-from deploy.demo import _crawl_settings, _next_steps
+from deploy.demo import StageError, _crawl_settings, _local_web, _next_steps
 from deploy.localweb.audit import Audit, audit
 from deploy.localweb.hosts import build_hosts
 from deploy.localweb.sites import Web, discover
@@ -130,6 +130,18 @@ def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path
     check_what_it_left(data, tmp_path / "demo.log")
     assert sum(1 for _ in ShardReader(data / "shards", split="all")) >= 1000
     assert json.loads((data / "pretrain" / "evaluation.json").read_text())["val_bpb"] < 2.6
+
+
+def test_a_web_that_died_is_an_error_and_no_finished_crawl(tmp_path: Path) -> None:
+    def crawl() -> None:
+        with _local_web(tmp_path):
+            web = next(processes_of(tmp_path, "deploy.localweb"))
+            os.kill(web, signal.SIGKILL)
+            while ") Z " not in Path(f"/proc/{web}/stat").read_text():
+                time.sleep(0.02)
+
+    with pytest.raises(StageError, match="the local web died"):
+        crawl()
 
 
 def test_the_commands_it_ends_with_find_what_it_made(tmp_path: Path) -> None:
