@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -21,6 +22,13 @@ def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raise ConfigError naming the field and its value unless `condition`."""
     if not condition:
         raise ConfigError(f"{field} = {value!r}: {rule}")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        return not url or (urlsplit(url).scheme in ("redis", "rediss", "unix") and urlsplit(url).port != 0)
+    except ValueError:
+        return False
 
 
 def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
@@ -82,6 +90,8 @@ class FrontierConfig:
             self.crawl_id,
             "letters, digits and _ . - only",
         )
+        rule = "a URL such as redis://host:6379/0 or unix:///path, or empty"
+        require(_is_server(self.redis_url), "redis_url", self.redis_url, rule)
         require(1 <= self.partitions <= 4096, "partitions", self.partitions, "1 to 4096")
         for name in ("delay", "latency_factor", "longest_delay", "backoff"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
@@ -134,11 +144,11 @@ class CrawlConfig:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("gigabytes", "hours", "megabytes_per_page"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
         for name in ("disk_reserve_gigabytes", "deepest"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":
                 parse_network(entry)

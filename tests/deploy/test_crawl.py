@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -100,3 +102,13 @@ def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site,
 
     assert crawl("b.test").run(SEEDS, shown(each=each)) == "nothing left to fetch"
     assert site.asked("b.test", "/")
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    data = tmp_path / "file" / "data"
+    argv = ["crawl", "http://a.test/", "--data", str(data), "--allowed-networks", "127.0.0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *argv], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, f"error: {data}: Not a directory\n")
