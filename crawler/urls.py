@@ -9,11 +9,16 @@ backslashes are slashes, tabs and line breaks are nothing, `http:/host` has a ho
 import hashlib
 import re
 import socket
+from functools import cache, lru_cache
 from ipaddress import IPv6Address
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 
+if TYPE_CHECKING:
+    from tldextract import TLDExtract
+
 MOST_CHARACTERS = 2048
+_DOMAINS_REMEMBERED = 100_000
 _TRACKING = re.compile(
     r"(utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id|_hs(enc|mi)|ref_src|ref_url)(=|$)",
     re.IGNORECASE,
@@ -152,3 +157,18 @@ def url_at(host: str, member: str) -> str:
         return f"https://{host}{member}"
     scheme, _, path = member.partition(":")
     return f"{scheme}://{host}{path}"
+
+
+@lru_cache(maxsize=_DOMAINS_REMEMBERED)
+def domain(host: str) -> str:
+    """The registrable domain of a host (Public Suffix List, as packed in tldextract), or the host itself."""
+    name = host.partition(":")[0]
+    return _suffixes().extract_str(name).top_domain_under_public_suffix or name
+
+
+@cache
+def _suffixes() -> "TLDExtract":
+    """Loaded when it is first wanted: who only keeps a frontier needs none. Nothing is downloaded."""
+    from tldextract import TLDExtract
+
+    return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)

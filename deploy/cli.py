@@ -169,6 +169,9 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
         print(f"stopped: {reason}")
 
 
+app.command("deploy.steering:app", name="frontier", help="Look after a running crawl: what waits, and why.")
+
+
 shards = app.command(App(name="shards", help="Look after a corpus."))
 
 

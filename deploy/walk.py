@@ -4,9 +4,11 @@ import logging
 import shutil
 import signal
 import threading
+from contextlib import AbstractContextManager, nullcontext
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
+from crawler.frontier.spill import Spill
 from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.errors import ShardsLocked
@@ -31,9 +33,17 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
         beat()
         return stopping.is_set() or _disk_is_short(frontier, config, crawl)
 
-    with writer:
+    with writer, _spill(frontier, config) as spill:
         log.info("walking %s", config.shards)
-        Walker(frontier, writer, walk, deepest=crawl.deepest).walk(stop)
+        Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill).walk(stop)
+
+
+def _spill(frontier: Frontier, config: FrontierConfig) -> AbstractContextManager[Spill | None]:
+    """What memory has no room for goes to disk, or nothing does."""
+    if not config.spill:
+        return nullcontext()
+    path = config.data / "frontier.sqlite"
+    return Spill(frontier, path, partitions=config.partitions, hot=config.hot_per_host)
 
 
 def _wait_for_writer(

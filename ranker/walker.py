@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from crawler.errors import FrontierFull
-from crawler.frontier import Discovered, Entry, Frontier
+from crawler.frontier import SEED, Discovered, Entry, Frontier
+from crawler.frontier.spill import Spill
 from crawler.page import Page
 from crawler.seeds import Seed
-from crawler.urls import fingerprint, locate
+from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.evidence import Evidence, LinkGraph
 from ranker.known import Known
@@ -42,6 +43,8 @@ _BINARY = (
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
+Links = dict[str, Discovered]
+"""By URL: what a step is going to put."""
 
 
 class Walker:
@@ -51,7 +54,13 @@ class Walker:
     """
 
     def __init__(
-        self, frontier: Frontier, writer: ShardWriter, config: WalkConfig, *, deepest: int = 30
+        self,
+        frontier: Frontier,
+        writer: ShardWriter,
+        config: WalkConfig,
+        *,
+        deepest: int = 30,
+        spill: Spill | None = None,
     ) -> None:
         if config.policy not in POLICIES:
             raise ConfigError(f"policy = {config.policy!r}: there is {', '.join(sorted(POLICIES))}")
@@ -59,6 +68,7 @@ class Walker:
         self._writer = writer
         self._config = config
         self._deepest = deepest
+        self._spill = spill
         self.policy = POLICIES[config.policy]()
         self.quality = HashedLinear()
         self.graph = LinkGraph()
@@ -90,7 +100,7 @@ class Walker:
         """Judge the next entries of the stream; returns how many there were."""
         entries = self._frontier.read_stream(self._positions, _BATCH, wait)
         hosts: set[str] = set()
-        discovered: dict[str, float] = {}
+        discovered: Links = {}
         for entry in entries:
             self._take(entry, discovered, hosts)
             self._positions[entry.partition] = entry.id
@@ -100,31 +110,33 @@ class Walker:
         self._reprice(hosts, discovered)
         self._price_seeds(discovered)
         self._push(discovered)
+        if self._spill:
+            self._spill.turn()
         if hosts:
             self._frontier.steer({host: self.policy.host_index(host) for host in hosts})
         if entries:
             self._publish()
         return len(entries)
 
-    def _take(self, entry: Entry, discovered: dict[str, float], hosts: set[str]) -> None:
+    def _take(self, entry: Entry, discovered: Links, hosts: set[str]) -> None:
         if isinstance(entry.content, Page):
             hosts.add(locate(entry.content.url).host)
             self._judge(entry.content, discovered)
         else:
             self._seed(entry.content)
 
-    def _reprice(self, hosts: set[str], discovered: dict[str, float]) -> None:
+    def _reprice(self, hosts: set[str], discovered: Links) -> None:
         """What was learned changes what queued URLs promise: of the best of `hosts`, at once."""
         for url in self._frontier.best_queued(hosts, _REPRICED_URLS):
             evidence = self.graph.queued(fingerprint(url))
             if evidence and url not in discovered:
-                discovered[url] = self.policy.promise(url, locate(url).host, evidence)
+                discovered[url] = Discovered(url, self.policy.promise(url, locate(url).host, evidence))
 
-    def _push(self, discovered: Mapping[str, float]) -> None:
+    def _push(self, discovered: Mapping[str, Discovered]) -> None:
         """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
         try:
-            self._frontier.put(Discovered(url, promise) for url, promise in discovered.items())
-            self._unpushed.clear()
+            self._frontier.put(discovered.values())
+            self._unpushed -= discovered.keys()
         except FrontierFull as error:
             links = len(discovered.keys() - self._unpushed)
             self.dropped += Counter(links_while_full=links)
@@ -147,12 +159,13 @@ class Walker:
             if self.graph.seed(fingerprint(seed.url), seed.prior, float(np.log1p(max(0.0, seed.prior)))):
                 self._unpushed.add(seed.url)
 
-    def _price_seeds(self, discovered: dict[str, float]) -> None:
+    def _price_seeds(self, discovered: Links) -> None:
         for url in self._unpushed:
             if evidence := self.graph.queued(fingerprint(url)):
-                discovered[url] = self.policy.promise(url, locate(url).host, evidence)
+                promise = self.policy.promise(url, locate(url).host, evidence)
+                discovered[url] = Discovered(url, promise, SEED)
 
-    def _judge(self, page: Page, discovered: dict[str, float]) -> None:
+    def _judge(self, page: Page, discovered: Links) -> None:
         key = fingerprint(page.url)
         document_id = f"{key:016x}-{page.fetch_no}"
         if _number(document_id) in self._ids:
@@ -186,7 +199,7 @@ class Walker:
             return Verdict(False, "duplicate")
         return judge(page.text)
 
-    def _follow(self, page: Page, evidence: Evidence, worth: float, discovered: dict[str, float]) -> None:
+    def _follow(self, page: Page, evidence: Evidence, worth: float, discovered: Links) -> None:
         if evidence.depth >= self._deepest:
             return
         urls = {
@@ -196,9 +209,12 @@ class Walker:
         }
         moved = page.reason == "redirect"
         found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)
+        source = domain(locate(page.url).host)
         for key, target in found.items():
-            url = urls[key]
-            discovered[url] = self.policy.promise(url, locate(url).host, target)
+            host = locate(urls[key]).host
+            referrer = source if domain(host) != source else ""
+            promise = self.policy.promise(urls[key], host, target)
+            discovered[urls[key]] = Discovered(urls[key], promise, referrer)
 
     # What is kept of it
 
@@ -298,6 +314,7 @@ class Walker:
             "policy": self.policy.state(),
             "quality": self._recent_quality,
             "unpushed": sorted(self._unpushed),
+            "pushed": self._frontier.recent(),
         }
         arrays = {
             f"{owner}.{name}": value
@@ -330,6 +347,8 @@ class Walker:
         self.policy.restore(plain["policy"])
         self._recent_quality = plain["quality"]
         self._unpushed = set(plain["unpushed"])
+        # The server may have lost power with us, and with it the last links of pages that count as judged.
+        self._push({url: Discovered(url, promise, referrer) for url, promise, referrer in plain["pushed"]})
         self._frontier.trim_stream(self._writer.manifest.positions)
 
 

@@ -1,0 +1,100 @@
+"""`tinylm frontier`: what a person may say to a crawl while it runs."""
+
+import time
+
+from cyclopts import App
+from rich.console import Console
+from rich.table import Table
+
+from crawler.config import FrontierConfig
+from crawler.errors import FrontierError
+from crawler.urls import canonicalize
+from deploy.crawl import attach
+from tinylm.config import layers
+
+app = App(
+    name="frontier",
+    help="Look after a crawl: what waits and why, hosts to pause or take down, dead letters.",
+    config=layers(frontier=FrontierConfig),
+)
+
+_CAUSES = {
+    "ready": "may be asked now",
+    "cooling": "rest between requests",
+    "blocked": "of those, asked for their rest (Retry-After, back-off) or were told to",
+    "in_flight": "are being asked",
+    "budget_spent": "have had their pages_per_host",
+    "paused": "were paused",
+    "on_disk": "wait for what was spilled to come back",
+    "no_robots": "have no robots.txt that answers",
+}
+
+
+@app.command
+def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """How many hosts give nothing now, by cause, and when the next one wakes."""
+    idle = attach(frontier).why_idle()
+    table = Table.grid(padding=(0, 2))
+    for cause, words in _CAUSES.items():
+        table.add_row(f"{idle[cause]:,}", "hosts" if idle[cause] != 1 else "host", words)
+    Console().print(table)
+    wake = idle["next_wake_seconds"]
+    print("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
+
+
+@app.command
+def pause(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Lease nothing of HOST, of this crawl, or of --everything on the server, until it is resumed."""
+    attach(frontier).pause(host, everything=everything)
+
+
+@app.command
+def resume(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Go on with what was paused in the same words."""
+    attach(frontier).resume(host, everything=everything)
+
+
+@app.command
+def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Ask nothing of HOST for SECONDS."""
+    attach(frontier).block_until(host, time.time() + seconds)
+
+
+@app.command
+def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Never fetch WHAT, a host or a URL, again, and forget what is queued of it.
+
+    What is in the corpus already stays there.
+    """
+    known = attach(frontier).take_down(_canonical(what) if "://" in what else what.lower())
+    print("taken down" if known else "taken down before it was met")
+
+
+@app.command
+def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """List the dead letters: URLs given up after too many attempts, and why."""
+    for url, reason in attach(frontier).dead_letters():
+        print(f"{reason}\t{url}")
+
+
+@app.command
+def retry(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
+    """Queue the dead letters URLS, or --all, again."""
+    opened = attach(frontier)
+    chosen = [url for url, _ in opened.dead_letters()] if all else [_canonical(url) for url in urls]
+    print(f"{sum(map(opened.retry, chosen)):,} queued again")
+
+
+@app.command
+def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
+    """Forget the dead letters URLS, or --all; they are not fetched even if somebody links to them."""
+    opened = attach(frontier)
+    chosen = [url for url, _ in opened.dead_letters()] if all else [_canonical(url) for url in urls]
+    print(f"{sum(map(opened.drop, chosen)):,} dropped")
+
+
+def _canonical(url: str) -> str:
+    canonical = canonicalize(url)
+    if canonical is None:
+        raise FrontierError(f"{url!r} is not an http or https URL")
+    return canonical
