@@ -168,6 +168,7 @@ class EmbeddedServer:
             "maxmemory": self._memory,
             "maxmemory-policy": "noeviction",
             "set-max-intset-entries": "4096",
+            "zset-max-listpack-value": "512",
         }
         return [part for name, value in options.items() for part in (f"--{name}", value)]
 

@@ -110,7 +110,7 @@ class Walker:
         self._reprice(hosts, discovered)
         self._price_seeds(discovered)
         self._push(discovered)
-        if self._spill:
+        if self._spill is not None:
             self._spill.turn()
         if hosts:
             self._frontier.steer({host: self.policy.host_index(host) for host in hosts})

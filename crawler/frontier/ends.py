@@ -25,7 +25,7 @@ class Ends(ABC):
             body, etag, modified = page.to_bytes(), page.etag, page.last_modified
             digest = "" if page.unchanged else page.content_sha256[:16] or page.reason
         again = ms(self._config.recrawl_days * 86400)
-        self._finish("ack", lease, ms(self._rest(latency)), size, body, again, digest, etag, modified)
+        self._finish("ack", lease, again, ms(self._rest(latency)), size, body, digest, etag, modified)
 
     def ack_robots(
         self,
@@ -83,8 +83,19 @@ class Ends(ABC):
         return max(config.delay, min(config.latency_factor * latency, config.longest_delay))
 
 
+_ACKS_AT_ONCE = 64
 Call = tuple[str, int, tuple[Any, ...]]
 """A script, its partition and its arguments."""
+End = tuple[Lease, tuple[Any, ...]]
+
+
+def call_for(script: str, partition: int, ends: list[End]) -> Call:
+    """The call that ends leases of one partition: as many as there are for ack, one for the others."""
+    if script != "ack":
+        [(lease, args)] = ends
+        return script, partition, (lease.token, *args)
+    again = ends[0][1][0]
+    return script, partition, (again, *(part for lease, args in ends for part in (lease.token, *args[1:])))
 
 
 class Batch(Ends):
@@ -93,19 +104,28 @@ class Batch(Ends):
     def __init__(self, config: FrontierConfig, send: Callable[[list[Call]], list[Any]]) -> None:
         self._config = config
         self._send = send
-        self._leases: list[Lease] = []
-        self._calls: list[Call] = []
+        self._ends: dict[tuple[str, int], list[End]] = {}
 
     def _finish(self, script: str, lease: Lease, *args: Any) -> None:
-        self._leases.append(lease)
-        self._calls.append((script, lease.partition, (lease.token, *args)))
+        self._ends.setdefault((script, lease.partition), []).append((lease, args))
 
     def send(self) -> list[Lease]:
         """Say all of it; returns the leases that were no longer ours."""
-        held = self._send(self._calls) if self._calls else []
-        lost = [lease for lease, was_ours in zip(self._leases, held, strict=True) if not was_ours]
-        self._leases, self._calls = [], []
-        return lost
+        ends, self._ends = self._ends, {}
+        calls: list[Call] = []
+        leases: list[list[Lease]] = []
+        for (script, partition), group in ends.items():
+            size = _ACKS_AT_ONCE if script == "ack" else 1
+            for part in (group[start : start + size] for start in range(0, len(group), size)):
+                calls.append(call_for(script, partition, part))
+                leases.append([lease for lease, _ in part])
+        held = self._send(calls) if calls else []
+        return [
+            lease
+            for group, answer in zip(leases, held, strict=True)
+            for lease, was_ours in zip(group, answer if isinstance(answer, list) else [answer], strict=True)
+            if not was_ours
+        ]
 
 
 def ms(seconds: float) -> int:

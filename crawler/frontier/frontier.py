@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
-from crawler.frontier.ends import Batch, Call, Ends, ms
+from crawler.frontier.ends import Batch, Call, Ends, call_for, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.page import Page
 from crawler.seeds import Seed
@@ -26,7 +26,7 @@ from crawler.urls import fingerprint, locate, url_at
 
 STATE_VERSION = 2
 _PROMISE = 10_000
-_SEEN_SHARDS = 1 << 16
+_SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
 _PUSH_BATCH = 500
@@ -209,7 +209,8 @@ class Frontier(Ends):
         return max(0, limits.pages - counts["fetched"] - counts["leased"])
 
     def _finish(self, script: str, lease: Lease, *args: Any) -> None:
-        if not self._run(script, lease.partition, lease.token, *args):
+        answer = self._run_all([call_for(script, lease.partition, [(lease, args)])])[0]
+        if answer in (0, [0]):
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
     def batch(self) -> Batch:

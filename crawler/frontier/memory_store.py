@@ -222,8 +222,11 @@ class Partition:
             entry_id = f"{last[0]}-{int(last[1]) + 1}"
         self.stream.append((entry_id, {kind: content}))
 
-    def ack(
-        self, token: int, rest: int, size: int, page: bytes, again: int, digest: str, etag: str, modified: str
+    def ack(self, again: int, *ends: Any) -> list[int]:
+        return [self._ack(again, *end) for end in zip(*(ends[n::7] for n in range(7)), strict=True)]
+
+    def _ack(
+        self, again: int, token: int, rest: int, size: int, page: bytes, digest: str, etag: str, modified: str
     ) -> int:
         if not (taken := self._take(token)):
             return 0

@@ -72,7 +72,7 @@ class Spill:
         self._frontier.has_disk = False
         self._db.close()
 
-    def __len__(self) -> int:
+    def count(self) -> int:
         """URLs on disk that are not on their way back."""
         [count] = self._db.execute("SELECT count(*) FROM url WHERE batch = 0").fetchone()
         return int(count)

@@ -45,18 +45,21 @@ for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, 
 end
 
 local WOKEN = 64 + 4 * n
-for _, host in ipairs(call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN)) do
+local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
+if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
+for _, host in ipairs(woken) do
   local known = call('HMGET', p .. 'h:' .. host, 'fetched', 'index', 'chosen', 'crawl_delay')
   local fetched, delay = tonumber(known[1] or 0), tonumber(known[4] or 0)
-  call('ZREM', p .. 'cooling', host)
   if now < restarted + delay then
     call('ZADD', p .. 'cooling', restarted + delay, host)
   elseif fetched >= math.min(found, most) and fetched >= budget_of(host, known[3]) then
     call('SADD', p .. 'spent', host)
   else
-    call('ZADD', p .. 'ready', rank(host, known[2]), host)
+    ready[#ready + 1] = rank(host, known[2])
+    ready[#ready + 1] = host
   end
 end
+if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 
 -- The host that is next, out of `ready`; whether it was explored, and was the best.
 local function choose_host()
@@ -69,6 +72,7 @@ local function choose_host()
   return host, true, best
 end
 
+local taken = 0
 local function choose_url(host, hosts, explored, best_host)
   local queue = p .. 'q:' .. host
   local first, urls = call('ZREVRANGE', queue, 0, 0, 'WITHSCORES'), call('ZCARD', queue)
@@ -80,7 +84,7 @@ local function choose_url(host, hosts, explored, best_host)
   local propensity = exploration / (hosts * urls)
   if best_host and member == first[1] then propensity = propensity + 1 - exploration end
   call('ZREM', queue, member)
-  count('queued', -1)
+  taken = taken + 1
   return member, promise, propensity, urls - 1
 end
 
@@ -113,7 +117,8 @@ local function recall(lease)
   return lease
 end
 
-local leases, token = {}, call('INCRBY', p .. 'token', n) - n
+local leases, deadlines, by_token = {}, {}, {}
+local token = call('INCRBY', p .. 'token', n) - n
 local hosts = call('ZCARD', p .. 'ready')
 while #leases < n and hosts > 0 do
   local host, explored, best = choose_host()
@@ -139,12 +144,19 @@ while #leases < n and hosts > 0 do
     token = token + 1
     lease.token = token
     local encoded = cjson.encode(lease)
-    call('ZADD', p .. 'deadlines', now + ttl, token)
-    call('HSET', p .. 'leases', token, encoded)
     call('HSET', p .. 'h:' .. host, 'inflight', token)
     leases[#leases + 1] = encoded
+    deadlines[#deadlines + 1] = now + ttl
+    deadlines[#deadlines + 1] = token
+    by_token[#by_token + 1] = token
+    by_token[#by_token + 1] = encoded
   else
     place(host, tonumber(known[4]))
   end
 end
+if #leases > 0 then
+  call('ZADD', p .. 'deadlines', unpack(deadlines))
+  call('HSET', p .. 'leases', unpack(by_token))
+end
+count('queued', -taken)
 return leases

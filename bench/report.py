@@ -1,0 +1,25 @@
+"""The last line of a benchmark: its figures as JSON, with what they were measured on."""
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tinylm import __version__
+
+
+def report(figures: dict[str, Any], out: Path | None, *packages: str) -> None:
+    """Print `figures` with the commit, the machine and the versions of `packages`; `out` gets them too."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    found = figures | {
+        "commit": commit.stdout.strip(),
+        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"tinylm": __version__, "python": platform.python_version()}
+        | {package: version(package) for package in packages},
+    }
+    if out:
+        out.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
