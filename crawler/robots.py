@@ -1,15 +1,26 @@
 """What a server asks of crawlers: robots.txt (RFC 9309) by protego, and Retry-After (RFC 9110)."""
 
+import codecs
 import re
 import time
+from collections.abc import Iterable, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from protego import Protego
 
+from crawler.optout import usage
+from crawler.urls import canonicalize
+
 VALID_SECONDS = 24 * 3600.0
 MOST_BYTES = 512 * 1024
 """RFC 9309 asks for at least 500 KiB; what is longer is cut there."""
+_MOST_CATEGORIES = 16
+_MOST_SITEMAPS = 1000
+_AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
+_SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
+_USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
+_OTHER_RULE = "Disallow: /"
 _SECONDS = re.compile(r"^[0-9]{1,9}$")
 
 
@@ -19,6 +30,7 @@ class Rules:
     def __init__(self, text: str, user_agent: str) -> None:
         self._parsed = Protego.parse(text)
         self._agent = product_token(user_agent)
+        self._refusals = _refusals(text)
 
     def allow(self, url: str) -> bool:
         """Whether `url` may be fetched."""
@@ -29,6 +41,50 @@ class Rules:
         """Seconds between requests that the host asks for; 0 if it does not."""
         return float(self._parsed.crawl_delay(self._agent) or 0.0)
 
+    def opt_out(self, url: str) -> tuple[str, ...]:
+        """What `url` is not for, by lines Content-Usage and Content-Signal: `robots:train-ai=n`."""
+        return tuple(
+            f"robots:{statement}"
+            for statement, rules in self._refusals.items()
+            if rules.can_fetch(url, self._agent)
+        )
+
+    def sitemaps(self, url: str) -> tuple[str, ...]:
+        """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
+        named = (canonicalize(sitemap, url) for sitemap in self._parsed.sitemaps)
+        return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))[:_MOST_SITEMAPS]
+
+
+def _refusals(text: str) -> dict[str, Protego]:
+    """For each use that is refused anywhere: rules that "allow" exactly the URLs that are not for it.
+
+    Groups and longest matches are those of Allow and Disallow, so protego is asked about lines put in their
+    words. At equal length it is Allow that wins, and here the refusal.
+    """
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    stated = [use for line in lines if (match := _USAGE_LINE.match(line)) for use in usage(match[2])]
+    refused = {category: statement for category, statement, refuses in stated if refuses}
+    return {
+        statement: Protego.parse("\n".join(_in_words_of_robots(lines, category)))
+        for category, statement in list(refused.items())[:_MOST_CATEGORIES]
+    }
+
+
+def _in_words_of_robots(lines: Iterable[str], category: str) -> Iterator[str]:
+    """What stands before any group is for all; other rules only end a group's list of agents."""
+    yield "User-agent: *"
+    yield _OTHER_RULE
+    for line in lines:
+        if match := _USAGE_LINE.match(line):
+            for named, _, refuses in usage(match[2]):
+                if named == category:
+                    yield f"{'Allow' if refuses else 'Disallow'}: {match[1] or '/'}"
+            yield _OTHER_RULE
+        elif _AGENT_LINE.match(line):
+            yield line
+        elif ":" in line and not _SITE_LINE.match(line):
+            yield _OTHER_RULE
+
 
 def interpret(status: int, body: bytes) -> str | None:
     """The rules an answer to robots.txt stands for (RFC 9309, section 2.3.1).
@@ -36,15 +92,18 @@ def interpret(status: int, body: bytes) -> str | None:
     2xx is the rules, 4xx allows all; None (5xx, 429): nothing may be fetched until the host answers.
     """
     if 200 <= status < 300:
-        return _whole_lines(body).decode("utf-8-sig", "replace")
+        encoding = "utf-16" if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return _whole_lines(body.decode(encoding, "replace"))
     if 400 <= status < 500 and status != 429:
         return ""
     return None
 
 
-def _whole_lines(body: bytes) -> bytes:
-    """At most `MOST_BYTES` of `body`; a rule cut in half could allow what the whole one does not."""
-    return body if len(body) <= MOST_BYTES else body[:MOST_BYTES].rpartition(b"\n")[0]
+def _whole_lines(text: str) -> str:
+    """At most `MOST_BYTES` of `text`; a rule cut in half could allow what the whole one does not."""
+    if len(text) <= MOST_BYTES // 4 or len(data := text.encode()) <= MOST_BYTES:
+        return text
+    return data[: max(data.rfind(b"\n", 0, MOST_BYTES), data.rfind(b"\r", 0, MOST_BYTES), 0)].decode()
 
 
 def product_token(user_agent: str) -> str:

@@ -1,4 +1,4 @@
-"""Other people's suites and dumps, where they are: `TINYLM_TEST_DATA`, or `../shared/data` beside the checkout."""
+"""Other people's suites and dumps: in `TINYLM_TEST_DATA`, or in `../shared/data` beside the checkout."""
 
 import io
 import os
