@@ -1,5 +1,6 @@
 """What a server asks of crawlers: robots.txt (RFC 9309) by protego, and Retry-After (RFC 9110)."""
 
+import asyncio
 import codecs
 import re
 import time
@@ -10,13 +11,14 @@ from email.utils import parsedate_to_datetime
 from protego import Protego
 
 from crawler.optout import usage
-from crawler.urls import canonicalize
+from crawler.urls import canonicalize, locate
 
 VALID_SECONDS = 24 * 3600.0
 MOST_BYTES = 512 * 1024
 """RFC 9309 asks for at least 500 KiB; what is longer is cut there."""
 _MOST_CATEGORIES = 16
 _MOST_SITEMAPS = 1000
+_MOST_ELSEWHERE = 1000
 _AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
 _SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
 _USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
@@ -84,6 +86,46 @@ def _in_words_of_robots(lines: Iterable[str], category: str) -> Iterator[str]:
             yield line
         elif ":" in line and not _SITE_LINE.match(line):
             yield _OTHER_RULE
+
+
+class Elsewhere:
+    """robots.txt files that live on another host than the one whose rules they are.
+
+    RFC 9309 asks crawlers to follow redirects of robots.txt, also to other hosts. Such a request cannot be
+    leased: the lease is the redirecting host's. So a worker spaces its requests to the other host by the
+    usual delay, and asks for each file once while it is valid, however many hosts (the blogs of a provider,
+    say) point to it: the price is one unleased request a worker and day, to a host that is pointed to.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[float, str]] = {}
+        self._next: dict[str, float] = {}
+
+    async def turn(self, url: str, host: str, delay: float) -> str | None:
+        """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
+        target = locate(url).host
+        if target == host:
+            await asyncio.sleep(delay)
+            return None
+        now = time.monotonic()
+        if len(self._next) >= _MOST_ELSEWHERE:
+            self._next = {name: at for name, at in self._next.items() if at > now}
+        at = max(now, self._next.get(target, now))
+        self._next[target] = at + delay
+        while (text := self._lookup(url)) is None and (wait := at - time.monotonic()) > 0:
+            await asyncio.sleep(min(wait, delay))
+        return text
+
+    def remember(self, url: str, host: str, text: str) -> None:
+        """`url` answered with these rules, for `host`; kept if it is another host's file."""
+        if locate(url).host != host:
+            if len(self._known) >= _MOST_ELSEWHERE:
+                self._known.clear()
+            self._known[url] = time.monotonic() + VALID_SECONDS, text
+
+    def _lookup(self, url: str) -> str | None:
+        valid_until, text = self._known.get(url, (0.0, ""))
+        return text if valid_until > time.monotonic() else None
 
 
 def interpret(status: int, body: bytes) -> str | None:
