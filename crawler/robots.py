@@ -16,13 +16,14 @@ from crawler.urls import canonicalize, locate
 VALID_SECONDS = 24 * 3600.0
 MOST_BYTES = 512 * 1024
 """RFC 9309 asks for at least 500 KiB; what is longer is cut there."""
-_MOST_CATEGORIES = 16
+_MOST_CATEGORIES, _MOST_USAGE_LINES = 16, 1000
 _MOST_SITEMAPS = 1000
-_MOST_ELSEWHERE = 1000
+_MOST_ELSEWHERE, _SHORTEST_WAIT = 1000, 0.02
 _AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
 _SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
 _USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
 _OTHER_RULE = "Disallow: /"
+"""Refuses nothing, as nothing else says so; and ends a group's list of agents."""
 _SECONDS = re.compile(r"^[0-9]{1,9}$")
 
 
@@ -61,63 +62,77 @@ def _refusals(text: str) -> dict[str, Protego]:
     """For each use that is refused anywhere: rules that "allow" exactly the URLs that are not for it.
 
     Groups and longest matches are those of Allow and Disallow, so protego is asked about lines put in their
-    words. At equal length it is Allow that wins, and here the refusal.
+    words. At equal length it is Allow that wins, and here the refusal. Lines before any group are for all.
     """
-    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
-    stated = [use for line in lines if (match := _USAGE_LINE.match(line)) for use in usage(match[2])]
-    refused = {category: statement for category, statement, refuses in stated if refuses}
+    lines: list[str | re.Match[str]] = ["User-agent: *", _OTHER_RULE]
+    uses: dict[str, str] = {}
+    stated = 0
+    for line in text.splitlines():
+        line = line.partition("#")[0].strip()
+        match = _USAGE_LINE.match(line)
+        if match and stated < _MOST_USAGE_LINES:
+            stated += 1
+            uses |= {category: use for category, use, refused in usage(match[2]) if refused}
+            lines.append(match)
+        elif _AGENT_LINE.match(line):
+            lines.append(line)
+        elif ":" in line and not _SITE_LINE.match(line) and lines[-1] != _OTHER_RULE:
+            lines.append(_OTHER_RULE)
     return {
-        statement: Protego.parse("\n".join(_in_words_of_robots(lines, category)))
-        for category, statement in list(refused.items())[:_MOST_CATEGORIES]
+        use: Protego.parse("\n".join(_in_words_of_robots(lines, category)))
+        for category, use in list(uses.items())[:_MOST_CATEGORIES]
     }
 
 
-def _in_words_of_robots(lines: Iterable[str], category: str) -> Iterator[str]:
-    """What stands before any group is for all; other rules only end a group's list of agents."""
-    yield "User-agent: *"
-    yield _OTHER_RULE
+def _in_words_of_robots(lines: Iterable[str | re.Match[str]], category: str) -> Iterator[str]:
     for line in lines:
-        if match := _USAGE_LINE.match(line):
-            for named, _, refuses in usage(match[2]):
-                if named == category:
-                    yield f"{'Allow' if refuses else 'Disallow'}: {match[1] or '/'}"
-            yield _OTHER_RULE
-        elif _AGENT_LINE.match(line):
+        if isinstance(line, str):
             yield line
-        elif ":" in line and not _SITE_LINE.match(line):
+        else:
             yield _OTHER_RULE
+            for named, _, refused in usage(line[2]):
+                if named == category:
+                    yield f"{'Allow' if refused else 'Disallow'}: {line[1] or '/'}"
 
 
 class Elsewhere:
     """robots.txt files that live on another host than the one whose rules they are.
 
     RFC 9309 asks crawlers to follow redirects of robots.txt, also to other hosts. Such a request cannot be
-    leased: the lease is the redirecting host's. So a worker spaces its requests to the other host by the
-    usual delay, and asks for each file once while it is valid, however many hosts (the blogs of a provider,
-    say) point to it: the price is one unleased request a worker and day, to a host that is pointed to.
+    leased: the lease is the redirecting host's. So a worker asks the other host for one thing at a time, with
+    the usual rest between, and for each file once while it is valid, however many hosts (the blogs of a
+    provider, say) point to it: the price is one unleased request a worker and day, to a host pointed to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, delay: float, patience: float) -> None:
+        self._delay = delay
+        self._patience = patience
         self._known: dict[str, tuple[float, str]] = {}
         self._next: dict[str, float] = {}
 
-    async def turn(self, url: str, host: str, delay: float) -> str | None:
+    async def turn(self, url: str, host: str) -> str | None:
         """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
         target = locate(url).host
         if target == host:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(self._delay)
             return None
-        now = time.monotonic()
-        if len(self._next) >= _MOST_ELSEWHERE:
-            self._next = {name: at for name, at in self._next.items() if at > now}
-        at = max(now, self._next.get(target, now))
-        self._next[target] = at + delay
-        while (text := self._lookup(url)) is None and (wait := at - time.monotonic()) > 0:
-            await asyncio.sleep(min(wait, delay))
+        while (text := self._lookup(url)) is None:
+            now = time.monotonic()
+            wait = self._next.get(target, now) - now
+            if wait <= 0:
+                self._next = {name: at for name, at in self._next.items() if at > now}
+                self._next[target] = now + self._patience
+                break
+            await asyncio.sleep(min(wait, max(self._delay, _SHORTEST_WAIT)))
         return text
 
+    def answered(self, url: str) -> None:
+        """There was a response from `url`: its host rests from now."""
+        if (target := locate(url).host) in self._next:
+            self._next[target] = time.monotonic() + self._delay
+
     def remember(self, url: str, host: str, text: str) -> None:
-        """`url` answered with these rules, for `host`; kept if it is another host's file."""
+        """`url` holds these rules, for `host`; kept if it is another host's file."""
         if locate(url).host != host:
             if len(self._known) >= _MOST_ELSEWHERE:
                 self._known.clear()

@@ -1,9 +1,9 @@
 """What a site lists: sitemaps (XML, index, plain text, gzip) and feeds (RSS, RDF, Atom), read into links.
 
 Lenient as the web is (any namespace or none, byte order marks, broken XML up to where it breaks), and
-bounded: at most 50 MB decompressed and 50,000 entries are read (the limits of sitemaps.org), no entity is
-expanded, nothing external is loaded. A page of the stream has to stay small, so at most 5,000 links are kept,
-the most recently modified first; the rest of a larger sitemap is left to links and to the next visit.
+bounded: at most 10 MB decompressed and 50,000 entries are read (the first limits of sitemaps.org), no entity
+is expanded, nothing external is loaded. A page of the stream has to stay small, so at most 5,000 links are
+kept, the most recently modified first; the rest of a larger sitemap is left to links and to the next visit.
 
 A sitemap may list URLs of its own host only (sitemaps.org; with or without `www.`): who could list others'
 would decide what is crawled of them. That holds for an index too, and for a sitemap that the robots.txt of
@@ -12,7 +12,7 @@ another host names: it is fetched, and counts for its own host. A feed's links a
 
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from crawler.urls import canonicalize, locate
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
-_MOST_BYTES = 50 * 1024 * 1024
+_MOST_BYTES = 10 * 1024 * 1024
 _MOST_TITLE_CHARACTERS = 200
 _SNIFFED = 1024
 _GZIP = b"\x1f\x8b"
@@ -46,10 +46,12 @@ _DATE = re.compile(r"\d{4}(-\d\d.*)?")
 
 
 class Entry(NamedTuple):
-    """One listed URL."""
+    """One URL as it was listed."""
 
-    link: Link
-    modified: str
+    url: str
+    tag_path: str
+    title: str = ""
+    modified: str = ""
     """As a W3C date, which sorts as text; empty if not said."""
 
 
@@ -83,21 +85,24 @@ def may_list(body: bytes, url: str, media_type: str) -> bool:
 def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, ...]]:
     """What kind of list `body` is, `sitemap` or `feed`, and its links; empty if it is none."""
     content = _inflated(body).lstrip(b"\xef\xbb\xbf \t\r\n")
-    kind = ""
-    entries: Iterable[Entry]
     if content.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
-        kind, entries = _read_xml(_mended(content), url)
-    else:
-        entries = list(_read_lines(decode(content, "text/plain;" + content_type.partition(";")[2])))
-        kind = "sitemap" if entries else ""
-    if kind == "sitemap":
-        entries = [entry for entry in entries if _site(entry.link.url) == _site(url)]
-    latest = sorted(entries, key=lambda entry: entry.modified, reverse=True)
+        kind, entries = _read_xml(_mended(content))
+        return kind, _links(entries, kind, url)
+    lines = decode(content, "text/plain;" + content_type.partition(";")[2]).splitlines()
+    links = _links([Entry(line, "sitemap") for line in lines[:_MOST_ENTRIES]], "sitemap", url)
+    return ("sitemap" if links else ""), links
+
+
+def _links(entries: list[Entry], kind: str, page: str) -> tuple[Link, ...]:
+    """The latest of `entries` that may be listed at `page`."""
     links: dict[str, Link] = {}
-    for entry in latest:
-        if entry.link.url != url:
-            links.setdefault(entry.link.url, entry.link)
-    return kind, tuple(islice(links.values(), MOST_LINKS))
+    for entry in sorted(entries, key=lambda entry: entry.modified, reverse=True):
+        url = canonicalize(entry.url.strip(), page if kind == "feed" else None)
+        if url and url != page and (kind == "feed" or _site(url) == _site(page)):
+            links.setdefault(url, Link(url, entry.title, entry.tag_path, False))
+        if len(links) == MOST_LINKS:
+            break
+    return tuple(links.values())
 
 
 def _site(url: str) -> str:
@@ -107,7 +112,7 @@ def _site(url: str) -> str:
 def _inflated(body: bytes) -> bytes:
     """`body`, unpacked if it is gzip; if that is cut off or too long, its whole lines or tags."""
     if not body.startswith(_GZIP):
-        return body
+        return body[:_MOST_BYTES]
     unpacker = zlib.decompressobj(wbits=31)
     try:
         content = unpacker.decompress(body, _MOST_BYTES)
@@ -124,13 +129,7 @@ def _mended(xml: bytes) -> bytes:
     return _BARE_AMPERSAND.sub(lambda match: b"&amp;" if match[0] == b"&" else match[0], xml)
 
 
-def _read_lines(text: str) -> Iterator[Entry]:
-    for line in islice(text.splitlines(), _MOST_ENTRIES):
-        if url := canonicalize(line):
-            yield Entry(Link(url, "", "sitemap", False), "")
-
-
-def _read_xml(content: bytes, url: str) -> tuple[str, list[Entry]]:
+def _read_xml(content: bytes) -> tuple[str, list[Entry]]:
     entries: list[Entry] = []
     kind = ""
     parser = etree.iterparse(
@@ -143,15 +142,13 @@ def _read_xml(content: bytes, url: str) -> tuple[str, list[Entry]]:
         remove_pis=True,
     )
     try:
-        for _, element in parser:
+        for _, element in islice(parser, _MOST_ENTRIES):
             parent = element.getparent()
             place = _name(parent), _name(element)
             if place in _ENTRIES:
                 kind = _ENTRIES[place]
-                entries += _sitemap_entry(element, place) if kind == "sitemap" else _feed_entry(element, url)
+                entries += _sitemap_entry(element, place) if kind == "sitemap" else _feed_entry(element)
                 _forget(element)
-            if len(entries) >= _MOST_ENTRIES:
-                break
     except etree.XMLSyntaxError:
         pass
     return kind or _ROOTS.get(_name(parser.root), ""), entries
@@ -163,10 +160,11 @@ def _name(element: "etree._Element | None") -> str:
 
 
 def _text(element: "etree._Element") -> str:
-    """The text within, in whatever elements; none of it if it refers to an entity that would be expanded."""
-    if any(node.tag is etree.Entity for node in element.iter()):
-        return ""
-    return "".join(element.itertext()).strip()
+    """The text within, in whatever elements; none of it if there is an entity that had to be expanded."""
+    if not len(element):
+        return (element.text or "").strip()
+    expanded = any(node.tag is etree.Entity for node in element.iter())
+    return "" if expanded else "".join(element.itertext()).strip()
 
 
 def _forget(element: "etree._Element") -> None:
@@ -178,22 +176,21 @@ def _forget(element: "etree._Element") -> None:
 
 def _sitemap_entry(element: "etree._Element", place: tuple[str, str]) -> Iterator[Entry]:
     """Some forget to close an entry, or to mark the URL in it: a date is that of the `loc` before it."""
-    found: list[list[str]] = []
+    path = "/".join(place)
+    found: list[Entry] = []
     for child in element:
         text = _text(child)
         match _name(child):
             case "loc":
-                found.append(["/".join((*place, "loc")), text, ""])
+                found.append(Entry(text, f"{path}/loc"))
             case "lastmod" if found and _DATE.fullmatch(text):
-                found[-1][2] = text
+                found[-1] = found[-1]._replace(modified=text)
             case "link" if child.get("rel") == "alternate":
-                found.append(["/".join((*place, "link")), child.get("href") or "", ""])
-    for tag_path, text, modified in found or [["/".join(place), element.text or "", ""]]:
-        if url := canonicalize(text.strip()):
-            yield Entry(Link(url, "", tag_path, False), modified)
+                found.append(Entry(child.get("href") or "", f"{path}/link"))
+    yield from found or [Entry(element.text or "", path)]
 
 
-def _feed_entry(element: "etree._Element", base: str) -> Iterator[Entry]:
+def _feed_entry(element: "etree._Element") -> Iterator[Entry]:
     """An Atom entry's alternate, an RSS item's link or, if it is a URL, its guid; the title is the anchor."""
     texts: dict[str, str] = {}
     alternates = []
@@ -202,8 +199,9 @@ def _feed_entry(element: "etree._Element", base: str) -> Iterator[Entry]:
         texts.setdefault(name, " ".join(_text(child).split()))
         if name == "link" and child.get("rel", "alternate") == "alternate":
             alternates.append(child.get("href") or "")
-    named = next(filter(None, [*alternates, texts.get("link")]), "")
-    url = canonicalize(named, base) if named else canonicalize(texts.get("guid", ""))
+    url = next(filter(None, [*alternates, texts.get("link")]), "")
+    if not url and canonicalize(texts.get("guid", "")):
+        url = texts["guid"]
     if url:
         path = "feed/entry/link" if _name(element) == "entry" else "rss/item/link"
-        yield Entry(Link(url, texts.get("title", "")[:_MOST_TITLE_CHARACTERS], path, False), "")
+        yield Entry(url, path, texts.get("title", "")[:_MOST_TITLE_CHARACTERS])

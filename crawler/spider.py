@@ -56,7 +56,7 @@ class LeaseSpider(Spider):
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
-        self._elsewhere = Elsewhere()
+        self._elsewhere = Elsewhere(frontier.delay, config.timeout)
         self._pool = self._make_pool(config.extractors)
         self._suspect = asyncio.Lock()
         self.fatal: TinylmError | None = None
@@ -175,8 +175,9 @@ class LeaseSpider(Spider):
     ) -> AsyncIterator[Request]:
         target = self._redirect_target(response)
         text = None
+        self._elsewhere.answered(response.url)
         if target and response.meta["hops"] < _ROBOTS_REDIRECTS:
-            text = await self._elsewhere.turn(target, lease.host, self.frontier.delay)
+            text = await self._elsewhere.turn(target, lease.host)
             if text is None:
                 yield self._request(lease, target, response.meta["hops"] + 1)
                 return

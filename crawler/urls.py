@@ -2,8 +2,8 @@
 
 Canonical form: scheme and host in lower case, IDNA (as browsers: UTS 46, so ß is not ss), numeric hosts in
 their usual notation, no default port, no credentials, dot segments resolved, percent-encoding normalised
-(RFC 3986, section 6.2), no fragment, query sorted and without tracking parameters. What people's HTML contains
-is read as browsers read it (WHATWG URL): backslashes are slashes, tabs and line breaks are nothing,
+(RFC 3986, section 6.2), no fragment, query sorted and without tracking parameters. What people's HTML has in
+it is read as browsers read it (WHATWG URL): backslashes are slashes, tabs and line breaks are nothing,
 `http:/host` has a host.
 """
 

@@ -121,16 +121,30 @@ def test_lines_end_in_any_way_and_a_long_file_too(end):
 
 def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
     async def ask():
-        elsewhere = Elsewhere()
-        begun = time.monotonic()
-        assert await elsewhere.turn("https://www.h/robots.txt", "a.h", 0.1) is None
-        assert await elsewhere.turn("https://www.h/other.txt", "b.h", 0.1) is None
-        assert time.monotonic() - begun >= 0.09
-        waiting = asyncio.create_task(elsewhere.turn("https://www.h/robots.txt", "c.h", 0.1))
-        await asyncio.sleep(0.01)
-        elsewhere.remember("https://www.h/robots.txt", "a.h", "")
-        assert await waiting == ""
-        assert await elsewhere.turn("https://www.h/robots.txt", "d.h", 9.0) == ""
+        elsewhere = Elsewhere(delay=0.1, patience=9.0)
+        rules_, other = "https://www.h/robots.txt", "https://www.h/other.txt"
+        assert await elsewhere.turn(rules_, "a.h") is None
+        second = asyncio.create_task(elsewhere.turn(other, "b.h"))
+        third = asyncio.create_task(elsewhere.turn(rules_, "c.h"))
+        await asyncio.sleep(0.3)
+        assert not second.done()
+        assert not third.done()
+        elsewhere.answered(rules_)
+        elsewhere.remember(rules_, "a.h", "")
+        rested = time.monotonic() + 0.1
+        assert await third == ""
+        assert await second is None
+        assert time.monotonic() >= rested
+        assert await elsewhere.turn(rules_, "d.h") == ""
+
+    asyncio.run(ask())
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_without_end():
+    async def ask():
+        elsewhere = Elsewhere(delay=0.01, patience=0.1)
+        assert await elsewhere.turn("https://www.h/robots.txt", "a.h") is None
+        assert await elsewhere.turn("https://www.h/robots.txt", "b.h") is None
 
     asyncio.run(ask())
 
