@@ -154,10 +154,13 @@ class LeaseSpider(Spider):
             await self._finish(lease, self.frontier.ack, await self._page(response, lease), **cost)
 
     async def on_failure(self, failure: Failure) -> None:
-        """Scrapy's errback: no response."""
+        """Scrapy's errback: no response. A robots.txt moved to where nobody may go is no robots.txt."""
         lease: Lease = failure.request.meta["lease"]  # type: ignore[attr-defined]
         error = failure.value
-        if _is_forbidden(error):
+        if _is_forbidden(error) and failure.request.meta["hops"]:  # type: ignore[attr-defined]
+            nowhere = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
+            await self._finish(lease, self.frontier.ack_robots, "", **nowhere)
+        elif _is_forbidden(error):
             await self._finish(lease, self.frontier.skip, "forbidden_network")
         elif _is_too_large(error) and lease.kind == "page":
             page = self._empty_page(lease, 0, "too_large")
