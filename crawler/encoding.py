@@ -9,6 +9,7 @@ page is decoded as `utf-7` or `rot13`.
 
 import codecs
 import re
+from collections.abc import Iterator
 
 from charset_normalizer import from_bytes
 
@@ -118,22 +119,25 @@ def _of_header(content_type: str) -> str | None:
 
 
 def _of_meta(head: bytes) -> str | None:
-    """The first `meta` that declares an encoding, found without parsing: the standard's prescan."""
+    """The first `meta` that declares an encoding."""
+    return next((name for attributes in metas(head) if (name := _of_attributes(attributes))), None)
+
+
+def metas(head: bytes) -> Iterator[dict[bytes, bytes]]:
+    """The attributes of each `meta` in markup, found without parsing it: the standard's prescan."""
     position = 0
     while match := _MARKUP.search(head, position):
         attributes: dict[bytes, bytes] = {}
         if match["comment"]:
-            end = head.find(b"-->", match.start() + 2) + 3
+            position = head.find(b"-->", match.start() + 2) + 3
         elif match["meta"] or match["tag"]:
-            attributes, end = _attributes(head, match.end())
+            attributes, position = _attributes(head, match.end())
         else:
-            end = head.find(b">", match.start()) + 1
-        if end < match.end():
-            return None
-        if match["meta"] and (name := _of_attributes(attributes)):
-            return name
-        position = end
-    return None
+            position = head.find(b">", match.start()) + 1
+        if position < match.end():
+            return
+        if match["meta"]:
+            yield attributes
 
 
 def _attributes(head: bytes, position: int) -> tuple[dict[bytes, bytes], int]:

@@ -23,12 +23,12 @@ from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
 from crawler.errors import LeaseLost, NetworkForbidden
-from crawler.extract import Extracted
+from crawler.extract import Extracted, extract
 from crawler.frontier import Frontier, Lease
 from crawler.optout import addressed, from_headers
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
-from crawler.sitemaps import is_text, may_list, read
+from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
 from tinylm.processes import die_with_parent, ignore_interrupts
@@ -56,6 +56,8 @@ class LeaseSpider(Spider):
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
+        self._token = product_token(config.user_agent)
+        self._read = Reader(extract, self._token)
         self._elsewhere = Elsewhere(frontier.delay, config.timeout)
         self._pool = self._make_pool(config.extractors)
         self._suspect = asyncio.Lock()
@@ -224,7 +226,7 @@ class LeaseSpider(Spider):
 
     async def _opt_out(self, response: Response, lease: Lease, extracted: Extracted) -> tuple[str, ...]:
         """What the page, its response and its host say of its use."""
-        in_headers = from_headers(_headers(response), product_token(self.config.user_agent))
+        in_headers = from_headers(_headers(response), self._token)
         rules = await self._rules_of(lease)
         return tuple(dict.fromkeys((*extracted.opt_out, *in_headers, *rules.opt_out(lease.url))))
 
@@ -267,7 +269,7 @@ class LeaseSpider(Spider):
         loop = asyncio.get_running_loop()
         pool = self._pool
         try:
-            return await loop.run_in_executor(pool, read, *arguments)
+            return await loop.run_in_executor(pool, self._read, *arguments)
         except BrokenProcessPool:
             if self._pool is pool:
                 self.logger.warning("an extraction process died; starting another")
@@ -275,7 +277,7 @@ class LeaseSpider(Spider):
         async with self._suspect:
             alone = self._make_pool(1)
             try:
-                return await loop.run_in_executor(alone, read, *arguments)
+                return await loop.run_in_executor(alone, self._read, *arguments)
             except BrokenProcessPool:
                 return Extracted(reason="extract_crash")
             finally:
@@ -283,9 +285,8 @@ class LeaseSpider(Spider):
 
     def _robots_tag(self, response: Response) -> str:
         """The directives of all X-Robots-Tag headers that are for this crawler."""
-        token = product_token(self.config.user_agent)
         tags = [value for name, value in _headers(response) if name == "x-robots-tag"]
-        return ", ".join(addressed(tag, token) for tag in tags)
+        return ", ".join(addressed(tag, self._token) for tag in tags)
 
     # Stopping
 

@@ -67,7 +67,7 @@ def test_what_the_host_says_is_said_of_each_of_its_pages(crawled):
 
 def test_what_a_response_says_is_said_of_its_page(crawled):
     said = set(crawled[1]["http://b.test/tdm"].opt_out)
-    assert {"header:tdm-reservation=1", "header:train-ai=n"} <= said
+    assert said == {"meta:tdm-reservation=1", "header:tdm-reservation=1", "header:train-ai=n"}
 
 
 def test_robots_txt_names_sitemaps_and_they_list_pages(crawled):
