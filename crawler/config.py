@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
@@ -13,12 +14,21 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
+_LEASE_MARGIN = 15.0
+"""Seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between."""
 
 
 def require(condition: bool, field: str, value: object, rule: str) -> None:
     """Raise ConfigError naming the field and its value unless `condition`."""
     if not condition:
         raise ConfigError(f"{field} = {value!r}: {rule}")
+
+
+def _is_server(url: str) -> bool:
+    try:
+        return not url or (urlsplit(url).scheme in ("redis", "rediss", "unix") and urlsplit(url).port != 0)
+    except ValueError:
+        return False
 
 
 def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
@@ -61,11 +71,21 @@ class FrontierConfig:
     backoff: float = 60.0
     """Seconds a host rests after a bare 429, 503 or a failed connection; doubles each time."""
     pages_per_host: int = 10_000
-    """Most fetches of one host."""
+    """Most fetches of one host: of one that was chosen as a seed, or that many others refer to."""
+    pages_per_found_host: int = 1000
+    """Fetches of a host that nobody chose and nobody else refers to (IRLbot's STAR)."""
+    pages_per_referring_domain: int = 100
+    """And more for each other domain that refers to it."""
+    recrawl_days: float = 0.0
+    """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
+    hot_per_host: int = 64
+    """URLs of a host that the server compares; what promises less waits in lists, or on the walker's disk."""
+    spill: bool = True
+    """Whether the walker takes what waits to disk, to bound the server's memory."""
     attempts: int = 3
     """Failures after which a URL is a dead letter."""
     lease_seconds: float = 120.0
-    """Time a worker has to finish a URL before another may take it."""
+    """Time a worker has to finish a URL before another may take it; well above its two timeouts."""
     exploration: float = 0.05
     """Share of leases drawn at random, with their propensity logged, so that the policy keeps learning."""
     backlog: int = 20_000
@@ -80,13 +100,22 @@ class FrontierConfig:
             self.crawl_id,
             "letters, digits and _ . - only",
         )
+        rule = "a URL such as redis://host:6379/0 or unix:///path, or empty"
+        require(_is_server(self.redis_url), "redis_url", self.redis_url, rule)
         require(1 <= self.partitions <= 4096, "partitions", self.partitions, "1 to 4096")
-        for name in ("delay", "latency_factor", "longest_delay", "backoff"):
+        for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         require(5 <= self.lease_seconds < math.inf, "lease_seconds", self.lease_seconds, "at least 5")
         require(0 <= self.exploration < 1, "exploration", self.exploration, "a share from 0 to below 1")
-        for name in ("attempts", "pages_per_host", "backlog"):
+        for name in ("attempts", "pages_per_host", "pages_per_found_host", "backlog"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        require(
+            self.pages_per_referring_domain >= 0,
+            "pages_per_referring_domain",
+            self.pages_per_referring_domain,
+            "0 or more",
+        )
+        require(1 <= self.hot_per_host <= 128, "hot_per_host", self.hot_per_host, "1 to 128 (a listpack)")
 
     @property
     def shards(self) -> Path:
@@ -132,11 +161,11 @@ class CrawlConfig:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("gigabytes", "hours", "megabytes_per_page"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
+            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
         for name in ("disk_reserve_gigabytes", "deepest"):
-            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":
                 parse_network(entry)
@@ -155,3 +184,10 @@ class CrawlConfig:
             self.user_agent,
             'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"',
         )
+
+    def check_lease(self, lease_seconds: float) -> None:
+        """Raise ConfigError if a lease could run out while its request is out: that would go out twice."""
+        least = self.timeout + self.extract_timeout + _LEASE_MARGIN
+        parts = f"timeout = {self.timeout:g}, extract_timeout = {self.extract_timeout:g}"
+        rule = f"must be above {least:g}: {parts} and {_LEASE_MARGIN:g} more"
+        require(lease_seconds > least, "lease_seconds", lease_seconds, rule)

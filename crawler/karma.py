@@ -53,7 +53,7 @@ def seeds_of_dump(path: Path) -> Iterator[Seed]:
         )
     for url, vote in sorted(votes.items(), key=lambda item: (-item[1].total, item[0])):
         if vote.total >= FEWEST_VOTES:
-            yield Seed(url, vote.total, "reddit")
+            yield Seed(url, vote.total, path.name)
 
 
 def count_votes(path: Path) -> tuple[dict[str, Votes], Counter[str]]:

@@ -22,7 +22,7 @@ from scrapy.http import Response
 from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
-from crawler.errors import LeaseLost, NetworkForbidden
+from crawler.errors import LeaseLost, NetworkForbidden, ServerError
 from crawler.extract import Extracted, extract
 from crawler.frontier import Frontier, Lease
 from crawler.optout import addressed, from_headers
@@ -31,6 +31,7 @@ from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpre
 from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
+from tinylm.heartbeat import beat
 from tinylm.processes import die_with_parent, ignore_interrupts
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
@@ -76,7 +77,7 @@ class LeaseSpider(Spider):
     async def _requests(self) -> AsyncIterator[Request]:
         poll = _SHORTEST_POLL
         reaped = 0.0
-        while True:
+        while not self.fatal:
             if time.monotonic() - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._reap)
                 reaped = time.monotonic()
@@ -97,8 +98,11 @@ class LeaseSpider(Spider):
     def _lease(self) -> list[Lease]:
         """In one step of a thread, so that a spider that is stopped meanwhile knows what to give back."""
         free = self.config.concurrency - len(self._open)
-        leases = self.frontier.lease(free) if free > 0 else []
+        if free <= 0:
+            return []
+        leases = self.frontier.lease(free)
         self._open.update((lease.key, lease) for lease in leases)
+        beat()
         return leases
 
     async def _wait(self, seconds: float) -> None:
@@ -245,12 +249,23 @@ class LeaseSpider(Spider):
 
     async def _finish(self, lease: Lease, verb: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:
-            await asyncio.to_thread(verb, lease, *args, **kwargs)
+            await asyncio.to_thread(self._tell, verb, lease, *args, **kwargs)
         except LeaseLost as error:
             self.logger.warning("%s", error)
         finally:
             self._open.pop(lease.key, None)
             self._something_finished.set()
+
+    def _tell(self, verb: Callable[..., None], lease: Lease, *args: Any, **kwargs: Any) -> None:
+        """A server that stayed away is waited for once, not once a lease: those left expire."""
+        if self.fatal:
+            raise self.fatal
+        try:
+            verb(lease, *args, **kwargs)
+        except ServerError as error:
+            self.fatal = error
+            raise
+        beat()
 
     # Extraction
 
@@ -295,7 +310,7 @@ class LeaseSpider(Spider):
         self._pool.shutdown(wait=False, cancel_futures=True)
         for lease in list(self._open.values()):
             with suppress(TinylmError):
-                self.frontier.give_back(lease)
+                self._tell(self.frontier.give_back, lease)
 
 
 def _header(response: Response, name: str) -> str:

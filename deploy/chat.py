@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from trainer.chat import Message
+from trainer.chat import ConversationError, Message
 from trainer.generate import Generator
 
 
@@ -23,7 +23,10 @@ def print_stream(pieces: Iterable[str]) -> str:
 
 
 def converse(run: Path, message: str | None, **sampling: Any) -> None:
-    """Answer `message`, or messages from the terminal until end of input."""
+    """Answer `message`, or messages from the terminal until end of input.
+
+    What got no answer, or is too long for one, is forgotten: the conversation goes on without it.
+    """
     generator = Generator.load(run)
     if message is not None:
         print_stream(generator.chat([{"role": "user", "content": message}], **sampling))
@@ -36,8 +39,15 @@ def converse(run: Path, message: str | None, **sampling: Any) -> None:
             asked = console.input("[bold]> [/bold]").strip()
         except EOFError:
             return
-        if asked:
-            messages.append({"role": "user", "content": asked})
-            messages.append(
-                {"role": "assistant", "content": print_stream(generator.chat(messages, **sampling))}
-            )
+        if not asked:
+            continue
+        messages.append({"role": "user", "content": asked})
+        try:
+            answer = print_stream(generator.chat(messages, **sampling))
+        except ConversationError as error:
+            answer = ""
+            console.print(str(error), style="red", markup=False)
+        if answer.strip():
+            messages.append({"role": "assistant", "content": answer})
+        else:
+            messages.pop()

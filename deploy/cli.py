@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -92,7 +93,7 @@ def begin(
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
 ) -> None:
-    """Set the limits of a crawl whose workers run elsewhere, and give it those SEEDS it has not had.
+    """Set the limits of a crawl whose workers run elsewhere, and give it SEEDS; those it has had count once.
 
     Hours count from now; a crawl that reached a limit goes on when it is set higher. Seeds may also be in the
     variable TINYLM_SEEDS.
@@ -104,8 +105,8 @@ def begin(
     crawl.check_user_agent()
     found = [seed for given in seeds for seed in read_seeds(given)]
     with open_frontier(frontier) as opened:
-        new = begin_crawl(opened, crawl, found)
-    print(f"crawl {frontier.crawl_id!r}: {new:,} new seeds; stops at {crawl.pages:,} pages")
+        given = begin_crawl(opened, crawl, found)
+    print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
 
 
 @app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
@@ -120,6 +121,7 @@ def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = 
 
     setup("worker")
     crawl.check_user_agent()
+    crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
         run(opened, crawl)
@@ -158,13 +160,13 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
     from rich.console import Console
 
-    from deploy.crawl import open_frontier
+    from deploy.crawl import attach
     from deploy.display import CrawlDisplay
 
-    with open_frontier(frontier) as opened:
-        Console().print(CrawlDisplay(opened).table())
-        if reason := opened.reached():
-            print(f"stopped: {reason}")
+    attached = attach(frontier)
+    Console().print(CrawlDisplay(attached).table())
+    if reason := attached.reached():
+        print(f"stopped: {reason}")
 
 
 shards = app.command(App(name="shards", help="Look after a corpus."))
@@ -272,7 +274,7 @@ def dashboard(
     host: str = "127.0.0.1",
     port: int = 8000,
 ) -> None:
-    """Show crawl and training live on one web page.
+    """Show crawl and training live on one web page, now or once they begin.
 
     Parameters
     ----------
@@ -283,11 +285,10 @@ def dashboard(
     port
         Port to listen on.
     """
-    from deploy.crawl import open_frontier
+    from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    with open_frontier(frontier) as opened:
-        serve(opened, frontier.shards, runs, host=host, port=port)
+    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port)
 
 
 @app.command

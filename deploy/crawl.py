@@ -1,7 +1,5 @@
 """`tinylm crawl`: a whole crawl on one machine, its parts as children, watched, and stopped in order."""
 
-import hashlib
-import json
 import shutil
 import signal
 import subprocess
@@ -12,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
@@ -25,6 +24,11 @@ from tinylm.processes import start, stop
 _POLL_SECONDS = 0.25
 _IDLE_POLLS = 8
 _MOST_RESTARTS = 5
+_DRAIN_SECONDS = 120.0
+
+
+class NoServer(CrawlError):
+    """There is nothing to look at: whoever only looks starts no server, which would end with it."""
 
 
 @contextmanager
@@ -37,24 +41,23 @@ def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
         yield Frontier(connect(server.url), config)
 
 
+def attach(config: FrontierConfig) -> Frontier:
+    """The frontier as `open_frontier` has it, of a server that runs already; raises NoServer if none does."""
+    server = EmbeddedServer(config.data / "redis")
+    if not config.redis_url and not server.answers():
+        raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
+    return Frontier(connect(config.redis_url or server.url), config)
+
+
 def limits_from_now(crawl: CrawlConfig) -> Limits:
     """When a crawl that begins or goes on now has to stop."""
     return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
 
 
 def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the limits of a crawl, and give it `seeds` unless it was given the same ones before.
-
-    Returns how many were given. A seed's votes would count twice if it was given twice.
-    """
+    """Set the limits of a crawl and give it `seeds`; returns how many. What it had before counts once."""
     frontier.set_limits(limits_from_now(crawl))
-    given = frontier.published("seeds")
-    digest = hashlib.sha256(json.dumps(seeds).encode()).hexdigest()
-    if digest in given:
-        return 0
-    total = frontier.put_seeds(seeds)
-    frontier.publish("seeds", {**given, digest: total})
-    return total
+    return frontier.put_seeds(seeds)
 
 
 @contextmanager
@@ -76,6 +79,7 @@ class Crawl:
 
     def __init__(self, frontier: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
         crawl.check_user_agent()
+        crawl.check_lease(frontier.lease_seconds)
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
         self.data = frontier.data
         self._restarts = 0
@@ -85,12 +89,14 @@ class Crawl:
     ) -> str:
         """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
 
-        Raises CrawlError if the server or, again and again, another part dies; nothing is lost then.
+        Raises CrawlError if the server or, again and again, another part dies, or if the walker ends before
+        all that was fetched is in a shard; nothing is lost then.
         """
         self.data.mkdir(parents=True, exist_ok=True)
         with sigterm_as_interrupt(), self._server() as (frontier, url):
             begin(frontier, self._crawl, seeds)
             environment = self._write_settings(url)
+            frontier.publish("walker", {})
             parts = self._start_parts(environment)
             try:
                 with show(frontier) as refresh:
@@ -98,7 +104,12 @@ class Crawl:
             finally:
                 workers = [process for name, process in parts.items() if name != "walk"]
                 stop(workers, patience=self._crawl.timeout + 10)
-                stop([parts["walk"]], patience=120)
+                stop([parts["walk"]], patience=_DRAIN_SECONDS)
+            if code := parts["walk"].returncode:
+                raise CrawlError(
+                    f"walk ended with code {code} before all pages were in a shard: "
+                    f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
+                )
             return reason
 
     @contextmanager
@@ -135,19 +146,23 @@ class Crawl:
         environment: dict[str, str],
         refresh: Callable[[], None],
     ) -> str:
+        """Why the crawl is over. Not before a walker is up: one that is stopped earlier commits nothing."""
         idle = 0
         while True:
             time.sleep(_POLL_SECONDS)
             refresh()
             self._check_server()
-            for name, process in parts.items():
-                if process.poll() is not None:
-                    parts[name] = self._restart(name, process, environment)
             if self._disk_is_short():
                 frontier.stop(f"less than {self._crawl.disk_reserve_gigabytes:g} GB of disk left")
-            if reason := frontier.reached():
+            walker = frontier.published("walker")
+            if walker and (reason := frontier.reached()):
                 return reason
-            resting = frontier.finished() and frontier.published("walker").get("idle", False)
+            for name, process in parts.items():
+                if process.poll() is not None:
+                    if name == "walk":
+                        frontier.publish("walker", {})
+                    parts[name] = self._restart(name, process, environment)
+            resting = frontier.finished() and walker and _all_judged(frontier, walker)
             idle = idle + 1 if resting else 0
             if idle >= _IDLE_POLLS:
                 return "nothing left to fetch"
@@ -168,6 +183,11 @@ class Crawl:
 
     def _disk_is_short(self) -> bool:
         return shutil.disk_usage(self.data).free < self._crawl.disk_reserve_gigabytes * 1e9
+
+
+def _all_judged(frontier: Frontier, walker: dict[str, Any]) -> bool:
+    """Whether all that came in was judged, and what came of it was queued, when `walker` was published."""
+    return not walker["seeds_waiting"] and not frontier.read_stream(walker["positions"], 1)
 
 
 def _last_line(log: Path) -> str:

@@ -92,11 +92,10 @@ def _crawl(data: Path) -> None:
 def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, CrawlConfig, WalkConfig]:
     frontier = FrontierConfig(
         data=data,
-        crawl_id="demo",
         delay=_DELAY,
         latency_factor=1.0,
         backoff=2.0,
-        lease_seconds=30.0,
+        lease_seconds=40.0,
         pages_per_host=_PAGES // 8,
     )
     crawl = CrawlConfig(
@@ -108,6 +107,7 @@ def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cr
         resolve=tuple(web["resolve"]),
         concurrency=8,
         timeout=15.0,
+        extract_timeout=5.0,
     )
     return frontier, crawl, WalkConfig(shard_seconds=10.0, row_group_rows=64)
 
@@ -130,6 +130,8 @@ def _local_web(data: Path) -> Iterator[dict[str, Any]]:
         web: dict[str, Any] = json.loads(ready.read_text())
         console.print(f"a web of {len(web['resolve'])} hosts on loopback, port {web['port']}", style="dim")
         yield web
+        if process.poll() is not None:
+            raise StageError(f"the local web died; see {log}, and start the same command again")
     finally:
         stop([process], patience=10)
 

@@ -11,6 +11,7 @@ from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.errors import ShardsLocked
 from shards.writer import ShardWriter
+from tinylm.heartbeat import beat
 
 _STANDBY_SECONDS = 2.0
 
@@ -25,9 +26,14 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
     writer = _wait_for_writer(config, walk, stopping)
     if writer is None:
         return
+
+    def stop() -> bool:
+        beat()
+        return stopping.is_set() or _disk_is_short(frontier, config, crawl)
+
     with writer:
-        walker = Walker(frontier, writer, walk, deepest=crawl.deepest)
-        walker.walk(lambda: stopping.is_set() or _disk_is_short(frontier, config, crawl))
+        log.info("walking %s", config.shards)
+        Walker(frontier, writer, walk, deepest=crawl.deepest).walk(stop)
 
 
 def _wait_for_writer(
@@ -35,6 +41,7 @@ def _wait_for_writer(
 ) -> ShardWriter | None:
     told = False
     while not stopping.is_set():
+        beat()
         try:
             return ShardWriter(config.shards, crawl_id=config.crawl_id, row_group_rows=walk.row_group_rows)
         except ShardsLocked as error:

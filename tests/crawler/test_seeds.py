@@ -63,4 +63,4 @@ def test_a_binary_file_is_not_a_list(tmp_path):
 def test_a_dump_is_known_by_its_suffix(tmp_path):
     path = tmp_path / "posts.ndjson"
     path.write_text(json.dumps({"url": "http://a.example/", "score": 9, "is_self": False}) + "\n")
-    assert list(read_seeds(str(path))) == [Seed("http://a.example/", 9.0, "reddit")]
+    assert list(read_seeds(str(path))) == [Seed("http://a.example/", 9.0, path.name)]

@@ -6,6 +6,7 @@ from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
+import redis
 
 from crawler.frontier import Discovered
 from tests.conftest import (
@@ -24,6 +25,13 @@ from tests.conftest import (
 
 def put(frontier, *urls):
     frontier.put(Discovered(url, 0.5) for url in urls)
+
+
+def expire_all(server, frontier):
+    """What the passing of `lease_seconds` does to the leases of a frontier of one partition."""
+    with redis.Redis.from_url(server.url) as client:
+        key = f"{frontier.prefixes[0]}deadlines"
+        client.zadd(key, dict.fromkeys(client.zrange(key, 0, -1), 1))
 
 
 def children(pid):
@@ -186,6 +194,13 @@ def test_a_setting_that_cannot_work_ends_the_worker_at_once(server, site, tmp_pa
     assert "resolve: 'nonsense' is not HOST=ADDRESS:PORT" in (tmp_path / "log").read_text()
 
 
+def test_a_worker_whose_leases_are_too_short_for_its_requests_refuses(server, site, tmp_path):
+    frontier = open_frontier(server)
+    with worker(server, frontier, site, tmp_path / "log", "--lease-seconds", "20") as process:
+        assert process.wait(60) == 2
+    assert "lease_seconds = 20.0: must be above 29" in (tmp_path / "log").read_text()
+
+
 @pytest.mark.long
 def test_the_leases_of_a_killed_worker_are_fetched_by_another(server, site, tmp_path):
     frontier = open_frontier(server)
@@ -198,13 +213,14 @@ def test_the_leases_of_a_killed_worker_are_fetched_by_another(server, site, tmp_
 
     site.on("a.test", "/page", hang)
     put(frontier, "http://a.test/page")
-    options = ("--lease-seconds", "5", "--timeout", "60")
+    options = ("--timeout", "60")
     with worker(server, frontier, site, tmp_path / "log", *options) as process:
         eventually(lambda: frontier.counts()["leased"] and frontier.counts()["robots"])
         process.send_signal(signal.SIGKILL)
         process.wait()
     stuck[0] = False
     assert frontier.counts()["leased"] == 1
+    expire_all(server, frontier)
     with worker(server, frontier, site, tmp_path / "log", *options):
         eventually(lambda: "http://a.test/page" in fetched_pages(frontier))
     assert frontier.counts()["failed:lease_expired"] == 1

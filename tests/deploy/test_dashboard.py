@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from functools import partial
 from urllib.request import urlopen
 
 import pytest
@@ -22,6 +23,7 @@ from crawler.frontier import Discovered, Frontier, Limits, connect
 from crawler.page import Page
 from crawler.seeds import Seed
 from crawler.server import EmbeddedServer
+from deploy.crawl import attach
 from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled, not_fetched, verdict
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
@@ -104,8 +106,8 @@ def a_run(directory, steps):
 
 
 @contextmanager
-def client(*args):
-    with TestClient(create_app(*args)) as opened:
+def client(frontier, *args):
+    with TestClient(create_app(lambda: frontier, *args)) as opened:
         yield opened
 
 
@@ -157,6 +159,30 @@ def test_a_server_that_went_away_leaves_the_last_figures_and_comes_back(frontier
             status = status_when(opened, lambda status: status["crawl"]["age_seconds"] < 1)
             assert status["crawl"]["fetched"] == 3
             assert status["crawl"]["error"] == ""
+
+
+def test_a_dashboard_may_be_there_before_the_crawl_and_owns_nothing_of_it(tmp_path):
+    config = FrontierConfig(data=tmp_path / "data", delay=0.0)
+    with TestClient(create_app(partial(attach, config), config.shards, [])) as opened:
+        said = status_when(opened, lambda status: "verdict" in status["crawl"])["crawl"]
+        assert "No crawl yet: no server runs for" in said["verdict"]["text"]
+        assert not config.data.exists()
+        with EmbeddedServer(config.data / "redis", memory="64mb") as server:
+            assert server.pid
+            a_little_crawl(Frontier(connect(server.url), config))
+            status = status_when(opened, lambda status: "fetched" in status["crawl"])
+    assert status["crawl"]["fetched"] == 3
+
+
+def test_the_status_of_a_crawl_that_does_not_run_is_one_clear_error(tmp_path):
+    argv = [sys.executable, "-m", "deploy.cli", "status", "--data", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"error: no server runs for {tmp_path}: start `tinylm crawl` or `tinylm server` first\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_reading_that_fails_keeps_the_last_result_and_says_why():

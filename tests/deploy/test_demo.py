@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from crawler.config import FrontierConfig
+from deploy.demo import StageError, _crawl_settings, _local_web, _next_steps
 from deploy.localweb.audit import Audit, audit
 from deploy.localweb.hosts import build_hosts
 from deploy.localweb.sites import Web, discover
 from shards.reader import ShardReader, verify
-
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 
 def start_demo(data: Path) -> subprocess.Popen[str]:
@@ -66,6 +66,8 @@ def manners(data: Path) -> Audit:
     return audit(data / "web" / "access.log", build_hosts(Web(discover())), delay=0.1)
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_killed_at_every_stage_it_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     data = tmp_path / "demo"
     demo = start_demo(data)
@@ -119,6 +121,8 @@ def check_what_it_left(data: Path, log: Path) -> None:
     assert seen.trap_share < 0.05
 
 
+@pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path) -> None:
     data = tmp_path / "demo"
     demo = start_demo(data)
@@ -126,3 +130,22 @@ def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path
     check_what_it_left(data, tmp_path / "demo.log")
     assert sum(1 for _ in ShardReader(data / "shards", split="all")) >= 1000
     assert json.loads((data / "pretrain" / "evaluation.json").read_text())["val_bpb"] < 2.6
+
+
+def test_a_web_that_died_is_an_error_and_no_finished_crawl(tmp_path: Path) -> None:
+    def crawl() -> None:
+        with _local_web(tmp_path):
+            web = next(processes_of(tmp_path, "deploy.localweb"))
+            os.kill(web, signal.SIGKILL)
+            while ") Z " not in Path(f"/proc/{web}/stat").read_text():
+                time.sleep(0.02)
+
+    with pytest.raises(StageError, match="the local web died"):
+        crawl()
+
+
+def test_the_commands_it_ends_with_find_what_it_made(tmp_path: Path) -> None:
+    frontier, _, _ = _crawl_settings(tmp_path, {"port": 1, "resolve": []})
+    shown = FrontierConfig(data=tmp_path)
+    assert f"dashboard --data {tmp_path} " in _next_steps(tmp_path)
+    assert (frontier.crawl_id, frontier.shards) == (shown.crawl_id, shown.shards)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+from pathlib import Path
 
 import pytest
 
@@ -91,3 +92,16 @@ def test_those_who_require_a_site_are_counted():
     dependents = Web(discover(["rich", "markdown-it-py", "python"])).dependents
     assert dependents["markdown-it-py.test"] == 1
     assert dependents["python.test"] > dependents["rich.test"] == 0
+
+
+def test_a_port_that_takes_rights_is_one_clear_error():
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) <= 80:
+        pytest.skip("anybody may listen on port 80 here")
+    me = os.geteuid()
+    if me == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(LocalWebError, match=r"cannot listen on 127\.0\.0\.2 port 80: Permission denied"):
+            listen(80)
+    finally:
+        os.seteuid(me)

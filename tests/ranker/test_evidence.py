@@ -114,6 +114,16 @@ def test_a_seed_given_twice_gathers_its_votes():
     assert (again.karma, again.equity) == (7.0, 2.0)
 
 
+def test_what_was_known_of_a_page_that_moved_is_known_of_where_it_is_now():
+    graph = LinkGraph()
+    graph.seed(1, karma=500.0, cash=6.0)
+    graph.link(Evidence(equity=1.0, depth=2), worth=0.5, keys=[1, 2])
+    page = graph.fetched(1)
+    assert graph.redirect(page, [2]) == {2: Evidence(6.85, 2, 1.0, 1, 500.0)}
+    graph.fetched(2)
+    assert graph.redirect(page, [2]) == {}
+
+
 def test_an_empty_graph_survives_a_restart():
     graph = LinkGraph()
     graph.restore(saved(LinkGraph()))

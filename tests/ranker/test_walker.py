@@ -3,6 +3,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager
 from hashlib import sha256
 
 import numpy as np
@@ -110,6 +111,58 @@ def test_seeds_are_queued_and_pages_kept_and_their_links_followed(frontier, tmp_
     assert row["url"] == "https://a.test/"
 
 
+def karma_of(walker, url):
+    return walker.graph.queued(fingerprint(url)).karma
+
+
+def test_a_seed_given_again_counts_once_whoever_died_and_votes_of_another_source_are_added(
+    frontier, tmp_path
+):
+    url = "https://a.test/"
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        frontier.put_seeds([Seed(url, 100.0, "RS_2020-01.zst")] * 2)
+        walker.step()
+        walker.commit()
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        frontier.put_seeds([Seed(url, 100, "RS_2020-01.zst")])
+        walker.step()
+        assert karma_of(walker, url) == 100
+        frontier.put_seeds([Seed(url, 100.0, "RS_2020-02.zst"), Seed(url, 1.0, "chosen")])
+        walker.step()
+        assert karma_of(walker, url) == 201
+
+
+def test_a_seed_that_moved_is_still_what_people_chose(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        untouched = walker.policy.state()
+        frontier.put_seeds([Seed("http://x.test/", 500.0, "test")])
+        walker.step()
+        there = (Link("https://x.test/", "", "", False),)
+        fetch(frontier, take(frontier), "", reason="redirect", links=there)
+        walker.step()
+        assert walker.policy.state() == untouched
+        fetch(frontier, take(frontier), prose(1))
+        walker.step()
+        walker.commit()
+    (row,) = ShardReader(tmp_path, split="all")
+    assert (row["url"], row["karma"], row["inlinks"]) == ("https://x.test/", 500.0, 0)
+
+
+def test_a_redirect_without_end_ends(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG, deepest=3)
+        frontier.put_seeds([Seed("https://x.test/0", 500.0, "test")])
+        walker.step()
+        for hop in range(1, 5):
+            further = (Link(f"https://x.test/{hop}", "", "", False),)
+            fetch(frontier, take(frontier), "", reason="redirect", links=further)
+            walker.step()
+        assert frontier.finished()
+
+
 def test_the_stream_is_forgotten_only_once_it_is_committed(frontier, tmp_path):
     put(frontier, "https://a.test/1")
     with ShardWriter(tmp_path, crawl_id="c") as writer:
@@ -215,23 +268,48 @@ def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
     assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
 
 
-def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
-    put(frontier, "https://a.test/1")
-    links = (Link("https://b.test/1", "b", "html", False),)
-    fetch(frontier, take(frontier), prose(1), links=links)
+@contextmanager
+def full(server):
     with redis.Redis.from_url(server.url) as client:
         before = client.config_get("maxmemory")["maxmemory"]
         client.config_set("maxmemory", "1")
         try:
-            with ShardWriter(tmp_path, crawl_id="c") as writer:
-                walker = Walker(frontier, writer, CONFIG)
-                assert walker.step() == 1
-                walker.commit()
-                assert walker.dropped["links_while_full"] == 1
-                assert frontier.counts()["backlog"] == 0
+            yield
         finally:
             client.config_set("maxmemory", before)
+
+
+def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    links = (Link("https://b.test/1", "b", "html", False),)
+    fetch(frontier, take(frontier), prose(1), links=links)
+    with full(server), ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert walker.step() == 1
+        walker.commit()
+        assert walker.dropped["links_while_full"] == 1
+        assert frontier.counts()["backlog"] == 0
     assert len(rows(tmp_path)) == 1
+
+
+def test_seeds_that_a_full_server_refuses_are_queued_once_it_has_room_also_by_a_later_walker(
+    server, frontier, tmp_path
+):
+    frontier.put_seeds([Seed(f"https://a.test/{n}", 5.0, "test") for n in range(3)])
+    with full(server), ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.step()
+        walker.commit()
+        assert frontier.counts()["backlog"] == 0
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        with full(server):
+            walker.step()
+        assert frontier.counts()["queued"] == 0
+        walker.step()
+        walker.step()
+        assert frontier.counts()["queued"] == 3
+        assert not walker.dropped
 
 
 def test_opted_out_and_foreign_pages_are_dropped_with_their_reason(frontier, tmp_path):

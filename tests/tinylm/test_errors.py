@@ -1,5 +1,7 @@
 """The edge: errors become one line and an exit code."""
 
+from pathlib import Path
+
 import pytest
 
 from crawler.errors import LeaseLost
@@ -15,6 +17,21 @@ def test_what_the_user_can_act_on_is_one_line_and_exit_code_2(kind, capsys):
     assert capsys.readouterr() == ("", "error: pages = 0: at least 1\n")
 
 
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/dev/null/x", "/dev/null/x: Not a directory"),
+        ("/", "/: Is a directory"),
+        ("/dev/full", "No space left on device"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_too(path, said, capsys):
+    with pytest.raises(SystemExit) as ended, exit_on_error():
+        Path(path).write_text("x")
+    assert ended.value.code == 2
+    assert capsys.readouterr() == ("", f"error: {said}\n")
+
+
 def test_an_interrupt_is_exit_code_130(capsys):
     with pytest.raises(SystemExit) as ended, exit_on_error():
         raise KeyboardInterrupt
@@ -22,9 +39,10 @@ def test_an_interrupt_is_exit_code_130(capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), exit_on_error():
-        raise ZeroDivisionError
+@pytest.mark.parametrize("bug", [ZeroDivisionError, OSError("of our own"), TimeoutError])
+def test_a_bug_keeps_its_traceback(bug):
+    with pytest.raises((ZeroDivisionError, OSError)), exit_on_error():
+        raise bug
 
 
 def test_success_passes_through():

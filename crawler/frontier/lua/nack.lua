@@ -2,28 +2,23 @@
 -- Not fetched this time. The URL returns to its queue behind its equals, or is a dead letter after too many
 -- attempts; the host rests at least as long as it asked for. A host that refused without saying until
 -- when waits twice as long each time.
--- ARGV: token, reason, cooldown ms, rest asked for in ms (0: not said), backoff base ms (0: none), most attempts,
+-- ARGV: token, reason, rest ms, rest asked for in ms (0: not said), backoff base ms (0: none), most attempts,
 --       1 if a request was sent, bytes fetched
 -- Returns 0 if the lease was lost.
 local LONGEST_BACKOFF = 24 * 3600 * 1000
 local lease = take(ARGV[1])
 if not lease then return 0 end
-local host = p .. 'h:' .. lease.host
-local now = now_ms()
-redis.call('HDEL', host, 'inflight')
-local at = now + cooldown(lease.host, ARGV[3])
-if ARGV[7] == '1' then
-  redis.call('HINCRBY', host, 'fetched', 1)
-  count('fetched')
-  count('bytes', ARGV[8])
-end
-local base = tonumber(ARGV[5])
-if tonumber(ARGV[4]) > 0 then
-  at = math.max(at, now + ARGV[4])
+local host, h, now = lease.host, p .. 'h:' .. lease.host, now_ms()
+call('HDEL', h, 'inflight')
+if lease.kind == 'robots' then call('SADD', p .. 'norobots', host) end
+if ARGV[7] == '1' then count_request(host, ARGV[8]) end
+local asked, base = tonumber(ARGV[4]), tonumber(ARGV[5])
+if asked > 0 then
+  block(host, now + asked)
 elseif base > 0 then
-  local strikes = redis.call('HINCRBY', host, 'strikes', 1)
-  at = math.max(at, now + math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF))
+  local strikes = call('HINCRBY', h, 'strikes', 1)
+  block(host, now + math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF))
 end
-fail(lease, ARGV[2], ARGV[6], tonumber(lease.promise) / 2)
-release(lease.host, at)
+fail(lease, ARGV[2], ARGV[6], math.floor(lease.promise / 2))
+place(host, now + rest(host, ARGV[3]))
 return 1

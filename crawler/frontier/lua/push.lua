@@ -1,39 +1,92 @@
 #!lua
--- Discovered links. A new one is queued; one still queued takes the new promise; any other changes nothing.
+-- Discovered links. A new one is queued; one still in the queue takes the new promise; any other changes nothing.
+-- A queue holds the `hot` best; the others go to the lists, or to the spool if there is a disk.
 -- Not allowed over the memory limit (noeviction refuses it), so that a full server only drains.
--- ARGV: default host index, then for each link: host, member, promise, seen shard, low 32 bits of fingerprint
--- Returns for each link 1 if it was new, else 0.
+-- ARGV: index of a host not met before, hot, 1 if there is a disk, most referring domains kept; then for each host:
+--       host, number of referring domains, those, number of links, and for each link: member, promise, seen
+--       shard, low 32 bits of its fingerprint
+-- Returns how many were new.
+local hot, disk, most_refs = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
 local now = now_ms()
-local index = ARGV[1]
-local fresh, touched = {}, {}
-local new = 0
-for i = 2, #ARGV, 5 do
-  local host, member, promise = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  local queue = p .. 'q:' .. host
-  touched[host] = true
-  if redis.call('SADD', p .. 'seen:' .. ARGV[i + 3], ARGV[i + 4]) == 1 then
-    if redis.call('ZADD', queue, promise, member) == 1 and redis.call('ZCARD', queue) == 1 then
-      local known = redis.call('HMGET', p .. 'h:' .. host, 'next', 'inflight')
-      if not known[1] then
-        redis.call('HSET', p .. 'h:' .. host, 'next', now, 'index', index)
-        count('hosts')
-      end
-      if not known[2] then redis.call('ZADD', p .. 'cooling', known[1] or now, host) end
+local total, hosts = 0, 0
+
+local function refer(host, first, last)
+  local refs, more = p .. 'refs:' .. host, 0
+  for i = first, last do
+    if ARGV[i] == 'seed' then
+      more = more + call('HSET', p .. 'h:' .. host, 'chosen', 1)
+    elseif call('SCARD', refs) < most_refs then
+      more = more + call('SADD', refs, ARGV[i])
     end
-    new = new + 1
-    fresh[#fresh + 1] = 1
+  end
+  if more > 0 and call('SREM', p .. 'spent', host) == 1 then wake(host) end
+end
+
+local function overflow(host, promise, member, known)
+  if disk then
+    call('RPUSH', p .. 'spool', host .. ' ' .. promise .. ' ' .. member)
+    known.cold = known.cold + 1
   else
-    redis.call('ZADD', queue, 'XX', promise, member)
-    fresh[#fresh + 1] = 0
+    call('RPUSH', p .. 't:' .. host .. ':' .. tenth(promise), promise .. ' ' .. member)
+    known.tail = known.tail + 1
   end
+  known.top = math.max(known.top, tenth(promise))
 end
-for host in pairs(touched) do
-  if redis.call('ZSCORE', p .. 'ready', host) then
-    redis.call('ZADD', p .. 'ready', rank(host, redis.call('HGET', p .. 'h:' .. host, 'index')), host)
+
+local function queue_links(host, first, last, known)
+  local queue, new, changed = p .. 'q:' .. host, 0, false
+  local length = call('ZCARD', queue)
+  for i = first, last, 4 do
+    local member, promise = ARGV[i], tonumber(ARGV[i + 1])
+    if call('SADD', p .. 'seen:' .. ARGV[i + 2], ARGV[i + 3]) == 0 then
+      changed = call('ZADD', queue, 'XX', 'CH', promise, member) == 1 or changed
+    else
+      new = new + 1
+      if tenth(promise) < known.top then
+        overflow(host, promise, member, known)
+      else
+        call('ZADD', queue, promise, member)
+        length = length + 1
+        if length > hot then
+          local least = call('ZPOPMIN', queue)
+          overflow(host, tonumber(least[2]), least[1], known)
+          length = hot
+        end
+      end
+    end
   end
+  return new, changed
 end
-if new > 0 then
-  count('discovered', new)
-  count('queued', new)
+
+local i = 5
+while i <= #ARGV do
+  local host, refs = ARGV[i], tonumber(ARGV[i + 1])
+  local first = i + 3 + refs
+  local last = first + 4 * tonumber(ARGV[first - 1]) - 1
+  local h = p .. 'h:' .. host
+  local known = call('HMGET', h, 'next', 'gone', 'tail', 'cold', 'top')
+  if known[2] then
+    count('skipped:taken_down', (last - first + 1) / 4)
+  else
+    if not known[1] then
+      call('HSET', h, 'next', now, 'index', ARGV[1])
+      hosts = hosts + 1
+    end
+    if refs > 0 then refer(host, i + 2, i + 1 + refs) end
+    local tails = {tail = tonumber(known[3] or 0), cold = tonumber(known[4] or 0), top = tonumber(known[5] or -1)}
+    local before = tails.tail + tails.cold
+    local new, changed = queue_links(host, first, last, tails)
+    if tails.tail + tails.cold ~= before then
+      call('HSET', h, 'tail', tails.tail, 'cold', tails.cold, 'top', tails.top)
+    end
+    if new > 0 or changed then wake(host) end
+    total = total + new
+  end
+  i = last + 1
 end
-return fresh
+if hosts > 0 then count('hosts', hosts) end
+if total > 0 then
+  count('discovered', total)
+  count('queued', total)
+end
+return total

@@ -1,0 +1,38 @@
+#!lua flags=allow-oom
+-- What a person says of a URL.
+-- ARGV: host, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'retry' with a
+--       promise, or 'drop'
+-- Returns 1 if it was queued, in flight, or a dead letter.
+local host, member = ARGV[1], ARGV[2]
+local url, h = url_of(host, member), p .. 'h:' .. host
+if ARGV[5] == 'retry' or ARGV[5] == 'drop' then
+  if call('HDEL', p .. 'dead', url) == 0 then return 0 end
+  count('dead', -1)
+  if ARGV[5] == 'retry' then
+    call('ZADD', p .. 'q:' .. host, ARGV[6], member)
+    count('queued')
+    wake(host)
+  else
+    count('skipped:dropped')
+  end
+  return 1
+end
+call('SADD', p .. 'seen:' .. ARGV[3], ARGV[4])
+call('SADD', p .. 'gone', url)
+call('ZREM', p .. 'due', url)
+call('HDEL', p .. 'revisit', url)
+local was = call('HDEL', p .. 'dead', url)
+if was == 1 then count('dead', -1) end
+if call('ZREM', p .. 'q:' .. host, member) == 1 then
+  was = 1
+  count('queued', -1)
+end
+local token = call('HGET', h, 'inflight')
+if token and cjson.decode(call('HGET', p .. 'leases', token)).member == member then
+  was = 1
+  take(token)
+  call('HDEL', h, 'inflight')
+  place(host, tonumber(call('HGET', h, 'next')))
+end
+if was == 1 then count('skipped:taken_down') end
+return was

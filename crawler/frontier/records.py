@@ -1,0 +1,68 @@
+"""What the frontier takes and gives: `Discovered`, `Lease`, `Entry`, `Limits`."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from crawler.page import Page
+from crawler.seeds import Seed
+
+SEED = "seed"
+"""The referrer of a URL that a person chose: its host has the full budget."""
+
+
+class Discovered(NamedTuple):
+    """A URL somebody links to, and what the policy expects of it."""
+
+    url: str
+    """Canonical."""
+    promise: float
+    """Kept to four decimals."""
+    referrer: str = ""
+    """The domain that links to it, if it is another than its own (see `crawler.urls.domain`), or `SEED`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right and the duty to fetch one URL before `deadline`."""
+
+    token: int
+    partition: int
+    host: str
+    url: str
+    kind: str
+    """`page`, or `robots` for the host's robots.txt."""
+    promise: float
+    propensity: float
+    attempt: int
+    robots_until: int
+    """Identifies the host's robots rules in force (server milliseconds)."""
+    deadline: float
+    """On this process's monotonic clock."""
+    fetch_no: int = 1
+    """Which fetch of the URL this is; the same again if its end was lost."""
+    etag: str = ""
+    """Validators of the fetch before this one, for a conditional request."""
+    last_modified: str = ""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Of this lease alone: each partition counts its tokens."""
+        return self.partition, self.token
+
+
+class Entry(NamedTuple):
+    """One entry of the stream to the walker."""
+
+    partition: str
+    id: str
+    content: Page | list[Seed]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When the whole crawl stops, shared by all workers."""
+
+    pages: int
+    bytes: int
+    until: float
+    """Epoch seconds."""

@@ -1,0 +1,156 @@
+"""`RedisStore`: runs the frontier's scripts on a Redis (>= 7) or Valkey server, or on a cluster of them.
+
+A server that went away is waited for. One that came back as another run may have lost its last second: that
+is noticed and counted in `restarts`, so that who said something in that second can say it again.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import redis
+from redis.backoff import NoBackoff
+from redis.cluster import RedisCluster
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException
+from redis.retry import Retry
+
+from crawler.errors import FrontierFull, ServerError
+from tinylm.errors import ConfigError
+
+_RECONNECT_SECONDS = 20.0
+_CLUSTER = "redis+cluster://"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Client = Any
+"""A `redis.Redis` or `RedisCluster`; their type hints cannot say that replies are bytes."""
+
+
+@cache
+def source(name: str) -> str:
+    """The text of a script as the server gets it."""
+    folder = Path(__file__).parent / "lua"
+    shebang, body = (folder / f"{name}.lua").read_text().split("\n", 1)
+    return f"{shebang}\n{(folder / 'common.lua').read_text()}\n{body}"
+
+
+def connect(url: str) -> "RedisStore":
+    """The store at `url`: redis://, rediss://, unix:// or, for a cluster, redis+cluster://.
+
+    Raises ConfigError if it is none of them, ServerError if a cluster does not answer.
+    """
+    try:
+        if url.startswith(_CLUSTER):
+            return RedisStore(RedisCluster.from_url(url.replace(_CLUSTER, "redis://", 1)))
+        # No silent retries: the frontier must notice when the server was restarted.
+        return RedisStore(redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=0))
+    except ValueError as error:
+        raise ConfigError(f"redis_url = {url!r}: {error}") from error
+    except (redis.ConnectionError, RedisClusterException) as error:
+        raise ServerError(f"redis_url = {url!r}: {error}") from error
+
+
+class RedisStore:
+    """Scripts by name, pages by stream; what a `MemoryStore` does in Python."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._cluster = isinstance(client, RedisCluster)
+        self._scripts = {
+            path.stem: client.register_script(source(path.stem))
+            for path in (Path(__file__).parent / "lua").glob("*.lua")
+            if path.stem != "common"
+        }
+        self._runs: frozenset[str] = frozenset()
+        self.restarts = 0
+        """How often a server was seen to have been restarted."""
+
+    def check(self) -> None:
+        """Raise ServerError if there is no server that will do."""
+        for info in self._attempt(self._infos):
+            version = str(info.get("valkey_version", info["redis_version"]))
+            if int(version.split(".")[0]) < 7:
+                raise ServerError(f"the server is version {version}; Redis >= 7 or Valkey is needed")
+        self._heed_restarts()
+
+    def _infos(self) -> list[Mapping[str, Any]]:
+        if not self._cluster:
+            return [self._client.info("server")]
+        return [self._client.info("server", target_nodes=node) for node in self._client.get_primaries()]
+
+    def _heed_restarts(self) -> None:
+        runs = frozenset(str(info["run_id"]) for info in self._infos())
+        if self._runs and not runs <= self._runs:
+            self.restarts += 1
+        self._runs = runs
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _attempt(self, action: Callable[[], T]) -> T:
+        """Do `action`; wait for a server that went away, then do it again."""
+        give_up = time.monotonic() + _RECONNECT_SECONDS
+        lost = False
+        while True:
+            try:
+                if lost:
+                    self._heed_restarts()
+                return action()
+            except OutOfMemoryError as error:
+                raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
+            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
+                if time.monotonic() > give_up:
+                    raise ServerError(f"the frontier's server does not answer: {error}") from error
+                log.warning("the frontier's server is away: %s", error)
+                lost = True
+                time.sleep(0.2)
+            except redis.ResponseError as error:
+                raise ServerError(f"the frontier's server refuses: {error}") from error
+
+    def run(self, script: str, prefix: str, *args: Any) -> Any:
+        """What `script` returns for the partition whose keys begin with `prefix`.
+
+        Raises FrontierFull if the server is at its memory limit, ServerError if it stays away or refuses.
+        """
+        return self._attempt(lambda: self._scripts[script]([prefix], args))
+
+    def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        """The results of many (script, prefix, arguments); one round trip, or many on a cluster."""
+        if self._cluster or len(calls) == 1:
+            return [self.run(script, prefix, *args) for script, prefix, args in calls]
+        return self._attempt(lambda: self._pipelined(calls))
+
+    def _pipelined(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+        pipe = self._client.pipeline(transaction=False)
+        for script, prefix, args in calls:
+            pipe.evalsha(self._scripts[script].sha, 1, prefix, *args)
+        results = pipe.execute(raise_on_error=False)
+        for number, result in enumerate(results):
+            if isinstance(result, NoScriptError):
+                script, prefix, args = calls[number]
+                results[number] = self._scripts[script]([prefix], args)
+            elif isinstance(result, Exception):
+                raise result
+        return list(results)
+
+    def read(
+        self, prefixes: Mapping[str, str], n: int, wait: float
+    ) -> list[tuple[str, str, dict[bytes, bytes]]]:
+        """Up to `n` stream entries (prefix, id, fields) a partition after the id given for its prefix."""
+        block = int(wait * 1000) or None
+        streams = [{f"{prefix}pages": after} for prefix, after in prefixes.items()]
+        if not self._cluster:
+            streams = [{name: after for stream in streams for name, after in stream.items()}]
+        elif len(streams) > 1:
+            block = None
+        found: list[Any] = []
+        for stream in streams:
+            found += self._attempt(lambda stream=stream: self._client.xread(stream, n, block)) or []  # type: ignore[misc]
+        return [
+            (name.decode().removesuffix("pages"), entry_id.decode(), fields)
+            for name, entries in found
+            for entry_id, fields in entries
+        ]

@@ -1,0 +1,164 @@
+"""`Spill`: the tail of every host on disk, so that memory holds only the best of each.
+
+What a queue has no room for goes through a list on the server into one SQLite file, and comes back, best
+tenth first, when the queue runs low: deferred, never dropped (BUbiNG's virtualizer, IRLbot's BEAST). The
+server forgets an entry only once it was written down, and the file only `_KEPT_SECONDS` after the server took
+it back, in a batch whose number makes saying it twice harmless; so whoever dies when, nothing is lost. One
+process spills: the walker, who holds the lock of the shards beside which the file lies.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from crawler.errors import FrontierError
+from crawler.frontier.frontier import Frontier
+
+_VERSION = 1
+_WRITTEN_AT_ONCE = 20_000
+_FILLED_AT_ONCE = 64
+_KEPT_SECONDS = 10.0
+
+_SCHEMA = """
+CREATE TABLE host (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE url (
+    host INTEGER, batch INTEGER, least INTEGER, member TEXT,  -- least: minus the promise; the best come first
+    PRIMARY KEY (host, batch, least, member)
+) WITHOUT ROWID;
+CREATE TABLE batch (host INTEGER, number INTEGER, at REAL, PRIMARY KEY (host, number)) WITHOUT ROWID;
+"""
+
+
+class Spill:
+    """The file at `path`; a context manager. While it is open, `frontier` keeps only the best in memory.
+
+    Raises FrontierError if the file is of another version, no database, or cannot be written.
+    """
+
+    def __init__(self, frontier: Frontier, path: Path, *, partitions: int, hot: int) -> None:
+        self._frontier = frontier
+        self._partitions = range(partitions)
+        self._hot = hot
+        self._restarts = frontier.restarts
+        self._path = path
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = FULL")
+            self._open()
+        except sqlite3.Error as error:
+            raise FrontierError(f"{path}: cannot hold the tail of the frontier ({error})") from error
+        self._say_again()
+        frontier.has_disk = True
+
+    def _open(self) -> None:
+        [version] = self._db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version != _VERSION:
+            raise FrontierError(
+                f"{self._path}: version {version}, not {_VERSION}: use the tinylm that wrote it"
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._frontier.has_disk = False
+        self._db.close()
+
+    def __len__(self) -> int:
+        """URLs on disk that are not on their way back."""
+        [count] = self._db.execute("SELECT count(*) FROM url WHERE batch = 0").fetchone()
+        return int(count)
+
+    def turn(self) -> None:
+        """Write down what waits, then give back what is wanted. Raises FrontierError if the disk is full."""
+        if self._frontier.restarts != self._restarts:
+            self._restarts = self._frontier.restarts
+            self._say_again()
+        try:
+            for partition in self._partitions:
+                self._write(partition)
+                for host, batch in self._frontier.thirsty(partition, _FILLED_AT_ONCE):
+                    self._give_back(partition, host, batch + 1)
+            self._forget()
+        except sqlite3.Error as error:
+            raise FrontierError(
+                f"{self._path}: {error}; nothing is lost, free some space and start again"
+            ) from error
+
+    def _write(self, partition: int) -> None:
+        written = 0
+        while found := self._frontier.spooled(partition, written, _WRITTEN_AT_ONCE):
+            with self._transaction():
+                ids = {host: self._id(host) for host in {host for host, _, _ in found}}
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO url VALUES (?, 0, ?, ?)",
+                    ((ids[host], -promise, member) for host, promise, member in found),
+                )
+            written = len(found)
+
+    def _id(self, host: str) -> int:
+        self._db.execute("INSERT OR IGNORE INTO host (name) VALUES (?)", (host,))
+        [number] = self._db.execute("SELECT id FROM host WHERE name = ?", (host,)).fetchone()
+        return int(number)
+
+    def _give_back(self, partition: int, name: str, batch: int) -> None:
+        host = self._id(name)
+        best = "SELECT least, member FROM url WHERE host = ? AND batch = 0 ORDER BY least LIMIT ?"
+        urls = self._db.execute(best, (host, self._hot)).fetchall()
+        with self._transaction():
+            self._db.executemany(
+                "UPDATE url SET batch = ? WHERE host = ? AND batch = 0 AND least = ? AND member = ?",
+                ((batch, host, least, member) for least, member in urls),
+            )
+            self._db.execute("INSERT OR REPLACE INTO batch VALUES (?, ?, ?)", (host, batch, time.time()))
+        self._refill(partition, name, host, batch, urls)
+
+    def _refill(
+        self, partition: int, name: str, host: int, batch: int, urls: Iterable[tuple[int, str]]
+    ) -> None:
+        [least] = self._db.execute(
+            "SELECT min(least) FROM url WHERE host = ? AND batch = 0", (host,)
+        ).fetchone()
+        links = [(member, -promise) for promise, member in urls]
+        self._frontier.refill(partition, name, batch, links, -1 if least is None else -least)
+
+    def _say_again(self) -> None:
+        """Batches that a crash, ours or the server's, may have kept from arriving; others change nothing."""
+        batches = self._db.execute("SELECT host, name, number FROM batch JOIN host ON id = host").fetchall()
+        for host, name, number in batches:
+            urls = self._db.execute(
+                "SELECT least, member FROM url WHERE host = ? AND batch = ?", (host, number)
+            )
+            self._refill(self._frontier.partition_of(name), name, host, number, urls.fetchall())
+
+    def _forget(self) -> None:
+        old = "SELECT host, number FROM batch WHERE at < ?"
+        done = self._db.execute(old, (time.time() - _KEPT_SECONDS,)).fetchall()
+        if done:
+            with self._transaction():
+                self._db.executemany("DELETE FROM url WHERE host = ? AND batch = ?", done)
+                self._db.executemany("DELETE FROM batch WHERE host = ? AND number = ?", done)
+
+    def _transaction(self) -> "_Transaction":
+        return _Transaction(self._db)
+
+
+class _Transaction:
+    """All of it or nothing; sqlite3's own context manager does not begin one."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._db.execute("ROLLBACK" if kind else "COMMIT")

