@@ -1,7 +1,7 @@
 """The frontier on one server: bytes a URL, speed a core, latency; beside scrapy-redis on the same server.
 
-Paths are those of real documentation hosts, host sizes follow Zipf's law. Speeds are divided by the CPU seconds
-of the server, whatever the client in Python takes; memory is what the server reports, with its log on.
+Paths are those of real documentation hosts, host sizes follow Zipf's law. Speeds are divided by the CPU
+seconds of the server, whatever the client in Python takes; memory is what the server reports, with its log on.
 """
 
 import csv
@@ -38,9 +38,13 @@ _URLS_A_HOST = 100
 _LEASED_AT_ONCE = 64
 _DAY = 86400.0
 _GOALS = {
-    "bytes_per_url_10m": "<= 80", "ram_bytes_per_url_10m_spilled": "<= 25",
-    "push_new_per_core_s": ">= 60,000", "push_seen_per_core_s": ">= 150,000", "lease_ack_per_core_s": ">= 15,000", "lease_p99_ms": "< 5",
-}  # fmt: skip
+    "bytes_per_url_10m": "<= 80",
+    "ram_bytes_per_url_10m_spilled": "<= 25",
+    "push_new_per_core_s": ">= 60,000",
+    "push_seen_per_core_s": ">= 150,000",
+    "lease_ack_per_core_s": ">= 15,000",
+    "lease_p99_ms": "< 5",
+}
 
 app = App(name="python -m bench.frontier", help=__doc__)
 console = Console()

@@ -5,6 +5,11 @@ import zlib
 from dataclasses import asdict, dataclass
 from typing import NamedTuple, Self
 
+LISTS = ("robots", "sitemap", "feed")
+"""Reasons of fetches that are lists: no documents, and no judges of what they list."""
+PATHS_TO_SITEMAPS = ("robots/sitemap", "sitemapindex/sitemap/loc")
+"""Where a link to a sitemap stands."""
+
 
 class Link(NamedTuple):
     """An outgoing link, canonical, as it stands in the page."""

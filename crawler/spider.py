@@ -25,8 +25,10 @@ from crawler.config import CrawlConfig
 from crawler.errors import LeaseLost, NetworkForbidden, ServerError
 from crawler.extract import Extracted, extract
 from crawler.frontier import Frontier, Lease
+from crawler.optout import addressed, from_headers
 from crawler.page import Link, Page
-from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
+from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
+from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
 from tinylm.heartbeat import beat
@@ -36,7 +38,6 @@ _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 _ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
-_TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain")
 
 
 def _become_extractor() -> None:
@@ -56,6 +57,9 @@ class LeaseSpider(Spider):
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
+        self._token = product_token(config.user_agent)
+        self._read = Reader(extract, self._token)
+        self._elsewhere = Elsewhere(frontier.delay, config.timeout)
         self._pool = self._make_pool(config.extractors)
         self._suspect = asyncio.Lock()
         self.fatal: TinylmError | None = None
@@ -107,16 +111,19 @@ class LeaseSpider(Spider):
             await asyncio.wait_for(self._something_finished.wait(), seconds)
 
     async def _allowed(self, lease: Lease) -> bool:
+        if (await self._rules_of(lease)).allow(lease.url):
+            return True
+        await self._finish(lease, self.frontier.skip, "robots")
+        return False
+
+    async def _rules_of(self, lease: Lease) -> Rules:
         key = lease.host, lease.robots_until
         if key not in self._rules:
             if len(self._rules) >= _MOST_CACHED_RULES:
                 self._rules.clear()
             text = await asyncio.to_thread(self.frontier.robots, lease.host)
             self._rules[key] = Rules(text, self.config.user_agent)
-        if self._rules[key].allow(lease.url):
-            return True
-        await self._finish(lease, self.frontier.skip, "robots")
-        return False
+        return self._rules[key]
 
     def _request(self, lease: Lease, url: str, hops: int = 0) -> Request:
         return Request(
@@ -153,10 +160,13 @@ class LeaseSpider(Spider):
             await self._finish(lease, self.frontier.ack, await self._page(response, lease), **cost)
 
     async def on_failure(self, failure: Failure) -> None:
-        """Scrapy's errback: no response."""
+        """Scrapy's errback: no response. A robots.txt moved to where nobody may go is no robots.txt."""
         lease: Lease = failure.request.meta["lease"]  # type: ignore[attr-defined]
         error = failure.value
-        if _is_forbidden(error):
+        if _is_forbidden(error) and failure.request.meta["hops"]:  # type: ignore[attr-defined]
+            nowhere = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
+            await self._finish(lease, self.frontier.ack_robots, "", **nowhere)
+        elif _is_forbidden(error):
             await self._finish(lease, self.frontier.skip, "forbidden_network")
         elif _is_too_large(error) and lease.kind == "page":
             page = self._empty_page(lease, 0, "too_large")
@@ -173,18 +183,30 @@ class LeaseSpider(Spider):
         self, response: Response, lease: Lease, cost: dict[str, Any]
     ) -> AsyncIterator[Request]:
         target = self._redirect_target(response)
-        if target and response.meta["hops"] < _ROBOTS_REDIRECTS and _same_host(target, lease.url):
-            await asyncio.sleep(self.frontier.delay)
-            yield self._request(lease, target, response.meta["hops"] + 1)
-            return
-        status = 404 if 300 <= response.status < 400 else response.status
-        text = interpret(status, response.body)
+        text = None
+        self._elsewhere.answered(response.url)
+        if target and response.meta["hops"] < _ROBOTS_REDIRECTS:
+            text = await self._elsewhere.turn(target, lease.host)
+            if text is None:
+                yield self._request(lease, target, response.meta["hops"] + 1)
+                return
+        if text is None:
+            status = 404 if 300 <= response.status < 400 else response.status
+            text = interpret(status, response.body)
         if text is None:
             await self._finish(lease, self.frontier.nack, "robots_unreachable", back_off=True, **cost)
             return
-        delay = Rules(text, self.config.user_agent).crawl_delay
+        self._elsewhere.remember(response.url, lease.host, text)
+        rules = Rules(text, self.config.user_agent)
+        links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
         await self._finish(
-            lease, self.frontier.ack_robots, text[:MOST_BYTES], valid=VALID_SECONDS, crawl_delay=delay, **cost
+            lease,
+            self.frontier.ack_robots,
+            text[:MOST_BYTES],
+            valid=VALID_SECONDS,
+            crawl_delay=rules.crawl_delay,
+            page=self._empty_page(lease, response.status, "robots", links) if links else None,
+            **cost,
         )
 
     def _redirect_target(self, response: Response) -> str | None:
@@ -199,13 +221,18 @@ class LeaseSpider(Spider):
         if response.status >= 400:
             return self._empty_page(lease, response.status, f"status_{response.status}")
         media_type = _header(response, "Content-Type").split(";")[0].strip().lower()
-        if media_type and media_type not in _TEXT_TYPES:
+        if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
             return self._empty_page(lease, response.status, "media_type")
         extracted = await self._extract(response)
-        return Page(
-            **self._base(lease, response.status),
-            **{name: getattr(extracted, name) for name in Extracted.__slots__},
-        )
+        fields = {name: getattr(extracted, name) for name in Extracted.__slots__}
+        fields["opt_out"] = await self._opt_out(response, lease, extracted)
+        return Page(**self._base(lease, response.status), **fields)
+
+    async def _opt_out(self, response: Response, lease: Lease, extracted: Extracted) -> tuple[str, ...]:
+        """What the page, its response and its host say of its use."""
+        in_headers = from_headers(_headers(response), self._token)
+        rules = await self._rules_of(lease)
+        return tuple(dict.fromkeys((*extracted.opt_out, *in_headers, *rules.opt_out(lease.url))))
 
     def _empty_page(self, lease: Lease, status: int, reason: str, links: tuple[Link, ...] = ()) -> Page:
         return Page(**self._base(lease, status), reason=reason, links=links)
@@ -251,13 +278,13 @@ class LeaseSpider(Spider):
             response.body,
             response.url,
             _header(response, "Content-Type"),
-            _header(response, "X-Robots-Tag"),
+            self._robots_tag(response),
             self.config.extract_timeout,
         )
         loop = asyncio.get_running_loop()
         pool = self._pool
         try:
-            return await loop.run_in_executor(pool, extract, *arguments)
+            return await loop.run_in_executor(pool, self._read, *arguments)
         except BrokenProcessPool:
             if self._pool is pool:
                 self.logger.warning("an extraction process died; starting another")
@@ -265,11 +292,16 @@ class LeaseSpider(Spider):
         async with self._suspect:
             alone = self._make_pool(1)
             try:
-                return await loop.run_in_executor(alone, extract, *arguments)
+                return await loop.run_in_executor(alone, self._read, *arguments)
             except BrokenProcessPool:
                 return Extracted(reason="extract_crash")
             finally:
                 alone.shutdown(wait=False)
+
+    def _robots_tag(self, response: Response) -> str:
+        """The directives of all X-Robots-Tag headers that are for this crawler."""
+        tags = [value for name, value in _headers(response) if name == "x-robots-tag"]
+        return ", ".join(addressed(tag, self._token) for tag in tags)
 
     # Stopping
 
@@ -285,8 +317,12 @@ def _header(response: Response, name: str) -> str:
     return (response.headers.get(name) or b"").decode("latin-1")
 
 
-def _same_host(url: str, other: str) -> bool:
-    return url.split("/")[2] == other.split("/")[2]
+def _headers(response: Response) -> list[tuple[str, str]]:
+    return [
+        (name.decode("latin-1").lower(), value.decode("latin-1"))
+        for name in response.headers
+        for value in response.headers.getlist(name)
+    ]
 
 
 def _is_forbidden(error: BaseException | None) -> bool:

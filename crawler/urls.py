@@ -1,9 +1,10 @@
 """URL identity: which strings mean the same page, and where in the frontier a page lives.
 
-Canonical form: scheme and host in lower case, IDNA, numeric hosts in their usual notation, no default port,
-no credentials, dot segments resolved, percent-encoding normalised (RFC 3986, section 6.2), no fragment, query
-sorted and without tracking parameters. What people's HTML contains is read as browsers read it (WHATWG URL):
-backslashes are slashes, tabs and line breaks are nothing, `http:/host` has a host.
+Canonical form: scheme and host in lower case, IDNA (as browsers: UTS 46, so ß is not ss), numeric hosts in
+their usual notation, no default port, no credentials, dot segments resolved, percent-encoding normalised
+(RFC 3986, section 6.2), no fragment, query sorted and without tracking parameters. What people's HTML has in
+it is read as browsers read it (WHATWG URL): backslashes are slashes, tabs and line breaks are nothing,
+`http:/host` has a host.
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from functools import cache, lru_cache
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
+
+import idna
 
 if TYPE_CHECKING:
     from tldextract import TLDExtract
@@ -25,7 +28,7 @@ _TRACKING = re.compile(
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _SAFE_PATH = "/~!$&'()*+,;=:@-._%"
-_SAFE_QUERY = _SAFE_PATH + "?"
+_SAFE_QUERY = _SAFE_PATH.replace("'", "") + "?"
 _ESCAPE = re.compile(r"%(?:([0-9A-Fa-f]{2})|)")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -34,6 +37,8 @@ _NUMBER = re.compile(r"(?:^|\.)(?:[0-9]+|0x[0-9a-f]*)$")
 _IGNORED = {ord(character): None for character in "\t\n\r"}
 _ENDS = "".join(map(chr, range(0x21)))
 _SCHEME = re.compile(r"(https?):(/*)", re.IGNORECASE)
+_CREDENTIALS = re.compile(r"((?:https?:)?/{2,})[^/?#]*@(?=[^/?#])", re.IGNORECASE)
+_EMPTY_HEX = re.compile(r"0x(?=\.|$)")
 _SLASHES = re.compile(r"^/{3,}")
 
 
@@ -73,6 +78,8 @@ def _as_browsers_read(url: str) -> str:
 
 
 def _absolute(url: str, base: str | None) -> str:
+    if credentials := _CREDENTIALS.match(url):
+        url = credentials[1] + url[credentials.end() :]
     if match := _SCHEME.match(url):
         scheme, slashes = match.groups()
         rest = url[match.end() :]
@@ -85,7 +92,10 @@ def _absolute(url: str, base: str | None) -> str:
 def _ascii_host(host: str) -> str | None:
     host = unquote(host, errors="replace")
     if not host.isascii():
-        host = host.encode("idna").decode("ascii")
+        labels = idna.uts46_remap(host, std3_rules=False).split(".")
+        host = ".".join(
+            label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in labels
+        )
     host = host.lower().rstrip(".")
     if _NUMBER.search(host):
         return _ipv4(host)
@@ -99,7 +109,7 @@ def _ipv6(host: str) -> str | None:
 def _ipv4(host: str) -> str | None:
     """A host that ends in a number is an IPv4 address, in whatever notation, or nothing."""
     try:
-        return socket.inet_ntoa(socket.inet_aton(host))
+        return socket.inet_ntoa(socket.inet_aton(_EMPTY_HEX.sub("0", host)))
     except OSError:
         return None
 

@@ -19,7 +19,7 @@ class WalkConfig:
     language_score: float = 0.65
     """Least probability of the language (FineWeb's threshold)."""
     obey_opt_out: bool = True
-    """Leave out pages that say they are not for training (noai, noindex); either way they are recorded."""
+    """Leave out pages that say they are not for training (noai, noindex, ai-train=no); all is recorded."""
     shard_megabytes: float = 128.0
     """A shard is committed at this much text."""
     shard_seconds: float = 300.0

@@ -62,9 +62,10 @@ class LinkGraph:
         self._fetched.add(key)
         return self._queued.pop(key, None) or Evidence()
 
-    def link(self, page: Evidence, worth: float, keys: Iterable[int]) -> dict[int, Evidence]:
+    def link(self, page: Evidence, worth: float | None, keys: Iterable[int]) -> dict[int, Evidence]:
         """A page of this worth links to `keys`: its cash is split among them.
 
+        None is the worth of a list, such as a sitemap: nobody chose those links, so they are no inlinks.
         Returns the evidence of those that were not fetched before.
         """
         targets = list(dict.fromkeys(keys))
@@ -77,8 +78,9 @@ class LinkGraph:
             if evidence is None:
                 evidence = self._queued[key] = Evidence(depth=page.depth + 1)
             evidence.equity += share
-            evidence.inlinks += 1
-            evidence.parent_worth += worth
+            if worth is not None:
+                evidence.inlinks += 1
+                evidence.parent_worth += worth
             evidence.depth = min(evidence.depth, page.depth + 1)
             found[key] = evidence
         return found

@@ -19,7 +19,8 @@ import numpy as np
 from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Spill
-from crawler.page import Page
+from crawler.optout import forbids_training
+from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds import Seed
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
@@ -178,18 +179,16 @@ class Walker:
         if page.text:
             chosen = evidence.karma > 0 and verdict.keep
             self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
-        if page.reason != "redirect":
+        if page.reason != "redirect" and page.reason not in LISTS:
             self.policy.observe(page.url, locate(page.url).host, worth, evidence)
-        self._follow(page, evidence, worth, discovered)
+        self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
         self._keep(page, document_id, verdict, quality, evidence)
 
     def _verdict(self, page: Page) -> Verdict:
         config = self._config
         if page.reason:
             return Verdict(False, page.reason)
-        if config.obey_opt_out and any(
-            signal.endswith(("noai", "noindex", "none")) for signal in page.opt_out
-        ):
+        if config.obey_opt_out and forbids_training(page.opt_out):
             return Verdict(False, "opt_out")
         if config.languages and (
             page.language not in config.languages or page.language_score < config.language_score
@@ -199,13 +198,16 @@ class Walker:
             return Verdict(False, "duplicate")
         return judge(page.text)
 
-    def _follow(self, page: Page, evidence: Evidence, worth: float, discovered: Links) -> None:
+    def _follow(self, page: Page, evidence: Evidence, worth: float | None, discovered: Links) -> None:
         if evidence.depth >= self._deepest:
             return
         urls = {
             fingerprint(link.url): link.url
             for link in page.links
-            if not link.nofollow and not link.url.partition("?")[0].lower().endswith(_BINARY)
+            if not link.nofollow
+            and (
+                link.tag_path in PATHS_TO_SITEMAPS or not link.url.partition("?")[0].lower().endswith(_BINARY)
+            )
         }
         moved = page.reason == "redirect"
         found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)

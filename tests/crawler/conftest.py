@@ -1,6 +1,6 @@
 """The frontier's implementations; other people's suites and dumps, where they are.
 
-Those are in `TINYLM_DATA`, or in `../shared/data` beside the checkout.
+Those are in `TINYLM_TEST_DATA`, or in `../shared/data` beside the checkout.
 """
 
 import io
@@ -15,7 +15,7 @@ from backports import zstd
 from tests.conftest import SYSTEM_SERVER
 from tests.crawler.driving import Stores, redis_cluster
 
-DATA = Path(os.environ.get("TINYLM_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def conformance() -> dict[str, bytes]:
     """The files of the conformance archive, by path."""
     path = DATA / "conformance.tar.zst"
     if not path.is_file():
-        pytest.skip(f"{path} is not there; TINYLM_DATA names its folder")
+        pytest.skip(f"{path} is not there; TINYLM_TEST_DATA names its folder")
     with zstd.open(path) as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as archive:
         members = [member for member in archive if member.isfile()]
         return {member.name.removeprefix("./"): archive.extractfile(member).read() for member in members}
@@ -34,7 +34,7 @@ def dumps() -> Path:
     """The folder of Reddit dumps."""
     path = DATA / "reddit"
     if not path.is_dir():
-        pytest.skip(f"{path} is not there; TINYLM_DATA names the folder it is in")
+        pytest.skip(f"{path} is not there; TINYLM_TEST_DATA names the folder it is in")
     return path
 
 

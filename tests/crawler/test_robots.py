@@ -1,5 +1,7 @@
 """robots.txt and Retry-After: RFC 9309 and RFC 9110, and what real servers send."""
 
+import ast
+import asyncio
 import time
 from datetime import UTC, datetime
 
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.robots import MOST_BYTES, Rules, interpret, product_token, retry_at
+from crawler.robots import MOST_BYTES, Elsewhere, Rules, interpret, product_token, retry_at
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
 URL = "https://h.example/private/page"
@@ -31,6 +33,120 @@ def test_no_real_robots_txt_is_too_much(conformance):
     assert seen == 4231
     assert closed > 0
     assert delayed > 0
+
+
+def google_cases(conformance, function):
+    """The literal cases of one of protego's tests on Google's specification."""
+    source = conformance["conformance/protego/tests/test_on_google_spec.py"].decode()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name == function:
+            return ast.literal_eval(node.decorator_list[0].args[1])
+    raise LookupError(function)
+
+
+def test_paths_match_as_google_says(conformance):
+    cases = google_cases(conformance, "test_path_matching")
+    assert len(cases) == 49
+    for pattern, path, match in cases:
+        text = interpret(200, f"User-Agent: *\ndisallow: {pattern}\n".encode())
+        assert rules(text).allow(f"https://h.example{path}") is not match, (pattern, path)
+
+
+def test_records_take_precedence_as_google_says(conformance):
+    for lines, url, allowed in google_cases(conformance, "test_record_precedence"):
+        assert rules(interpret(200, f"User-Agent: *\n{lines}".encode())).allow(url) is allowed, (lines, url)
+
+
+def test_groups_are_chosen_as_google_says(conformance):
+    groups = {"/group1": "hedwig-news", "/group2": "*", "/group3": "hedwig"}
+    text = "".join(f"user-agent: {agent}\ndisallow: /\nallow: {path}\n" for path, agent in groups.items())
+    for path, agent in google_cases(conformance, "test_user_agent_precedence"):
+        assert [known for known in groups if Rules(text, agent).allow(f"http://h{known}")] == [path], agent
+
+
+@pytest.mark.parametrize(
+    ("file", "agent", "path", "allowed"),
+    [
+        ("robots-with-utf8-bom", "foobot", "/profile", False),
+        ("robots-with-utf16le-bom", "foobot", "/profile", False),
+        ("robots-with-utf16be-bom", "foobot", "/profile", False),
+        ("www.flot.com-robots", "foobot", "/img/", False),
+        ("directive-typos-robots", "bot1", "/dissalow/", False),
+        ("directive-typos-robots", "bot2", "/useragent/", False),
+        ("directive-typos-robots", "bot4", "/useragent-no-colon/", False),
+        ("format-errors-robots", "bot1", "/whitespace-before-colon/", False),
+        ("format-errors-robots", "bot1", "/no-colon/", False),
+        ("format-errors-robots", "bot2", "/no-colon-useragent/", False),
+        ("format-errors-robots", "bot3", "/whitespace-before-colon/", True),
+        ("merge-rules", "wget", "/foo/bar", True),
+        ("merge-rules", "wget", "/tmp/bar", False),  # noqa: S108
+        ("merge-rules", "other", "/foo/bar", False),
+        ("rfc9309-example-longest-match-robots", "foobot", "/example/page/", True),
+        ("rfc9309-example-longest-match-robots", "foobot", "/example/page/disallowed.gif", False),
+        ("rfc9309-example-rule-group-merging", "ExampleBot", "/bar", False),
+        ("rfc9309-example-rule-group-merging", "ExampleBot", "/baz", False),
+        ("rfc9309-example-rule-group-merging", "BazBot", "/foo", True),
+        ("rfc9309-example-simple-robots", "foobot", "/example/page.html", True),
+        ("rfc9309-example-simple-robots", "foobot", "/publications/", False),
+        ("rfc9309-example-simple-robots", "bazbot", "/example/page.html", False),
+        ("rfc9309-example-simple-robots", "quxbot", "/example/page.html", True),
+        ("rfc9309-example-simple-robots", "other", "/x/y.gif", False),
+        ("rfc9309-example-simple-robots", "other", "/publications/", True),
+    ],
+)
+def test_crawler_commons_files_mean_what_they_mean_there(conformance, file, agent, path, allowed):
+    """But for `desallow` and `useg-agent`, which it takes for typos and protego for nothing."""
+    body = conformance[f"conformance/crawler_commons/src/test/resources/robots/{file}.txt"]
+    assert Rules(interpret(200, body), agent).allow(f"http://www.domain.com{path}") is allowed
+
+
+def test_sitemaps_are_named_absolutely_or_not(conformance):
+    folder = "conformance/crawler_commons/src/test/resources/robots"
+    named = rules(interpret(200, conformance[f"{folder}/sitemap-robots.txt"])).sitemaps("https://h.example/r")
+    assert named == ("http://domain.com/sitemap.xml", "http://domain.com/dir/MixedCased-sitemap.xml")
+    relative = rules(interpret(200, conformance[f"{folder}/relative-sitemap-robots.txt"]))
+    assert relative.sitemaps("https://h.example/robots.txt") == ("https://h.example/sitemap.xml",)
+    assert rules("Sitemap: mailto:a@b\nSitemap:\nSitemap: https://o/s\nSitemap: https://o/s").sitemaps(
+        URL
+    ) == ("https://o/s",)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_in_any_way_and_a_long_file_too(end):
+    text = interpret(200, ("User-agent: *" + end + ("Disallow: /private/" + end) * 40_000).encode())
+    assert text is not None
+    assert not rules(text).allow(URL)
+    assert rules(text).allow("https://h.example/")
+
+
+def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
+    async def ask():
+        elsewhere = Elsewhere(delay=0.1, patience=9.0)
+        rules_, other = "https://www.h/robots.txt", "https://www.h/other.txt"
+        assert await elsewhere.turn(rules_, "a.h") is None
+        second = asyncio.create_task(elsewhere.turn(other, "b.h"))
+        third = asyncio.create_task(elsewhere.turn(rules_, "c.h"))
+        await asyncio.sleep(0.3)
+        assert not second.done()
+        assert not third.done()
+        elsewhere.answered(rules_)
+        elsewhere.remember(rules_, "a.h", "")
+        rested = time.monotonic() + 0.1
+        assert await third == ""
+        assert await second is None
+        assert time.monotonic() >= rested
+        assert await elsewhere.turn(rules_, "d.h") == ""
+
+    asyncio.run(ask())
+
+
+def test_a_host_that_does_not_answer_is_not_waited_for_without_end():
+    async def ask():
+        elsewhere = Elsewhere(delay=0.01, patience=0.1)
+        assert await elsewhere.turn("https://www.h/robots.txt", "a.h") is None
+        assert await elsewhere.turn("https://www.h/robots.txt", "b.h") is None
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("status", [200, 203, 206])

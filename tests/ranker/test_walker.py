@@ -328,6 +328,36 @@ def test_opted_out_and_foreign_pages_are_dropped_with_their_reason(frontier, tmp
         assert walker.dropped == Counter(opt_out=1, language=1)
 
 
+@pytest.mark.parametrize("signal", ["robots:ai-train=no", "header:tdm-reservation=1"])
+def test_every_signal_against_training_is_obeyed_unless_told_otherwise(frontier, tmp_path, signal):
+    for obey in (True, False):
+        put(frontier, f"https://a.test/{obey}")
+        with ShardWriter(tmp_path / str(obey), crawl_id="c") as writer:
+            walker = Walker(frontier, writer, WalkConfig(languages=(), obey_opt_out=obey))
+            fetch(frontier, take(frontier), prose(1), opt_out=("robots:ai-input=no", signal))
+            walker.step()
+            assert walker.dropped["opt_out"] == int(obey)
+            walker.commit()
+
+
+def test_a_list_is_no_judge_of_what_it_lists(frontier, tmp_path):
+    """A sitemap has no text and is worth nothing; what it lists promises what its host does."""
+    put(frontier, "https://a.test/sitemap.xml")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        before = walker.policy.promise("https://a.test/x", "a.test", Evidence(depth=1))
+        listed = Link("https://a.test/x", "", "urlset/url/loc", False)
+        packed = Link("https://a.test/more.xml.gz", "", "sitemapindex/sitemap/loc", False)
+        archive = Link("https://a.test/data.gz", "", "urlset/url/loc", False)
+        fetch(frontier, take(frontier), "", reason="sitemap", links=(listed, packed, archive))
+        walker.step()
+        evidence = walker.graph.queued(fingerprint("https://a.test/x"))
+        assert (evidence.mean_parent, evidence.inlinks, evidence.depth) == (None, 0, 1)
+        assert walker.policy.promise("https://a.test/x", "a.test", evidence) >= before
+        assert set(frontier.best_queued(["a.test"], 9)) == {listed.url, packed.url}
+        assert walker.dropped == Counter(sitemap=1)
+
+
 # Walkers as processes
 
 

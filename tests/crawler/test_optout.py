@@ -1,0 +1,141 @@
+"""Signals that a page is not for training: heard wherever they are given, by whom they are meant for."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crawler.optout import addressed, forbids_training, from_headers, from_meta
+from crawler.robots import Rules
+
+AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
+
+
+def of_robots(text, path="/page"):
+    return Rules(text, AGENT).opt_out(f"https://h.example{path}")
+
+
+@pytest.mark.parametrize(
+    ("tag", "directives"),
+    [
+        ("noindex, NOAI", "noindex, noai"),
+        ("googlebot: noindex", ""),
+        ("googlebot: noindex, tinylm: noai", "noai"),
+        ("TinyLM: noai, noarchive", "noai, noarchive"),
+        ("nofollow, otherbot: noindex, none", "nofollow"),
+        ("*: noai", "noai"),
+        ("unavailable_after: 25 jun 2030 15:00 pst, noai", "unavailable_after: 25 jun 2030 15:00 pst, noai"),
+        ("max-snippet: 20, noindex", "max-snippet: 20, noindex"),
+        ("", ""),
+    ],
+)  # fmt: skip
+def test_a_robots_tag_may_be_addressed_to_one_crawler(tag, directives):
+    assert addressed(tag, "tinylm") == directives
+
+
+def test_every_header_counts():
+    headers = [
+        ("x-robots-tag", "otherbot: noindex"),
+        ("x-robots-tag", "noarchive"),
+        ("x-robots-tag", "tinylm: noai"),
+        ("content-usage", "train-ai=n;note=1, search=y"),
+        ("tdm-reservation", " 1 "),
+        ("x-other", "noindex"),
+    ]
+    assert from_headers(headers, "tinylm") == (
+        "header:noarchive", "header:noai", "header:train-ai=n", "header:tdm-reservation=1"
+    )  # fmt: skip
+    assert from_headers([("tdm-reservation", "0"), ("content-usage", "train-ai=y")], "tinylm") == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "signals"),
+    [
+        ("robots", "NoIndex, nofollow", ("meta:noindex",)),
+        ("ROBOTS", "noai, noimageai", ("meta:noai", "meta:noimageai")),
+        ("tinylm", "noai", ("meta:noai",)),
+        ("googlebot", "noindex", ()),
+        ("tdm-reservation", "1", ("meta:tdm-reservation=1",)),
+        ("tdm-reservation", "0", ()),
+        ("description", "noindex", ()),
+    ],
+)
+def test_a_meta_element_speaks_to_all_or_to_one(name, content, signals):
+    assert from_meta(name, content, "tinylm") == signals
+
+
+@pytest.mark.parametrize(
+    ("signal", "forbidden"),
+    [("meta:noai", True), ("header:noindex", True), ("header:none", True), ("robots:ai-train=no", True),
+     ("robots:train-ai=n", True), ("header:tdm-reservation=1", True), ("robots:ai-input=no", False),
+     ("robots:search=no", False), ("meta:noarchive", False), ("meta:noimageai", False), ("noai", False)],
+)  # fmt: skip
+def test_one_place_decides_which_signals_are_about_training(signal, forbidden):
+    assert forbids_training(["meta:noarchive", signal]) is forbidden
+    assert not forbids_training([])
+
+
+def test_content_signals_of_the_group_for_all():
+    text = "User-Agent: *\nContent-Signal: ai-train=no, search=yes, ai-input=no\nAllow: /\n"
+    assert of_robots(text) == ("robots:ai-train=no", "robots:ai-input=no")
+    assert of_robots("User-agent: *\nContent-Signal: ai-train=yes\n") == ()
+    assert of_robots("User-agent: *\nDisallow: /x\n") == ()
+
+
+DRAFT = """
+User-Agent: *
+Allow: /
+Disallow: /never/
+Content-Usage: / train-ai=n
+Content-Usage: /ai-ok/ train-ai=y
+
+User-Agent: ExampleBot
+Allow: /
+Content-Usage: / train-ai=y
+"""
+
+
+def test_content_usage_of_the_longest_path_counts():
+    """The example of draft-ietf-aipref-attach."""
+    assert of_robots(DRAFT, "/test") == ("robots:train-ai=n",)
+    assert of_robots(DRAFT, "/ai-ok/test") == ()
+    assert Rules(DRAFT, "ExampleBot/2").opt_out("https://h.example/test") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "signals"),
+    [
+        ("User-agent: tinylm\nDisallow: /x\nUser-agent: *\nContent-Usage: train-ai=n", ()),
+        ("User-agent: tinylm\nContent-Usage: train-ai=n\nUser-agent: *\nDisallow: /", ("robots:train-ai=n",)),
+        ("User-agent: a\nUser-agent: TinyLM\nContent-Signal: ai-train=no", ("robots:ai-train=no",)),
+        ("User-agent: a\nDisallow:\nUser-agent: b\nContent-Signal: ai-train=no", ()),
+        ("User-agent: tinylm\nDisallow: /x\n\nUser-agent: tinylm\nContent-Usage: train-ai=n",
+         ("robots:train-ai=n",)),
+        ("Content-Signal: ai-train=no\nUser-agent: a\nDisallow: /", ("robots:ai-train=no",)),
+        ("User-agent: *\nContent-Usage: /p* train-ai=n # no", ("robots:train-ai=n",)),
+        ("User-agent: *\nContent-Usage: /page$ train-ai=n", ("robots:train-ai=n",)),
+        ("User-agent: *\nContent-Usage: /pag$ train-ai=n", ()),
+        ("User-agent: *\nContent-Usage: / train-ai=y\nContent-Usage: / train-ai=n", ("robots:train-ai=n",)),
+        ("User-agent: *\ncontent-usage : train-ai = n", ("robots:train-ai=n",)),
+        ("User-agent: *\n# Content-Usage: train-ai=n", ()),
+        ("User-agent: *\nContent-Usage: train-ai=maybe", ()),
+        ("User-agent: *\nSitemap: /s.xml\nUser-agent: a\nContent-Usage: train-ai=n", ("robots:train-ai=n",)),
+    ],
+)  # fmt: skip
+def test_signals_follow_the_groups_of_robots_txt(text, signals):
+    assert of_robots(text) == signals
+
+
+def test_a_real_robots_txt_says_nothing_by_accident(conformance):
+    for name, body in conformance.items():
+        if name.startswith("conformance/protego/tests/test_data/"):
+            text = body.decode("utf-8", "replace")
+            assert of_robots(text) == () or "content-" in text.lower()
+
+
+@given(st.text(max_size=80), st.text(max_size=20))
+def test_hearing_is_total(text, agent):
+    addressed(text, agent)
+    assert isinstance(
+        Rules(f"User-agent: *\nContent-Usage: {text}\n{text}", agent).opt_out("http://h/"), tuple
+    )
+    from_headers([("x-robots-tag", text), ("content-usage", text), ("tdm-reservation", text)], agent)
