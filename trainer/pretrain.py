@@ -62,12 +62,8 @@ def pretrain(config: PretrainConfig) -> None:
 
 def finished(config: PretrainConfig) -> bool:
     """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
-    found = checkpoint.latest(config.out)
-    if found is None:
-        return False
-    state = checkpoint.read_state(found)
-    checkpoint.check_identity(found, state, config)
-    return bool(state["step"] == config.steps) and (config.out / EVALUATION).exists()
+    state = checkpoint.last_state(config)
+    return state is not None and state["step"] == config.steps and (config.out / EVALUATION).exists()
 
 
 def _run(config: PretrainConfig, world: World, loader: Loader, tokenizer: Tokenizer, texts: list[str]) -> Run:

@@ -148,6 +148,28 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tiny, step):
     assert sorted(losses(config.out)) == list(range(1, 13))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(tiny, name, capsys):
+    config = tiny(steps=12)
+    pretrain(config)
+    expected, bits = losses(config.out), weights(config.out)
+    cut_back(config.out, 8)
+    (config.out / "step_000008" / name).write_bytes(b"damaged")
+    pretrain(config)
+    assert "step_000008 is damaged; going back to the one before it" in capsys.readouterr().err
+    assert losses(config.out) == expected
+    assert weights(config.out) == bits
+
+
+def test_a_run_all_of_whose_checkpoints_are_damaged_does_not_start_anew(tiny):
+    config = tiny(steps=8)
+    pretrain(config)
+    cut_back(config.out, 4)
+    (config.out / "step_000004" / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing or damaged"):
+        pretrain(config)
+
+
 def test_a_run_killed_before_its_evaluation_only_makes_that_up(tiny):
     config = tiny(steps=4)
     pretrain(config)
