@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from shards.holdout import hold_out
 from shards.manifest import Manifest
+from shards.writer import ShardWriter
+from tests.trainer.conftest import document
 from tinylm.errors import ConfigError
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
@@ -195,6 +198,19 @@ def test_a_corpus_that_has_grown_does_not_change_a_run(tiny, write_corpus, texts
     assert len(Manifest.load(corpus).shards) == 2
     pretrain(config)
     assert losses(config.out) == expected
+
+
+def test_a_corpus_that_has_grown_is_refused_until_its_held_out_text_is_compared_with_the_rest(
+    tiny, write_corpus, texts, tmp_path
+):
+    corpus = write_corpus(tmp_path / "corpus", texts, held_out=3)
+    with ShardWriter(corpus) as writer:
+        writer.append(document(99, texts[0], "mirror.test"))
+        writer.commit()
+    with pytest.raises(ConfigError, match=r"corpus grew since .*: `tinylm shards hold-out .*corpus` first"):
+        pretrain(tiny(steps=4, shards=corpus))
+    hold_out(corpus, 0.05)
+    pretrain(tiny(steps=4, shards=corpus))
 
 
 def test_another_corpus_in_its_place_is_refused(tiny, write_corpus, texts, tmp_path):
