@@ -12,7 +12,6 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,15 +34,6 @@ _NOT_TEXT = (
 )  # fmt: skip
 
 
-@dataclass
-class Votes:
-    """Karma of one canonical URL over all its submissions."""
-
-    total: float = 0.0
-    submissions: int = 0
-    subreddits: set[str] = field(default_factory=set)
-
-
 def seeds_of_dump(path: Path) -> Iterator[Seed]:
     """Seeds of one dump, most votes first. Raises SeedError if it is damaged or holds no submissions."""
     votes, dropped = count_votes(path)
@@ -51,34 +41,31 @@ def seeds_of_dump(path: Path) -> Iterator[Seed]:
         raise SeedError(
             f"{path}: no line is a submission in the public dumps' format (one JSON object a line)"
         )
-    for url, vote in sorted(votes.items(), key=lambda item: (-item[1].total, item[0])):
-        if vote.total >= FEWEST_VOTES:
-            yield Seed(url, vote.total, path.name)
+    for url, total in sorted(votes.items(), key=lambda item: (-item[1], item[0])):
+        if total >= FEWEST_VOTES:
+            yield Seed(url, total, path.name)
 
 
-def count_votes(path: Path) -> tuple[dict[str, Votes], Counter[str]]:
-    """Votes by canonical URL, and how many submissions were left out, by reason.
+def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
+    """Votes over all submissions by canonical URL, and how many submissions were left out, by reason.
 
     Raises SeedError if the file cannot be read to its end.
     """
-    votes: dict[str, Votes] = {}
+    votes: dict[str, float] = {}
     dropped: Counter[str] = Counter()
     for line in _lines(path):
         try:
             post = json.loads(line)
             reason = why_not(post)
             url = None if reason else canonicalize(str(linked_url(post)))
-            score, subreddit = _finite(post.get("score") or 0), str(post.get("subreddit") or "")
+            score = _finite(post.get("score") or 0)
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             dropped["bad_line"] += 1
             continue
         if url is None:
             dropped[reason or "bad_url"] += 1
             continue
-        vote = votes.setdefault(url, Votes())
-        vote.total += score
-        vote.submissions += 1
-        vote.subreddits.add(subreddit)
+        votes[url] = votes.get(url, 0.0) + score
     return votes, dropped
 
 

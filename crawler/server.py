@@ -135,7 +135,7 @@ class EmbeddedServer:
                 process.wait()
                 raise ServerError(f"{binary} did not start in {self.directory}: {self._last_words(spoken)}")
             time.sleep(_POLL_SECONDS)
-        if self._answering_pid() == process.pid:
+        if os.getpgid(self._answering_pid()) == process.pid:  # itself or, off Linux, the child it stands for
             self._process = process
         else:
             process.wait()

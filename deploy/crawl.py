@@ -23,7 +23,7 @@ from tinylm.processes import start, stop
 
 _POLL_SECONDS = 0.25
 _IDLE_POLLS = 8
-_MOST_RESTARTS = 5
+_MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
 _DRAIN_SECONDS = 120.0
 
 
@@ -82,7 +82,7 @@ class Crawl:
         crawl.check_lease(frontier.lease_seconds)
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
         self.data = frontier.data
-        self._restarts = 0
+        self._restarts: list[float] = []
 
     def run(
         self, seeds: list[Seed], show: Callable[[Frontier], AbstractContextManager[Callable[[], None]]]
@@ -176,8 +176,9 @@ class Crawl:
     def _restart(
         self, name: str, process: subprocess.Popen[bytes], environment: dict[str, str]
     ) -> subprocess.Popen[bytes]:
-        self._restarts += 1
-        if process.returncode == 2 or self._restarts > _MOST_RESTARTS:
+        now = time.monotonic()
+        self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
+        if process.returncode == 2 or len(self._restarts) > _MOST_RESTARTS:
             raise CrawlError(f"{name} ended with code {process.returncode}: {_last_line(self._log(name))}")
         return self._start(name, environment)
 

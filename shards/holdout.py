@@ -106,9 +106,11 @@ def hold_out(directory: Path, share: float) -> HeldOut:
     Manifest.load(directory)
     with ShardWriter(directory) as writer:
         recorded = writer.manifest.held_out
+        if recorded and writer.manifest.held_out_is_current:
+            return recorded
         hosts = recorded.hosts if recorded else choose_hosts(directory, writer.manifest, share)
         excluded = near_duplicates_of_training(directory, writer.manifest, frozenset(hosts))
-        held_out = HeldOut(hosts=hosts, excluded=tuple(excluded))
-        if held_out != recorded:
-            writer.update(held_out=held_out)
+        through = writer.manifest.shards[-1].name
+        held_out = HeldOut(hosts=hosts, excluded=tuple(excluded), through=through)
+        writer.update(held_out=held_out)
         return held_out

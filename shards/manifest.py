@@ -48,6 +48,8 @@ class HeldOut:
     hosts: tuple[str, ...]
     excluded: tuple[str, ...] = ()
     """Ids of documents on neither side."""
+    through: str = ""
+    """The last shard that was looked at; in later ones near-duplicates may stand on both sides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +76,11 @@ class Manifest:
     @property
     def text_bytes(self) -> int:
         return sum(shard.text_bytes for shard in self.shards)
+
+    @property
+    def held_out_is_current(self) -> bool:
+        """Whether nothing is held out, or every shard was looked at for near-duplicates of what is."""
+        return not self.held_out or not self.shards or self.held_out.through == self.shards[-1].name
 
     @cached_property
     def fingerprint(self) -> str:
@@ -112,7 +119,9 @@ class Manifest:
             for entry in data["shards"]
         )
         held_out = data["held_out"] and HeldOut(
-            hosts=tuple(data["held_out"]["hosts"]), excluded=tuple(data["held_out"]["excluded"])
+            hosts=tuple(data["held_out"]["hosts"]),
+            excluded=tuple(data["held_out"]["excluded"]),
+            through=data["held_out"].get("through", ""),
         )
         state = data["state"] and FileEntry(**data["state"])
         return cls(**(data | {"shards": shards, "held_out": held_out, "state": state}))

@@ -80,12 +80,24 @@ def stop(processes: Iterable[subprocess.Popen[bytes]], *, patience: float = 30.0
 def become(lock: str, argv: list[str]) -> None:
     """Turn this process into `argv`, holding the file `lock` for as long as that program runs ("-": none).
 
-    Exits with code 75 (EX_TEMPFAIL) if another process holds it.
+    Exits with code 75 (EX_TEMPFAIL) if another process holds it. Where the kernel watches no parents the
+    watchdog would not outlive exec: there the program is a child, and this process stands in for it.
     """
     die_with_parent(parent=int(os.environ.pop(_PARENT, 0)))
     if lock != "-":
         _hold(lock)
-    os.execv(argv[0], argv)
+    if platform.system() == "Linux":
+        os.execv(argv[0], argv)
+    sys.exit(_stand_in_for(argv))
+
+
+def _stand_in_for(argv: list[str]) -> int:
+    """Run `argv`, pass on what asks this process to end, and return its exit code (128 + n for signal n)."""
+    program = subprocess.Popen(argv, close_fds=False)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, lambda received, _: program.send_signal(received))
+    code = program.wait()
+    return code if code >= 0 else 128 - code
 
 
 def _hold(lock: str) -> None:

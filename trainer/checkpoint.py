@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,10 @@ class CheckpointError(TinylmError):
     """A checkpoint that is missing, damaged, or of another run."""
 
 
+class CheckpointDamaged(CheckpointError):
+    """A file of it is not what was saved; the checkpoint before it may be whole."""
+
+
 def save(
     run: Path,
     model: GPT,
@@ -44,9 +49,10 @@ def save(
     config: TrainConfig,
     state: dict[str, Any],
 ) -> Path:
-    """Write `RUN/step_NNNNNN` for `state["step"]` and delete all but the newest `config.keep_last`.
+    """Write `RUN/step_NNNNNN` for `state["step"]` and keep only the `config.keep_last` up to it.
 
-    Raises `CheckpointError` if it cannot be written; the checkpoints before it are untouched then.
+    What lies beyond it is damaged: otherwise the run had gone on from there. Raises `CheckpointError` if it
+    cannot be written; the checkpoints before it are untouched then.
     """
     target = run / f"step_{state['step']:06d}"
     temporary = run / f".{target.name}.tmp"
@@ -60,8 +66,11 @@ def save(
         raise CheckpointError(
             f"{target} could not be written ({error}); make room and start again: the run goes on"
         ) from error
-    for old in _checkpoints(run)[: -config.keep_last]:
-        _discard(old)
+    found = newest_first(run)
+    kept = found[found.index(target) :][: config.keep_last]
+    for other in found:
+        if other not in kept:
+            _discard(other)
     return target
 
 
@@ -94,8 +103,26 @@ def _write(
 
 def latest(run: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None."""
-    found = _checkpoints(run)
-    return found[-1] if found else None
+    return next(iter(newest_first(run)), None)
+
+
+def newest_first(run: Path) -> list[Path]:
+    """The complete checkpoints of a run."""
+    complete = [path for path in run.glob("step_*") if (path / _STATE).exists()]
+    return sorted(complete, key=lambda path: -int(path.name.removeprefix("step_")))
+
+
+def last_state(config: TrainConfig) -> dict[str, Any] | None:
+    """The newest whole state of the run in `config.out`, None if there is none.
+
+    Raises `CheckpointError` if it is of another run.
+    """
+    for found in newest_first(config.out):
+        with suppress(CheckpointDamaged):
+            state = read_state(found)
+            check_identity(found, state, config)
+            return state
+    return None
 
 
 def find(path: Path) -> Path:
@@ -107,7 +134,7 @@ def find(path: Path) -> Path:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The contents of state.json; raises `CheckpointError` if it is damaged or of another format."""
+    """The contents of state.json; raises `CheckpointDamaged`, or `CheckpointError` for another format."""
     path = checkpoint / _STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text())
@@ -115,7 +142,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError):
         damaged = True
     if damaged:
-        raise CheckpointError(_damage(path))
+        raise CheckpointDamaged(_damage(path))
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: format = {state['format']}, this tinylm reads {FORMAT}; use tinylm {state['tinylm']}"
@@ -201,7 +228,7 @@ def _check_shape(checkpoint: Path, state: dict[str, Any], shape: ModelConfig) ->
 def _verified(checkpoint: Path, state: dict[str, Any], name: str) -> Path:
     path = checkpoint / name
     if not path.exists() or sha256(path) != state["sha256"][name]:
-        raise CheckpointError(_damage(path))
+        raise CheckpointDamaged(_damage(path))
     return path
 
 
@@ -211,12 +238,6 @@ def _damage(path: Path) -> str:
 
 def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    """Complete checkpoints, oldest first."""
-    complete = [path for path in run.glob("step_*") if (path / _STATE).exists()]
-    return sorted(complete, key=lambda path: int(path.name.removeprefix("step_")))
 
 
 def _discard(directory: Path) -> None:

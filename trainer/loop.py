@@ -7,6 +7,7 @@ on from its last checkpoint, on the same number of ranks with bit-identical loss
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tinylm.errors import TinylmError
 from trainer import checkpoint
+from trainer.checkpoint import CheckpointDamaged
 from trainer.config import TrainConfig
 from trainer.distributed import StopSignal, World
 from trainer.metrics import Meter, MetricsLog, Progress, describe
@@ -52,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Run:
-    """One training run in the folder `config.out`, taken up where its last checkpoint left it.
+    """One training run in the folder `config.out`, taken up where its last whole checkpoint left it.
 
     `step` counts finished steps, `tokens` what was predicted in them. `evaluate` is called by all ranks
     together every `eval_every` steps and after the last; `measured` is what it last returned.
@@ -162,12 +164,21 @@ class Run:
         self._world.barrier()
 
     def _resume(self) -> None:
-        found = checkpoint.latest(self._config.out)
-        if found is None:
+        """Go on from the newest checkpoint that is whole; raises `CheckpointDamaged` if none of them is."""
+        damage = None
+        for found in checkpoint.newest_first(self._config.out):
+            try:
+                state = checkpoint.restore(found, self.model, self._optimizer, self._config)
+            except CheckpointDamaged as error:
+                damage = error
+                if self._world.is_main:
+                    print(f"warning: {found} is damaged; going back to the one before it", file=sys.stderr)
+                continue
+            self._source.restore(state["data"])
+            self.step, self.tokens, self.measured = state["step"], state["tokens"], state["measured"]
             return
-        state = checkpoint.restore(found, self.model, self._optimizer, self._config)
-        self._source.restore(state["data"])
-        self.step, self.tokens, self.measured = state["step"], state["tokens"], state["measured"]
+        if damage:
+            raise damage
 
     def _replicated(self) -> nn.Module:
         """The model as the ranks train it together.

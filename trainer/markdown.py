@@ -19,8 +19,6 @@ class Section(NamedTuple):
     level: int
     heading: str
     paragraphs: tuple[str, ...]
-    opens_with_code: bool
-    """Something that is not prose, such as code, a list or a table, comes first."""
 
 
 def sections(text: str) -> Iterator[Section]:
@@ -44,7 +42,7 @@ def plain(line: str) -> str:
 def _section(level: int, heading: str, blocks: list[str | None]) -> Section:
     end = blocks.index(None) if None in blocks else len(blocks)
     paragraphs = tuple(block for block in blocks[:end] if block is not None)
-    return Section(level, heading, paragraphs, bool(blocks) and blocks[0] is None)
+    return Section(level, heading, paragraphs)
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str] | str | None]:

@@ -21,7 +21,7 @@ from shards.files import replacing
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tinylm.config import layers
-from tinylm.errors import exit_on_error
+from tinylm.errors import ConfigError, exit_on_error
 from trainer import checkpoint
 from trainer.baselines import baselines
 from trainer.checkpoint import CheckpointError
@@ -62,12 +62,8 @@ def pretrain(config: PretrainConfig) -> None:
 
 def finished(config: PretrainConfig) -> bool:
     """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
-    found = checkpoint.latest(config.out)
-    if found is None:
-        return False
-    state = checkpoint.read_state(found)
-    checkpoint.check_identity(found, state, config)
-    return bool(state["step"] == config.steps) and (config.out / EVALUATION).exists()
+    state = checkpoint.last_state(config)
+    return state is not None and state["step"] == config.steps and (config.out / EVALUATION).exists()
 
 
 def _run(config: PretrainConfig, world: World, loader: Loader, tokenizer: Tokenizer, texts: list[str]) -> Run:
@@ -85,6 +81,7 @@ def _prepare(config: PretrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     current = Manifest.load(config.shards)
     if checkpoint.latest(config.out) is None:
+        _check_held_out(config, current)
         current.save(config.out)
     pinned = Manifest.load(config.out)
     _check_pin(config, pinned, current)
@@ -96,6 +93,15 @@ def _prepare(config: PretrainConfig) -> None:
     require(
         config, "vocab_size", trained <= config.vocab_size, f"{path} has {trained}; delete it for another"
     )
+
+
+def _check_held_out(config: PretrainConfig, current: Manifest) -> None:
+    """Raise `ConfigError` if text that came in later may nearly stand on both sides."""
+    if not current.held_out_is_current:
+        raise ConfigError(
+            f"{config.shards} grew since its held-out text was compared with the rest: "
+            f"`tinylm shards hold-out {config.shards}` first"
+        )
 
 
 def _check_pin(config: PretrainConfig, pinned: Manifest, current: Manifest) -> None:

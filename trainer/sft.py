@@ -66,11 +66,9 @@ def sft(config: SFTConfig) -> None:
 
 def finished(config: SFTConfig) -> bool:
     """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
-    found = checkpoint.latest(config.out)
-    if found is None:
+    state = checkpoint.last_state(config)
+    if state is None:
         return False
-    state = checkpoint.read_state(found)
-    checkpoint.check_identity(found, state, config)
     complete = state["step"] == state["steps"] and (config.out / EVALUATION).exists()
     return complete and state["data"]["origin"] == origin(config)
 

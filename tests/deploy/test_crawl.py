@@ -16,6 +16,7 @@ from deploy.crawl import Crawl
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
 from tests.conftest import article, eventually, reply
+from tinylm.processes import start, stop
 
 SEEDS = [Seed("http://a.test/", 1.0, "test")]
 
@@ -102,6 +103,24 @@ def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site,
 
     assert crawl("b.test").run(SEEDS, shown(each=each)) == "nothing left to fetch"
     assert site.asked("b.test", "/")
+
+
+def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(crawl, tmp_path, monkeypatch):
+    died = start(
+        [sys.executable, "-c", "raise SystemExit(1)"], log=tmp_path / "data" / "logs" / "worker-0.log"
+    )
+    died.wait()
+    running = crawl()
+
+    def restart(times):
+        for _ in range(times):
+            stop([running._restart("worker-0", died, dict(os.environ))], patience=0)
+
+    monkeypatch.setattr("deploy.crawl._RESTARTS_WITHIN_SECONDS", 0.0)
+    restart(8)
+    monkeypatch.setattr("deploy.crawl._RESTARTS_WITHIN_SECONDS", 600.0)
+    with pytest.raises(CrawlError, match="worker-0 ended with code 1: it said nothing"):
+        restart(8)
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):

@@ -64,7 +64,8 @@ def test_the_choice_is_deterministic_and_does_not_depend_on_the_commits(tmp_path
     documents = [document(n, host=f"h{n % 7}.example", text=prose(n)) for n in range(21)]
     corpus(tmp_path / "one", documents)
     corpus(tmp_path / "other", documents[::-1], commits=4)
-    assert hold_out(tmp_path / "one", SHARE) == hold_out(tmp_path / "other", SHARE)
+    one, other = hold_out(tmp_path / "one", SHARE), hold_out(tmp_path / "other", SHARE)
+    assert (one.hosts, one.excluded) == (other.hosts, other.excluded)
 
 
 def test_hosts_once_recorded_stay_and_nothing_is_written_again(web):
@@ -79,7 +80,9 @@ def test_a_mirror_that_a_later_crawl_brings_is_excluded_too(web, document, corpu
     first = hold_out(web, SHARE)
     mirrored = next(row for row in ShardReader(web, split="held_out"))
     corpus(web, [document(5000, host="mirror.example", text=mirrored["text"])])
+    assert not Manifest.load(web).held_out_is_current
     second = hold_out(web, SHARE)
+    assert Manifest.load(web).held_out_is_current
     assert second.hosts == first.hosts
     assert set(second.excluded) == {*first.excluded, mirrored["id"]}
     assert mirrored["text"] not in texts(web, "held_out").values()

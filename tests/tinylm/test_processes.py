@@ -133,6 +133,48 @@ def test_stop_does_not_mind_those_that_ended():
     assert child.returncode == 0
 
 
+ELSEWHERE = """
+import platform, sys
+platform.system = lambda: "Darwin"
+from tinylm.processes import become
+become("-", [sys.executable, "-c", sys.argv[1]])
+"""
+
+
+def become_elsewhere(code):
+    """What `become` does where the kernel does not watch parents."""
+    return [sys.executable, "-c", ELSEWHERE, code]
+
+
+@pytest.mark.parametrize(("code", "expected"), [("raise SystemExit(7)", 7), ("import os; os.abort()", 134)])
+def test_off_linux_the_exit_code_is_that_of_the_program(code, expected):
+    assert subprocess.run(become_elsewhere(code), check=False).returncode == expected
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_off_linux_a_signal_reaches_the_program(signum):
+    polite = (
+        f"import signal, sys, time; signal.signal({int(signum)}, lambda *_: sys.exit(7)); "
+        "print('up', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen(become_elsewhere(polite), stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"up\n"
+        process.send_signal(signum)
+        assert process.wait(60) == 7
+
+
+def test_off_linux_the_program_dies_with_the_parent_of_its_stand_in():
+    parent = """
+import subprocess, sys
+subprocess.Popen(sys.argv[1:]).wait()
+"""
+    argv = [sys.executable, "-c", parent, *become_elsewhere(TELL + SLEEP)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        program = int(process.stdout.readline().split()[1])
+        process.kill()
+        until(lambda: gone(program))
+
+
 def test_an_extraction_child_ignores_interrupts():
     code = (
         "import os, signal; from tinylm.processes import ignore_interrupts; "

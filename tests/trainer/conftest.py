@@ -58,8 +58,8 @@ def commit(directory: Path, texts: Sequence[str], *, held_out: int = 0, row_grou
         for number, text in enumerate(texts):
             host = HELD_OUT_HOST if number < held_out else f"host{number % 5}.test"
             writer.append(document(number, text, host))
-        writer.commit()
-        writer.update(held_out=HeldOut(hosts=(HELD_OUT_HOST,)))
+        through = writer.commit().shards[-1].name
+        writer.update(held_out=HeldOut(hosts=(HELD_OUT_HOST,), through=through))
     return directory
 
 

@@ -105,6 +105,13 @@ def test_only_the_newest_are_kept_in_order_of_their_numbers(config):
     assert checkpoint.latest(config.out).name == "step_1000001"
 
 
+def test_what_lies_beyond_the_step_that_is_saved_does_not_outlive_it(tiny):
+    config = tiny(vocab_size=300, keep_last=1)
+    write(config, step=9)
+    path, _, _ = write(config, step=7)
+    assert list(config.out.glob("*step*")) == [path]
+
+
 def test_a_step_can_be_saved_again(config):
     write(config, seed=0)
     path, model, _ = write(config, seed=1)

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from shards.holdout import hold_out
 from shards.manifest import Manifest
+from shards.writer import ShardWriter
+from tests.trainer.conftest import document
 from tinylm.errors import ConfigError
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
@@ -148,6 +151,28 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tiny, step):
     assert sorted(losses(config.out)) == list(range(1, 13))
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(tiny, name, capsys):
+    config = tiny(steps=12)
+    pretrain(config)
+    expected, bits = losses(config.out), weights(config.out)
+    cut_back(config.out, 8)
+    (config.out / "step_000008" / name).write_bytes(b"damaged")
+    pretrain(config)
+    assert "step_000008 is damaged; going back to the one before it" in capsys.readouterr().err
+    assert losses(config.out) == expected
+    assert weights(config.out) == bits
+
+
+def test_a_run_all_of_whose_checkpoints_are_damaged_does_not_start_anew(tiny):
+    config = tiny(steps=8)
+    pretrain(config)
+    cut_back(config.out, 4)
+    (config.out / "step_000004" / "optimizer.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing or damaged"):
+        pretrain(config)
+
+
 def test_a_run_killed_before_its_evaluation_only_makes_that_up(tiny):
     config = tiny(steps=4)
     pretrain(config)
@@ -173,6 +198,19 @@ def test_a_corpus_that_has_grown_does_not_change_a_run(tiny, write_corpus, texts
     assert len(Manifest.load(corpus).shards) == 2
     pretrain(config)
     assert losses(config.out) == expected
+
+
+def test_a_corpus_that_has_grown_is_refused_until_its_held_out_text_is_compared_with_the_rest(
+    tiny, write_corpus, texts, tmp_path
+):
+    corpus = write_corpus(tmp_path / "corpus", texts, held_out=3)
+    with ShardWriter(corpus) as writer:
+        writer.append(document(99, texts[0], "mirror.test"))
+        writer.commit()
+    with pytest.raises(ConfigError, match=r"corpus grew since .*: `tinylm shards hold-out .*corpus` first"):
+        pretrain(tiny(steps=4, shards=corpus))
+    hold_out(corpus, 0.05)
+    pretrain(tiny(steps=4, shards=corpus))
 
 
 def test_another_corpus_in_its_place_is_refused(tiny, write_corpus, texts, tmp_path):
