@@ -1,7 +1,7 @@
 """The frontier on one server: bytes a URL, speed a core, latency; beside scrapy-redis on the same server.
 
 Paths are those of real documentation hosts, host sizes follow Zipf's law. Speeds are divided by the CPU
-seconds of the server, whatever the client in Python takes; memory is what the server reports, with its log on.
+seconds of the server, whatever the client in Python takes; memory is what the server reports, its log on.
 """
 
 import csv

@@ -45,6 +45,7 @@ class Store(Protocol):
     restarts: int
 
     def check(self) -> None: ...
+    def close(self) -> None: ...
     def run(self, script: str, prefix: str, *args: Any) -> Any: ...
     def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]: ...
     def read(
@@ -76,6 +77,10 @@ class Frontier(Ends):
                     f"crawl {config.crawl_id!r} has {name} {stored}, not {value}: "
                     "use what it was begun with, or another crawl_id"
                 )
+
+    def close(self) -> None:
+        """Give up the connection."""
+        self._store.close()
 
     def _run(self, script: str, partition: int, *args: Any) -> Any:
         return self._store.run(script, self.prefixes[partition], *args)
