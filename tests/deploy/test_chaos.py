@@ -62,6 +62,7 @@ class Cluster:
             "TINYLM_FRONTIER_HOT_PER_HOST": "4",
             "TINYLM_CRAWL_ALLOWED_NETWORKS": f"127.0.0.1/32:{site.port}",
             "TINYLM_CRAWL_RESOLVE": " ".join(f"{host}=127.0.0.1:{site.port}" for host in site.hosts),
+            "TINYLM_CRAWL_DEEPEST": "100",
             "TINYLM_CRAWL_TIMEOUT": "3",
             "TINYLM_CRAWL_EXTRACT_TIMEOUT": "3",
             "TINYLM_CRAWL_DISK_RESERVE_GIGABYTES": "0.1",
