@@ -119,8 +119,12 @@ class CrawlConfig:
     """Requests in flight in one worker."""
     extractors: int = 1
     """Extraction processes of one worker."""
+    ip_concurrency: int = 4
+    """Most connections of all workers to one IPv4 address or IPv6 /64 at a time; 0 for any number."""
+    ip_delay: float = 0.1
+    """Seconds between the starts of two requests to one of these, whatever their hosts."""
     timeout: float = 30.0
-    """Seconds a response may take."""
+    """Seconds a response may take, from the name's lookup to the last byte."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
     megabytes_per_page: float = 4.0
@@ -135,7 +139,7 @@ class CrawlConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
-        for name in ("disk_reserve_gigabytes", "deepest"):
+        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for entry in self.allowed_networks:
             if entry != "public":

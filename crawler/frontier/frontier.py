@@ -122,7 +122,21 @@ class Frontier:
         self._config = config
         self._scripts = {
             name: client.register_script(_source(name))
-            for name in ("push", "lease", "ack", "nack", "skip", "reap", "steer", "wake", "open", "note")
+            for name in (
+                "push",
+                "lease",
+                "ack",
+                "nack",
+                "skip",
+                "reap",
+                "steer",
+                "wake",
+                "open",
+                "note",
+                "defer",
+                "hold_ip",
+                "release_ip",
+            )
         }
         self._random = random.Random()
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
@@ -503,6 +517,34 @@ class Frontier:
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
+
+    # Addresses that hosts share
+
+    def hold_ip(self, address: str, holder: str, *, most: int, gap: float, seconds: float) -> float:
+        """Take one of the `most` connections to `address` that all workers share; 0 if it is taken.
+
+        Otherwise the seconds until it is the holder's turn to ask again. After `seconds` a hold ends by
+        itself.
+        """
+        arguments = [holder, most, _ms(gap), _ms(seconds)]
+        return float(self._run_at("hold_ip", address, *arguments)) / 1000
+
+    def release_ip(self, address: str, holder: str) -> None:
+        """The connection is over."""
+        self._run_at("release_ip", address, holder)
+
+    def _run_at(self, script: str, address: str, *args: Any) -> Any:
+        prefix = f"tinylm:{{{self._config.crawl_id}/ip:{address}}}:"
+        return self._attempt(lambda: self._scripts[script]([prefix], args))
+
+    def defer(self, lease: Lease, seconds: float) -> None:
+        """Not begun: the URL returns to its queue as it was, the host waits `seconds`. Raises LeaseLost."""
+        self._finish("defer", lease, _ms(seconds))
+
+    @property
+    def attempts(self) -> int:
+        """Failures after which a URL is given up."""
+        return self._config.attempts
 
 
 def _decode(fields: Mapping[bytes, bytes]) -> Page | list[Seed]:
