@@ -165,6 +165,7 @@ class LeaseSpider(Spider):
             most = int(self.config.megabytes_per_page * 1e6)
             await self._finish(lease, self.frontier.ack, page, latency=0.0, size=most)
         else:
+            self.logger.debug("%s: %s: %r", failure.request.url, reason, error)  # type: ignore[attr-defined]
             back_off = reason in OF_THE_HOST or lease.kind == "robots"
             await self._finish(
                 lease, self.frontier.nack, reason, back_off=back_off, latency=self.config.timeout / 5
@@ -289,12 +290,16 @@ def _same_host(url: str, other: str) -> bool:
     return url.split("/")[2] == other.split("/")[2]
 
 
-def _conditions(lease: Lease) -> dict[str, bytes]:
+def _conditions(lease: Lease) -> dict[str, str]:
     """Headers that ask for the page only if it is not the one we have (RFC 9110, section 13.1)."""
     headers = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
-    return {name: value.encode("latin-1", "replace") for name, value in headers.items() if value}
+    return {name: value for name, value in headers.items() if value}
 
 
 def _validators(response: Response) -> dict[str, Any]:
     found = {"etag": _header(response, "ETag"), "last_modified": _header(response, "Last-Modified")}
-    return {name: value for name, value in found.items() if 0 < len(value) <= _LONGEST_VALIDATOR}
+    return {name: value for name, value in found.items() if value.isascii() and _is_short(value)}
+
+
+def _is_short(validator: str) -> bool:
+    return 0 < len(validator) <= _LONGEST_VALIDATOR
