@@ -153,6 +153,8 @@ class Site:
                 with suppress(OSError):
                     answer(self)
 
+            do_POST = do_GET  # noqa: N815
+
             def log_message(self, *args: object) -> None:
                 pass
 
