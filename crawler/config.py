@@ -129,13 +129,17 @@ class CrawlConfig:
     """Seconds the extraction of one page may take."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
+    warc: bool = False
+    """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
+    warc_megabytes: float = 1000.0
+    """Size at which a worker begins its next WARC file."""
     deepest: int = 30
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("gigabytes", "hours", "megabytes_per_page"):
+        for name in ("gigabytes", "hours", "megabytes_per_page", "warc_megabytes"):
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")

@@ -13,12 +13,13 @@ from scrapy import Request
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler, _ClientResponse
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
 from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedError
-from scrapy.http import Headers
+from scrapy.http import Headers, Response
 
 from crawler.errors import AddressBusy
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard, unwrap
 from crawler.resolver import NameForbidden, Resolver
+from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -70,8 +71,11 @@ class BoundedCompression(HttpCompressionMiddleware):
         return super()._handle_encoding(body, content_encoding, max_size)
 
 
-class _Capped(Protocol):
+class _Careful(Protocol):
+    """What the handler needs of the spider."""
+
     cap: AddressCap
+    warc: WarcWriter | None
 
 
 class _Response(_ClientResponse):
@@ -117,8 +121,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         address = await self._address(name, port, timeout)
-        spider: _Capped = self.crawler.spider  # type: ignore[assignment]
-        async with spider.cap.held(address, timeout + _HOLD_MARGIN_SECONDS):
+        async with self._spider.cap.held(address, timeout + _HOLD_MARGIN_SECONDS):
             try:
                 async with super()._make_request(request, max(0.001, over - loop.time())) as response:
                     response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
@@ -126,6 +129,16 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
             except DownloadConnectionRefusedError:
                 self._resolver.next_address(name, port)
                 raise
+
+    @property
+    def _spider(self) -> _Careful:
+        return self.crawler.spider  # type: ignore[return-value]
+
+    async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
+        finished = await super()._read_response(response, request)
+        if warc := self._spider.warc:
+            await asyncio.to_thread(warc.write, _exchange(response, request, finished))
+        return finished
 
     async def _address(self, name: str, port: int, timeout: float) -> str:
         """The address that the connection will go to."""
@@ -165,3 +178,20 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def close(self) -> None:
         await super().close()
         await self._resolver.close()
+
+
+def _exchange(response: _ClientResponse, request: Request, finished: Response) -> Exchange:
+    sent = response.request_info
+    version = response.version or aiohttp.HttpVersion11
+    status_line = f"HTTP/{version.major}.{version.minor} {response.status} {response.reason or ''}"
+    cut_at = getattr(response, "cut_at", 0)
+    return Exchange(
+        url=request.url,
+        address=str(finished.ip_address),
+        request_line=f"{sent.method} {sent.url.raw_path_qs} HTTP/1.1".encode(),
+        request_headers=tuple((name.encode(), value.encode()) for name, value in sent.headers.items()),
+        status_line=status_line.encode("utf-8", "surrogateescape"),
+        headers=response.raw_headers,
+        body=finished.body,
+        cut=bool(cut_at) and len(finished.body) >= cut_at,
+    )

@@ -23,6 +23,7 @@ from crawler.handler import AddressCap
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
 from crawler.urls import canonicalize
+from crawler.warc import WarcWriter
 from tinylm.errors import TinylmError
 from tinylm.processes import die_with_parent, ignore_interrupts
 
@@ -49,6 +50,11 @@ class LeaseSpider(Spider):
         self.frontier = frontier
         self.config = config
         self.cap = AddressCap(frontier, config.ip_concurrency, config.ip_delay)
+        self.warc = (
+            WarcWriter(frontier.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
+            if config.warc
+            else None
+        )
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
@@ -277,6 +283,8 @@ class LeaseSpider(Spider):
     def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
         """Scrapy's last call: what was not begun goes back at once."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.warc:
+            self.warc.close()
         for lease in list(self._open.values()):
             with suppress(TinylmError):
                 self.frontier.give_back(lease)

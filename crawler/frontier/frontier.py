@@ -542,6 +542,11 @@ class Frontier:
         self._finish("defer", lease, _ms(seconds))
 
     @property
+    def data(self) -> Path:
+        """Directory of this crawl."""
+        return self._config.data
+
+    @property
     def attempts(self) -> int:
         """Failures after which a URL is given up."""
         return self._config.attempts
