@@ -53,7 +53,9 @@ def half_closed(*sent):
     return answer
 
 
-def forever(start, again, pause=0.0):
+def forever(start, again, pause=0.001):
+    """With a pause that leaves time to the other hosts, which are threads of this process."""
+
     def answer(handler):
         handler.wfile.write(start)
         while True:
@@ -148,9 +150,9 @@ def survived(server, tmp_path_factory):
     site.on("good.test", "/robots.txt", reply(404))
     frontier.put(Discovered(f"http://{host}/page", 0.9) for host in site.hosts if host != "good.test")
     log = tmp_path_factory.mktemp("hostile") / "log"
-    options = ("--attempts", "1", "--timeout", "6", "--backoff", "3600", "--longest-delay", "1")
+    options = ("--attempts", "1", "--timeout", "6", "--backoff", "5", "--longest-delay", "1")
     with worker(server, frontier, site, log, *options) as process:
-        eventually(lambda: len(outcomes(frontier)) >= len(HOSTILE) + 3)
+        eventually(lambda: len(outcomes(frontier)) >= len(HOSTILE) + 3, 120)
         frontier.put([Discovered("http://good.test/after", 0.1)])
         eventually(lambda: "http://good.test/after" in fetched_pages(frontier))
         eventually(lambda: not frontier.counts()["leased"])
@@ -207,7 +209,7 @@ def test_hostile_robots_allow_nothing_they_should_not(survived):
     site, frontier, *_ = survived
     asked = {name for name in ROBOTS if site.asked(f"{name}.test", "/page")}
     assert asked == {"robots-garbage", "robots-wild", "robots-loop"}
-    assert frontier.counts()["failed:too_large"] == 1
+    assert frontier.counts()["failed:too_large"] >= 1
     assert frontier.counts()["skipped:robots"] == 1
 
 
