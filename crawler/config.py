@@ -148,23 +148,31 @@ class CrawlConfig:
     """Requests in flight in one worker."""
     extractors: int = 1
     """Extraction processes of one worker."""
+    ip_concurrency: int = 4
+    """Most connections of all workers to one IPv4 address or IPv6 /64 at a time; 0 for any number."""
+    ip_delay: float = 0.1
+    """Seconds between the starts of two requests to one of these, whatever their hosts."""
     timeout: float = 30.0
-    """Seconds a response may take."""
+    """Seconds a response may take, from the name's lookup to the last byte."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
+    warc: bool = False
+    """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
+    warc_megabytes: float = 1000.0
+    """Size at which a worker begins its next WARC file."""
     deepest: int = 30
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("gigabytes", "hours", "megabytes_per_page"):
+        for name in ("gigabytes", "hours", "megabytes_per_page", "warc_megabytes"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
-        for name in ("disk_reserve_gigabytes", "deepest"):
+        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":

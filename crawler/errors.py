@@ -29,3 +29,11 @@ class LeaseLost(FrontierError):
 
 class NetworkForbidden(CrawlError):
     """An address outside the allowed networks; no packet was sent to it."""
+
+
+class AddressBusy(CrawlError):
+    """As many connections to the address as are allowed, or one too recently; no packet was sent."""
+
+    def __init__(self, address: str, seconds: float) -> None:
+        super().__init__(f"{address}: its turn is in {seconds:.1f} s")
+        self.seconds = seconds

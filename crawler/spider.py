@@ -6,30 +6,26 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing import get_context
 from typing import Any
 
 from scrapy import Request, Spider
-from scrapy.exceptions import (
-    CannotResolveHostError,
-    DownloadCancelledError,
-    DownloadConnectionRefusedError,
-    DownloadTimeoutError,
-    IgnoreRequest,
-    UnsupportedURLSchemeError,
-)
 from scrapy.http import Response
 from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
-from crawler.errors import LeaseLost, NetworkForbidden, ServerError
+from crawler.errors import AddressBusy, LeaseLost, ServerError
 from crawler.extract import Extracted, extract
+from crawler.failures import OF_THE_HOST, classify
 from crawler.frontier import Frontier, Lease
+from crawler.handler import AddressCap
 from crawler.optout import addressed, from_headers
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
 from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
+from crawler.warc import WarcWriter
 from tinylm.errors import TinylmError
 from tinylm.heartbeat import beat
 from tinylm.processes import die_with_parent, ignore_interrupts
@@ -38,6 +34,7 @@ _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 _ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
+_LONGEST_VALIDATOR = 512
 
 
 def _become_extractor() -> None:
@@ -54,6 +51,12 @@ class LeaseSpider(Spider):
         super().__init__(**kwargs)
         self.frontier = frontier
         self.config = config
+        self.cap = AddressCap(frontier, config.ip_concurrency, config.ip_delay)
+        self.warc = (
+            WarcWriter(frontier.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
+            if config.warc
+            else None
+        )
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
@@ -126,11 +129,14 @@ class LeaseSpider(Spider):
         return self._rules[key]
 
     def _request(self, lease: Lease, url: str, hops: int = 0) -> Request:
+        # One byte more than is read of robots.txt, so that it shows when there was more.
+        cut = {"cut_at": MOST_BYTES + 1} if lease.kind == "robots" else {}
         return Request(
             url,
+            headers=_conditions(lease),
             callback=self.on_response,
             errback=self.on_failure,
-            meta={"lease": lease, "hops": hops, "verbatim_url": True},
+            meta={"lease": lease, "hops": hops, "verbatim_url": True, **cut},
             dont_filter=True,
             priority=1,
         )
@@ -157,24 +163,28 @@ class LeaseSpider(Spider):
         elif response.status >= 500:
             await self._finish(lease, self.frontier.nack, f"status_{response.status}", **cost)
         else:
-            await self._finish(lease, self.frontier.ack, await self._page(response, lease), **cost)
+            page = replace(await self._page_or_unchanged(response, lease), **_validators(response))
+            await self._finish(lease, self.frontier.ack, page, **cost)
 
     async def on_failure(self, failure: Failure) -> None:
         """Scrapy's errback: no response. A robots.txt moved to where nobody may go is no robots.txt."""
         lease: Lease = failure.request.meta["lease"]  # type: ignore[attr-defined]
         error = failure.value
-        if _is_forbidden(error) and failure.request.meta["hops"]:  # type: ignore[attr-defined]
+        reason = classify(error)
+        if isinstance(error, AddressBusy):
+            await self._finish(lease, self.frontier.give_back, wait=error.seconds)
+        elif reason == "forbidden_network" and failure.request.meta["hops"]:  # type: ignore[attr-defined]
             nowhere = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
             await self._finish(lease, self.frontier.ack_robots, "", **nowhere)
-        elif _is_forbidden(error):
-            await self._finish(lease, self.frontier.skip, "forbidden_network")
-        elif _is_too_large(error) and lease.kind == "page":
-            page = self._empty_page(lease, 0, "too_large")
+        elif reason == "forbidden_network":
+            await self._finish(lease, self.frontier.skip, reason)
+        elif reason == "too_large" and lease.kind == "page":
+            page = self._empty_page(lease, 0, reason)
             most = int(self.config.megabytes_per_page * 1e6)
             await self._finish(lease, self.frontier.ack, page, latency=0.0, size=most)
         else:
-            reason, of_the_host = _classify(error)
-            back_off = of_the_host or lease.kind == "robots"
+            self.logger.debug("%s: %s: %r", failure.request.url, reason, error)  # type: ignore[attr-defined]
+            back_off = reason in OF_THE_HOST or lease.kind == "robots"
             await self._finish(
                 lease, self.frontier.nack, reason, back_off=back_off, latency=self.config.timeout / 5
             )
@@ -212,6 +222,16 @@ class LeaseSpider(Spider):
     def _redirect_target(self, response: Response) -> str | None:
         location = _header(response, "Location")
         return canonicalize(location, response.url) if 300 <= response.status < 400 and location else None
+
+    async def _page_or_unchanged(self, response: Response, lease: Lease) -> Page:
+        if response.status != 304 or not (lease.etag or lease.last_modified):
+            return await self._page(response, lease)
+        return replace(
+            self._empty_page(lease, 304, "not_modified"),
+            etag=lease.etag,
+            last_modified=lease.last_modified,
+            unchanged=True,
+        )
 
     async def _page(self, response: Response, lease: Lease) -> Page:
         if 300 <= response.status < 400:
@@ -308,6 +328,8 @@ class LeaseSpider(Spider):
     def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
         """Scrapy's last call: what was not begun goes back at once."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        if self.warc:
+            self.warc.close()
         for lease in list(self._open.values()):
             with suppress(TinylmError):
                 self._tell(self.frontier.give_back, lease)
@@ -325,29 +347,16 @@ def _headers(response: Response) -> list[tuple[str, str]]:
     ]
 
 
-def _is_forbidden(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, NetworkForbidden) or isinstance(
-            getattr(error, "os_error", None), NetworkForbidden
-        ):
-            return True
-        error = error.__cause__
-    return False
+def _conditions(lease: Lease) -> dict[str, str]:
+    """Headers that ask for the page only if it is not the one we have (RFC 9110, section 13.1)."""
+    headers = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
+    return {name: value for name, value in headers.items() if value}
 
 
-def _is_too_large(error: BaseException | None) -> bool:
-    """As it came, or as it would have been decompressed."""
-    return isinstance(error, DownloadCancelledError | IgnoreRequest)
+def _validators(response: Response) -> dict[str, Any]:
+    found = {"etag": _header(response, "ETag"), "last_modified": _header(response, "Last-Modified")}
+    return {name: value for name, value in found.items() if value.isascii() and _is_short(value)}
 
 
-def _classify(error: BaseException | None) -> tuple[str, bool]:
-    """A counted reason, and whether the failure is the host's rather than the URL's."""
-    if isinstance(error, CannotResolveHostError):
-        return "dns", True
-    if isinstance(error, DownloadTimeoutError):
-        return "timeout", False
-    if isinstance(error, UnsupportedURLSchemeError):
-        return "bad_url", False
-    if isinstance(error, DownloadConnectionRefusedError):
-        return "connection", True
-    return "too_large" if _is_too_large(error) else "bad_response", False
+def _is_short(validator: str) -> bool:
+    return 0 < len(validator) <= _LONGEST_VALIDATOR

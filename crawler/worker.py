@@ -7,7 +7,7 @@ from scrapy.crawler import AsyncCrawlerProcess
 from crawler.config import CrawlConfig
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard
-from crawler.handler import Resolver
+from crawler.resolver import Resolver
 from crawler.spider import LeaseSpider
 
 
@@ -37,6 +37,11 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "DOWNLOAD_HANDLERS": {
             "http": handler, "https": handler, "file": None, "ftp": None, "s3": None, "data": None
         },
+        "DOWNLOADER_MIDDLEWARES": {
+            "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
+            "crawler.handler.BoundedCompression": 590,
+        },
+        "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
         "CONCURRENT_REQUESTS": config.concurrency,
         "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency,

@@ -106,6 +106,9 @@ def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cr
         allowed_networks=(f"127.0.0.0/8:{web['port']}",),
         resolve=tuple(web["resolve"]),
         concurrency=8,
+        # The hosts share eight loopback addresses: a gap between all their requests would only cost time.
+        ip_concurrency=4,
+        ip_delay=0.0,
         timeout=15.0,
         extract_timeout=5.0,
     )

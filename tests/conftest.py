@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -142,9 +143,10 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 class Site:
-    """Virtual hosts on one loopback port, and a log of who asked for what, when."""
+    """Virtual hosts on one loopback port, and a log of who asked for what, when; with `tls`, over it."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+        self.address = address
         self.answers: dict[tuple[str, str], Answer] = {}
         self.hits: list[Hit] = []
         site = self
@@ -158,6 +160,8 @@ class Site:
                 with suppress(OSError):
                     answer(self)
 
+            do_POST = do_GET  # noqa: N815
+
             def log_message(self, *args: object) -> None:
                 pass
 
@@ -168,9 +172,13 @@ class Site:
             def handle_error(self, *args: object) -> None:
                 pass
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server((address, 0), Handler)
+        if tls:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -283,14 +291,16 @@ def worker(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A real `tinylm worker` that may talk to `site` and nobody else."""
     crawl_id, partitions = frontier.prefixes[0].split("{")[1].split("/")[0], str(len(frontier.prefixes))
-    resolve = [part for host in site.hosts for part in ("--resolve", f"{host}=127.0.0.1:{site.port}")]
+    resolve = [part for host in site.hosts for part in ("--resolve", f"{host}={site.address}:{site.port}")]
     arguments = [
         "worker", "--redis-url", server.url, "--crawl-id", crawl_id, "--partitions", partitions,
         "--delay", str(frontier.delay), "--latency-factor", "0",
-        "--allowed-networks", f"127.0.0.1/32:{site.port}", *resolve, *options,
+        "--allowed-networks", f"{site.address}/32:{site.port}", *resolve, *options,
     ]  # fmt: skip
     if "--timeout" not in options:
         arguments += ["--timeout", "4"]
+    if "--ip-concurrency" not in options:  # every virtual host is at one address
+        arguments += ["--ip-concurrency", "0", "--ip-delay", "0"]
     with command(log, *arguments, **environment) as process:
         yield process
 

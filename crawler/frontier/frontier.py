@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol
 
 from crawler.config import FrontierConfig
@@ -233,6 +234,11 @@ class Frontier(Ends):
         return self._config.crawl_id
 
     @property
+    def data(self) -> Path:
+        """Directory of the crawl."""
+        return self._config.data
+
+    @property
     def delay(self) -> float:
         """Seconds between requests to a host that asks for nothing else."""
         return self._config.delay
@@ -425,6 +431,23 @@ class Frontier(Ends):
         idle = self.why_idle()
         waiting = ("ready", "cooling", "in_flight", "paused", "on_disk")
         return not any(idle[cause] for cause in waiting) and idle["next_wake_seconds"] is None
+
+    # Addresses that hosts share
+
+    def hold_ip(self, address: str, holder: str, *, most: int, gap: float, seconds: float) -> float:
+        """Take one of the `most` connections to `address` that all workers share; 0 if it is taken.
+
+        Otherwise the seconds until it is the holder's turn to ask again. After `seconds` a hold ends by
+        itself.
+        """
+        return float(self._run_at("hold_ip", address, holder, most, ms(gap), ms(seconds))) / 1000
+
+    def release_ip(self, address: str, holder: str) -> None:
+        """The connection is over."""
+        self._run_at("release_ip", address, holder)
+
+    def _run_at(self, script: str, address: str, *args: Any) -> Any:
+        return self._store.run(script, f"tinylm:{{{self._config.crawl_id}/ip:{address}}}:", *args)
 
     # The disk, for `Spill`
 

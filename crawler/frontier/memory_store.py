@@ -16,6 +16,7 @@ from typing import Any
 
 _LATER, _SOONER, _WIDEST = 1.4, 0.8, 64
 _LONGEST_BACKOFF = 24 * 3600 * 1000
+_FULL_MS, _LONGEST_LINE_MS = 250, 60_000
 
 
 @dataclass(slots=True)
@@ -72,6 +73,8 @@ class Partition:
         self.hashes: dict[str, dict[str, bytes]] = {}
         self.stream: list[tuple[str, dict[bytes, bytes]]] = []
         self.token = 0
+        self.held: dict[str, int] = {}
+        self.free_at, self.line = 0, 0.0
 
     # Discovery
 
@@ -282,12 +285,29 @@ class Partition:
         host.no_robots |= lease["kind"] == "robots"
         if sent:
             self._count_request(host, size)
+        self._back_off(host, asked, base)
+        self._fail(lease, host, reason, limit, math.floor(lease["promise"] / 2))
+        self._place(host, self._rest(host, rest))
+        return 1
+
+    def _back_off(self, host: Host, asked: int, base: int) -> bool:
         if asked:
             host.blocked = self._now() + asked
         elif base:
             host.strikes += 1
             host.blocked = self._now() + min(base * 2 ** (host.strikes - 1), _LONGEST_BACKOFF)
-        self._fail(lease, host, reason, limit, math.floor(lease["promise"] / 2))
+        return bool(asked or base)
+
+    def done(self, token: int, rest: int, asked: int, base: int, size: int) -> int:
+        if not (taken := self._take(token)):
+            return 0
+        lease, host = taken
+        del self.attempts[lease["host"], lease["member"]]
+        self.hashes.get("requests", {}).pop(f"{lease['host']} {lease['member']}", None)
+        self._count_request(host, size)
+        self.counted["done"] += 1
+        if not self._back_off(host, asked, base):
+            host.strikes = 0
         self._place(host, self._rest(host, rest))
         return 1
 
@@ -463,11 +483,39 @@ class Partition:
             0 if ready else wake,
         ]
 
+    # Requests of spiders without a walker, and addresses
+
+    def keep(self, url: str, request: bytes, shard: int, low: int) -> int:
+        if (shard, low) in self.seen:
+            return 0
+        self.hashes.setdefault("requests", {}).setdefault(url, request)
+        return 1
+
+    def hold_ip(self, holder: str, most: int, gap: int, longest: int) -> int:
+        now = self._now()
+        self.held = {name: until for name, until in self.held.items() if until > now}
+        full = most > 0 and len(self.held) >= most
+        if full or self.free_at > now:
+            step = max(gap, _FULL_MS / most) if full else gap
+            self.line = min(max(self.line, self.free_at, now) + step, now + _LONGEST_LINE_MS)
+            return math.ceil(self.line - step) - now + 1
+        self.held[holder] = now + longest
+        self.free_at = now + gap
+        return 0
+
+    def release_ip(self, holder: str) -> int:
+        return int(self.held.pop(holder, None) is not None)
+
+    # Nothing is ever on disk
+
     def spool(self, _written: int, _n: int) -> list[bytes]:
         return []
 
     def thirst(self, _n: int) -> list[bytes]:
         return []
+
+    def refill(self, *_: Any) -> int:
+        return 0
 
 
 class MemoryStore:

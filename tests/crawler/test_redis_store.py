@@ -4,12 +4,15 @@ import random
 import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import redis
 
+import crawler.frontier as frontier_package
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
+from crawler.frontier.memory_store import Partition
 from crawler.frontier.spill import Spill
 from crawler.seeds import Seed
 from tests.conftest import kill, open_frontier, running_server
@@ -25,6 +28,11 @@ def full(server):
             yield
         finally:
             client.config_set("maxmemory", before)
+
+
+def test_the_specification_has_every_transition():
+    scripts = {path.stem for path in (Path(frontier_package.__file__).parent / "lua").glob("*.lua")}
+    assert scripts - {"common"} <= set(dir(Partition))
 
 
 # Queues that overflow

@@ -16,6 +16,7 @@
 --                     none of cooling, ready, spent
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
+--   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
 --   seen:N     set of integers, the low 32 bits of fingerprints;  pages  stream;  counts, meta, status  hashes
 local p = KEYS[1]
@@ -122,6 +123,18 @@ end
 local function block(host, till)
   call('HSET', p .. 'h:' .. host, 'blocked', till)
   call('ZADD', p .. 'blocked', till, host)
+end
+
+-- A host that refused: until when it said, or without saying twice as long each time. Returns whether it did.
+local LONGEST_BACKOFF = 24 * 3600 * 1000
+local function back_off(host, asked, base)
+  if asked > 0 then
+    block(host, now_ms() + asked)
+  elseif base > 0 then
+    local strikes = call('HINCRBY', p .. 'h:' .. host, 'strikes', 1)
+    block(host, now_ms() + math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF))
+  end
+  return asked > 0 or base > 0
 end
 
 -- All that a host has queued, taken from it; what is on disk comes back and is treated then as the host is.

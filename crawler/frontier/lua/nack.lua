@@ -5,20 +5,13 @@
 -- ARGV: token, reason, rest ms, rest asked for in ms (0: not said), backoff base ms (0: none), most attempts,
 --       1 if a request was sent, bytes fetched
 -- Returns 0 if the lease was lost.
-local LONGEST_BACKOFF = 24 * 3600 * 1000
 local lease = take(ARGV[1])
 if not lease then return 0 end
-local host, h, now = lease.host, p .. 'h:' .. lease.host, now_ms()
-call('HDEL', h, 'inflight')
+local host = lease.host
+call('HDEL', p .. 'h:' .. host, 'inflight')
 if lease.kind == 'robots' then call('SADD', p .. 'norobots', host) end
 if ARGV[7] == '1' then count_request(host, ARGV[8]) end
-local asked, base = tonumber(ARGV[4]), tonumber(ARGV[5])
-if asked > 0 then
-  block(host, now + asked)
-elseif base > 0 then
-  local strikes = call('HINCRBY', h, 'strikes', 1)
-  block(host, now + math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF))
-end
+back_off(host, tonumber(ARGV[4]), tonumber(ARGV[5]))
 fail(lease, ARGV[2], ARGV[6], math.floor(lease.promise / 2))
-place(host, now + rest(host, ARGV[3]))
+place(host, now_ms() + rest(host, ARGV[3]))
 return 1

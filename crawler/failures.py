@@ -1,0 +1,55 @@
+"""Why a fetch failed, in words that are counted, and whose failure it is."""
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import aiohttp
+from aiohttp.http_exceptions import ContentLengthError
+from scrapy.exceptions import (
+    CannotResolveHostError,
+    DownloadCancelledError,
+    DownloadTimeoutError,
+    IgnoreRequest,
+    ResponseDataLossError,
+    UnsupportedURLSchemeError,
+)
+
+from crawler.errors import NetworkForbidden
+
+OF_THE_HOST = frozenset({"dns", "refused", "unreachable", "tls"})
+"""Reasons that say more about the host than about the URL: all of it rests longer each time."""
+
+# The first that is found anywhere in the chain of causes names the reason.
+_REASONS: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
+    ("forbidden_network", (NetworkForbidden,)),
+    ("too_large", (DownloadCancelledError, IgnoreRequest)),
+    ("dns", (CannotResolveHostError, socket.gaierror)),
+    ("tls", (ssl.SSLError, ssl.CertificateError, aiohttp.ClientSSLError)),
+    ("timeout", (DownloadTimeoutError, TimeoutError)),
+    ("refused", (ConnectionRefusedError,)),
+    ("reset", (ConnectionResetError, BrokenPipeError)),
+    ("closed", (aiohttp.ServerDisconnectedError,)),
+    ("truncated", (ContentLengthError, aiohttp.http_exceptions.TransferEncodingError)),
+    ("bad_url", (UnsupportedURLSchemeError,)),
+    ("unreachable", (aiohttp.ClientConnectorError,)),
+    ("bad_response", (ResponseDataLossError,)),
+)
+
+
+def classify(error: BaseException | None) -> str:
+    """The reason under which `error` is counted; `bad_response` for what is no HTTP."""
+    chain = list(_causes(error))
+    for reason, kinds in _REASONS:
+        if any(isinstance(link, kinds) for link in chain):
+            return reason
+    return "bad_response"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        inner = getattr(error, "os_error", None)
+        if isinstance(inner, BaseException):
+            yield inner
+        error = error.__cause__

@@ -1,0 +1,48 @@
+"""`RequestFrontier`: a frontier of whole requests, for spiders that have no walker behind them."""
+
+import time
+from collections.abc import Iterable
+
+from crawler.frontier.ends import ms
+from crawler.frontier.frontier import Frontier
+from crawler.frontier.records import SEED, Discovered, Lease
+from crawler.urls import locate
+
+
+class RequestFrontier(Frontier):
+    """Beside each queued URL its request, as bytes that only the spider understands; gone when it is done."""
+
+    def put_request(self, url: str, request: bytes, priority: float) -> bool:
+        """Queue `url` with its request; False if it was before. Fragments tell requests of a URL apart."""
+        host, member = locate(url)
+        if not self._run("keep", self.partition_of(host), f"{host} {member}", request, *self._seen(url)):
+            return False
+        return self.put([Discovered(url, priority, SEED)]) == 1
+
+    def requests(self, leases: Iterable[Lease]) -> list[bytes | None]:
+        """What was queued with each of `leases`; None for a URL that was put without."""
+        calls = [("noted", lease.partition, ("requests", _field(lease))) for lease in leases]
+        return [request for [request] in self._run_all(calls)] if calls else []
+
+    def done(
+        self,
+        lease: Lease,
+        *,
+        latency: float,
+        size: int,
+        retry_at: float | None = None,
+        back_off: bool = False,
+    ) -> None:
+        """Fetched and processed; the host rests, as long as it asked for if it did. Raises LeaseLost."""
+        base = ms(self._config.backoff) if back_off else 0
+        asked = max(1, ms(retry_at - time.time())) if retry_at else 0
+        self._finish("done", lease, ms(self._rest(latency)), asked, base, size)
+
+    def refuse(self, lease: Lease, reason: str) -> None:
+        """Not wanted: `skip`, and its request is forgotten. Raises LeaseLost."""
+        self.skip(lease, reason)
+        self._run("note", lease.partition, "requests", _field(lease), "")
+
+
+def _field(lease: Lease) -> str:
+    return " ".join(locate(lease.url))

@@ -1,0 +1,287 @@
+"""`FrontierScheduler`: tinylm's frontier as the scheduler of any Scrapy spider.
+
+    SCHEDULER = "crawler.scheduler.FrontierScheduler"
+    TINYLM_FRONTIER = "redis://127.0.0.1:6379/0#my-crawl"
+
+Requests wait in the frontier with all they carry and are leased, one a host, within its delay and robots.txt.
+A lease ends when Scrapy is through with its request: callbacks and pipelines have ended, and what they asked
+for is queued. What a killed process had in hand is leased again when its leases expire; nothing is lost.
+"""
+
+import asyncio
+import logging
+import pickle
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urldefrag
+
+from scrapy import Request, Spider, signals
+from scrapy.core.scheduler import BaseScheduler
+from scrapy.crawler import Crawler
+from scrapy.http import Response
+from scrapy.utils.request import request_from_dict
+from twisted.python.failure import Failure
+
+from crawler.config import FrontierConfig
+from crawler.errors import LeaseLost
+from crawler.failures import classify
+from crawler.frontier import Lease, connect
+from crawler.frontier.requests import RequestFrontier
+from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
+from crawler.urls import canonicalize
+
+_POLL_SECONDS = 0.05
+_REAP_SECONDS = 2.0
+_FINISHED_SECONDS = 0.5
+_PROCESSING_SECONDS = 60.0
+_ROBOTS_REDIRECTS = 5
+_MOST_ROBOTS_BYTES = 16 * MOST_BYTES
+_MOST_CACHED_RULES = 10_000
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Held:
+    """A lease, the request that was made of it, and what is known of its end."""
+
+    lease: Lease
+    request: Request
+    begun: bool = False
+    cost: dict[str, Any] = field(default_factory=lambda: {"latency": 0.0, "size": 0})
+
+
+class FrontierScheduler(BaseScheduler):
+    """Scrapy's engine on one side, the leases of one process on the other.
+
+    `TINYLM_FRONTIER` is a server's URL with the crawl's name as fragment, or fields of `FrontierConfig`.
+    """
+
+    def __init__(self, crawler: Crawler, frontier: RequestFrontier) -> None:
+        self._crawler = crawler
+        self._frontier = frontier
+        self._agent = crawler.settings["USER_AGENT"]
+        self._concurrency = crawler.settings.getint("CONCURRENT_REQUESTS")
+        self._ready: deque[Request] = deque()
+        self._held: dict[Request, _Held] = {}
+        self._rules: dict[tuple[str, int], Rules] = {}
+        self._enqueued = 0
+        self._finished = False
+        self._closing = False
+        self._taking = threading.Lock()
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        setting = crawler.settings.get("TINYLM_FRONTIER")
+        if isinstance(setting, str):
+            url, crawl_id = urldefrag(setting)
+            setting = {"redis_url": url, "crawl_id": crawl_id or "scrapy"}
+        seconds = crawler.settings.getfloat("DOWNLOAD_TIMEOUT") + _PROCESSING_SECONDS
+        defaults = {"exploration": 0.0, "pages_per_host": 1 << 31, "lease_seconds": seconds}
+        config = FrontierConfig(**(defaults | setting))
+        return cls(crawler, RequestFrontier(connect(config.redis_url), config))
+
+    # What the engine calls
+
+    def open(self, spider: Spider) -> None:
+        self._spider = spider
+        self._crawler.signals.connect(self._on_response, signals.response_downloaded)
+        self._pump = asyncio.ensure_future(self._run())
+        self._pump.add_done_callback(self._pump_ended)
+
+    def close(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
+        """What was processed is done, the rest goes back."""
+        self._pump.cancel()
+        with self._taking:
+            self._closing = True
+        for held in list(self._held.values()):
+            verb = self._end if held.begun else self._frontier.give_back
+            self._ended(held, verb)
+
+    def has_pending_requests(self) -> bool:
+        """Whether anything is queued or in flight, in whichever process."""
+        return not self._finished
+
+    def enqueue_request(self, request: Request) -> bool:
+        if request.callback == self._on_robots:
+            self._offer(_Held(request.cb_kwargs["lease"], request))
+            return True
+        url = canonicalize(request.url)
+        if url is None:
+            log.error("%s has no place in the frontier", request)
+            return False
+        try:
+            kept = pickle.dumps(request.to_dict(spider=self._spider), protocol=4)
+        except Exception as error:
+            log.error("%s cannot be kept: %s", request, error)
+            return False
+        self._enqueued += 1
+        self._finished = False
+        return self._frontier.put_request(f"{url}#{self._identity(request)}", kept, request.priority)
+
+    def next_request(self) -> Request | None:
+        if not self._ready:
+            return None
+        request = self._ready.popleft()
+        self._held[request].begun = True
+        return request
+
+    def _identity(self, request: Request) -> str:
+        """Equal for requests of which one is enough; of start requests one is, for all processes and runs."""
+        digest = self._crawler.request_fingerprinter.fingerprint(request).hex()[:16]
+        first = request.meta.get("is_start_request") and not request.meta.get("retry_times")
+        return f"{digest}-{uuid.uuid4().hex[:8]}" if request.dont_filter and not first else digest
+
+    # Leases in and out
+
+    async def _run(self) -> None:
+        reaped = checked = 0.0
+        while True:
+            await self._settle()
+            now = time.monotonic()
+            if now - reaped > _REAP_SECONDS:
+                await asyncio.to_thread(self._frontier.reap)
+                reaped = now
+            free = self._concurrency - len(self._held)
+            for held in await asyncio.to_thread(self._take, free) if free > 0 else []:
+                self._offer(held)
+            if not self._held and now - checked > _FINISHED_SECONDS:
+                await self._check_finished()
+                checked = now
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _pump_ended(self, pump: "asyncio.Future[None]") -> None:
+        """Without leases there is nothing to do: the spider ends, and says why."""
+        if not pump.cancelled() and (error := pump.exception()):
+            log.error("the frontier cannot be used: %s", error, exc_info=error)
+            engine = self._crawler.engine
+            if engine:
+                self._stopping = asyncio.ensure_future(engine.close_spider_async(reason="frontier_failed"))
+
+    def _take(self, n: int) -> list[_Held]:
+        """In one step of a thread: a scheduler that is closed meanwhile gives back what came too late."""
+        with self._taking:
+            leases = [] if self._closing else self._frontier.lease(n)
+            pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
+            made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind == "robots"]
+            kept = zip(pages, self._frontier.requests(pages), strict=True)
+            return made + [_Held(lease, self._request(lease, request)) for lease, request in kept]
+
+    def _allowed(self, lease: Lease) -> bool:
+        key = lease.host, lease.robots_until
+        if key not in self._rules:
+            if len(self._rules) >= _MOST_CACHED_RULES:
+                self._rules.clear()
+            self._rules[key] = Rules(self._frontier.robots(lease.host), self._agent)
+        if self._rules[key].allow(urldefrag(lease.url).url):
+            return True
+        with suppress(LeaseLost):
+            self._frontier.refuse(lease, "robots")
+        return False
+
+    def _request(self, lease: Lease, kept: bytes | None) -> Request:
+        """The request as it was, or a plain one for a URL that somebody put."""
+        if kept is None:
+            return Request(urldefrag(lease.url).url, dont_filter=True)
+        return request_from_dict(pickle.loads(kept), spider=self._spider)  # noqa: S301
+
+    def _offer(self, held: _Held) -> None:
+        self._held[held.request] = held
+        self._ready.append(held.request)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._crawler.engine and self._crawler.engine._slot:
+            self._crawler.engine._slot.nextcall.schedule()
+
+    async def _settle(self) -> None:
+        """End the leases whose requests the engine is through with."""
+        engine = self._crawler.engine
+        in_progress = engine._slot.inprogress if engine and engine._slot else set()
+        for held in [held for held in self._held.values() if held.begun and held.request not in in_progress]:
+            await asyncio.to_thread(self._ended, held, self._end)
+
+    def _end(self, lease: Lease, **cost: Any) -> None:
+        if lease.kind == "robots":
+            self._frontier.nack(lease, "robots_unreachable", back_off=True)
+        else:
+            self._frontier.done(lease, **cost)
+
+    def _ended(self, held: _Held, verb: Callable[..., None]) -> None:
+        cost = held.cost if verb == self._end else {}
+        try:
+            verb(held.lease, **cost)
+        except LeaseLost as error:
+            log.warning("%s", error)
+        finally:
+            self._held.pop(held.request, None)
+
+    async def _check_finished(self) -> None:
+        enqueued = self._enqueued
+        finished = await asyncio.to_thread(self._frontier.finished)
+        self._finished = finished and enqueued == self._enqueued and not self._held
+        if self._finished:
+            self._wake()
+
+    def _on_response(self, response: Response, request: Request) -> None:
+        """Before any middleware sees it: what the host asks of us, and what it cost."""
+        if held := self._held.get(request):
+            latency = request.meta.get("download_latency", 0.0)
+            held.cost = {"latency": latency, "size": len(response.body)}
+            if response.status in (429, 503):
+                at = retry_at((response.headers.get("Retry-After") or b"").decode("latin-1"))
+                held.cost |= {"retry_at": at, "back_off": at is None}
+
+    # Robots
+
+    def _robots_request(self, lease: Lease, url: str = "", hops: int = 0) -> Request:
+        return Request(
+            url or lease.url,
+            callback=self._on_robots,
+            errback=self._on_robots_failure,
+            cb_kwargs={"lease": lease, "hops": hops},
+            meta={
+                "handle_httpstatus_all": True,
+                "dont_redirect": True,
+                "dont_retry": True,
+                "dont_cache": True,
+            },
+            dont_filter=True,
+        )
+
+    async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
+        held = self._held.pop(response.request)  # type: ignore[arg-type]
+        if 300 <= response.status < 400 and hops < _ROBOTS_REDIRECTS:
+            location = (response.headers.get("Location") or b"").decode("latin-1")
+            target = canonicalize(location, response.url)
+            if target and target.split("/")[2] == lease.url.split("/")[2]:
+                await asyncio.sleep(self._frontier.delay)
+                yield self._robots_request(lease, target, hops + 1)
+                return
+        await asyncio.to_thread(self._store_rules, lease, response, held.cost)
+
+    def _store_rules(self, lease: Lease, response: Response, cost: dict[str, Any]) -> None:
+        rules = interpret(404 if 300 <= response.status < 400 else response.status, response.body)
+        with suppress(LeaseLost):
+            if rules is None:
+                at = cost.pop("retry_at", None)
+                cost.pop("back_off", None)
+                self._frontier.nack(lease, "robots_unreachable", retry_at=at, back_off=at is None, **cost)
+                return
+            delay = Rules(rules, self._agent).crawl_delay
+            rules = rules[:MOST_BYTES]
+            self._frontier.ack_robots(lease, rules, valid=VALID_SECONDS, crawl_delay=delay, **cost)
+
+    async def _on_robots_failure(self, failure: Failure) -> None:
+        request: Request = failure.request  # type: ignore[attr-defined]
+        if held := self._held.pop(request, None):
+            with suppress(LeaseLost):
+                await asyncio.to_thread(
+                    self._frontier.nack, held.lease, classify(failure.value), back_off=True
+                )

@@ -1,0 +1,179 @@
+"""What was fetched, as it came: readable by other people's tools, whenever the writer was killed."""
+
+import gzip
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from warcio.archiveiterator import ArchiveIterator
+from warcio.checker import Checker
+
+from crawler.frontier import Discovered
+from crawler.warc import Exchange, WarcWriter, recover
+from tests.conftest import article, eventually, fetched_pages, open_frontier, reply, worker
+
+
+def exchange(n=0, body=b"<p>body</p>"):
+    return Exchange(
+        url=f"http://a.test/{n}",
+        address="192.0.2.1",
+        request_line=b"GET /%d HTTP/1.1" % n,
+        request_headers=((b"Host", b"a.test"),),
+        status_line=b"HTTP/1.1 200 OK",
+        headers=((b"X-Bytes", b"\xff\xe9"), (b"Content-Length", b"%d" % len(body))),
+        body=body,
+    )
+
+
+def records(path):
+    """(type, URL, HTTP head, body as it was sent) of each record."""
+    with path.open("rb") as file:
+        return [
+            (
+                record.rec_type,
+                record.rec_headers.get_header("WARC-Target-URI"),
+                record.http_headers,
+                record.raw_stream.read(),
+            )
+            for record in ArchiveIterator(file, check_digests="raise")
+        ]
+
+
+def bodies(folder):
+    return {
+        url: body
+        for path in sorted(folder.glob("*.warc.gz"))
+        for kind, url, _, body in records(path)
+        if kind == "response"
+    }
+
+
+class CheckArguments:
+    verbose = False
+
+    def __init__(self, folder):
+        self.inputs = [str(path) for path in sorted(folder.glob("*.warc.gz"))]
+
+
+def assert_valid(folder):
+    arguments = CheckArguments(folder)
+    assert arguments.inputs
+    checker = Checker(arguments)
+    checker.process_all()
+    assert checker.exit_value == 0
+
+
+def test_a_file_holds_what_was_exchanged(tmp_path):
+    writer = WarcWriter(tmp_path, 1 << 30, "lab (+https://lab.example)")
+    writer.write(exchange(1, bytes(range(256)) * 10))
+    assert not list(tmp_path.glob("*.gz"))
+    writer.close()
+    [path] = tmp_path.iterdir()
+    info, response, request = records(path)
+    assert (info[0], response[0], request[0]) == ("warcinfo", "response", "request")
+    assert b"lab (+https://lab.example)" in info[3]
+    assert response[2].get_statuscode() == "200"
+    assert response[2].get_header("X-Bytes") == "\xff\xe9"
+    assert response[3] == bytes(range(256)) * 10
+    assert (request[1], request[2].protocol, request[2].get_header("Host")) == (
+        "http://a.test/1", "GET", "a.test",
+    )  # fmt: skip
+    assert_valid(tmp_path)
+
+
+def test_a_full_file_is_followed_by_the_next(tmp_path):
+    writer = WarcWriter(tmp_path, 4000, "lab")
+    for n in range(9):
+        writer.write(exchange(n, os.urandom(3000)))
+    writer.close()
+    assert len(list(tmp_path.glob("*.warc.gz"))) >= 5
+    assert len(bodies(tmp_path)) == 9
+    assert_valid(tmp_path)
+
+
+def test_wherever_a_file_is_cut_its_whole_records_are_kept(tmp_path):
+    writer = WarcWriter(tmp_path, 1 << 30, "lab")
+    for n in range(4):
+        writer.write(exchange(n, os.urandom(100)))
+    writer.close()
+    [path] = tmp_path.iterdir()
+    data, whole = path.read_bytes(), records(path)
+    for length in range(0, len(data), 97):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        (folder / "cut.warc.gz.open").write_bytes(data[:length])
+        recover(folder)
+        kept = records(folder / "cut.warc.gz") if (folder / "cut.warc.gz").exists() else []
+        lengths = [len(part) for part in _members(data[:length])]
+        assert len(kept) == len(lengths)
+        assert [record[3] for record in kept] == [record[3] for record in whole[: len(kept)]]
+        assert not (folder / "cut.warc.gz.open").exists()
+
+
+def _members(data):
+    """The whole gzip members at the start of `data`, found the slow way."""
+    starts = [at for at in range(len(data)) if data[at : at + 3] == b"\x1f\x8b\x08"] + [len(data)]
+    members, begin = [], 0
+    for end in starts[1:]:
+        try:
+            gzip.GzipFile(fileobj=io.BytesIO(data[begin:end])).read()
+        except (EOFError, OSError):
+            continue
+        members.append(data[begin:end])
+        begin = end
+    return members
+
+
+def test_a_file_that_is_being_written_is_left_alone(tmp_path):
+    writer = WarcWriter(tmp_path, 1 << 30, "lab")
+    writer.write(exchange())
+    code = "import sys, pathlib, crawler.warc as w; w.recover(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+    assert len(list(tmp_path.glob("*.open"))) == 1
+    writer.close()
+    assert_valid(tmp_path)
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_keeps_what_the_site_sent_byte_for_byte(server, site, tmp_path, end):
+    frontier = open_frontier(server)
+    page = article("page").encode()
+    packed = gzip.compress(page)
+
+    def chunked(handler):
+        handler.wfile.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for start in range(0, len(page), 100):
+            part = page[start : start + 100]
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+        handler.wfile.write(b"0\r\n\r\n")
+        handler.close_connection = True
+
+    answers = {
+        "/robots.txt": (reply(200, "User-agent: *\nDisallow:"), b"User-agent: *\nDisallow:"),
+        "/plain": (reply(200, page), page),
+        "/packed": (reply(200, packed, Content_Encoding="gzip"), packed),
+        "/chunked": (chunked, page),
+        "/binary": (reply(200, bytes(range(256)), Content_Type="image/png"), bytes(range(256))),
+        "/moved": (reply(302, b"elsewhere", Location="/plain"), b"elsewhere"),
+        "/missing": (reply(404, b"no"), b"no"),
+        "/empty": (reply(200, b""), b""),
+    }
+    for path, (answer, _) in answers.items():
+        site.on("a.test", path, answer)
+    frontier.put(Discovered(f"http://a.test{path}", 0.5) for path in answers if path != "/robots.txt")
+    options = ("--warc", "--data", str(tmp_path))
+    with worker(server, frontier, site, tmp_path / "log", *options) as process:
+        eventually(frontier.finished)
+        process.send_signal(end)
+        process.wait(60)
+    recover(tmp_path / "warc")
+    sent = {f"http://a.test{path}": body for path, (_, body) in answers.items()}
+    assert bodies(tmp_path / "warc") == sent
+    assert_valid(tmp_path / "warc")
+    assert "part number 7" in fetched_pages(frontier)["http://a.test/packed"].text
