@@ -123,6 +123,8 @@ class CrawlConfig:
     """Seconds a response may take."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
+    extract_megabytes: int = 512
+    """Memory an extraction process may take (Linux): a page that needs more is given up."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
     deepest: int = 30
@@ -135,6 +137,7 @@ class CrawlConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
+        require(self.extract_megabytes >= 128, "extract_megabytes", self.extract_megabytes, "at least 128")
         for name in ("disk_reserve_gigabytes", "deepest"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for entry in self.allowed_networks:

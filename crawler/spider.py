@@ -3,10 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
-from multiprocessing import get_context
 from typing import Any
 
 from scrapy import Request, Spider
@@ -24,23 +21,18 @@ from twisted.python.failure import Failure
 from crawler.config import CrawlConfig
 from crawler.errors import LeaseLost, NetworkForbidden
 from crawler.extract import Extracted, extract
+from crawler.extractors import Extractors, Limits
 from crawler.frontier import Frontier, Lease
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
-from tinylm.processes import die_with_parent, ignore_interrupts
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 _ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
 _TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain")
-
-
-def _become_extractor() -> None:
-    die_with_parent()
-    ignore_interrupts()
 
 
 class LeaseSpider(Spider):
@@ -55,8 +47,8 @@ class LeaseSpider(Spider):
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
-        self._pool = self._make_pool(config.extractors)
-        self._suspect = asyncio.Lock()
+        limits = Limits(config.extract_timeout, config.extract_megabytes)
+        self._extract = Extractors(extract, config.extractors, limits)
         self.fatal: TinylmError | None = None
 
     # Leases in
@@ -197,7 +189,9 @@ class LeaseSpider(Spider):
         media_type = _header(response, "Content-Type").split(";")[0].strip().lower()
         if media_type and media_type not in _TEXT_TYPES:
             return self._empty_page(lease, response.status, "media_type")
-        extracted = await self._extract(response)
+        extracted = await self._extract(
+            response.body, response.url, _header(response, "Content-Type"), _header(response, "X-Robots-Tag")
+        )
         return Page(
             **self._base(lease, response.status),
             **{name: getattr(extracted, name) for name in Extracted.__slots__},
@@ -225,42 +219,11 @@ class LeaseSpider(Spider):
             self._open.pop(lease.key, None)
             self._something_finished.set()
 
-    # Extraction
-
-    def _make_pool(self, processes: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_become_extractor)
-
-    async def _extract(self, response: Response) -> Extracted:
-        """A process that dies takes all it was given with it: each is tried once more, alone."""
-        arguments = (
-            response.body,
-            response.url,
-            _header(response, "Content-Type"),
-            _header(response, "X-Robots-Tag"),
-            self.config.extract_timeout,
-        )
-        loop = asyncio.get_running_loop()
-        pool = self._pool
-        try:
-            return await loop.run_in_executor(pool, extract, *arguments)
-        except BrokenProcessPool:
-            if self._pool is pool:
-                self.logger.warning("an extraction process died; starting another")
-                self._pool = self._make_pool(self.config.extractors)
-        async with self._suspect:
-            alone = self._make_pool(1)
-            try:
-                return await loop.run_in_executor(alone, extract, *arguments)
-            except BrokenProcessPool:
-                return Extracted(reason="extract_crash")
-            finally:
-                alone.shutdown(wait=False)
-
     # Stopping
 
     def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
         """Scrapy's last call: what was not begun goes back at once."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._extract.close()
         for lease in list(self._open.values()):
             with suppress(TinylmError):
                 self.frontier.give_back(lease)
