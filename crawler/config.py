@@ -125,6 +125,8 @@ class CrawlConfig:
     """Seconds the extraction of one page may take."""
     extract_megabytes: int = 512
     """Memory an extraction process may take (Linux): a page that needs more is given up."""
+    prescreen: bool = True
+    """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
     deepest: int = 30

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.extract import Extracted
@@ -190,5 +191,7 @@ def _limit_memory(megabytes: int) -> None:
 
 
 def _megabytes() -> float:
-    """The most this process ever held; elsewhere than on Linux in another unit, so never replaced."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if sys.platform == "linux" else 0.0
+    """What counts towards RLIMIT_DATA; the peak that getrusage knows begins with the parent's."""
+    if sys.platform != "linux":
+        return 0.0
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize() / (1 << 20)

@@ -1,6 +1,8 @@
 """The worker's spider: leases in, finished fetches out. Every lease ends in ack, nack, skip or give back."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -20,11 +22,12 @@ from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
 from crawler.errors import LeaseLost, NetworkForbidden
-from crawler.extract import Extracted, extract
+from crawler.extract import Extracted, Extractor
 from crawler.extractors import Extractors, Limits
 from crawler.frontier import Frontier, Lease
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
+from crawler.screen import Wanted
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
 
@@ -40,7 +43,9 @@ class LeaseSpider(Spider):
 
     name = "lease"
 
-    def __init__(self, frontier: Frontier, config: CrawlConfig, **kwargs: Any) -> None:
+    def __init__(
+        self, frontier: Frontier, config: CrawlConfig, wanted: Wanted | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.frontier = frontier
         self.config = config
@@ -48,7 +53,8 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
         limits = Limits(config.extract_timeout, config.extract_megabytes)
-        self._extract = Extractors(extract, config.extractors, limits)
+        self._extract = Extractors(Extractor(wanted), config.extractors, limits)
+        self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self.fatal: TinylmError | None = None
 
     # Leases in
@@ -76,8 +82,9 @@ class LeaseSpider(Spider):
             await self._wait(poll)
 
     def _reap(self) -> None:
-        """What expired is nobody's: neither in the frontier nor among ours."""
+        """What expired is nobody's: neither in the frontier nor among ours. Also says how extraction goes."""
         self.frontier.reap()
+        self.frontier.publish(self._name, self._extract.times.summary())
         now = time.monotonic()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
             self._open.pop(lease.key, None)

@@ -8,11 +8,14 @@ from crawler.config import CrawlConfig
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard
 from crawler.handler import Resolver
+from crawler.screen import Wanted
 from crawler.spider import LeaseSpider
 
 
-def run(frontier: Frontier, config: CrawlConfig) -> None:
+def run(frontier: Frontier, config: CrawlConfig, wanted: Wanted | None = None) -> None:
     """Fetch until SIGTERM or SIGINT; then finish what is in flight and give the rest back.
+
+    With `wanted`, only pages that may be it are extracted; of the others there are links and a reason.
 
     Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
     """
@@ -21,7 +24,7 @@ def run(frontier: Frontier, config: CrawlConfig) -> None:
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
-    process.crawl(crawler, frontier=frontier, config=config)
+    process.crawl(crawler, frontier=frontier, config=config, wanted=wanted)
     process.start()
     if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
         raise crawler.spider.fatal

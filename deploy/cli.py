@@ -108,12 +108,19 @@ def begin(
     print(f"crawl {frontier.crawl_id!r}: {new:,} new seeds; stops at {crawl.pages:,} pages")
 
 
-@app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
-def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = CrawlConfig()) -> None:
+@app.command(config=_CRAWL)
+def worker(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
     """Fetch what the frontier leases, until SIGTERM. Start as many as you like, anywhere.
 
-    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one.
+    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
+    walker's settings it heeds the languages: what is in another, or hardly text at all, is not extracted.
     """
+    from crawler.screen import Wanted
     from crawler.worker import run
     from deploy.crawl import limits_from_now, open_frontier
     from tinylm.log import setup
@@ -122,7 +129,7 @@ def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = 
     crawl.check_user_agent()
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
-        run(opened, crawl)
+        run(opened, crawl, Wanted(walk.languages, walk.language_score) if crawl.prescreen else None)
 
 
 @app.command(config=_CRAWL)
