@@ -81,7 +81,7 @@ class Extractor:
             if content_type.lower().startswith("text/plain"):
                 found = Extracted(opt_out=_opt_out("", robots_tag))
                 return _with_text(found, html.strip(), "plain text")
-            found = self._look(html, url, robots_tag)
+            found = self.look(html, url, robots_tag)
             return found if found.reason else _with_text(found, _main_text(html, url), extractor_name())
         except _TooSlow:
             return replace(found, reason="extract_timeout")
@@ -92,7 +92,7 @@ class Extractor:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def _look(self, html: str, url: str, robots_tag: str) -> Extracted:
+    def look(self, html: str, url: str, robots_tag: str) -> Extracted:
         """The first tier: all but the text, and whether the text is wanted."""
         tree = LexborHTMLParser(html)
         directives = _meta_robots(tree)

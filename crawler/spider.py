@@ -22,12 +22,11 @@ from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
 from crawler.errors import LeaseLost, NetworkForbidden
-from crawler.extract import Extracted, Extractor
+from crawler.extract import Extracted
 from crawler.extractors import Extractors, Limits
 from crawler.frontier import Frontier, Lease
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
-from crawler.screen import Wanted
 from crawler.urls import canonicalize
 from tinylm.errors import TinylmError
 
@@ -44,7 +43,7 @@ class LeaseSpider(Spider):
     name = "lease"
 
     def __init__(
-        self, frontier: Frontier, config: CrawlConfig, wanted: Wanted | None = None, **kwargs: Any
+        self, frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted], **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.frontier = frontier
@@ -53,7 +52,7 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
         limits = Limits(config.extract_timeout, config.extract_megabytes)
-        self._extract = Extractors(Extractor(wanted), config.extractors, limits)
+        self._extract = Extractors(extract, config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self.fatal: TinylmError | None = None
 

@@ -1,21 +1,22 @@
 """One worker process: Scrapy's engine around `LeaseSpider`."""
 
 import logging
+from collections.abc import Callable
 
 from scrapy.crawler import AsyncCrawlerProcess
 
 from crawler.config import CrawlConfig
+from crawler.extract import Extracted, Extractor
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard
 from crawler.handler import Resolver
-from crawler.screen import Wanted
 from crawler.spider import LeaseSpider
 
 
-def run(frontier: Frontier, config: CrawlConfig, wanted: Wanted | None = None) -> None:
+def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted] | None = None) -> None:
     """Fetch until SIGTERM or SIGINT; then finish what is in flight and give the rest back.
 
-    With `wanted`, only pages that may be it are extracted; of the others there are links and a reason.
+    `extract` is what the extraction processes call (default: an `Extractor` that extracts every page).
 
     Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
     """
@@ -24,7 +25,7 @@ def run(frontier: Frontier, config: CrawlConfig, wanted: Wanted | None = None) -
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
-    process.crawl(crawler, frontier=frontier, config=config, wanted=wanted)
+    process.crawl(crawler, frontier=frontier, config=config, extract=extract or Extractor())
     process.start()
     if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
         raise crawler.spider.fatal

@@ -120,6 +120,7 @@ def worker(
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
     walker's settings it heeds the languages: what is in another, or hardly text at all, is not extracted.
     """
+    from crawler.extract import Extractor
     from crawler.screen import Wanted
     from crawler.worker import run
     from deploy.crawl import limits_from_now, open_frontier
@@ -129,7 +130,8 @@ def worker(
     crawl.check_user_agent()
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
-        run(opened, crawl, Wanted(walk.languages, walk.language_score) if crawl.prescreen else None)
+        wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
+        run(opened, crawl, Extractor(wanted))
 
 
 @app.command(config=_CRAWL)
