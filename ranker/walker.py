@@ -19,6 +19,7 @@ from crawler.errors import FrontierFull
 from crawler.frontier import Discovered, Entry, Frontier
 from crawler.page import Page
 from crawler.seeds import Seed
+from crawler.traps import Traps
 from crawler.urls import fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.evidence import Evidence, LinkGraph
@@ -31,7 +32,7 @@ from shards.filters import Verdict, judge
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 _BATCH = 64
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 _FULL_WORTH_WORDS = 300
@@ -61,6 +62,7 @@ class Walker:
         self.policy = POLICIES[config.policy]()
         self.quality = HashedLinear()
         self.graph = LinkGraph()
+        self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._contents = Known(), Known()
@@ -115,7 +117,10 @@ class Walker:
         for url in self._frontier.best_queued(hosts, _REPRICED_URLS):
             evidence = self.graph.queued(fingerprint(url))
             if evidence and url not in discovered:
-                discovered[url] = self.policy.promise(url, locate(url).host, evidence)
+                discovered[url] = self._promise(url, evidence)
+
+    def _promise(self, url: str, evidence: Evidence) -> float:
+        return self.policy.promise(url, locate(url).host, evidence) * self.traps.weight(url)
 
     def _push(self, discovered: Mapping[str, float]) -> None:
         try:
@@ -140,13 +145,17 @@ class Walker:
         self._ids.add(_number(document_id))
         evidence = self.graph.fetched(key)
         verdict = self._verdict(page)
+        soft_404 = self.traps.fetched(page.url, page.content_sha256, kept=verdict.keep)
+        if soft_404 and not verdict.keep:
+            verdict = Verdict(False, "soft_404")
         quality = self.quality.score(page.text) if page.text else 0.0
         worth = quality * min(1.0, len(page.text.split()) / _FULL_WORTH_WORDS) if verdict.keep else 0.0
         if page.text:
             chosen = evidence.karma > 0 and verdict.keep
             self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
         self.policy.observe(page.url, locate(page.url).host, worth, evidence)
-        self._follow(page, evidence, worth, discovered)
+        if not soft_404:
+            self._follow(page, evidence, worth, discovered)
         self._keep(page, document_id, verdict, quality, evidence)
 
     def _verdict(self, page: Page) -> Verdict:
@@ -167,15 +176,19 @@ class Walker:
 
     def _follow(self, page: Page, evidence: Evidence, worth: float, discovered: dict[str, float]) -> None:
         if evidence.depth >= self._deepest:
+            self.dropped["trap_depth"] += len(page.links)
             return
-        urls = {
-            fingerprint(link.url): link.url
-            for link in page.links
-            if not link.nofollow and not link.url.partition("?")[0].lower().endswith(_BINARY)
-        }
+        urls = {}
+        for link in page.links:
+            if link.nofollow or link.url.partition("?")[0].lower().endswith(_BINARY):
+                continue
+            if trap := self.traps.reason(link.url):
+                self.dropped[trap] += 1
+            else:
+                urls[fingerprint(link.url)] = link.url
         for key, target in self.graph.link(evidence, worth, urls).items():
             url = urls[key]
-            discovered[url] = self.policy.promise(url, locate(url).host, target)
+            discovered[url] = self._promise(url, target)
 
     # What is kept of it
 
@@ -277,7 +290,11 @@ class Walker:
         }
         arrays = {
             f"{owner}.{name}": value
-            for owner, state in (("quality", self.quality.state()), ("graph", self.graph.state()))
+            for owner, state in (
+                ("quality", self.quality.state()),
+                ("graph", self.graph.state()),
+                ("traps", self.traps.state()),
+            )
             for name, value in state.items()
         }
         buffer = io.BytesIO()
@@ -298,7 +315,11 @@ class Walker:
                     f"{_STATE_VERSION}: go on with the tinylm that wrote it, or begin another crawl"
                 )
             self._ids, self._contents = Known(map(int, arrays["ids"])), Known(map(int, arrays["contents"]))
-            for owner, part in (("quality.", self.quality), ("graph.", self.graph)):
+            for owner, part in (
+                ("quality.", self.quality),
+                ("graph.", self.graph),
+                ("traps.", self.traps),
+            ):
                 names = [name for name in arrays.files if name.startswith(owner)]
                 part.restore({name.removeprefix(owner): arrays[name] for name in names})
         self.policy.restore(plain["policy"])
