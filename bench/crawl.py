@@ -16,8 +16,9 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -176,8 +177,10 @@ def _choose(base: list[tuple[str, str]], pages: int, seed: int) -> list[str]:
     chosen = []
     for host, prefixes in addresses.items():
         paths = by_host.get(host, [])
-        for path in random.sample(paths, min(len(paths), pages // len(addresses) + 1)):
-            chosen.append(canonicalize(random.choice(prefixes) + path) or "")
+        chosen += [
+            canonicalize(random.choice(prefixes) + path) or ""
+            for path in random.sample(paths, min(len(paths), pages // len(addresses) + 1))
+        ]
     random.shuffle(chosen)
     return chosen
 
@@ -261,78 +264,79 @@ def _part(command: str) -> str:
 # What came of it
 
 
+def _pages(one: Round) -> float:
+    return one.pages / one.core_seconds
+
+
+def _documents(one: Round) -> float:
+    return len(one.documents) * (1 - _WARM_SHARE) / one.core_seconds
+
+
+def _kept_characters(one: Round) -> float:
+    return (
+        sum(len(text) for _, text in one.documents if _is_kept(text)) * (1 - _WARM_SHARE) / one.core_seconds
+    )
+
+
 def _figures(runs: dict[tuple[str, str], list[Round]]) -> dict[str, Any]:
-    def rate(name: str, mode: str, count: Any) -> list[float]:
-        return [count(one) / one.core_seconds for one in runs[name, mode]]
-
-    def pages(one: Round) -> float:
-        return one.pages
-
-    def documents(one: Round) -> float:
-        return len(one.documents) * (1 - _WARM_SHARE)
-
-    def ratio(mode: str, count: Any) -> tuple[float, str]:
-        """Ours to the better peer: the median of the ratios of rounds on the same list."""
-        medians = {
-            peer: statistics.median(
-                map(lambda a, b: a / b, rate("ours", mode, count), rate(peer, mode, count))
-            )
-            for peer in PEERS
-        }
-        worst = min(medians, key=medians.__getitem__)
-        return round(medians[worst], 2), worst
-
     for (name, mode), rounds in runs.items():
-        counts = f"{statistics.median(map(pages, rounds)) / statistics.median(r.core_seconds for r in rounds):8.1f}"
-        shares = ", ".join(
-            f"{part} {100 * s / rounds[0].core_seconds:.0f} %" for part, s in rounds[0].shares.items()
-        )
-        print(
-            f"{name:14s} {mode:10s} {counts} pages a core second, {len(rounds[0].documents)} documents; {shares}"
-        )
-    kept = {
-        key: [[d for d in r.documents if _is_kept(d[1])] for r in runs[key]]
-        for key in runs
-        if key[1] != "links"
-    }
-    for key, rounds in kept.items():
-        print(f"{key[0]:14s} {key[1]:10s} kept {len(rounds[0])} documents")
-    one, two = ("ours", "documents"), ("ours", "two tiers")
-    rates = {
-        key: [
-            sum(len(text) for _, text in documents) / r.core_seconds
-            for documents, r in zip(kept[key], runs[key], strict=True)
-        ]
-        for key in kept
-    }
-    lost = [
-        sum(len(t) for u, t in a if u not in {u for u, _ in b}) / max(1, sum(len(t) for _, t in a))
-        for a, b in zip(kept[one], kept[two], strict=True)
-    ]
-    links_ratio, links_peer = ratio("links", pages)
-    documents_ratio, documents_peer = ratio("documents", documents)
-    shares = runs["ours", "links"][0].shares
-    total = sum(shares.values())
+        print(f"{name:13} {mode:10} {_row(rounds)}")
+    links, documents, tiers = (runs["ours", mode] for mode in ("links", "documents", "two tiers"))
+    lost = [_lost(one, two) for one, two in zip(documents, tiers, strict=True)]
     return {
-        "links_only_pages_per_core_s": round(statistics.median(rate("ours", "links", pages)), 1),
-        "documents_per_core_s": round(statistics.median(rate("ours", "documents", documents)), 1),
-        "ratio_links_only": links_ratio,
-        "better_peer_links_only": links_peer,
-        "ratio_documents": documents_ratio,
-        "better_peer_documents": documents_peer,
-        "ratio_kept_characters_two_tiers": round(
-            min(
-                statistics.median(map(lambda a, b: a / b, rates[two], rates[peer, "documents"]))
-                for peer in PEERS
-            ),
-            2,
+        "links_only_pages_per_core_s": _median(_pages, links),
+        "documents_per_core_s": _median(_documents, documents),
+        "ratio_links_only": min(_ratio(_pages, links, runs[peer, "links"]) for peer in PEERS),
+        "ratio_documents": min(_ratio(_documents, documents, runs[peer, "documents"]) for peer in PEERS),
+        "two_tier_tokens_ratio": _ratio(_kept_characters, tiers, documents),
+        "two_tier_ratio_to_peers": min(
+            _ratio(_kept_characters, tiers, runs[peer, "documents"]) for peer in PEERS
         ),
-        "two_tier_tokens_ratio": round(statistics.median(map(lambda a, b: a / b, rates[two], rates[one])), 2),
         "two_tier_lost_share": round(statistics.median(lost), 4),
-        "bound": "links only: " + ", ".join(f"{part} {100 * s / total:.0f} %" for part, s in shares.items()),
+        "peers": {
+            peer: {
+                "links_only_pages_per_core_s": _median(_pages, runs[peer, "links"]),
+                "documents_per_core_s": _median(_documents, runs[peer, "documents"]),
+            }
+            for peer in PEERS
+        },
+        "bound": f"links only: {_shares(links)}; with extraction: {_shares(documents)}",
     }
 
 
+def _row(rounds: list[Round]) -> str:
+    kept = sum(_is_kept(text) for _, text in rounds[-1].documents)
+    return (
+        f"{_median(_pages, rounds):7} pages a core second, {len(rounds[-1].documents):5} documents, "
+        f"{kept:5} of them kept; {_shares(rounds)}"
+    )
+
+
+def _shares(rounds: list[Round]) -> str:
+    """Milliseconds of CPU a page, by process."""
+    return ", ".join(
+        f"{part} {1000 * statistics.median(one.shares.get(part, 0.0) / one.pages for one in rounds):.1f} ms"
+        for part in rounds[0].shares
+    )
+
+
+def _median(rate: Callable[[Round], float], rounds: list[Round]) -> float:
+    return round(statistics.median(map(rate, rounds)), 1)
+
+
+def _ratio(rate: Callable[[Round], float], ours: list[Round], theirs: list[Round]) -> float:
+    """The median over rounds, each on one list for both."""
+    return round(statistics.median(rate(a) / rate(b) for a, b in zip(ours, theirs, strict=True)), 2)
+
+
+def _lost(every: Round, screened: Round) -> float:
+    """Share of the kept characters that the screen did not let through, duplicates aside."""
+    passed = {text for _, text in screened.documents}
+    kept = {text for _, text in every.documents if _is_kept(text)}
+    return sum(map(len, kept - passed)) / max(1, sum(map(len, kept)))
+
+
+@cache
 def _is_kept(text: str) -> bool:
     language, score = detect_language(text)
     return language == "en" and score >= 0.65 and judge(text).keep

@@ -39,6 +39,7 @@ class Extracted:
     language: str = ""
     language_score: float = 0.0
     content_sha256: str = ""
+    """Of the text; of the fast one, if the screen held the page back."""
     extractor: str = ""
     opt_out: tuple[str, ...] = ()
     links: tuple[Link, ...] = ()
@@ -100,13 +101,21 @@ class Extractor:
         links = find_links(tree, url, nofollow=nofollow)
         title_node = tree.css_first("title")
         title = clean(title_node.text()) if title_node else ""
-        reason = ""
+        reason = digest = ""
         if original := self._canonicals.elsewhere(tree, url, title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)
         elif self._screen:
-            reason = self._screen.reason(extract_plain_text(html, main_content=True, alt_texts=False), url)
-        return Extracted(title=title, opt_out=_opt_out(directives, robots_tag), links=links, reason=reason)
+            text = extract_plain_text(html, main_content=True, alt_texts=False)
+            reason = self._screen.reason(text, url)
+            digest = _digest(text) if reason and text else ""
+        return Extracted(
+            title=title,
+            opt_out=_opt_out(directives, robots_tag),
+            links=links,
+            reason=reason,
+            content_sha256=digest,
+        )
 
 
 def _main_text(html: str, url: str) -> str:
@@ -126,9 +135,13 @@ def _with_text(found: Extracted, text: str, extractor: str) -> Extracted:
         text=text,
         language=language,
         language_score=score,
-        content_sha256=hashlib.sha256(text.encode("utf-8", "replace")).hexdigest(),
+        content_sha256=_digest(text),
         extractor=extractor,
     )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
 
 
 def _opt_out(directives: str, robots_tag: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
@@ -23,26 +24,35 @@ _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
 def find_links(tree: LexborHTMLParser, url: str, *, nofollow: bool) -> tuple[Link, ...]:
     """Every target once: translations (by language code) and feeds that the head names, then the body's."""
     base = find_base(tree, url)
+    folder = base.partition("?")[0].rpartition("/")[0] + "/"
     found: dict[str, Link] = {}
     paths: dict[int, str] = {}
     for node in tree.css("head link[href], a[href]"):
         attributes = node.attributes
         relation = (attributes.get("rel") or "").lower().split()
-        anchor = _named_by_head(attributes, relation) if node.tag == "link" else ""
+        in_head = node.tag == "link"
+        anchor = _named_by_head(attributes, relation) if in_head else ""
         if anchor is None:
             continue
-        target = canonicalize(attributes.get("href") or "", base)
+        href = (attributes.get("href") or "").partition("#")[0].strip()
+        target = canonicalize(href, base) if href[:1] in ("", "?") else _resolve(href, folder)
         if target is None or target == url or target in found:
             continue
         found[target] = Link(
             target,
             (anchor or clean(node.text()))[:_MOST_ANCHOR_CHARACTERS],
-            _HEAD if node.tag == "link" else _tag_path(node, paths),
+            _HEAD if in_head else _tag_path(node, paths),
             nofollow or "nofollow" in relation,
         )
         if len(found) == _MOST_LINKS:
             break
     return tuple(found.values())
+
+
+@lru_cache(1 << 15)
+def _resolve(href: str, folder: str) -> str | None:
+    """Pages of a site have most of their links in common, and to make a URL canonical is most of the work."""
+    return canonicalize(href, folder)
 
 
 def find_base(tree: LexborHTMLParser, url: str) -> str:

@@ -32,6 +32,8 @@ from tinylm.errors import TinylmError
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
+_FILLED_UP_AT = 0.75
+"""Leases are taken several at a time: a script's round trip costs as much for one as for many."""
 _ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
 _TEXT_TYPES = ("text/html", "application/xhtml+xml", "text/plain")
@@ -223,7 +225,8 @@ class LeaseSpider(Spider):
             self.logger.warning("%s", error)
         finally:
             self._open.pop(lease.key, None)
-            self._something_finished.set()
+            if len(self._open) <= self.config.concurrency * _FILLED_UP_AT:
+                self._something_finished.set()
 
     # Stopping
 

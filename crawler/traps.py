@@ -76,7 +76,8 @@ class Traps:
     def fetched(self, url: str, content: str, *, kept: bool) -> bool:
         """Learn from a fetch; `content` is a digest, empty if there is none.
 
-        What a closed group explains does not count against the host. Returns whether the content is the host's answer to many URLs: a soft 404.
+        What a closed group explains does not count against the host. Returns whether the content is what the
+        host answers to many URLs: a soft 404.
         """
         groups = _groups(url)
         explained = any(

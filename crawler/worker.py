@@ -12,6 +12,19 @@ from crawler.guard import AddressGuard
 from crawler.handler import Resolver
 from crawler.spider import LeaseSpider
 
+_SPIDER_MIDDLEWARES = (
+    "scrapy.spidermiddlewares.start.StartSpiderMiddleware",
+    "scrapy.spidermiddlewares.httperror.HttpErrorMiddleware",
+    "scrapy.spidermiddlewares.urllength.UrlLengthMiddleware",
+    "scrapy.spidermiddlewares.depth.DepthMiddleware",
+    "scrapy.spidermiddlewares.metacopy.MetaCopyDetectionMiddleware",
+)
+_DOWNLOADER_MIDDLEWARES = (
+    "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware",
+    "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware",
+    "scrapy.downloadermiddlewares.stats.DownloaderStats",
+)
+
 
 def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted] | None = None) -> None:
     """Fetch until SIGTERM or SIGINT; then finish what is in flight and give the rest back.
@@ -32,7 +45,10 @@ def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracte
 
 
 def _settings(config: CrawlConfig) -> dict[str, object]:
-    """What Scrapy would do on its own and the frontier does for all workers together is off."""
+    """What Scrapy would do on its own and the frontier does for all workers together is off.
+
+    So is what costs and does nothing here: each middleware a task a response, each concurrent item another.
+    """
     handler = "crawler.handler.GuardedDownloadHandler"
     return {
         "TINYLM_ALLOWED_NETWORKS": list(config.allowed_networks),
@@ -48,6 +64,9 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "DOWNLOAD_TIMEOUT": config.timeout,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
+        "CONCURRENT_ITEMS": 1,
+        "SPIDER_MIDDLEWARES": dict.fromkeys(_SPIDER_MIDDLEWARES),
+        "DOWNLOADER_MIDDLEWARES": dict.fromkeys(_DOWNLOADER_MIDDLEWARES),
         "SCRAPER_SLOT_MAX_ACTIVE_SIZE": int(config.megabytes_per_page * 1e6) * config.concurrency,
         "HTTPERROR_ALLOW_ALL": True,
         "HTTPPROXY_ENABLED": False,

@@ -1,13 +1,13 @@
-"""The contestants of bench/crawl.py: each fetches a list of URLs, says `done`, then writes what it extracted."""
+"""The contestants of bench/crawl.py: each fetches a list, says `done`, then writes what it extracted."""
 
 import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 CONCURRENCY = 16
-TRAFILATURA = {
+TRAFILATURA: dict[str, Any] = {
     "output_format": "markdown", "include_comments": False, "include_formatting": True, "fast": True
 }  # fmt: skip
 """What crawler/extract.py asks of it."""
@@ -30,5 +30,5 @@ class Job(NamedTuple):
         """Say so, and once the clock has been read, write URL and text of each document."""
         print("done", flush=True)
         sys.stdin.readline()
-        with open(self.out, "w", encoding="utf-8") as file:
+        with Path(self.out).open("w", encoding="utf-8") as file:
             file.writelines(json.dumps([url, text]) + "\n" for url, text in documents)

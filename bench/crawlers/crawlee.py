@@ -1,4 +1,4 @@
-"""Crawlee for Python and trafilatura: its fastest parser and client, its request queue and dataset in memory."""
+"""Crawlee for Python and trafilatura: its fastest parser, its request queue and dataset in memory."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ async def crawl(job: Job) -> None:
 
     await crawler.run([Request.from_url(url) for url in job.urls])
     data = await crawler.get_data(limit=len(job.urls))
-    job.finish((item["url"], item["text"]) for item in data.items)
+    job.finish((str(item["url"]), str(item["text"])) for item in data.items)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from bench.crawlers import CONCURRENCY, TRAFILATURA, Job
 
 
 class Contestant(Spider):
-    """Fetches the list; what its pages link to goes through filter and queue of their own, so is not fetched."""
+    """Fetches the list; links go through a filter and a queue of their own, so are not fetched."""
 
     name = "contestant"
 
@@ -34,7 +34,7 @@ class Contestant(Spider):
         for url in self.job.urls:
             yield Request(url, priority=1, callback=self.parse, errback=self.failed)
 
-    def parse(self, response: Response, **kwargs: Any) -> Iterator[Any]:
+    def parse(self, response: Response, **_kwargs: Any) -> Iterator[Any]:
         if isinstance(response, HtmlResponse):
             for link in self.links.extract_links(response):
                 request = Request(link.url, callback=self.parse)
@@ -52,7 +52,7 @@ class Contestant(Spider):
     def _over(self, request: Request | None) -> None:
         self.waiting.discard(request.url if request else "")
         if not self.waiting:
-            self.crawler.engine.close_spider(self, "all of the list is fetched")  # type: ignore[union-attr]
+            self.crawler.engine.close_spider(self, "all of the list is fetched")
 
 
 def crawl(job: Job) -> None:

@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crawler.extract import Extractor
+from crawler.screen import Wanted
 from crawler.traps import Traps, trap_of_shape
+from deploy.localweb.hosts import Calendar
 
 HOST = "http://h.example"
 
@@ -122,3 +125,19 @@ def test_it_goes_on_from_its_state():
     empty = Traps()
     empty.restore(Traps().state())
     assert empty.reason(f"{HOST}/c/99") == ""
+
+
+def test_the_calendar_of_the_local_web_ends_after_a_few_hundred_of_its_millions_of_pages():
+    extractor, calendar, traps = Extractor(Wanted(("en",), 0.65)), Calendar(), Traps()
+    start = "http://calendar.test/2024/05/01.html"
+    seen, waiting = {start}, deque([start])
+    while waiting:
+        url = waiting.popleft()
+        path, _, query = url.removeprefix("http://calendar.test").partition("?")
+        page = extractor(calendar.answer(path, query).body, url, "text/html", "", 10.0)
+        assert page.reason
+        traps.fetched(url, page.content_sha256, kept=False)
+        new = [link.url for link in page.links if link.url not in seen and not traps.reason(link.url)]
+        seen.update(new)
+        waiting.extend(new)
+    assert len(seen) < 1000
