@@ -13,6 +13,7 @@ from crawler.language import detect_language
 from shards.filters import Rule, judge
 
 _LENIENCE = 0.75
+_LOOKED_AT = 20_000
 _MOST_REMEMBERED = 100_000
 
 RULES: tuple[Rule, ...] = (
@@ -42,7 +43,7 @@ class Screen:
 
     def reason(self, text: str, url: str) -> str:
         """Why `text` is not worth extracting; empty if it may be."""
-        reason = judge(text, RULES).reason
+        reason = judge(text[:_LOOKED_AT], RULES).reason
         if not reason and self._is_foreign(text):
             reason = "pre_language"
         if not reason and self._is_known(text, url):
