@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -40,7 +41,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tinylm
 PEERS = {"scrapy_redis": "scrapy_redis", "crawlee": "crawlee"}
 _ALIASES = 2
 _WARM_SHARE = 0.25
-_PATIENCE = 900.0
+_PATIENCE = 600.0
 _TICKS = os.sysconf("SC_CLK_TCK")
 _NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
@@ -205,6 +206,10 @@ def _run(name: str, mode: str, urls: list[str], folder: Path) -> Round:
                 cwd=Path(__file__).parents[1],
             )
         )
+        impatience = threading.Timer(_PATIENCE, process.kill)
+        impatience.start()
+        stack.callback(process.kill)
+        stack.callback(impatience.cancel)
         warm, size_of_line = int(len(urls) * _WARM_SHARE), len("200\n")
         _wait(lambda: log.stat().st_size - before >= warm * size_of_line, process)
         begun = _cpu([process.pid, server.pid or 0])
