@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run setup setup-system test test-long lint clean
+.PHONY: run setup bench-setup setup-system test test-long lint clean
 .DEFAULT_GOAL := run
 
 run: setup  ## seeds to chat, on a local web made of the documentation installed on this machine
@@ -17,9 +17,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,train,serve,dev]'
 	@touch $@
 
-setup-system:  ## Debian's packages that some tests use: a system Redis and Chromium
+bench-setup: setup  ## the peers that benches run beside us
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+
+setup-system:  ## Debian's packages that some tests and benches use: a system Redis, Chromium, nginx
 	apt-get update -q
-	apt-get install -y -q --no-install-recommends redis-server chromium
+	apt-get install -y -q --no-install-recommends redis-server chromium nginx-light
 
 lint: setup
 	$(BIN)/ruff format --check .

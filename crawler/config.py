@@ -156,6 +156,10 @@ class CrawlConfig:
     """Seconds a response may take, from the name's lookup to the last byte."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
+    extract_megabytes: int = 512
+    """Memory an extraction process may take (Linux): a page that needs more is given up."""
+    prescreen: bool = True
+    """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
     warc: bool = False
@@ -172,6 +176,7 @@ class CrawlConfig:
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
+        require(self.extract_megabytes >= 128, "extract_megabytes", self.extract_megabytes, "at least 128")
         for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         for entry in self.allowed_networks:

@@ -1,13 +1,12 @@
 """The worker's spider: leases in, finished fetches out. Every lease ends in ack, nack, skip or give back."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import get_context
 from typing import Any
 
 from scrapy import Request, Spider
@@ -16,7 +15,8 @@ from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost, ServerError
-from crawler.extract import Extracted, extract
+from crawler.extract import Extracted
+from crawler.extractors import Extractors, Limits
 from crawler.failures import OF_THE_HOST, classify
 from crawler.frontier import Frontier, Lease
 from crawler.handler import AddressCap
@@ -28,18 +28,14 @@ from crawler.urls import canonicalize
 from crawler.warc import WarcWriter
 from tinylm.errors import TinylmError
 from tinylm.heartbeat import beat
-from tinylm.processes import die_with_parent, ignore_interrupts
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
+_FILLED_UP_AT = 0.75
+"""Leases are taken several at a time: a script's round trip costs as much for one as for many."""
 _ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
 _LONGEST_VALIDATOR = 512
-
-
-def _become_extractor() -> None:
-    die_with_parent()
-    ignore_interrupts()
 
 
 class LeaseSpider(Spider):
@@ -47,7 +43,9 @@ class LeaseSpider(Spider):
 
     name = "lease"
 
-    def __init__(self, frontier: Frontier, config: CrawlConfig, **kwargs: Any) -> None:
+    def __init__(
+        self, frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted], **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.frontier = frontier
         self.config = config
@@ -61,10 +59,10 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
         self._token = product_token(config.user_agent)
-        self._read = Reader(extract, self._token)
         self._elsewhere = Elsewhere(frontier.delay, config.timeout)
-        self._pool = self._make_pool(config.extractors)
-        self._suspect = asyncio.Lock()
+        limits = Limits(config.extract_timeout, config.extract_megabytes)
+        self._extract = Extractors(Reader(extract, self._token), config.extractors, limits)
+        self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self.fatal: TinylmError | None = None
 
     # Leases in
@@ -92,8 +90,9 @@ class LeaseSpider(Spider):
             await self._wait(poll)
 
     def _reap(self) -> None:
-        """What expired is nobody's: neither in the frontier nor among ours."""
+        """What expired is nobody's: neither in the frontier nor among ours. Also says how extraction goes."""
         self.frontier.reap()
+        self.frontier.publish(self._name, self._extract.times.summary())
         now = time.monotonic()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
             self._open.pop(lease.key, None)
@@ -243,7 +242,9 @@ class LeaseSpider(Spider):
         media_type = _header(response, "Content-Type").split(";")[0].strip().lower()
         if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
             return self._empty_page(lease, response.status, "media_type")
-        extracted = await self._extract(response)
+        extracted = await self._extract(
+            response.body, response.url, _header(response, "Content-Type"), self._robots_tag(response)
+        )
         fields = {name: getattr(extracted, name) for name in Extracted.__slots__}
         fields["opt_out"] = await self._opt_out(response, lease, extracted)
         return Page(**self._base(lease, response.status), **fields)
@@ -274,7 +275,8 @@ class LeaseSpider(Spider):
             self.logger.warning("%s", error)
         finally:
             self._open.pop(lease.key, None)
-            self._something_finished.set()
+            if len(self._open) <= self.config.concurrency * _FILLED_UP_AT:
+                self._something_finished.set()
 
     def _tell(self, verb: Callable[..., None], lease: Lease, *args: Any, **kwargs: Any) -> None:
         """A server that stayed away is waited for once, not once a lease: those left expire."""
@@ -287,37 +289,6 @@ class LeaseSpider(Spider):
             raise
         beat()
 
-    # Extraction
-
-    def _make_pool(self, processes: int) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=_become_extractor)
-
-    async def _extract(self, response: Response) -> Extracted:
-        """A process that dies takes all it was given with it: each is tried once more, alone."""
-        arguments = (
-            response.body,
-            response.url,
-            _header(response, "Content-Type"),
-            self._robots_tag(response),
-            self.config.extract_timeout,
-        )
-        loop = asyncio.get_running_loop()
-        pool = self._pool
-        try:
-            return await loop.run_in_executor(pool, self._read, *arguments)
-        except BrokenProcessPool:
-            if self._pool is pool:
-                self.logger.warning("an extraction process died; starting another")
-                self._pool = self._make_pool(self.config.extractors)
-        async with self._suspect:
-            alone = self._make_pool(1)
-            try:
-                return await loop.run_in_executor(alone, self._read, *arguments)
-            except BrokenProcessPool:
-                return Extracted(reason="extract_crash")
-            finally:
-                alone.shutdown(wait=False)
-
     def _robots_tag(self, response: Response) -> str:
         """The directives of all X-Robots-Tag headers that are for this crawler."""
         tags = [value for name, value in _headers(response) if name == "x-robots-tag"]
@@ -327,7 +298,7 @@ class LeaseSpider(Spider):
 
     def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
         """Scrapy's last call: what was not begun goes back at once."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._extract.close()
         if self.warc:
             self.warc.close()
         for lease in list(self._open.values()):

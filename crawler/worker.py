@@ -1,18 +1,36 @@
 """One worker process: Scrapy's engine around `LeaseSpider`."""
 
 import logging
+from collections.abc import Callable
 
 from scrapy.crawler import AsyncCrawlerProcess
 
 from crawler.config import CrawlConfig
+from crawler.extract import Extracted, Extractor
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard
 from crawler.resolver import Resolver
 from crawler.spider import LeaseSpider
 
+_SPIDER_MIDDLEWARES = (
+    "scrapy.spidermiddlewares.start.StartSpiderMiddleware",
+    "scrapy.spidermiddlewares.httperror.HttpErrorMiddleware",
+    "scrapy.spidermiddlewares.urllength.UrlLengthMiddleware",
+    "scrapy.spidermiddlewares.depth.DepthMiddleware",
+    "scrapy.spidermiddlewares.metacopy.MetaCopyDetectionMiddleware",
+)
+_DOWNLOADER_MIDDLEWARES = (
+    "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware",
+    "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware",
+    "scrapy.downloadermiddlewares.stats.DownloaderStats",
+    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware",
+)
 
-def run(frontier: Frontier, config: CrawlConfig) -> None:
+
+def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted] | None = None) -> None:
     """Fetch until SIGTERM or SIGINT; then finish what is in flight and give the rest back.
+
+    `extract` is what the extraction processes call (default: an `Extractor` that extracts every page).
 
     Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
     """
@@ -21,14 +39,17 @@ def run(frontier: Frontier, config: CrawlConfig) -> None:
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
-    process.crawl(crawler, frontier=frontier, config=config)
+    process.crawl(crawler, frontier=frontier, config=config, extract=extract or Extractor())
     process.start()
     if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
         raise crawler.spider.fatal
 
 
 def _settings(config: CrawlConfig) -> dict[str, object]:
-    """What Scrapy would do on its own and the frontier does for all workers together is off."""
+    """What Scrapy would do on its own and the frontier does for all workers together is off.
+
+    So is what costs and does nothing here: each middleware a task a response, each concurrent item another.
+    """
     handler = "crawler.handler.GuardedDownloadHandler"
     return {
         "TINYLM_ALLOWED_NETWORKS": list(config.allowed_networks),
@@ -36,10 +57,6 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "USER_AGENT": config.user_agent,
         "DOWNLOAD_HANDLERS": {
             "http": handler, "https": handler, "file": None, "ftp": None, "s3": None, "data": None
-        },
-        "DOWNLOADER_MIDDLEWARES": {
-            "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware": None,
-            "crawler.handler.BoundedCompression": 590,
         },
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
@@ -49,6 +66,11 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "DOWNLOAD_TIMEOUT": config.timeout,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
+        "CONCURRENT_ITEMS": 1,
+        "SPIDER_MIDDLEWARES": dict.fromkeys(_SPIDER_MIDDLEWARES),
+        "DOWNLOADER_MIDDLEWARES": {
+            **dict.fromkeys(_DOWNLOADER_MIDDLEWARES), "crawler.handler.BoundedCompression": 590
+        },
         "SCRAPER_SLOT_MAX_ACTIVE_SIZE": int(config.megabytes_per_page * 1e6) * config.concurrency,
         "HTTPERROR_ALLOW_ALL": True,
         "HTTPPROXY_ENABLED": False,

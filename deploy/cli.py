@@ -109,12 +109,20 @@ def begin(
     print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
 
 
-@app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
-def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = CrawlConfig()) -> None:
+@app.command(config=_CRAWL)
+def worker(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
     """Fetch what the frontier leases, until SIGTERM. Start as many as you like, anywhere.
 
-    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one.
+    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
+    walker's settings it heeds the languages: what is in another, or hardly text at all, is not extracted.
     """
+    from crawler.extract import Extractor
+    from crawler.screen import Wanted
     from crawler.worker import run
     from deploy.crawl import limits_from_now, open_frontier
     from tinylm.log import setup
@@ -124,7 +132,8 @@ def worker(*, frontier: FrontierConfig = FrontierConfig(), crawl: CrawlConfig = 
     crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
-        run(opened, crawl)
+        wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
+        run(opened, crawl, Extractor(wanted))
 
 
 @app.command(config=_CRAWL)

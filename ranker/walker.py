@@ -22,6 +22,7 @@ from crawler.frontier.spill import Spill
 from crawler.optout import forbids_training
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds import Seed
+from crawler.traps import Traps
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.evidence import Evidence, LinkGraph
@@ -73,6 +74,7 @@ class Walker:
         self.policy = POLICIES[config.policy]()
         self.quality = HashedLinear()
         self.graph = LinkGraph()
+        self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._contents, self._seeds = Known(), Known(), Known()
@@ -131,7 +133,10 @@ class Walker:
         for url in self._frontier.best_queued(hosts, _REPRICED_URLS):
             evidence = self.graph.queued(fingerprint(url))
             if evidence and url not in discovered:
-                discovered[url] = Discovered(url, self.policy.promise(url, locate(url).host, evidence))
+                discovered[url] = Discovered(url, self._promise(url, evidence))
+
+    def _promise(self, url: str, evidence: Evidence) -> float:
+        return self.policy.promise(url, locate(url).host, evidence) * self.traps.weight(url)
 
     def _push(self, discovered: Mapping[str, Discovered]) -> None:
         """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
@@ -174,14 +179,19 @@ class Walker:
         self._ids.add(_number(document_id))
         evidence = self.graph.fetched(key)
         verdict = self._verdict(page)
+        hop = page.reason == "redirect" or page.reason in LISTS
+        soft_404 = not hop and self.traps.fetched(page.url, page.content_sha256, kept=verdict.keep)
+        if soft_404 and not verdict.keep:
+            verdict = Verdict(False, "soft_404")
         quality = self.quality.score(page.text) if page.text else 0.0
         worth = quality * min(1.0, len(page.text.split()) / _FULL_WORTH_WORDS) if verdict.keep else 0.0
         if page.text:
             chosen = evidence.karma > 0 and verdict.keep
             self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
-        if page.reason != "redirect" and page.reason not in LISTS:
+        if not hop:
             self.policy.observe(page.url, locate(page.url).host, worth, evidence)
-        self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
+        if not soft_404:
+            self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
         self._keep(page, document_id, verdict, quality, evidence)
 
     def _verdict(self, page: Page) -> Verdict:
@@ -200,23 +210,24 @@ class Walker:
 
     def _follow(self, page: Page, evidence: Evidence, worth: float | None, discovered: Links) -> None:
         if evidence.depth >= self._deepest:
+            self.dropped["trap_depth"] += len(page.links)
             return
-        urls = {
-            fingerprint(link.url): link.url
-            for link in page.links
-            if not link.nofollow
-            and (
-                link.tag_path in PATHS_TO_SITEMAPS or not link.url.partition("?")[0].lower().endswith(_BINARY)
-            )
-        }
+        urls = {}
+        for link in page.links:
+            to_list = link.tag_path in PATHS_TO_SITEMAPS
+            if link.nofollow or (link.url.partition("?")[0].lower().endswith(_BINARY) and not to_list):
+                continue
+            if trap := self.traps.reason(link.url):
+                self.dropped[trap] += 1
+            else:
+                urls[fingerprint(link.url)] = link.url
         moved = page.reason == "redirect"
         found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)
         source = domain(locate(page.url).host)
         for key, target in found.items():
-            host = locate(urls[key]).host
-            referrer = source if domain(host) != source else ""
-            promise = self.policy.promise(urls[key], host, target)
-            discovered[urls[key]] = Discovered(urls[key], promise, referrer)
+            url = urls[key]
+            referrer = source if domain(locate(url).host) != source else ""
+            discovered[url] = Discovered(url, self._promise(url, target), referrer)
 
     # What is kept of it
 
@@ -320,7 +331,11 @@ class Walker:
         }
         arrays = {
             f"{owner}.{name}": value
-            for owner, state in (("quality", self.quality.state()), ("graph", self.graph.state()))
+            for owner, state in (
+                ("quality", self.quality.state()),
+                ("graph", self.graph.state()),
+                ("traps", self.traps.state()),
+            )
             for name, value in state.items()
         }
         buffer = io.BytesIO()
@@ -343,7 +358,11 @@ class Walker:
                 )
             self._ids, self._contents = Known(map(int, arrays["ids"])), Known(map(int, arrays["contents"]))
             self._seeds = Known(map(int, arrays["seeds"]))
-            for owner, part in (("quality.", self.quality), ("graph.", self.graph)):
+            for owner, part in (
+                ("quality.", self.quality),
+                ("graph.", self.graph),
+                ("traps.", self.traps),
+            ):
                 names = [name for name in arrays.files if name.startswith(owner)]
                 part.restore({name.removeprefix(owner): arrays[name] for name in names})
         self.policy.restore(plain["policy"])

@@ -64,6 +64,18 @@ class Signals:
         """Distinct stop words present."""
         return len(STOP_WORDS.intersection(word.lower() for word in self.words))
 
+    @cached_property
+    def sentences(self) -> int:
+        return len(_SENTENCE_END.findall(self.prose))
+
+    @cached_property
+    def terminated_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: line.endswith(_TERMINAL))
+
+    @cached_property
+    def short_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: len(line) < 30)
+
     def line_fraction(self, test: Callable[[str], bool]) -> float:
         return sum(map(test, self.lines)) / max(1, len(self.lines))
 
@@ -109,12 +121,12 @@ GOPHER_REPETITION: tuple[Rule, ...] = (
 
 C4: tuple[Rule, ...] = (
     ("c4_lorem_ipsum", lambda s: "lorem ipsum" in s.text.lower()),
-    ("c4_few_sentences", lambda s: len(_SENTENCE_END.findall(s.prose)) < 3),
+    ("c4_few_sentences", lambda s: s.sentences < 3),
 )
 
 FINEWEB: tuple[Rule, ...] = (
-    ("fineweb_line_punctuation", lambda s: s.line_fraction(lambda line: line.endswith(_TERMINAL)) < 0.12),
-    ("fineweb_short_lines", lambda s: s.line_fraction(lambda line: len(line) < 30) > 0.67),
+    ("fineweb_line_punctuation", lambda s: s.terminated_line_fraction < 0.12),
+    ("fineweb_short_lines", lambda s: s.short_line_fraction > 0.67),
 )
 
 RULES: tuple[Rule, ...] = (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4, *FINEWEB)

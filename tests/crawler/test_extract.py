@@ -4,16 +4,16 @@ import gzip
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import crawler.extract
-from crawler.extract import detect_language, extract, extractor_name
+from crawler.extract import Extractor, extractor_name
+from crawler.language import detect_language
 from crawler.page import Link
+from crawler.screen import Wanted
 
 URL = "http://h.example/dir/page"
 HTML = "text/html; charset=utf-8"
@@ -27,9 +27,9 @@ def page(body="", head="", text=SENTENCES):
     return f"<html><head>{head}</head><body><main><p>{text}</p>{body}</main></body></html>"
 
 
-def run(html, *, url=URL, content_type=HTML, robots_tag="", seconds=30.0):
+def run(html, *, url=URL, content_type=HTML, robots_tag="", seconds=30.0, wanted=None):
     body = html.encode() if isinstance(html, str) else html
-    return extract(body, url, content_type, robots_tag, seconds)
+    return Extractor(wanted)(body, url, content_type, robots_tag, seconds)
 
 
 def test_a_page_becomes_text_title_language_and_digest():
@@ -232,7 +232,9 @@ def test_what_a_library_raises_is_a_reason(monkeypatch):
         raise AttributeError("a bug")
 
     monkeypatch.setattr(crawler.extract.trafilatura, "extract", broken)
-    assert run(page()).reason == "extract_AttributeError"
+    found = run(page('<a href="/a">a</a>', head='<title>T</title><meta name="robots" content="noai">'))
+    assert found.reason == "extract_AttributeError"
+    assert (found.title, found.opt_out, len(found.links)) == ("T", ("meta:noai",), 1)
 
 
 def test_a_page_that_takes_too_long_is_given_up_even_if_a_library_catches_everything(monkeypatch):
@@ -248,17 +250,6 @@ def test_a_page_that_takes_too_long_is_given_up_even_if_a_library_catches_everyt
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
-def test_a_process_that_hears_no_signal_ends_itself():
-    """Lexbor takes quadratic time for open elements, in C, where the alarm is not heard."""
-    code = (
-        "import crawler.extract as e; e._GRACE_SECONDS = 0.2\n"
-        "e.extract(b'<div>' * 400_000, 'http://h/', 'text/html', '', 0.1)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert ended.returncode == 1
-    assert "Timeout" in ended.stderr
-
-
 def test_real_pages_in_many_encodings_are_read(conformance):
     seen = 0
     for name, body in conformance.items():
@@ -268,3 +259,39 @@ def test_real_pages_in_many_encodings_are_read(conformance):
             seen += bool(found.text)
             json.dumps(found.text).encode()
     assert seen > 50
+
+
+LISTS = "".join(f"<li><a href='/{word}'>{word}</a>" for word in SENTENCES.split())
+
+
+@pytest.mark.parametrize(
+    ("reason", "html"),
+    [
+        ("", page()),
+        ("pre_short", page(text="See the other page.")),
+        ("pre_language", page(text=f"{GERMAN} The and of.")),
+        ("pre_stop_words", page(text="Mehr als ein Wort steht hier. " * 20)),
+        ("pre_few_sentences", page(text=SENTENCES.replace(".", ","))),
+        ("pre_alphabetic", page(text="The 12 of 13 in 14 was 15 and 16 to 17. " * 20)),
+        ("pre_short_lines", f"<main>{LISTS.replace('</a>', ' it.</a>').replace('<a', 'and <a')}</main>"),
+    ],
+)
+def test_what_is_not_worth_extracting_has_a_reason_and_its_links(reason, html):
+    found = run(html.replace("</main>", "<a href='/last'>last</a></main>"), wanted=Wanted(("en",), 0.65))
+    assert found.reason == reason
+    assert bool(found.text) == (not reason)
+    assert len(found.content_sha256) == 64
+    assert found.links[-1].url == "http://h.example/last"
+
+
+def test_the_screen_drops_no_language_if_all_are_wanted():
+    assert run(page(text=f"{GERMAN} The and of."), wanted=Wanted()).language == "de"
+
+
+def test_the_same_text_at_another_url_is_extracted_once_but_a_fetch_may_be_repeated():
+    extractor = Extractor(Wanted())
+    reasons = [
+        extractor(html.encode(), f"http://h.example/{path}", HTML, "", 30.0).reason
+        for path, html in [("a", page()), ("b", page(head="<style>p {}</style>")), ("a", page())]
+    ]
+    assert reasons == ["", "pre_duplicate", ""]

@@ -103,7 +103,7 @@ def test_what_has_no_text_says_why(crawled):
         "/gone": "status_410",
         "/missing": "status_404",
         "/image": "media_type",
-        "/empty": "no_text",
+        "/empty": "pre_short",
     }
     assert [link.url for link in pages["http://a.test/moved"].links] == ["http://a.test/two"]
 
@@ -170,8 +170,8 @@ def test_sigterm_gives_back_what_was_not_begun_and_ends_well(server, site, tmp_p
 
 def test_a_page_whose_extraction_was_killed_still_arrives(server, site, tmp_path):
     frontier = open_frontier(server)
-    site.on("a.test", "*", reply(200, article("survivor")))
-    site.on("a.test", "/robots.txt", reply(404))
+    for n in range(4):
+        site.on("a.test", f"/{n}", reply(200, article(f"survivor {n}")))
     put(frontier, "http://a.test/0")
     with worker(server, frontier, site, tmp_path / "log") as process:
         eventually(lambda: frontier.counts()["pages"] == 1)

@@ -423,3 +423,32 @@ def test_killed_at_any_moment_every_page_is_in_the_corpus_once_or_counted(server
     assert len(kept) + sum(dropped.values()) == total
     assert dropped["duplicate"] > 0
     assert list(verify(tmp_path / "shards")) == []
+
+
+def test_what_a_host_answers_to_everything_is_a_soft_404_and_its_links_are_not_followed(frontier, tmp_path):
+    put(frontier, *(f"https://a.test/{n}" for n in range(8)))
+    for n in range(8):
+        link = Link(f"https://b.test/{n}", "b", "html/body/p", False)
+        fetch(frontier, take(frontier), prose(1), links=(link,))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.step()
+        assert walker.dropped == Counter(duplicate=4, soft_404=3)
+        assert frontier.counts()["discovered"] == 8 + 5
+
+
+def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(frontier, tmp_path):
+    put(frontier, "https://a.test/1", "https://a.test/2")
+    for restarts in range(2):
+        with ShardWriter(tmp_path, crawl_id="c") as writer:
+            walker = Walker(frontier, writer, CONFIG)
+            if not restarts:
+                for n in range(60):
+                    walker.traps.fetched(f"https://c.test/day/{n}", "", kept=False)
+            paths = ("day/99", "a/a/a/", "good")
+            links = tuple(Link(f"https://c.test/{path}", "", "html/body/p", False) for path in paths)
+            fetch(frontier, take(frontier), prose(restarts), links=links)
+            walker.step()
+            walker.commit()
+            assert walker.dropped == Counter(trap_pattern=restarts + 1, trap_repeats=restarts + 1)
+    assert frontier.counts()["discovered"] == 3

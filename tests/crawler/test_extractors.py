@@ -1,0 +1,139 @@
+"""Extraction children: what hangs, swells or dies costs only itself."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from crawler.extract import Extracted, Extractor
+from crawler.extractors import Extractors, Limits, Times
+
+LIMITS = Limits(seconds=5.0, megabytes=256)
+
+
+def act(what, argument, seconds):
+    """Stands for the extraction of a page that does `what`."""
+    global held
+    match what:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "die once":
+            if not Path(argument).exists():
+                Path(argument).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        case "hang":
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+            time.sleep(3600)
+        case "fill":
+            try:
+                held = bytearray(argument << 20)
+            except MemoryError:
+                return Extracted(reason="extract_memory")
+    return Extracted(text=f"{what} {os.getpid()}")
+
+
+@asynccontextmanager
+async def extractors(processes=1, limits=LIMITS, extract=act):
+    made = Extractors(extract, processes, limits)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def test_pages_are_spread_over_children_that_stay():
+    async def main():
+        async with extractors(2) as extract:
+            found = await asyncio.gather(*(extract("work", n) for n in range(20)))
+            assert len({one.text for one in found}) <= 2
+            assert extract.times.summary()["extracted"] == 20
+            assert extract.times.failed == {}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("what", "reason"), [("die", "extract_crash"), ("hang", "extract_timeout")])
+def test_a_page_that_kills_or_hangs_its_child_costs_only_itself(what, reason):
+    async def main():
+        async with extractors(2, Limits(0.2, 256)) as extract:
+            bad, *good = await asyncio.gather(extract(what, 0), *(extract("work", n) for n in range(10)))
+            assert bad.reason == reason
+            assert all(one.text for one in good)
+            assert extract.times.failed == {reason: 1}
+
+    asyncio.run(main())
+
+
+def test_a_child_that_died_of_something_else_is_replaced_and_the_page_tried_again(tmp_path):
+    async def main():
+        async with extractors() as extract:
+            assert (await extract("die once", str(tmp_path / "died"))).text
+            assert extract.times.failed == {}
+
+    asyncio.run(main())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA is enforced by Linux")
+def test_memory_is_limited_and_a_child_that_grew_is_replaced():
+    async def main():
+        async with extractors() as extract:
+            first = await extract("work", 0)
+            assert (await extract("fill", 400)).reason == "extract_memory"
+            second = await extract("work", 0)
+            grown = await extract("fill", 180)
+            third = await extract("work", 0)
+            assert first.text != second.text
+            assert grown.text.split()[1] == second.text.split()[1] != third.text.split()[1]
+            assert extract.times.failed == {"extract_memory": 1}
+
+    asyncio.run(main())
+
+
+def test_a_page_that_was_given_up_leaves_no_answer_to_the_next():
+    async def main():
+        async with extractors() as extract:
+            await extract("work", 0)
+            waiting = asyncio.create_task(extract("hang", 0))
+            await asyncio.sleep(0.05)
+            waiting.cancel()
+            assert (await extract("work", 1)).text.startswith("work")
+
+    asyncio.run(main())
+
+
+def test_children_end_with_close_even_while_they_work():
+    async def main():
+        async with extractors() as extract:
+            pid = int((await extract("work", 0)).text.split()[1])
+            waiting = asyncio.create_task(extract("hang", 0))
+            await asyncio.sleep(0.05)
+        assert not Path(f"/proc/{pid}").exists()
+        waiting.cancel()
+
+    asyncio.run(main())
+
+
+def test_a_real_page_that_hangs_in_c_is_given_up():
+    """Lexbor takes quadratic time for open elements, where no alarm is heard."""
+
+    async def main():
+        async with extractors(1, Limits(0.1, 512), Extractor()) as extract:
+            found = await extract(b"<div>" * 400_000, "http://h.test/", "text/html", "")
+            assert found.reason == "extract_timeout"
+
+    asyncio.run(main())
+
+
+def test_quantiles_are_rounded_up_to_powers_of_two():
+    times = Times()
+    assert times.quantile(0.99) == 0
+    for milliseconds in [3] * 98 + [20, 900]:
+        times.add(milliseconds / 1000, "")
+    times.add(0.0, "extract_crash")
+    assert (times.quantile(0.5), times.quantile(0.985), times.quantile(1.0)) == (4, 32, 1024)
+    assert times.summary()["failed"] == {"extract_crash": 1}
