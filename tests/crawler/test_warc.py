@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -102,20 +103,20 @@ def test_wherever_a_file_is_cut_its_whole_records_are_kept(tmp_path):
     writer.close()
     [path] = tmp_path.iterdir()
     data, whole = path.read_bytes(), records(path)
+    ends = list(accumulate(map(len, _members(data))))
     for length in range(0, len(data), 97):
         folder = tmp_path / str(length)
         folder.mkdir()
         (folder / "cut.warc.gz.open").write_bytes(data[:length])
         recover(folder)
         kept = records(folder / "cut.warc.gz") if (folder / "cut.warc.gz").exists() else []
-        lengths = [len(part) for part in _members(data[:length])]
-        assert len(kept) == len(lengths)
+        assert len(kept) == sum(end <= length for end in ends)
         assert [record[3] for record in kept] == [record[3] for record in whole[: len(kept)]]
         assert not (folder / "cut.warc.gz.open").exists()
 
 
 def _members(data):
-    """The whole gzip members at the start of `data`, found the slow way."""
+    """The gzip members that `data` consists of, found the slow way."""
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\x1f\x8b\x08"] + [len(data)]
     members, begin = [], 0
     for end in starts[1:]:
