@@ -14,7 +14,8 @@ from scrapy.http import Response
 from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
-from crawler.errors import AddressBusy, LeaseLost, ServerError
+from crawler.endings import Endings
+from crawler.errors import AddressBusy, LeaseLost
 from crawler.extract import Extracted
 from crawler.extractors import Extractors, Limits
 from crawler.failures import OF_THE_HOST, classify
@@ -63,7 +64,13 @@ class LeaseSpider(Spider):
         limits = Limits(config.extract_timeout, config.extract_megabytes)
         self._extract = Extractors(Reader(extract, self._token), config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
-        self.fatal: TinylmError | None = None
+        self._endings = Endings(frontier)
+        self._fatal: TinylmError | None = None
+
+    @property
+    def fatal(self) -> TinylmError | None:
+        """Why the frontier cannot be used any more."""
+        return self._fatal or self._endings.fatal
 
     # Leases in
 
@@ -73,7 +80,7 @@ class LeaseSpider(Spider):
             async for request in self._requests():
                 yield request
         except TinylmError as error:
-            self.fatal = error
+            self._fatal = error
 
     async def _requests(self) -> AsyncIterator[Request]:
         poll = _SHORTEST_POLL
@@ -115,7 +122,7 @@ class LeaseSpider(Spider):
     async def _allowed(self, lease: Lease) -> bool:
         if (await self._rules_of(lease)).allow(lease.url):
             return True
-        await self._finish(lease, self.frontier.skip, "robots")
+        await self._finish(lease, "skip", "robots")
         return False
 
     async def _rules_of(self, lease: Lease) -> Rules:
@@ -150,7 +157,7 @@ class LeaseSpider(Spider):
             at = retry_at(_header(response, "Retry-After"))
             await self._finish(
                 lease,
-                self.frontier.nack,
+                "nack",
                 f"status_{response.status}",
                 retry_at=at,
                 back_off=at is None,
@@ -160,10 +167,10 @@ class LeaseSpider(Spider):
             async for request in self._on_robots(response, lease, cost):
                 yield request
         elif response.status >= 500:
-            await self._finish(lease, self.frontier.nack, f"status_{response.status}", **cost)
+            await self._finish(lease, "nack", f"status_{response.status}", **cost)
         else:
             page = replace(await self._page_or_unchanged(response, lease), **_validators(response))
-            await self._finish(lease, self.frontier.ack, page, **cost)
+            await self._finish(lease, "ack", page, **cost)
 
     async def on_failure(self, failure: Failure) -> None:
         """Scrapy's errback: no response. A robots.txt moved to where nobody may go is no robots.txt."""
@@ -171,22 +178,20 @@ class LeaseSpider(Spider):
         error = failure.value
         reason = classify(error)
         if isinstance(error, AddressBusy):
-            await self._finish(lease, self.frontier.give_back, wait=error.seconds)
+            await self._finish(lease, "give_back", wait=error.seconds)
         elif reason == "forbidden_network" and failure.request.meta["hops"]:  # type: ignore[attr-defined]
             nowhere = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
-            await self._finish(lease, self.frontier.ack_robots, "", **nowhere)
+            await self._finish(lease, "ack_robots", "", **nowhere)
         elif reason == "forbidden_network":
-            await self._finish(lease, self.frontier.skip, reason)
+            await self._finish(lease, "skip", reason)
         elif reason == "too_large" and lease.kind == "page":
             page = self._empty_page(lease, 0, reason)
             most = int(self.config.megabytes_per_page * 1e6)
-            await self._finish(lease, self.frontier.ack, page, latency=0.0, size=most)
+            await self._finish(lease, "ack", page, latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", failure.request.url, reason, error)  # type: ignore[attr-defined]
             back_off = reason in OF_THE_HOST or lease.kind == "robots"
-            await self._finish(
-                lease, self.frontier.nack, reason, back_off=back_off, latency=self.config.timeout / 5
-            )
+            await self._finish(lease, "nack", reason, back_off=back_off, latency=self.config.timeout / 5)
 
     async def _on_robots(
         self, response: Response, lease: Lease, cost: dict[str, Any]
@@ -203,14 +208,14 @@ class LeaseSpider(Spider):
             status = 404 if 300 <= response.status < 400 else response.status
             text = interpret(status, response.body)
         if text is None:
-            await self._finish(lease, self.frontier.nack, "robots_unreachable", back_off=True, **cost)
+            await self._finish(lease, "nack", "robots_unreachable", back_off=True, **cost)
             return
         self._elsewhere.remember(response.url, lease.host, text)
         rules = Rules(text, self.config.user_agent)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
         await self._finish(
             lease,
-            self.frontier.ack_robots,
+            "ack_robots",
             text[:MOST_BYTES],
             valid=VALID_SECONDS,
             crawl_delay=rules.crawl_delay,
@@ -268,26 +273,15 @@ class LeaseSpider(Spider):
             "propensity": lease.propensity,
         }
 
-    async def _finish(self, lease: Lease, verb: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    async def _finish(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
         try:
-            await asyncio.to_thread(self._tell, verb, lease, *args, **kwargs)
+            await self._endings.say(lease, verb, *args, **kwargs)
         except LeaseLost as error:
             self.logger.warning("%s", error)
         finally:
             self._open.pop(lease.key, None)
             if len(self._open) <= self.config.concurrency * _FILLED_UP_AT:
                 self._something_finished.set()
-
-    def _tell(self, verb: Callable[..., None], lease: Lease, *args: Any, **kwargs: Any) -> None:
-        """A server that stayed away is waited for once, not once a lease: those left expire."""
-        if self.fatal:
-            raise self.fatal
-        try:
-            verb(lease, *args, **kwargs)
-        except ServerError as error:
-            self.fatal = error
-            raise
-        beat()
 
     def _robots_tag(self, response: Response) -> str:
         """The directives of all X-Robots-Tag headers that are for this crawler."""
@@ -301,9 +295,7 @@ class LeaseSpider(Spider):
         self._extract.close()
         if self.warc:
             self.warc.close()
-        for lease in list(self._open.values()):
-            with suppress(TinylmError):
-                self._tell(self.frontier.give_back, lease)
+        self._endings.give_back(list(self._open.values()))
 
 
 def _header(response: Response, name: str) -> str:

@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -80,7 +81,7 @@ def failed(server, tmp_path_factory):
         **spied(folder),
     ):
         eventually(lambda: frontier.counts()["failed:dns"] >= 2 and frontier.counts()["failed:refused"] >= 2)
-        eventually(lambda: frontier.counts()["skipped:tls"] >= 8 and len(fetched_pages(frontier)) == 2)
+        eventually(lambda: frontier.counts()["dead"] >= 8 and len(fetched_pages(frontier)) == 2)
     yield sites, frontier
     for site in sites.values():
         site.stop()
@@ -92,10 +93,10 @@ def test_a_trusted_certificate_is_trusted(failed):
 
 
 def test_no_request_is_sent_where_the_certificate_is_not(failed):
-    """Tried twice; then nothing of the host can be fetched, so nothing of it is kept."""
+    """Tried twice; then nothing of the host can be fetched."""
     sites, frontier = failed
     assert frontier.counts()["failed:tls"] == 4
-    assert frontier.counts()["skipped:tls"] == 4 * 2
+    assert Counter(reason for _, reason in frontier.dead_letters())["tls"] == 4 * 2
     assert {host for host, site in sites.items() if site.hits} == {"good.test"}
 
 
@@ -103,4 +104,4 @@ def test_a_host_that_is_not_there_is_asked_less_and_less(failed):
     _, frontier = failed
     assert frontier.counts()["failed:dns"] >= 2
     assert frontier.counts()["failed:refused"] >= 2
-    assert not frontier.dead_letters()
+    assert {"dns", "refused"} <= {reason for _, reason in frontier.dead_letters()}
