@@ -18,7 +18,7 @@ Key = tuple[int, int]
 
 
 class Endings:
-    """For one event loop; `fatal` is set once the server stayed away, and no lease is waited for after that."""
+    """For one event loop; `fatal` is set once the server stayed away, and then nothing is waited for."""
 
     def __init__(self, frontier: Frontier) -> None:
         self._frontier = frontier
@@ -28,7 +28,7 @@ class Endings:
         self.fatal: TinylmError | None = None
 
     async def say(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
-        """`frontier.VERB(lease, ...)`, with others. Raises LeaseLost, and ServerError if the server is away."""
+        """`frontier.VERB(lease, ...)`, with others. Raises LeaseLost; ServerError if the server is away."""
         getattr(self._batch, verb)(lease, *args, **kwargs)
         if self._said is None:
             self._said = asyncio.get_running_loop().create_future()

@@ -23,8 +23,10 @@ from crawler.encoding import decode
 from crawler.language import detect_language
 from crawler.links import Canonicals, clean, find_links
 from crawler.page import Link
-from crawler.screen import Screen, Wanted
+from crawler.screen import DUPLICATE, Screen, Wanted
 
+_SEEN_CHARACTERS = 4000
+"""Of a text that was not wanted: enough to learn what is not wanted."""
 _OPT_OUT = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
 _NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
 _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
@@ -101,7 +103,7 @@ class Extractor:
         links = find_links(tree, url, nofollow=nofollow)
         title_node = tree.css_first("title")
         title = clean(title_node.text()) if title_node else ""
-        reason = digest = ""
+        reason = digest = seen = ""
         if original := self._canonicals.elsewhere(tree, url, title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)
@@ -109,8 +111,10 @@ class Extractor:
             text = extract_plain_text(html, main_content=True, alt_texts=False)
             reason = self._screen.reason(text, url)
             digest = _digest(text) if reason and text else ""
+            seen = text[:_SEEN_CHARACTERS] if reason not in ("", DUPLICATE) else ""
         return Extracted(
             title=title,
+            text=seen,
             opt_out=_opt_out(directives, robots_tag),
             links=links,
             reason=reason,

@@ -34,9 +34,10 @@ class Page:
     promise: float
     propensity: float
     reason: str = ""
-    """Why there is no text: `status_404`, `redirect`, `media_type`, ..."""
+    """Why there is no text to keep: `status_404`, `redirect`, `media_type`, ..."""
     title: str = ""
     text: str = ""
+    """Markdown; of a page that the first look ruled out, the beginning of what that saw."""
     language: str = ""
     language_score: float = 0.0
     content_sha256: str = ""

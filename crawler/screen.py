@@ -26,6 +26,9 @@ RULES: tuple[Rule, ...] = (
 )
 
 
+DUPLICATE = "pre_duplicate"
+
+
 class Wanted(NamedTuple):
     """What a walker keeps, as far as a worker can tell."""
 
@@ -47,7 +50,7 @@ class Screen:
         if not reason and self._is_foreign(text):
             reason = "pre_language"
         if not reason and self._is_known(text, url):
-            reason = "pre_duplicate"
+            reason = DUPLICATE
         return reason
 
     def _is_foreign(self, text: str) -> bool:

@@ -35,7 +35,7 @@ from tinylm.processes import start, stop
 
 _USER_AGENT = "tinylm-demo (+http://python.test/)"
 _START_SECONDS = 30.0
-_PAGES = 2600
+_PAGES = 3000
 _DELAY = 0.1
 _CRAWL_HOURS = 120 / 3600
 _RANKS = 2

@@ -279,7 +279,8 @@ LISTS = "".join(f"<li><a href='/{word}'>{word}</a>" for word in SENTENCES.split(
 def test_what_is_not_worth_extracting_has_a_reason_and_its_links(reason, html):
     found = run(html.replace("</main>", "<a href='/last'>last</a></main>"), wanted=Wanted(("en",), 0.65))
     assert found.reason == reason
-    assert bool(found.text) == (not reason)
+    assert bool(found.extractor) == (not reason)
+    assert found.text, "a text that is not wanted teaches what is not wanted"
     assert len(found.content_sha256) == 64
     assert found.links[-1].url == "http://h.example/last"
 

@@ -95,7 +95,7 @@ def test_a_trusted_certificate_is_trusted(failed):
 def test_no_request_is_sent_where_the_certificate_is_not(failed):
     """Tried twice; then nothing of the host can be fetched."""
     sites, frontier = failed
-    assert frontier.counts()["failed:tls"] == 4
+    assert frontier.counts()["failed:tls"] == 4 * 2
     assert Counter(reason for _, reason in frontier.dead_letters())["tls"] == 4 * 2
     assert {host for host, site in sites.items() if site.hits} == {"good.test"}
 

@@ -177,4 +177,5 @@ def test_a_worker_keeps_what_the_site_sent_byte_for_byte(server, site, tmp_path,
     sent = {f"http://a.test{path}": body for path, (_, body) in answers.items()}
     assert bodies(tmp_path / "warc") == sent
     assert_valid(tmp_path / "warc")
-    assert "part number 7" in fetched_pages(frontier)["http://a.test/packed"].text
+    pages = fetched_pages(frontier)
+    assert {pages[f"http://a.test{path}"].reason for path in ("/plain", "/packed")} == {"", "pre_duplicate"}
