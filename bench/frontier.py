@@ -32,7 +32,7 @@ from crawler.frontier.spill import Spill
 from crawler.page import Page
 from crawler.server import EmbeddedServer
 
-_DATA = Path(os.environ.get("TINYLM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+_DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _BATCH = 2000
 _URLS_A_HOST = 100
 _LEASED_AT_ONCE = 64
