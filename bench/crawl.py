@@ -8,7 +8,6 @@ from the page at which all have warmed up to the last one. Extraction is trafila
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -31,6 +29,7 @@ from cyclopts import App, Parameter
 from rich.progress import Progress
 
 from bench.crawlers import Job
+from bench.report import report
 from crawler.language import detect_language
 from crawler.server import EmbeddedServer
 from crawler.urls import canonicalize
@@ -55,6 +54,8 @@ http {{
   server {{ {listen} root {folder}/hosts/$host; }}
 }}
 """
+
+_PACKAGES = ("scrapy", "scrapy-redis", "crawlee", "trafilatura", "selectolax", "resiliparse")
 
 app = App(name="python -m bench.crawl", help=__doc__)
 
@@ -85,10 +86,7 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
         print(missing)
     else:
         found = _measure(pages=300 if quick else 1500, rounds=1 if quick else 3)
-    found |= _about() | {"quick": quick}
-    if out:
-        out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+    report(found | {"quick": quick}, out, *_PACKAGES)
 
 
 _KEYS = (
@@ -345,22 +343,6 @@ def _lost(every: Round, screened: Round) -> float:
 def _is_kept(text: str) -> bool:
     language, score = detect_language(text)
     return language == "en" and score >= 0.65 and judge(text).keep
-
-
-def _about() -> dict[str, Any]:
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    versions = {}
-    for name in ("scrapy", "scrapy-redis", "crawlee", "trafilatura", "selectolax", "resiliparse"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = ""
-    return {
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-    }
 
 
 if __name__ == "__main__":

@@ -4,18 +4,16 @@ There is no peer beside it: nothing else goes from seeds to chat. The model stan
 """
 
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from bench.report import report
 from deploy.localweb.audit import audit
 from deploy.localweb.hosts import build_hosts
 from deploy.localweb.sites import Web, discover
@@ -42,17 +40,7 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
         seconds = _demo(data)
         again = None if quick else _demo(data)
         found = {"seconds": seconds, "seconds_again": again, **_figures(data)}
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    found |= {
-        "quick": quick,
-        "commit": commit.stdout.strip(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-    }
-    if out:
-        out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+    report(found | {"quick": quick}, out, "torch")
 
 
 def _demo(data: Path) -> float:

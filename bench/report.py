@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,15 @@ def report(figures: dict[str, Any], out: Path | None, *packages: str) -> None:
         "commit": commit.stdout.strip(),
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "versions": {"tinylm": __version__, "python": platform.python_version()}
-        | {package: version(package) for package in packages},
+        | {package: _version(package) for package in packages},
     }
     if out:
         out.write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
