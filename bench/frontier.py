@@ -69,9 +69,9 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
     small, large = (100_000, 300_000) if quick else (1_000_000, 10_000_000)
     found: dict[str, Any] = {"urls_small": small, "urls_large": large, "quick": quick}
     found |= _memory(paths, small, large)
+    found |= _speed(paths, rounds=1 if quick else 3)
     found |= _spilled(paths, large)
     found |= _scrapy_redis(paths, 20_000 if quick else 200_000)
-    found |= _speed(paths, rounds=1 if quick else 3)
     _show(found)
     report(found, out)
 

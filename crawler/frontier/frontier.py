@@ -103,9 +103,12 @@ class Frontier(Ends):
         return int.from_bytes(digest, "big") % self._config.partitions
 
     def _seen(self, url: str) -> tuple[int, int]:
-        """The shard of the seen set that a URL belongs to, and its number there."""
+        """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
+
+        An intset keeps all its numbers in 8 bytes as soon as one does not fit into 4.
+        """
         high, low = divmod(fingerprint(url), 1 << 32)
-        return high % max(1, _SEEN_SHARDS // self._config.partitions), low
+        return high % max(1, _SEEN_SHARDS // self._config.partitions), low - (1 << 31)
 
     # URLs
 

@@ -18,7 +18,7 @@
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
 --   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
---   seen:N     set of integers, the low 32 bits of fingerprints;  pages  stream;  counts, meta, status  hashes
+--   seen:N     set of integers, the low 32 bits of fingerprints, signed;  pages  stream;  counts, meta, status  hashes
 local p = KEYS[1]
 local call = redis.call
 
