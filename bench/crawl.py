@@ -85,7 +85,7 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
         found: dict[str, Any] = {**dict.fromkeys(_KEYS), "why": missing}
         print(missing)
     else:
-        found = _measure(pages=300 if quick else 1500, rounds=1 if quick else 3)
+        found = _measure(pages=300 if quick else 600, rounds=1 if quick else 3)
     report(found | {"quick": quick}, out, *_PACKAGES)
 
 
