@@ -31,6 +31,8 @@ _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
 _PUSH_BATCH = 500
+_LEASED_AT_ONCE = 500
+"""Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks."""
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
 _UNKNOWN_HOST_INDEX = 0.3
@@ -168,9 +170,10 @@ class Frontier(Ends):
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
 
-        Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags.
+        Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags; 500 at
+        the most.
         """
-        n = min(n, self._remaining())
+        n = min(n, self._remaining(), _LEASED_AT_ONCE)
         leases: list[Lease] = []
         first = self._random.randrange(self._config.partitions)
         for step in range(self._config.partitions):

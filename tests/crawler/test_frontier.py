@@ -40,6 +40,17 @@ def test_every_url_is_leased_once_and_its_robots_first(frontier):
     assert (counts["pages"], counts["robots"], counts["fetched"], counts["bytes"]) == (15, 5, 20, 150)
 
 
+def test_any_number_may_be_asked_for(single):
+    urls = [f"https://h{n}.test/1" for n in range(3000)]
+    assert put(single, *urls) == 3000
+    leases = [lease for _ in range(6) for lease in single.lease(1 << 40)]
+    assert len({lease.host for lease in leases}) == len(leases) == 3000
+    batch = single.batch()
+    for lease in leases:
+        batch.give_back(lease)
+    assert batch.send() == []
+
+
 def test_robots_are_asked_for_under_the_scheme_of_the_pages(single):
     put(single, "http://plain.test:8080/page")
     assert lease_one(single).url == "http://plain.test:8080/robots.txt"
