@@ -41,10 +41,10 @@ def test_every_url_is_leased_once_and_its_robots_first(frontier):
 
 
 def test_any_number_may_be_asked_for(single):
-    urls = [f"https://h{n}.test/1" for n in range(3000)]
-    assert put(single, *urls) == 3000
-    leases = [lease for _ in range(6) for lease in single.lease(1 << 40)]
-    assert len({lease.host for lease in leases}) == len(leases) == 3000
+    urls = [f"https://h{n}.test/1" for n in range(5000)]
+    assert put(single, *urls) == 5000
+    leases = [lease for _ in range(10) for lease in single.lease(1 << 40)]
+    assert len({lease.host for lease in leases}) == len(leases) == 5000
     batch = single.batch()
     for lease in leases:
         batch.give_back(lease)
