@@ -78,7 +78,7 @@ class FrontierConfig:
     """And more for each other domain that refers to it."""
     recrawl_days: float = 0.0
     """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
-    hot_per_host: int = 64
+    hot_per_host: int = 48
     """URLs of a host that the server compares; what promises less waits in lists, or on the walker's disk."""
     spill: bool = True
     """Whether the walker takes what waits to disk, to bound the server's memory."""
