@@ -175,6 +175,8 @@ class Cluster:
             "TINYLM_FRONTIER_LEASE_SECONDS": "25",
             "TINYLM_CRAWL_TIMEOUT": "5",
             "TINYLM_CRAWL_EXTRACT_TIMEOUT": "4",
+            "TINYLM_CRAWL_IP_CONCURRENCY": "0",  # all hosts of this web are one address
+            "TINYLM_CRAWL_IP_DELAY": "0",
             "TINYLM_FRONTIER_LATENCY_FACTOR": "0",
         }
         check = "import socket; socket.create_connection(('127.0.0.1', 8000))"
