@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import redis
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier, Lease, connect
@@ -71,6 +72,18 @@ def any_server(request: pytest.FixtureRequest) -> EmbeddedServer:
 def server() -> Iterator[EmbeddedServer]:
     with tempfile.TemporaryDirectory() as directory, running_server(Path(directory)) as server:
         yield server
+
+
+@contextmanager
+def full(server: EmbeddedServer) -> Iterator[None]:
+    """Within, the server is at its memory limit."""
+    with redis.Redis.from_url(server.url) as client:
+        before = client.config_get("maxmemory")["maxmemory"]
+        client.config_set("maxmemory", "1")
+        try:
+            yield
+        finally:
+            client.config_set("maxmemory", before)
 
 
 def open_frontier(server: EmbeddedServer, **settings) -> Frontier:

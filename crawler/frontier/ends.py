@@ -61,11 +61,9 @@ class Ends(ABC):
         `retry_at` (epoch seconds) is when the host said it may be asked again; `back_off` when it refused
         without saying.
         """
-        config = self._config
-        base = ms(config.backoff) if back_off else 0
-        asked = max(1, ms(retry_at - time.time())) if retry_at else 0
-        rest = ms(self._rest(latency))
-        self._finish("nack", lease, reason, rest, asked, base, config.attempts, int(sent), size)
+        rest, attempts = ms(self._rest(latency)), self._config.attempts
+        asked, base = self._refusal(retry_at, back_off=back_off)
+        self._finish("nack", lease, reason, rest, asked, base, attempts, int(sent), size)
 
     def skip(self, lease: Lease, reason: str) -> None:
         """Not wanted, and no request was sent: the URL is done with. Raises LeaseLost.
@@ -77,6 +75,11 @@ class Ends(ABC):
     def give_back(self, lease: Lease, *, wait: float = 0.0) -> None:
         """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost."""
         self._finish("skip", lease, "", ms(wait))
+
+    def _refusal(self, retry_at: float | None, *, back_off: bool) -> tuple[int, int]:
+        """The rest a host asked for, and what a growing one begins with, in milliseconds; 0 for neither."""
+        asked = max(1, ms(retry_at - time.time())) if retry_at else 0
+        return asked, ms(self._config.backoff) if back_off else 0
 
     def _rest(self, latency: float) -> float:
         config = self._config

@@ -135,14 +135,12 @@ class Partition:
                 host.spent = host.fetched >= budget
                 host.ready = not host.spent
         leases: list[bytes] = []
-        passed_over: list[Host] = []
         while len(leases) < n and (ready := self._ready()):
             name, explored = self._choose_host(ready, exploration)
             host = self.hosts[name]
             lease = self._choose_url(name, explored, exploration, ready)
             host.ready = False
             if lease is None:
-                passed_over.append(host)
                 continue
             self.token += 1
             lease["token"] = host.inflight = self.token

@@ -1,6 +1,5 @@
 """`RequestFrontier`: a frontier of whole requests, for spiders that have no walker behind them."""
 
-import time
 from collections.abc import Iterable
 
 from crawler.frontier.ends import ms
@@ -34,8 +33,7 @@ class RequestFrontier(Frontier):
         back_off: bool = False,
     ) -> None:
         """Fetched and processed; the host rests, as long as it asked for if it did. Raises LeaseLost."""
-        base = ms(self._config.backoff) if back_off else 0
-        asked = max(1, ms(retry_at - time.time())) if retry_at else 0
+        asked, base = self._refusal(retry_at, back_off=back_off)
         self._finish("done", lease, ms(self._rest(latency)), asked, base, size)
 
     def refuse(self, lease: Lease, reason: str) -> None:

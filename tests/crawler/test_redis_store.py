@@ -15,19 +15,8 @@ from crawler.frontier import Discovered, Limits
 from crawler.frontier.memory_store import Partition
 from crawler.frontier.spill import Spill
 from crawler.seeds import Seed
-from tests.conftest import kill, open_frontier, running_server
+from tests.conftest import full, kill, open_frontier, running_server
 from tests.crawler.driving import DAY, RESOLUTION, ack, drain, lease_one, next_page, pages, put
-
-
-@contextmanager
-def full(server):
-    with redis.Redis.from_url(server.url) as client:
-        before = client.config_get("maxmemory")["maxmemory"]
-        client.config_set("maxmemory", "1")
-        try:
-            yield
-        finally:
-            client.config_set("maxmemory", before)
 
 
 def test_the_specification_has_every_transition():

@@ -4,7 +4,6 @@ import random
 import signal
 import time
 from collections import Counter
-from contextlib import contextmanager
 from hashlib import sha256
 
 import numpy as np
@@ -22,7 +21,7 @@ from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.reader import ShardReader, verify
 from shards.writer import ShardWriter
-from tests.conftest import command, eventually, open_frontier
+from tests.conftest import command, eventually, full, open_frontier
 
 CONFIG = WalkConfig(languages=(), shard_seconds=3600)
 WORDS = [
@@ -271,17 +270,6 @@ def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
         assert walker.step() == 2
         walker.commit()
     assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
-
-
-@contextmanager
-def full(server):
-    with redis.Redis.from_url(server.url) as client:
-        before = client.config_get("maxmemory")["maxmemory"]
-        client.config_set("maxmemory", "1")
-        try:
-            yield
-        finally:
-            client.config_set("maxmemory", before)
 
 
 def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
