@@ -215,6 +215,22 @@ def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
 
 
 @shards.command
+def rank(directory: Path, *, top: int = 10) -> None:
+    """PageRank and harmonic centrality of DIRECTORY's pages, hosts and domains, as columns beside its shards.
+
+    Done once for a snapshot of the corpus: the second time it says so.
+
+    Parameters
+    ----------
+    top
+        How many of the best pages and hosts to print.
+    """
+    from deploy.rank import run
+
+    run(directory, top)
+
+
+@shards.command
 def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
     """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
     from deploy.corpus import print_documents

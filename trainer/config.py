@@ -157,6 +157,10 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """Folder of the shards and their manifest."""
     steps: int = 300
     """Optimizer steps of the run."""
+    sample_by: str = ""
+    """Read documents in proportion to this column, of theirs or of a table in columns/; empty: all alike."""
+    sample_power: float = 1.0
+    """The column is raised to this power first: below 1 evens out, above 1 sharpens."""
     lanes: int = 64
     """Fixed logical streams of the data order; at most so many ranks have work."""
     tokenizer_bytes: int = 8_000_000
@@ -169,7 +173,9 @@ class PretrainConfig(ModelConfig, TrainConfig):
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         TrainConfig.__post_init__(self)
-        require_positive(self, "steps", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes")
+        require_positive(
+            self, "steps", "sample_power", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes"
+        )
         self.micro_batches_per_step(self.sequence_len)
 
     def model(self, vocab_size: int) -> ModelConfig:

@@ -7,7 +7,8 @@ r mod the number of ranks. All of it follows from (manifest snapshot, seed, j); 
 A slice is packed by itself: its documents, shuffled, with `<|endoftext|>` before, between and after them, cut
 every `sequence_len` tokens into rows, which are shuffled too. No token is lost; what this costs is that a row
 may begin within a document, and that the last row of a slice is part padding. A reading position is three
-numbers a lane, and restoring one tokenises one slice again: a few hundred documents at most.
+numbers a lane, and restoring one tokenises one slice again: a few hundred documents at most. With `sample_by`
+a slice holds each document as often as `trainer.sampling` says for the epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from trainer.config import PretrainConfig
 from trainer.distributed import World
 from trainer.loop import Batch
 from trainer.model import IGNORE
+from trainer.sampling import Sampling
 from trainer.tokenizer import Tokenizer
 
 _DOCUMENTS_PER_SLICE = 256
@@ -68,10 +70,13 @@ class Loader:
         slices = cut(reader.row_groups, config.lanes)
         if not any(reader.texts(group) for group in reader.row_groups):
             raise DataError(f"{reader.directory}: no text to train on; crawl more, or hold less out")
+        self.sampling = (
+            Sampling(reader, config.sample_by, config.sample_power, config.seed) if config.sample_by else None
+        )
         self._lane_count = min(config.lanes, len(slices))
         deal = _Deal(slices, config.seed, self._lane_count)
         self._lanes = {
-            lane: Lane(lane, deal, reader, tokenizer, config.sequence_len)
+            lane: Lane(lane, deal, reader, tokenizer, config.sequence_len, self.sampling)
             for lane in range(self._world.rank, self._lane_count, self._world.size)
         }
         self._micro_batch = 0
@@ -95,6 +100,7 @@ class Loader:
         return {
             "manifest": self._reader.manifest.fingerprint,
             "tokenizer": self._tokenizer.fingerprint,
+            "sample_by": self._sampled_by,
             "micro_batch": self._micro_batch,
             "epoch": min(position.epoch for position in positions.values()),
             "lanes": [list(positions[lane]) for lane in range(self._lane_count)],
@@ -105,6 +111,7 @@ class Loader:
         here = {
             "manifest": self._reader.manifest.fingerprint,
             "tokenizer": self._tokenizer.fingerprint,
+            "sample_by": self._sampled_by,
             "lanes": self._lane_count,
         }
         for field, value in here.items():
@@ -119,6 +126,11 @@ class Loader:
         self._positions = {lane: Position(*state["lanes"][lane]) for lane in self._lanes}
         for lane, position in self._positions.items():
             self._lanes[lane].position = position
+
+    @property
+    def _sampled_by(self) -> str | None:
+        """Fingerprint of the numbers documents are sampled by, on which the order depends."""
+        return self.sampling.fingerprint if self.sampling else None
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -170,7 +182,13 @@ class Lane:
     """One endless stream of packed rows; `position` is where its next row is, and may be set."""
 
     def __init__(
-        self, number: int, deal: _Deal, reader: ShardReader, tokenizer: Tokenizer, sequence_len: int
+        self,
+        number: int,
+        deal: _Deal,
+        reader: ShardReader,
+        tokenizer: Tokenizer,
+        sequence_len: int,
+        sampling: Sampling | None,
     ) -> None:
         self.position = Position()
         self._number = number
@@ -178,6 +196,7 @@ class Lane:
         self._reader = reader
         self._tokenizer = tokenizer
         self._sequence_len = sequence_len
+        self._sampling = sampling
         self._packed: tuple[Position, Tensor] | None = None
 
     def batch(self, rows: int) -> Batch:
@@ -221,13 +240,24 @@ class Lane:
     def _pack(self, part: Slice, epoch: int) -> Tensor:
         """All rows (n, sequence_len + 1) of a slice, in the order of this epoch."""
         random = Random(f"{self._deal.seed}/{epoch}/{part.group.shard}/{part.group.index}/{part.number}")
-        documents = self._reader.documents(part.group)
-        texts = [document["text"] for document in documents if document["row"] % part.of == part.number]
+        texts = self._texts(part, epoch)
         random.shuffle(texts)
         rows = pack(self._tokenizer.encode_batch(texts), self._tokenizer.endoftext, self._sequence_len)
         order = list(range(len(rows)))
         random.shuffle(order)
         return rows[order]
+
+    def _texts(self, part: Slice, epoch: int) -> list[str]:
+        """The texts of a slice, each as often as it is read in this epoch."""
+        sampling = self._sampling
+        if sampling and sampling.reads_none_of(part.group):
+            return []
+        return [
+            document["text"]
+            for document in self._reader.documents(part.group, ("id", "text"))
+            if document["row"] % part.of == part.number
+            for _ in range(sampling.readings(part.group, document, epoch) if sampling else 1)
+        ]
 
 
 def pack(documents: Sequence[Sequence[int]], endoftext: int, sequence_len: int) -> Tensor:

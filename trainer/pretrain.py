@@ -53,6 +53,8 @@ def pretrain(config: PretrainConfig) -> None:
         run = _run(config, world, loader, tokenizer, texts)
         if world.is_main:
             print(estimate(config, run.model, reader.manifest.text_bytes))
+            if loader.sampling:
+                print(loader.sampling)
             print(f"goes on after step {run.step}" if run.step else "starts")
         run.fit()
         loader.close()

@@ -91,7 +91,7 @@ def test_the_state_is_json_and_small(corpus):
     [rank] = loaders(corpus)
     read([rank], 3)
     state = rank.state()
-    assert set(state) == {"manifest", "tokenizer", "micro_batch", "epoch", "lanes"}
+    assert set(state) == {"manifest", "tokenizer", "sample_by", "micro_batch", "epoch", "lanes"}
     assert state["micro_batch"] == 21
     assert all(isinstance(number, int) for lane in state["lanes"] for number in lane)
 

@@ -1,0 +1,174 @@
+"""Column tables: numbers computed of a corpus after it was written, beside its shards, by document id.
+
+A table is `columns/NAME-SNAPSHOT.parquet`: a column `id`, one or more of numbers, and in its metadata the
+fingerprint of the manifest it was computed from. It is whole or absent. Tables of earlier snapshots stay for
+the runs that are pinned to those.
+"""
+
+import fcntl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from shards.document import DOCUMENTS
+from shards.errors import ShardCorrupt, ShardError, ShardsLocked
+from shards.files import replacing
+from shards.manifest import FILE_NAME, Manifest
+from shards.reader import RowGroup, ShardReader
+
+FOLDER = "columns"
+_SNAPSHOT = "manifest"
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+"""What pyarrow raises for a file that is no Parquet any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One number for each document of a reader's split."""
+
+    source: str
+    """File and column, for messages."""
+    values: dict[RowGroup, NDArray[np.float64]]
+    """(rows,) each; NaN for the rows that are not in the split, and finite for the others."""
+
+
+def path_of(directory: Path | str, name: str, manifest: Manifest) -> Path:
+    """Where the table `name` of this snapshot belongs."""
+    return Path(directory) / FOLDER / f"{name}-{manifest.fingerprint[:12]}.parquet"
+
+
+@contextmanager
+def writing(directory: Path | str) -> Iterator[None]:
+    """Within, no other process writes column tables of this corpus; raises ShardsLocked if one does."""
+    folder = Path(directory) / FOLDER
+    try:
+        folder.mkdir(exist_ok=True)
+        lock = (folder / "writer.lock").open("w")
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be written ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ShardsLocked(f"{folder}: another process is writing here") from None
+        yield
+
+
+def write(path: Path, table: pa.Table, manifest: Manifest, **facts: str) -> None:
+    """Make `table`, computed from `manifest`, the file `path`, with `facts` in its metadata."""
+    facts = {_SNAPSHOT: manifest.fingerprint, **facts}
+    with replacing(path) as temporary:
+        pq.write_table(
+            table.replace_schema_metadata(facts),
+            temporary,
+            compression="zstd",
+            use_dictionary=False,
+            write_page_checksum=True,
+        )
+
+
+def facts_of(path: Path) -> Mapping[str, str]:
+    """The metadata of a table; empty if there is none, or it is none."""
+    try:
+        return _facts(pq.read_schema(path))
+    except _DAMAGE:
+        return {}
+
+
+def _facts(schema: pa.Schema) -> dict[str, str]:
+    metadata = (schema.metadata or {}).items()
+    return {key.decode(errors="replace"): value.decode(errors="replace") for key, value in metadata}
+
+
+def read_column(reader: ShardReader, name: str) -> Column:
+    """The numbers called `name`: of the documents themselves, or of the one column table that has them.
+
+    A join by id holds about 100 bytes a document while it lasts, and 8 afterwards. Raises ShardError if there
+    are no such numbers, if they are of another snapshot, or if a document of the split has none.
+    """
+    path = None if name in DOCUMENTS.names else _table_with(reader, name)
+    source = f"{path or reader.directory / FILE_NAME}: column {name!r}"
+    if path is None and not _is_number(DOCUMENTS.field(name).type):
+        raise ShardError(f"{source} holds no numbers; there are: {', '.join(_numbers_in(DOCUMENTS))}")
+    places: list[tuple[RowGroup, NDArray[np.int64]]] = []
+    ids: list[str] = []
+    found: list[float] = []
+    for group in reader.row_groups:
+        documents = reader.documents(group, ("id",) if path else ("id", name))
+        places.append((group, np.array([document["row"] for document in documents], dtype=np.int64)))
+        ids += [document["id"] for document in documents]
+        found += [] if path else [document[name] for document in documents]
+    numbers = _joined(path, name, ids) if path else np.array(found, dtype=np.float64)
+    if (bad := np.flatnonzero(~np.isfinite(numbers))).size:
+        raise ShardError(f"{source} is null, NaN or infinite for {bad.size:,} documents, first {ids[bad[0]]}")
+    values = {}
+    begin = 0
+    for group, rows in places:
+        values[group] = np.full(group.rows, np.nan)
+        values[group][rows] = numbers[begin : begin + rows.size]
+        begin += rows.size
+    return Column(source, values)
+
+
+def _joined(path: Path, name: str, ids: list[str]) -> NDArray[np.float64]:
+    """The column of the table for these documents, in their order; NaN where it is null."""
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(["id", name], use_threads=False)
+        if pc.count_distinct(table["id"]).as_py() != table.num_rows:
+            raise ShardError(f"{path}: column 'id' has a document twice")
+        rows = pc.index_in(pa.array(ids, pa.string()), value_set=table["id"].cast(pa.string()))
+        if rows.null_count:
+            missing = ids[rows.is_null().index(True).as_py()]
+            raise ShardError(f"{path}: no row for {rows.null_count:,} documents, first {missing}")
+        values = table[name].combine_chunks().cast(pa.float64(), safe=False).take(rows)
+        numbers: NDArray[np.float64] = values.fill_null(np.nan).to_numpy(zero_copy_only=False)
+    except _DAMAGE as error:
+        raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
+    return numbers
+
+
+def _table_with(reader: ShardReader, name: str) -> Path:
+    """The one table of the reader's snapshot that has this column."""
+    current: list[Path] = []
+    stale: list[Path] = []
+    known = _numbers_in(DOCUMENTS)
+    for path in sorted((reader.directory / FOLDER).glob("*.parquet")):
+        try:
+            schema = pq.read_schema(path)
+        except _DAMAGE as error:
+            raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
+        if "id" not in schema.names:
+            continue
+        of_snapshot = _facts(schema).get(_SNAPSHOT) == reader.manifest.fingerprint
+        known += _numbers_in(schema) if of_snapshot else []
+        if name in schema.names:
+            (current if of_snapshot else stale).append(path)
+    if len(current) > 1:
+        raise ShardError(f"{current[0]} and {current[1]}: both have a column {name!r}; move one away")
+    if not current and stale:
+        raise ShardError(
+            f"{stale[-1]}: computed from manifest {facts_of(stale[-1]).get(_SNAPSHOT, '?')[:12]}, this is "
+            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.directory}`)"
+        )
+    if not current or name not in known:
+        raise ShardError(
+            f"{current[0] if current else reader.directory}: no numbers called {name!r}; there are: "
+            f"{', '.join(sorted(set(known)))} (more after `tinylm shards rank {reader.directory}`)"
+        )
+    return current[0]
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _numbers_in(schema: pa.Schema) -> list[str]:
+    return [field.name for field in schema if _is_number(field.type)]
