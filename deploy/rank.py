@@ -16,7 +16,8 @@ def run(directory: Path, top: int) -> None:
     """Rank the corpus in `directory` and print its `top` pages and hosts, or say that it is up to date."""
     console = Console()
     text = TextColumn("{task.description}")
-    with Progress(text, BarColumn(), TimeElapsedColumn(), console=console, transient=True) as progress:
+    columns = (text, BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("reading")
         ranking = rank(
             directory,
@@ -26,7 +27,7 @@ def run(directory: Path, top: int) -> None:
     if ranking is None:
         console.print(f"{path}: up to date", soft_wrap=True)
         return
-    pages = ranking.rank.append_column("url", pa.array(ranking.urls))
+    pages = ranking.rank.append_column("url", ranking.urls)
     _print(console, pages, ("url", "pagerank", "harmonic", "host_harmonic"), top)
     _print(
         console, ranking.hosts, ("host", "pages", "documents", "pages_pagerank", "pagerank", "harmonic"), top
@@ -39,6 +40,7 @@ def _print(console: Console, table: pa.Table, columns: tuple[str, ...], top: int
     """The rows with the highest PageRank."""
     best = table.take(pc.select_k_unstable(table, top, [("pagerank", "descending")]))
     shown = Table(*columns)
+    shown.columns[0].overflow = "fold"
     for row in best.select(columns).to_pylist():
         shown.add_row(*(_text(row[name]) for name in columns))
     console.print(shown)

@@ -16,7 +16,6 @@ from crawler.urls import domain
 from ranker.centrality import Floats, Graph, harmonic, pagerank
 from ranker.webgraph import Report, WebGraph, read_graph
 from shards import columns
-from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 
@@ -30,7 +29,7 @@ class Ranking:
     rank: pa.Table
     """`id`, and the numbers of docs/rank.md."""
     hosts: pa.Table
-    urls: list[str]
+    urls: pa.ChunkedArray
     """Of the documents, in the order of `rank`."""
     pages: int
     links: int
@@ -48,8 +47,6 @@ def rank(directory: Path, report: Report) -> Ranking | None:
     another process ranks it.
     """
     manifest = Manifest.load(directory)
-    if not manifest.rows:
-        raise ShardError(f"{directory}: no documents to rank yet")
     links = _links_of(manifest)
     if columns.facts_of(path_of(directory, manifest)).get("links") == links:
         return None
@@ -84,7 +81,7 @@ def _rank(web: WebGraph, report: Report) -> Ranking:
     for name in ("pagerank", "harmonic"):
         numbers[f"host_{name}"] = hosts[name].to_numpy()[web.host[pages]]
         numbers[f"domain_{name}"] = domains[name][web.host[pages]]
-    table = pa.table({"id": pa.array(web.documents.ids, pa.string()), **numbers})
+    table = pa.table({"id": web.documents.ids, **numbers})
     return Ranking(table, hosts, web.documents.urls, web.graph.nodes, len(web.graph.sources))
 
 

@@ -2,7 +2,7 @@
 
 A page is a canonical URL, known by its fingerprint; what counts are the links of its latest fetch, kept or
 dropped, without nofollow and without those of lists (robots.txt, sitemaps, feeds), which nobody chose. A
-redirect is a page with one link. Memory: about 70 bytes a link at the peak, 60 a page; no texts are read.
+redirect is a page with one link. No texts are read.
 """
 
 from collections.abc import Callable
@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from crawler.urls import fingerprint, locate
 from ranker.centrality import Graph
+from shards.errors import ShardError
 from shards.linktable import read_links
 from shards.reader import ShardReader
 
@@ -27,8 +29,8 @@ Report = Callable[[str, int, int], None]
 class Documents:
     """All documents of a corpus, in its order; (documents,) each."""
 
-    ids: list[str]
-    urls: list[str]
+    ids: pa.ChunkedArray
+    urls: pa.ChunkedArray
     pages: NDArray[np.int64]
     """The node of each document's URL: several, if it was fetched again."""
 
@@ -69,21 +71,32 @@ class _Names(dict[str, int]):
         return self[name]
 
 
+class _Rows(NamedTuple):
+    """What is read of the documents of a row group."""
+
+    ids: pa.Array
+    urls: pa.Array
+    pages: NDArray[np.uint64]
+    fetches: NDArray[np.int64]
+    hosts: NDArray[np.int32]
+    karma: NDArray[np.float64]
+
+
 def read_graph(reader: ShardReader, report: Report) -> WebGraph:
-    """The graph of a reader's corpus; raises ShardCorrupt for a damaged file."""
+    """The graph of a reader's corpus; raises ShardCorrupt for a damaged file, ShardError if it is empty."""
     names = _Names()
-    rows = []
+    groups = []
     for done, group in enumerate(reader.row_groups):
         report("documents", done, len(reader.row_groups))
-        rows += [
-            (document["id"], document["url"], names[document["host"]], document["karma"])
-            for document in reader.documents(group, ("id", "url", "host", "karma"))
-        ]
+        groups.append(_documents(reader.documents(group, ("id", "url", "host", "karma")), names))
     parts = []
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
         parts.append(_read(read_links(reader.directory, shard), names))
-    keys, fetches = _split([row[0] for row in rows])
+    if not any(len(rows.ids) for rows in groups):
+        raise ShardError(f"{reader.directory}: no documents, so no graph of them")
+    ids, urls, *numbers = zip(*groups, strict=True)
+    keys, fetches, hosts, karma = map(np.concatenate, numbers)
     parts = _of_latest_fetch(parts, keys, fetches)
     nodes = np.unique(
         np.concatenate([keys, *(array for part in parts for array in (part.pages, part.targets))])
@@ -94,14 +107,25 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     for part in parts:
         host[np.searchsorted(nodes, part.targets)] = part.hosts
         fetched[np.searchsorted(nodes, part.pages)] = True
-    host[pages] = np.array([row[2] for row in rows], dtype=np.int32)
+    host[pages] = hosts
     fetched[pages] = True
-    karma = np.zeros(nodes.size)
+    found = np.zeros(nodes.size)
     for number in np.argsort(fetches, kind="stable"):
-        karma[pages[number]] = rows[number][3]
-    hosts, host = _used(list(names), host)
-    documents = Documents([row[0] for row in rows], [row[1] for row in rows], pages)
-    return WebGraph(_graph(nodes, parts), documents, karma, fetched, hosts, host)
+        found[pages[number]] = karma[number]
+    known, host = _used(list(names), host)
+    documents = Documents(pa.chunked_array(ids), pa.chunked_array(urls), pages)
+    return WebGraph(_graph(nodes, parts), documents, found, fetched, known, host)
+
+
+def _documents(rows: list[dict[str, Any]], names: _Names) -> _Rows:
+    ids = [row["id"] for row in rows]
+    return _Rows(
+        pa.array(ids, pa.string()),
+        pa.array([row["url"] for row in rows], pa.string()),
+        *_split(ids),
+        np.array([names[row["host"]] for row in rows], dtype=np.int32),
+        np.array([row["karma"] for row in rows], dtype=np.float64),
+    )
 
 
 def _read(columns: dict[str, Any], names: _Names) -> _Links:

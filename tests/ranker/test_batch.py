@@ -1,10 +1,15 @@
 """Batch rank reads the right links, and writes tables that are whole, current and joined by id."""
 
+import tempfile
+from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crawler import sitemaps
 from crawler.urls import fingerprint, locate
@@ -127,6 +132,33 @@ def test_a_corpus_without_links_has_even_ranks(tmp_path):
     assert table["harmonic"].to_pylist() == [0, 0]
 
 
+FETCH = st.tuples(
+    st.integers(0, 3),  # of which page
+    st.booleans(),  # kept or dropped
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=5),  # its links: to which page, nofollow
+)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(FETCH, min_size=1, max_size=8).filter(lambda fetches: any(kept for _, kept, _ in fetches)))
+def test_the_graph_is_that_of_the_latest_fetches(fetches):
+    urls = (A, B, C, D)
+    rows, latest, count = [], {}, Counter()
+    for number, kept, targets in fetches:
+        url = urls[number]
+        count[url] += 1
+        links = [link(url, urls[to], count[url], nofollow=nofollow) for to, nofollow in targets]
+        rows.append((page(url, count[url]) if kept else None, links))
+        if kept or links:  # a fetch that left no trace is none
+            latest[url] = {urls[to] for to, nofollow in targets if not nofollow}
+    known = {*latest, *(target for targets in latest.values() for target in targets)}
+    with tempfile.TemporaryDirectory() as directory:
+        web = graph_of(write(Path(directory), rows[::2], rows[1::2]))
+    expected = {(url, target) for url, targets in latest.items() for target in targets if target != url}
+    assert found(web, tuple(known)) == expected
+    assert {url for url, was in zip(urls_of(web, known), web.fetched, strict=True) if was} == set(latest)
+
+
 def four_pages(directory):
     return write(
         directory,
@@ -219,7 +251,7 @@ def test_damaged_links_are_named(tmp_path, damage):
 
 
 def test_an_empty_corpus_is_refused(tmp_path):
-    with pytest.raises(ShardError, match="no documents to rank"):
+    with pytest.raises(ShardError, match="no documents, so no graph"):
         rank(write(tmp_path), silent)
 
 

@@ -145,6 +145,7 @@ def cnr():
     return graph, igraph.Graph(n=graph.nodes, edges=edges, directed=True)
 
 
+@pytest.mark.long
 def test_igraph_finds_the_same_pagerank_of_a_real_web(cnr):
     graph, reference = cnr
     assert np.abs(pagerank(graph) - reference.pagerank()).sum() < 1e-8
