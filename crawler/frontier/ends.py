@@ -1,8 +1,9 @@
 """The verbs that end a lease, and `Batch`, which says many of them at once."""
 
+import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from crawler.config import FrontierConfig
@@ -87,6 +88,8 @@ class Ends(ABC):
 
 
 _ACKS_AT_ONCE = 64
+_BYTES_AT_ONCE = 8 << 20
+"""Of the pages of acks that go together, unless a single one is larger."""
 Call = tuple[str, int, tuple[Any, ...]]
 """A script, its partition and its arguments."""
 End = tuple[Lease, tuple[Any, ...]]
@@ -97,8 +100,27 @@ def call_for(script: str, partition: int, ends: list[End]) -> Call:
     if script != "ack":
         [(lease, args)] = ends
         return script, partition, (lease.token, *args)
-    again = ends[0][1][0]
-    return script, partition, (again, *(part for lease, args in ends for part in (lease.token, *args[1:])))
+    again, pages = ends[0][1][0], b""
+    parts: list[Any] = []
+    for lease, (_, rest, size, page, *facts) in ends:
+        parts += (lease.token, rest, size, f"{len(pages)} {len(page)}" if page else "", *facts)
+        pages += page
+    name = f"{ends[0][0].token}-{secrets.token_hex(6)}"
+    return script, partition, (again, name, pages, *parts)
+
+
+def _together(script: str, ends: list[End]) -> Iterator[list[End]]:
+    """Ends of one script and partition, as many together as one call may end."""
+    part: list[End] = []
+    size = 0
+    for end in ends:
+        more = len(end[1][3]) if script == "ack" else _BYTES_AT_ONCE
+        if part and (len(part) == _ACKS_AT_ONCE or size + more > _BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(end)
+        size += more
+    yield part
 
 
 class Batch(Ends):
@@ -118,8 +140,7 @@ class Batch(Ends):
         calls: list[Call] = []
         leases: list[list[Lease]] = []
         for (script, partition), group in ends.items():
-            size = _ACKS_AT_ONCE if script == "ack" else 1
-            for part in (group[start : start + size] for start in range(0, len(group), size)):
+            for part in _together(script, group):
                 calls.append(call_for(script, partition, part))
                 leases.append([lease for lease, _ in part])
         held = self._send(calls) if calls else []

@@ -25,7 +25,7 @@ from crawler.page import Page
 from crawler.seeds import Seed
 from crawler.urls import fingerprint, locate, url_at
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 _PROMISE = 10_000
 _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
@@ -497,7 +497,7 @@ def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any]
 
 def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
     return Lease(
-        token=found["token"],
+        token=int(found["token"]),
         partition=partition,
         host=found["host"],
         url=url_at(found["host"], found["member"]),
@@ -505,7 +505,7 @@ def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
         promise=float(found["promise"]) / _PROMISE,
         propensity=found["propensity"],
         attempt=found["attempt"],
-        robots_until=found["robots_until"],
+        robots_until=int(found["robots_until"]),
         deadline=deadline,
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),

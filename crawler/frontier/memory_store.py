@@ -47,8 +47,9 @@ class Host:
         return max(self.queue, key=lambda member: (self.queue[member], member))
 
     @property
-    def rank(self) -> float:
-        return self.queue[self.best] / 10_000 + self.index
+    def rank(self) -> int:
+        """In millionths."""
+        return math.floor(self.queue[self.best] * 100 + self.index * 1_000_000 + 0.5)
 
 
 Url = tuple[str, str]
@@ -223,12 +224,13 @@ class Partition:
             entry_id = f"{last[0]}-{int(last[1]) + 1}"
         self.stream.append((entry_id, {kind: content}))
 
-    def ack(self, again: int, *ends: Any) -> list[int]:
-        return [self._ack(again, *end) for end in zip(*(ends[n::7] for n in range(7)), strict=True)]
+    def ack(self, again: int, _name: str, pages: bytes, *ends: Any) -> list[int]:
+        return [self._ack(again, pages, *end) for end in zip(*(ends[n::7] for n in range(7)), strict=True)]
 
     def _ack(
-        self, again: int, token: int, rest: int, size: int, page: bytes, digest: str, etag: str, modified: str
-    ) -> int:
+        self, again: int, pages: bytes, token: int, rest: int, size: int,
+        part: str, digest: str, etag: str, modified: str,
+    ) -> int:  # fmt: skip
         if not (taken := self._take(token)):
             return 0
         lease, host = taken
@@ -236,8 +238,9 @@ class Partition:
         host.strikes = 0
         del self.attempts[url]
         self._count_request(host, size)
-        if page:
-            self._append(b"page", page)
+        if part:
+            first, length = map(int, part.split())
+            self._append(b"page", pages[first : first + length])
         self.counted["pages"] += 1
         if again:
             before = self.revisits.get(url, {})

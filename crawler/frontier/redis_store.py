@@ -6,7 +6,8 @@ is noticed and counted in `restarts`, so that who said something in that second 
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,16 @@ from crawler.errors import FrontierFull, ServerError
 from tinylm.errors import ConfigError
 
 _RECONNECT_SECONDS = 20.0
+_ASIDE_MS = 60_000
+"""How long the bytes of pages wait for their ack, which is sent with them."""
 _CLUSTER = "redis+cluster://"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Client = Any
 """A `redis.Redis` or `RedisCluster`; their type hints cannot say that replies are bytes."""
+Call = tuple[str, str, tuple[Any, ...]]
+"""A script, the prefix of its partition and its arguments."""
 
 
 @cache
@@ -117,24 +122,40 @@ class RedisStore:
         """
         return self._attempt(lambda: self._scripts[script]([prefix], args))
 
-    def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+    def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """The results of many (script, prefix, arguments); one round trip, or many on a cluster."""
-        if self._cluster or len(calls) == 1:
-            return [self.run(script, prefix, *args) for script, prefix, args in calls]
+        if self._cluster:
+            return [self._attempt(lambda call=call: self._run_aside(call)) for call in calls]  # type: ignore[misc]
         return self._attempt(lambda: self._pipelined(calls))
 
-    def _pipelined(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]:
+    def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
         pipe = self._client.pipeline(transaction=False)
+        places = []
         for script, prefix, args in calls:
-            pipe.evalsha(self._scripts[script].sha, 1, prefix, *args)
-        results = pipe.execute(raise_on_error=False)
-        for number, result in enumerate(results):
-            if isinstance(result, NoScriptError):
-                script, prefix, args = calls[number]
-                results[number] = self._scripts[script]([prefix], args)
-            elif isinstance(result, Exception):
-                raise result
-        return list(results)
+            aside, rest = _aside(script, prefix, args)
+            if aside:
+                pipe.set(*aside, px=_ASIDE_MS, nx=True)
+            places.append(len(pipe))
+            pipe.evalsha(self._scripts[script].sha, 1, prefix, *rest)
+        answers = pipe.execute(raise_on_error=False)
+        return [self._answer(call, answers[place]) for call, place in zip(calls, places, strict=True)]
+
+    def _run_aside(self, call: Call) -> Any:
+        script, prefix, args = call
+        aside, rest = _aside(script, prefix, args)
+        if aside:
+            with suppress(OutOfMemoryError):
+                self._client.set(*aside, px=_ASIDE_MS, nx=True)
+        return self._answer(call, self._scripts[script]([prefix], rest))
+
+    def _answer(self, call: Call, answer: Any) -> Any:
+        """Of a call as it was sent; sent again, whole, if the server had not the script, or not the bytes."""
+        script, prefix, args = call
+        if isinstance(answer, NoScriptError) or (script == "ack" and answer == []):
+            return self._scripts[script]([prefix], args)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
     def read(
         self, prefixes: Mapping[str, str], n: int, wait: float
@@ -149,8 +170,55 @@ class RedisStore:
         found: list[Any] = []
         for stream in streams:
             found += self._attempt(lambda stream=stream: self._client.xread(stream, n, block)) or []  # type: ignore[misc]
-        return [
-            (name.decode().removesuffix("pages"), entry_id.decode(), fields)
-            for name, entries in found
-            for entry_id, fields in entries
-        ]
+        return [entry for stream, entries in found for entry in self._whole(stream.decode(), entries)]
+
+    def _whole(
+        self, stream: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]
+    ) -> Iterator[tuple[str, str, dict[bytes, bytes]]]:
+        """Entries of a stream, with the bytes of their pages; less what was trimmed meanwhile."""
+        prefix = stream.removesuffix("pages")
+        parts = {entry_id: _part(fields[b"at"]) for entry_id, fields in entries if b"at" in fields}
+        spans: dict[str, tuple[int, int]] = {}
+        for name, first, end in parts.values():
+            spans[name] = spans.get(name, (first, end))[0], end
+        read = {name: self._bytes(f"{prefix}b:{name}", *span) for name, span in spans.items()}
+        for entry_id, fields in entries:
+            if entry_id not in parts:
+                yield prefix, entry_id.decode(), fields
+                continue
+            name, first, end = parts[entry_id]
+            start = first - spans[name][0]
+            page = read[name][start : start + end - first]
+            if len(page) == end - first:
+                yield prefix, entry_id.decode(), {b"page": page}
+            elif self._is_there(stream, entry_id):
+                raise ServerError(
+                    f"{stream}: the page of entry {entry_id.decode()} is gone: "
+                    "does the server evict? Its maxmemory-policy must be noeviction"
+                )
+
+    def _bytes(self, key: str, first: int, end: int) -> bytes:
+        return bytes(self._attempt(lambda: self._client.getrange(key, first, end - 1)))
+
+    def _is_there(self, stream: str, entry_id: bytes) -> bool:
+        return bool(self._attempt(lambda: self._client.xrange(stream, entry_id, entry_id)))
+
+
+def _aside(
+    script: str, prefix: str, args: tuple[Any, ...]
+) -> tuple[tuple[str, bytes] | None, tuple[Any, ...]]:
+    """The key and value that go to the server around Lua, if any, and what is left for the script.
+
+    Set only if they are not there: an ack that is said again because its answer was lost must not give what
+    it has kept a time to expire.
+    """
+    if script != "ack" or not args[2]:
+        return None, args
+    again, name, pages, *ends = args
+    return (f"{prefix}b:{name}", pages), (again, name, b"", *ends)
+
+
+def _part(at: bytes) -> tuple[str, int, int]:
+    """Where the bytes of a page are: their name, the first, and the one after the last."""
+    name, first, length = at.decode().split()
+    return name, int(first), int(first) + int(length)

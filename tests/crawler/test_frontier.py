@@ -580,8 +580,8 @@ def test_a_page_is_fetched_again_sooner_if_it_changed_and_later_if_not(store):
     for fetch_no, digest in enumerate(["one", "two", "two", ""], 1):
         assert lease.fetch_no == fetch_no
         page = make_page(lease, content_sha256=digest, etag=f"e{fetch_no}", unchanged=not digest)
-        frontier.ack(lease, page, latency=0, size=1)
         began = time.time()
+        frontier.ack(lease, page, latency=0, size=1)
         assert not frontier.finished()
         lease = lease_one(frontier)
         waits.append(time.time() - began)

@@ -181,7 +181,7 @@ def test_a_crawl_of_another_version_is_refused(server):
     open_frontier(server, crawl_id="version")
     with redis.Redis.from_url(server.url) as client:
         client.hset("tinylm:{version/0}:meta", "version", 1)
-    with pytest.raises(FrontierError, match="version 1, not 2"):
+    with pytest.raises(FrontierError, match="version 1, not 3"):
         open_frontier(server, crawl_id="version")
 
 

@@ -1,11 +1,25 @@
 #!lua flags=allow-oom
--- Pages were fetched: of each the lease goes and it is in the stream, or neither. One that is to be fetched again is
--- due sooner if it had changed and later if it had not (Nutch's AdaptiveFetchSchedule, by the same factors).
--- ARGV: ms until the next fetch (0: never); then for each page: token, rest ms, bytes fetched, the page ('': none),
+-- Pages were fetched: of each the lease goes and it is in the stream, or neither. Their bytes lie beside the stream,
+-- together in one string of which each entry names its part: passed through Lua they would be copied four times.
+-- They were put there a moment ago, to expire, and stay if one of the pages does.
+-- One that is to be fetched again is due sooner if it had changed and later if it had not (Nutch's
+-- AdaptiveFetchSchedule, by the same factors).
+-- ARGV: ms until the next fetch (0: never); name of the pages' bytes, and they themselves ('': they were put there);
+--       then for each page: token, rest ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
 --       digest of its text ('': as it was), ETag, Last-Modified
--- Returns for each 1, or 0 if the lease was lost.
+-- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
-local first, now = tonumber(ARGV[1]), now_ms()
+local first, now, bytes_at = tonumber(ARGV[1]), now_ms(), p .. 'b:' .. ARGV[2]
+
+local tokens, kept = {}, false
+for i = 4, #ARGV, 7 do tokens[#tokens + 1] = ARGV[i] end
+local leases = call('HMGET', p .. 'leases', unpack(tokens))
+for i = 1, #tokens do kept = kept or leases[i] and ARGV[7 * i] ~= '' end
+if kept and ARGV[3] ~= '' then
+  call('SET', bytes_at, ARGV[3])
+elseif kept and call('PERSIST', bytes_at) == 0 and call('EXISTS', bytes_at) == 0 then
+  return {}
+end
 
 local function again(lease, digest, etag, last_modified)
   local url, every = url_of(lease.host, lease.member), first
@@ -24,44 +38,43 @@ local function again(lease, digest, etag, last_modified)
   call('ZADD', p .. 'due', now + every, url)
 end
 
-local tokens, cooling = {}, {}
+local cooling = {}
 local function finish(host, rests)
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'cold', 'strikes')
+  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes')
   local at = now + math.max(tonumber(known[2] or 0), tonumber(rests))
-  at = math.max(at, tonumber(known[3] or 0))
-  call('HSET', h, 'next', at, 'fetched', (known[1] or 0) + 1)
-  if known[6] then call('HDEL', h, 'inflight', 'strikes') else call('HDEL', h, 'inflight') end
+  at = whole(math.max(at, tonumber(known[3] or 0)))
+  call('HSET', h, 'next', at, 'fetched', whole((known[1] or 0) + 1), 'inflight', '')
+  if known[5] then call('HDEL', h, 'strikes') end
   if not known[4] and call('EXISTS', p .. 'q:' .. host) == 1 then
     cooling[#cooling + 1] = at
     cooling[#cooling + 1] = host
   else
-    place(host, at)
+    place(host, tonumber(at))
   end
 end
 
-local results, bytes, met = {}, 0, {}
-for i = 2, #ARGV, 7 do
-  local token = ARGV[i]
-  local lease = not met[token] and call('HGET', p .. 'leases', token)
+local results, ended, bytes, met = {}, {}, 0, {}
+for n, token in ipairs(tokens) do
+  local i, lease = 4 + 7 * (n - 1), not met[token] and leases[n]
   if lease then
     lease = cjson.decode(lease)
     met[token] = true
-    tokens[#tokens + 1] = token
+    ended[#ended + 1] = token
     if lease.attempt > 1 then call('HDEL', p .. 'attempts', url_of(lease.host, lease.member)) end
-    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'page', ARGV[i + 3]) end
+    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[2] .. ' ' .. ARGV[i + 3]) end
     if first > 0 then again(lease, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]) end
     finish(lease.host, ARGV[i + 1])
     bytes = bytes + ARGV[i + 2]
   end
-  results[#results + 1] = lease and 1 or 0
+  results[n] = lease and 1 or 0
 end
-if #tokens > 0 then
-  call('ZREM', p .. 'deadlines', unpack(tokens))
-  call('HDEL', p .. 'leases', unpack(tokens))
+if #ended > 0 then
+  call('ZREM', p .. 'deadlines', unpack(ended))
+  call('HDEL', p .. 'leases', unpack(ended))
   if #cooling > 0 then call('ZADD', p .. 'cooling', unpack(cooling)) end
-  count('fetched', #tokens)
+  count('fetched', #ended)
   count('bytes', bytes)
-  count('pages', #tokens)
+  count('pages', #ended)
 end
 return results

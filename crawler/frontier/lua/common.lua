@@ -5,8 +5,8 @@
 --   q:HOST     zset   member (path; 'http:' in front unless https) -> promise: the best of what is queued
 --   t:HOST:B   list   'promise member' of what is queued beyond that, by tenths of promise
 --   spool      list   'host promise member': the same, on its way to disk
---   h:HOST     hash   next, fetched, index, inflight, strikes, blocked, paused, gone, chosen, crawl_delay,
---                     robots_until; tail and cold (queued in lists, on disk), top (tenth of the best of them),
+--   h:HOST     hash   next, fetched, index, inflight (the token of its lease; '' if it has none), strikes, blocked,
+--                     paused, gone, chosen, crawl_delay, robots_until; tail and cold (queued in lists, on disk), top (tenth of the best of them),
 --                     refill (last batch that came back from disk)
 --   r:HOST     string robots.txt, if there is one;  refs:HOST  set of referring domains, as numbers
 --   cooling    zset   host -> when it may be asked again;  blocked  zset  host -> until when it was told off
@@ -18,13 +18,21 @@
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
 --   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
---   seen:N     set of integers, the low 32 bits of fingerprints, signed;  pages  stream;  counts, meta, status  hashes
+--   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
+--              or 'seeds'
+--   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
+--   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, meta, status  hashes
 local p = KEYS[1]
 local call = redis.call
 
 local function now_ms()
   local t = call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- A whole number as text: Redis would print it as a fraction of 17 digits, which takes much longer.
+local function whole(n)
+  return string.format('%d', n)
 end
 
 local function count(what, n)
@@ -39,10 +47,10 @@ local function tenth(promise)
   return math.max(0, math.min(9, math.floor(promise / 1000)))
 end
 
--- What hosts are compared by: the best promise of the queue, and what the policy adds for the host.
+-- What hosts are compared by: the best promise of the queue, and what the policy adds for the host; in millionths.
 local function rank(host, index)
   local first = call('ZREVRANGE', p .. 'q:' .. host, 0, 0, 'WITHSCORES')
-  return tonumber(first[2] or 0) / 10000 + tonumber(index or 0)
+  return whole(math.floor((first[2] or 0) * 100 + (index or 0) * 1000000 + 0.5))
 end
 
 -- From the lists into the queue, best tenth first, until it holds `hot`.
@@ -85,7 +93,7 @@ end
 -- A host in whose queue something was put.
 local function wake(host)
   local known = call('HMGET', p .. 'h:' .. host, 'inflight', 'index', 'next')
-  if known[1] then return end
+  if (known[1] or '') ~= '' then return end
   if call('ZSCORE', p .. 'ready', host) then
     call('ZADD', p .. 'ready', rank(host, known[2]), host)
   elseif not call('ZSCORE', p .. 'cooling', host) and call('SISMEMBER', p .. 'spent', host) == 0 then

@@ -4,6 +4,7 @@
 -- Returns 0 if the host was never met (it is remembered all the same).
 local host, h, now = ARGV[1], p .. 'h:' .. ARGV[1], now_ms()
 local known = call('HMGET', h, 'next', 'inflight')
+if known[2] == '' then known[2] = false end
 if not known[1] then call('HSET', h, 'next', now, 'index', 0) end
 if ARGV[2] == 'pause' then
   call('HSET', h, 'paused', 1)

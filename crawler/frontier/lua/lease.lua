@@ -61,31 +61,47 @@ for _, host in ipairs(woken) do
 end
 if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 
--- The host that is next, out of `ready`; whether it was explored, and was the best.
-local function choose_host()
-  if exploration == 0 or math.random() >= exploration then
-    return call('ZPOPMAX', p .. 'ready')[1], false, true
+-- The host that is next, out of `ready`; whether it was explored, and was the best. Those that are not explored are
+-- taken together, up to the next that is, `wanted` at the most.
+local next_ones, at = {}, 1
+local explore = exploration > 0 and math.random() < exploration
+local function choose_host(wanted)
+  if next_ones[at] then
+    at = at + 2
+    return next_ones[at - 2], false, true
   end
-  local host = call('ZRANDMEMBER', p .. 'ready')
-  local best = call('ZREVRANGE', p .. 'ready', 0, 0)[1] == host
-  call('ZREM', p .. 'ready', host)
-  return host, true, best
+  if explore then
+    explore = math.random() < exploration
+    local host = call('ZRANDMEMBER', p .. 'ready')
+    local best = call('ZREVRANGE', p .. 'ready', 0, 0)[1] == host
+    call('ZREM', p .. 'ready', host)
+    return host, true, best
+  end
+  local run = 0
+  repeat
+    run = run + 1
+    explore = exploration > 0 and math.random() < exploration
+  until explore or run == wanted
+  next_ones, at = call('ZPOPMAX', p .. 'ready', run), 3
+  return next_ones[1], false, true
 end
 
 local taken = 0
-local function choose_url(host, hosts, explored, best_host)
-  local queue = p .. 'q:' .. host
-  local first, urls = call('ZREVRANGE', queue, 0, 0, 'WITHSCORES'), call('ZCARD', queue)
-  local member, promise = first[1], first[2]
+local function choose_url(queue, urls, hosts, explored, best_host)
+  local member, promise, propensity = nil, nil, exploration / (hosts * urls)
   if explored then
+    local best = call('ZREVRANGE', queue, 0, 0)[1]
     member = call('ZRANDMEMBER', queue)
     promise = call('ZSCORE', queue, member)
+    call('ZREM', queue, member)
+    if best_host and member == best then propensity = propensity + 1 - exploration end
+  else
+    local best = call('ZPOPMAX', queue)
+    member, promise = best[1], best[2]
+    propensity = propensity + 1 - exploration
   end
-  local propensity = exploration / (hosts * urls)
-  if best_host and member == first[1] then propensity = propensity + 1 - exploration end
-  call('ZREM', queue, member)
   taken = taken + 1
-  return member, promise, propensity, urls - 1
+  return member, promise, propensity
 end
 
 -- A queue that runs low is filled up from the lists, or asks for what is on disk.
@@ -103,12 +119,12 @@ local revisiting = call('EXISTS', p .. 'revisit') == 1
 
 -- What the page is leased with besides: nil if it was taken down meanwhile.
 local function recall(lease)
+  if not any_gone and not revisiting then return lease end
   local url = url_of(lease.host, lease.member)
   if any_gone and call('SISMEMBER', p .. 'gone', url) == 1 then
     count('skipped:taken_down')
     return nil
   end
-  lease.attempt = 1 + (call('HGET', p .. 'attempts', url) or 0)
   local before = revisiting and call('HGET', p .. 'revisit', url)
   if before then
     before = cjson.decode(before)
@@ -117,46 +133,48 @@ local function recall(lease)
   return lease
 end
 
-local leases, deadlines, by_token = {}, {}, {}
-local token = call('INCRBY', p .. 'token', n) - n
+local leases, named = {}, {}
 local hosts = call('ZCARD', p .. 'ready')
 while #leases < n and hosts > 0 do
-  local host, explored, best = choose_host()
+  local host, explored, best = choose_host(math.min(n - #leases, hosts))
   local known = call('HMGET', p .. 'h:' .. host, 'robots_until', 'tail', 'cold', 'next')
   local queue, lease = p .. 'q:' .. host, nil
-  local robots_until = tonumber(known[1] or 0)
-  if call('EXISTS', queue) == 1 then
-    lease = {host = host, kind = 'page', robots_until = robots_until}
-    if robots_until <= now then
+  local urls = call('ZCARD', queue)
+  if urls > 0 then
+    lease = {host = host, kind = 'page', robots_until = known[1] or '0'}
+    if tonumber(lease.robots_until) <= now then
       lease.kind, lease.promise, lease.propensity = 'robots', 0, 1
       lease.member = string.match(call('ZREVRANGE', queue, 0, 0)[1], '^[^/]*') .. '/robots.txt'
-      lease.attempt = 1 + (call('HGET', p .. 'attempts', url_of(host, lease.member)) or 0)
     else
-      local left
-      lease.member, lease.promise, lease.propensity, left = choose_url(host, hosts, explored, best)
-      lease.explored = explored
-      fill(host, left, known[2], known[3])
+      lease.member, lease.promise, lease.propensity = choose_url(queue, urls, hosts, explored, best)
+      fill(host, urls - 1, known[2], known[3])
       lease = recall(lease)
     end
   end
   hosts = hosts - 1
   if lease then
-    token = token + 1
-    lease.token = token
-    local encoded = cjson.encode(lease)
-    call('HSET', p .. 'h:' .. host, 'inflight', token)
-    leases[#leases + 1] = encoded
-    deadlines[#deadlines + 1] = now + ttl
-    deadlines[#deadlines + 1] = token
-    by_token[#by_token + 1] = token
-    by_token[#by_token + 1] = encoded
+    leases[#leases + 1] = lease
+    named[#named + 1] = url_of(lease.host, lease.member)
   else
     place(host, tonumber(known[4]))
   end
 end
-if #leases > 0 then
-  call('ZADD', p .. 'deadlines', unpack(deadlines))
-  call('HSET', p .. 'leases', unpack(by_token))
+if #leases == 0 then
+  count('queued', -taken)
+  return leases
 end
+
+local attempts, deadline = call('HMGET', p .. 'attempts', unpack(named)), whole(now + ttl)
+local token, deadlines, by_token = call('INCRBY', p .. 'token', #leases) - #leases, {}, {}
+for i, lease in ipairs(leases) do
+  lease.token = whole(token + i)
+  lease.attempt = 1 + (attempts[i] or 0)
+  leases[i] = cjson.encode(lease)
+  call('HSET', p .. 'h:' .. lease.host, 'inflight', lease.token)
+  deadlines[2 * i - 1], deadlines[2 * i] = deadline, lease.token
+  by_token[2 * i - 1], by_token[2 * i] = lease.token, leases[i]
+end
+call('ZADD', p .. 'deadlines', unpack(deadlines))
+call('HSET', p .. 'leases', unpack(by_token))
 count('queued', -taken)
 return leases

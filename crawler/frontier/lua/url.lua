@@ -27,8 +27,8 @@ if call('ZREM', p .. 'q:' .. host, member) == 1 then
   was = 1
   count('queued', -1)
 end
-local token = call('HGET', h, 'inflight')
-if token and cjson.decode(call('HGET', p .. 'leases', token)).member == member then
+local token = call('HGET', h, 'inflight') or ''
+if token ~= '' and cjson.decode(call('HGET', p .. 'leases', token)).member == member then
   was = 1
   take(token)
   call('HDEL', h, 'inflight')
