@@ -34,14 +34,14 @@ local function overflow(host, promise, member, known)
 end
 
 local function queue_links(host, first, last, known)
-  local queue, new, changed = p .. 'q:' .. host, 0, false
-  local length = call('ZCARD', queue)
+  local queue, new, changed, length = p .. 'q:' .. host, 0, false, nil
   for i = first, last, 4 do
-    local member, promise = ARGV[i], tonumber(ARGV[i + 1])
+    local member, promise = ARGV[i], ARGV[i + 1]  -- a number would cost its printing
     if call('SADD', p .. 'seen:' .. ARGV[i + 2], ARGV[i + 3]) == 0 then
       changed = call('ZADD', queue, 'XX', 'CH', promise, member) == 1 or changed
     else
       new = new + 1
+      length = length or call('ZCARD', queue)
       if tenth(promise) < known.top then
         overflow(host, promise, member, known)
       else
@@ -49,7 +49,7 @@ local function queue_links(host, first, last, known)
         length = length + 1
         if length > hot then
           local least = call('ZPOPMIN', queue)
-          overflow(host, tonumber(least[2]), least[1], known)
+          overflow(host, least[2], least[1], known)
           length = hot
         end
       end
