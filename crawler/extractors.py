@@ -9,7 +9,6 @@ import asyncio
 import gc
 import resource
 import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.extract import Extracted
+from crawler.times import Times
 from tinylm.processes import die_with_parent, ignore_interrupts
 
 _GRACE_SECONDS = 2.0
@@ -136,37 +136,6 @@ class _Child:
         self._process.join()
         self._process.close()
         self._ours.close()
-
-
-class Times:
-    """How long pages took, in a histogram of powers of two, and what became of those that failed."""
-
-    def __init__(self) -> None:
-        self._buckets: Counter[int] = Counter()
-        self.failed: Counter[str] = Counter()
-
-    def add(self, seconds: float, failure: str) -> None:
-        self._buckets[int(seconds * 1000).bit_length()] += 1
-        if failure:
-            self.failed[failure] += 1
-
-    def quantile(self, share: float) -> int:
-        """Milliseconds that at least this share of the pages stayed below; rounded up to a power of two."""
-        wanted = share * self._buckets.total()
-        for bits in sorted(self._buckets):
-            wanted -= self._buckets[bits]
-            if wanted <= 0:
-                return 1 << bits
-        return 0
-
-    def summary(self) -> dict[str, Any]:
-        """For a status display."""
-        return {
-            "extracted": self._buckets.total(),
-            "p50_ms": self.quantile(0.5),
-            "p99_ms": self.quantile(0.99),
-            "failed": dict(self.failed),
-        }
 
 
 def _serve(connection: Connection, extract: Callable[..., Extracted], limits: Limits) -> None:

@@ -99,7 +99,7 @@ class LeaseSpider(Spider):
     def _reap(self) -> None:
         """What expired is nobody's: neither in the frontier nor among ours. Also says how extraction goes."""
         self.frontier.reap()
-        self.frontier.publish(self._name, self._extract.times.summary())
+        self.frontier.publish(self._name, self._extract.times.state())
         now = time.monotonic()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
             self._open.pop(lease.key, None)

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crawler.frontier import Frontier
+from crawler.times import Times
 
 _RATE_SECONDS = 10.0
 _LINE_SECONDS = 5.0
@@ -20,7 +21,7 @@ _REASONS_SHOWN = 8
 
 
 class CrawlDisplay:
-    """Reads the frontier's counts and what the walker published; asks nothing else of anybody."""
+    """Reads the frontier's counts and what walker and workers published; asks nothing else of anybody."""
 
     def __init__(self, frontier: Frontier) -> None:
         self._frontier = frontier
@@ -38,6 +39,7 @@ class CrawlDisplay:
         return {
             "counts": counts,
             "walker": self._frontier.published("walker"),
+            "extraction": Times.of_all(self._frontier.published_by_workers()).summary(),
             "idle": self._frontier.why_idle(),
             "rate": (counts["fetched"] - before) / max(now - then, 1e-9),
             "limit": limits.pages if limits else 0,
@@ -64,12 +66,18 @@ class CrawlDisplay:
         text, downloaded = walker.get("text_bytes", 0) / 1e6, counts["bytes"] / 1e6
         table.add_row("text", f"{text:.1f} MB", "downloaded", f"{downloaded:.1f} MB")
         table.add_row("quality", f"{walker.get('quality', 0):.2f}", "hosts", _hosts(counts["hosts"], idle))
+        table.add_row("extraction", _extraction(shot["extraction"]))
         bar = ProgressBar(total=max(1, shot["limit"]), completed=counts["fetched"], width=60)
         return Group(bar, table, Text(f"dropped  {_reasons(counts, walker)}", style="dim"))
 
 
 def _hosts(known: int, idle: dict[str, Any]) -> str:
     return f"{known:,} ({idle['ready']} ready, {idle['cooling']} resting, {idle['in_flight']} asked)"
+
+
+def _extraction(found: dict[str, Any]) -> str:
+    failed = sum(found["failed"].values())
+    return f"99 % below {found['p99_ms']:,} ms, {failed:,} failed" if found["extracted"] else "nothing yet"
 
 
 def _reasons(counts: dict[str, int], walker: dict[str, Any]) -> str:

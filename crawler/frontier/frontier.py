@@ -411,6 +411,12 @@ class Frontier(Ends):
         [stored] = self._run("noted", 0, "status", part)
         return dict(json.loads(stored)) if stored else {}
 
+    def published_by_workers(self) -> list[dict[str, Any]]:
+        """What each worker that ever was last published, under a name that begins with `worker:`."""
+        found = self._run("noted", 0, "status")
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return [dict(json.loads(status)) for part, status in pairs if part.startswith(b"worker:")]
+
     def counts(self) -> Counter[str]:
         """Totals over all partitions: discovered, queued, leased, fetched, pages, bytes, failed:…, …"""
         totals: Counter[str] = Counter()

@@ -452,7 +452,10 @@ class Partition:
         return 1
 
     def noted(self, hash_name: str, *names: str) -> list[bytes | None]:
-        return [self.hashes.get(hash_name, {}).get(name) for name in names]
+        notes = self.hashes.get(hash_name, {})
+        if not names:
+            return [part for name, value in notes.items() for part in (name.encode(), value)]
+        return [notes.get(name) for name in names]
 
     def rules(self, name: str) -> bytes | None:
         return self.hosts[name].robots if name in self.hosts else None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.frontier import Frontier
+from crawler.times import Times
 from deploy.crawl import NoServer
 from shards.manifest import FILE_NAME, Manifest
 from tinylm.errors import TinylmError
@@ -118,6 +119,7 @@ class CrawlReader:
             "backlog_limit": frontier.backlog,
             "idle": idle,
             "walker": walker,
+            "extraction": Times.of_all(frontier.published_by_workers()).summary(),
             "not_kept": walker.get("dropped", {}),
             "not_fetched": not_fetched(counts),
             "limits": None

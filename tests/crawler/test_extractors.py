@@ -1,6 +1,7 @@
 """Extraction children: what hangs, swells or dies costs only itself."""
 
 import asyncio
+import json
 import os
 import signal
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from crawler.extract import Extracted, Extractor
-from crawler.extractors import Extractors, Limits, Times
+from crawler.extractors import Extractors, Limits
+from crawler.times import Times
 
 LIMITS = Limits(seconds=5.0, megabytes=256)
 
@@ -137,3 +139,14 @@ def test_quantiles_are_rounded_up_to_powers_of_two():
     times.add(0.0, "extract_crash")
     assert (times.quantile(0.5), times.quantile(0.985), times.quantile(1.0)) == (4, 32, 1024)
     assert times.summary()["failed"] == {"extract_crash": 1}
+
+
+def test_what_workers_publish_adds_up():
+    times, together = [Times() for _ in range(3)], Times()
+    for number in range(300):
+        failure = "extract_timeout" if number % 100 == 0 else ""
+        times[number % 3].add(number / 1000, failure)
+        together.add(number / 1000, failure)
+    published = json.loads(json.dumps([each.state() for each in times]))
+    assert Times.of_all(published).summary() == together.summary()
+    assert Times.of_all([]).summary()["extracted"] == 0

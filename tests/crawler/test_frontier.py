@@ -644,3 +644,12 @@ def test_the_best_queued_of_a_host_can_be_listed(frontier):
     put(frontier, "https://a.test/best", promise=0.9)
     assert frontier.best_queued(["a.test", "unknown.test"], 1) == ["https://a.test/best"]
     assert len(frontier.best_queued(["a.test"], 10)) == 4
+
+
+def test_what_workers_publish_can_be_read_without_knowing_them(frontier):
+    assert frontier.published_by_workers() == []
+    frontier.publish("walker", {"kept": 1})
+    frontier.publish("worker:a:1", {"failed": {}})
+    frontier.publish("worker:b:2", {"failed": {"extract_crash": 1}})
+    failed = [status["failed"] for status in frontier.published_by_workers()]
+    assert sorted(failed, key=len) == [{}, {"extract_crash": 1}]

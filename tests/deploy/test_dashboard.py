@@ -1,5 +1,6 @@
 """The dashboard over a real server, a real frontier, real files, and in a real browser."""
 
+import io
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, Limits, connect
@@ -26,6 +28,7 @@ from crawler.server import EmbeddedServer
 from deploy.crawl import attach
 from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled, not_fetched, verdict
+from deploy.display import CrawlDisplay
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from tinylm.errors import ConfigError
 
@@ -83,6 +86,8 @@ def a_little_crawl(frontier):
     third = lease_one(frontier)
     frontier.skip(third, "robots")
     dropped = {"language": 1, NASTY: 7}
+    frontier.publish("worker:a:1", {"buckets": {"5": 98, "10": 1}, "failed": {}})
+    frontier.publish("worker:b:1", {"buckets": {"12": 1}, "failed": {"extract_timeout": 1}})
     frontier.publish("walker", {"kept": 0, "text_bytes": 0, "shards": 0, "dropped": dropped, "quality": 0.25})
 
 
@@ -122,6 +127,15 @@ def status_when(opened, true_of):
 # The figures
 
 
+def test_the_table_of_status_has_extractions_times_and_failures(frontier):
+    console = Console(record=True, width=120, file=io.StringIO())
+    console.print(CrawlDisplay(frontier).table())
+    assert "nothing yet" in console.export_text()
+    a_little_crawl(frontier)
+    console.print(CrawlDisplay(frontier).table())
+    assert "99 % below 1,024 ms, 1 failed" in console.export_text()
+
+
 def test_the_status_has_the_figures_of_crawl_corpus_and_training(frontier, tmp_path):
     a_little_crawl(frontier)
     a_corpus(tmp_path / "shards")
@@ -132,6 +146,9 @@ def test_the_status_has_the_figures_of_crawl_corpus_and_training(frontier, tmp_p
     assert (crawl["fetched"], crawl["discovered"], crawl["bytes"]) == (3, 4, 2010)
     assert crawl["not_kept"] == {"language": 1, NASTY: 7}
     assert crawl["not_fetched"] == {NASTY: 1, "robots": 1}
+    assert crawl["extraction"] == {
+        "extracted": 100, "p50_ms": 32, "p99_ms": 1024, "failed": {"extract_timeout": 1}
+    }  # fmt: skip
     assert crawl["limits"]["pages"] == 50
     assert 3500 < crawl["limits"]["seconds_left"] <= 3600
     assert (disk["corpus"]["documents"], disk["corpus"]["held_out"]) == (321, 2)
