@@ -214,6 +214,30 @@ def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
     print(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
 
 
+@shards.command(config=layers(frontier=FrontierConfig))
+def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Never give WHAT, hosts and URLs, from the corpus in DIRECTORY again; a crawl does not fetch them again.
+
+    While a crawl writes to DIRECTORY its frontier is told, and the walker's next commit has it.
+    """
+    from deploy.corpus import take_down as take_down_from
+
+    print(f"taken down: {take_down_from(directory, list(what), frontier)}")
+
+
+@shards.command
+def purge(directory: Path) -> None:
+    """Rewrite the shards of DIRECTORY without what was taken down. Not while a crawl writes there.
+
+    Text and links go from the corpus; what was made from it (models, instruction data, WARC files) is not
+    touched. Snapshots from before cannot be read any more.
+    """
+    from deploy.corpus import purge_taken_down
+
+    documents, links = purge_taken_down(directory)
+    print(f"{directory}: {documents:,} documents and {links:,} links are gone")
+
+
 @shards.command
 def rank(directory: Path, *, top: int = 10) -> None:
     """PageRank and harmonic centrality of DIRECTORY's pages, hosts and domains, as columns beside its shards.

@@ -64,9 +64,9 @@ def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfi
 def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Never fetch WHAT, a host or a URL, again, and forget what is queued of it.
 
-    What is in the corpus already stays there.
+    At the walker's next commit no reader gives what the corpus has of it; `tinylm shards purge` removes that.
     """
-    known = attach(frontier).take_down(_canonical(what) if "://" in what else what.lower())
+    known = attach(frontier).take_down(host_or_url(what))
     print("taken down" if known else "taken down before it was met")
 
 
@@ -91,6 +91,11 @@ def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfi
     opened = attach(frontier)
     chosen = [url for url, _ in opened.dead_letters()] if all else [_canonical(url) for url in urls]
     print(f"{sum(map(opened.drop, chosen)):,} dropped")
+
+
+def host_or_url(what: str) -> str:
+    """A host or a URL that somebody typed, as the frontier and the corpus know it."""
+    return _canonical(what) if "://" in what else what.lower()
 
 
 def _canonical(url: str) -> str:

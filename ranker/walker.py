@@ -83,6 +83,8 @@ class Walker:
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
+        for what in writer.manifest.taken_down - frontier.taken_down():
+            frontier.take_down(what)
 
     # The loop
 
@@ -196,6 +198,8 @@ class Walker:
 
     def _verdict(self, page: Page) -> Verdict:
         config = self._config
+        if self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
+            return Verdict(False, "taken_down")
         if page.reason:
             return Verdict(False, page.reason)
         if config.obey_opt_out and forbids_training(page.opt_out):
@@ -291,10 +295,13 @@ class Walker:
         Raises ShardError if the disk is full; the stream still has everything then.
         """
         self._committed_at = time.monotonic()
-        if self._positions == self._writer.manifest.positions:
+        gone = self._frontier.taken_down() - self._writer.manifest.taken_down
+        if self._positions == self._writer.manifest.positions and not gone:
             return
         self._uncommitted = 0
-        manifest = self._writer.commit(self._positions, state=self._state(), dropped=self.dropped)
+        manifest = self._writer.commit(
+            self._positions, state=self._state(), dropped=self.dropped, tombstones=gone
+        )
         self._frontier.trim_stream(manifest.positions)
         log.info(
             "commit %d: %d documents in %d shards", manifest.version, manifest.rows, len(manifest.shards)

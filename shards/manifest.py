@@ -6,6 +6,7 @@ of the writer's own state is one rename.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -68,6 +69,8 @@ class Manifest:
     """What the writer had learned at this commit."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Pages read and not kept, by reason."""
+    tombstones: tuple[str, ...] = ()
+    """Canonical URLs, and hosts as in `Document.host`, that were taken down: no reader gives them."""
 
     @property
     def rows(self) -> int:
@@ -83,11 +86,25 @@ class Manifest:
         return not self.held_out or not self.shards or self.held_out.through == self.shards[-1].name
 
     @cached_property
+    def taken_down(self) -> frozenset[str]:
+        return frozenset(self.tombstones)
+
+    def is_taken_down(self, url: str, host: str) -> bool:
+        """Whether the page at `url` on `host` was, by itself or with its host."""
+        return host in self.taken_down or url in self.taken_down
+
+    def with_tombstones(self, more: Iterable[str]) -> Self:
+        """The same with `more` taken down."""
+        return replace(self, tombstones=tuple(sorted(self.taken_down.union(more))))
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hex SHA-256 of what a reader would see: the snapshot a training run pins."""
         held_out = asdict(self.held_out) if self.held_out else None
         shards = [(shard.name, shard.sha256) for shard in self.shards if shard.rows]
-        seen = {"shards": shards, "held_out": held_out}
+        seen: dict[str, Any] = {"shards": shards, "held_out": held_out}
+        if self.tombstones:
+            seen["tombstones"] = self.tombstones
         return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     @classmethod
@@ -124,7 +141,9 @@ class Manifest:
             through=data["held_out"].get("through", ""),
         )
         state = data["state"] and FileEntry(**data["state"])
-        return cls(**(data | {"shards": shards, "held_out": held_out, "state": state}))
+        tombstones = tuple(data.get("tombstones", ()))
+        parts = {"shards": shards, "held_out": held_out, "state": state, "tombstones": tombstones}
+        return cls(**(data | parts))
 
     def save(self, directory: Path) -> "Manifest":
         """Replace the manifest of `directory` by this one, with the version counted up; returns that."""

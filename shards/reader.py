@@ -30,13 +30,17 @@ class RowGroup:
 
 
 class ShardReader:
-    """Reads one split of the corpus in `directory` as `manifest` (default: the current one) has it."""
+    """Reads one split of the corpus in `directory` as `manifest` (default: the current one) has it.
+
+    What was taken down is in no split, though it was later than `manifest`: that is another snapshot then.
+    """
 
     def __init__(
         self, directory: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
         self.directory = Path(directory)
-        self.manifest = manifest or Manifest.load(directory)
+        current = Manifest.load(directory)
+        self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
         self.split = split
         self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
         held_out = self.manifest.held_out
@@ -57,10 +61,10 @@ class ShardReader:
 
         Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
         """
-        wanted = list(dict.fromkeys([*columns, "id", "host"]))
+        wanted = list(dict.fromkeys([*columns, "id", "host", *(["url"] if self.manifest.tombstones else [])]))
         table = self._read(group, wanted)
         rows = [{"row": row, **document} for row, document in enumerate(table.to_pylist())]
-        kept = [document for document in rows if self._in_split(document["host"], document["id"])]
+        kept = [document for document in rows if self._is_given(document)]
         if len(wanted) == len(columns):
             return kept
         return [{name: document[name] for name in ("row", *columns)} for document in kept]
@@ -73,6 +77,12 @@ class ShardReader:
         """All documents of the split with all columns."""
         for group in self.row_groups:
             yield from self.documents(group, DOCUMENTS.names)
+
+    def _is_given(self, document: dict[str, Any]) -> bool:
+        manifest, host = self.manifest, document["host"]
+        if manifest.tombstones and manifest.is_taken_down(document["url"], host):
+            return False
+        return self._in_split(host, document["id"])
 
     def _in_split(self, host: str, document_id: str) -> bool:
         if self.split == "all":

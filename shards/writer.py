@@ -6,7 +6,7 @@ lists, removed at the next start; a crash after it leaves stream entries below t
 """
 
 import fcntl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -62,7 +62,7 @@ class ShardWriter:
                 f"{self.directory} holds crawl {manifest.crawl_id!r}, not {crawl_id!r}: "
                 "give this crawl a directory of its own"
             )
-        self._remove_unlisted(manifest)
+        self.remove_unlisted(manifest)
         return manifest
 
     def _begin(self, crawl_id: str) -> Manifest:
@@ -73,7 +73,9 @@ class ShardWriter:
             )
         return Manifest(crawl_id=crawl_id).save(self.directory)
 
-    def _remove_unlisted(self, manifest: Manifest) -> None:
+    def remove_unlisted(self, manifest: Manifest | None = None) -> None:
+        """Remove the files that a crash, or a commit, left without a place in the manifest."""
+        manifest = manifest or self.manifest
         listed = {name for shard in manifest.shards for name in (shard.name, shard.links.name)}
         if manifest.state:
             listed.add(manifest.state.name)
@@ -114,17 +116,21 @@ class ShardWriter:
         *,
         state: bytes | None = None,
         dropped: Mapping[str, int] | None = None,
+        tombstones: Iterable[str] = (),
     ) -> Manifest:
         """Make the buffered rows, the positions they came from and the writer's state part of the corpus.
 
+        `tombstones` are added to what was taken down.
         Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
         """
         number = self.manifest.version + 1
         shards = self.manifest.shards
         if self._documents or self._links:
-            shards = (*shards, self._write_shard(number))
+            documents = pa.Table.from_pylist(self._documents, schema=DOCUMENTS)
+            links = pa.Table.from_pylist(self._links, schema=LINKS)
+            shards = (*shards, self.write_shard(f"{number:06d}", documents, links, self._row_group_rows))
         manifest = replace(
-            self.manifest,
+            self.manifest.with_tombstones(tombstones),
             shards=shards,
             positions={**self.manifest.positions, **(positions or {})},
             state=self._write_state(number, state) if state is not None else self.manifest.state,
@@ -142,36 +148,36 @@ class ShardWriter:
         self.manifest = replace(self.manifest, **changes).save(self.directory)
         return self.manifest
 
-    def _write_shard(self, number: int) -> ShardEntry:
-        links = self._write_table(f"links-{number:06d}.parquet", self._links, LINKS)
-        documents = self._write_table(f"shard-{number:06d}.parquet", self._documents, DOCUMENTS)
-        full, rest = divmod(len(self._documents), self._row_group_rows)
+    def write_shard(self, number: str, documents: pa.Table, links: pa.Table, rows: int) -> ShardEntry:
+        """Write both files of a shard, with row groups of `rows`; they belong to no corpus until a commit."""
+        of_links = self._write_table(f"links-{number}.parquet", links, None)
+        of_documents = self._write_table(f"shard-{number}.parquet", documents, rows)
+        full, rest = divmod(documents.num_rows, rows)
         return ShardEntry(
-            name=documents.name,
-            rows=len(self._documents),
-            row_groups=(self._row_group_rows,) * full + ((rest,) if rest else ()),
-            text_bytes=self.buffered_bytes,
-            bytes=documents.bytes,
-            sha256=documents.sha256,
-            links=links,
+            name=of_documents.name,
+            rows=documents.num_rows,
+            row_groups=(rows,) * full + ((rest,) if rest else ()),
+            text_bytes=sum(len(text.encode()) for text in documents["text"].to_pylist()),
+            bytes=of_documents.bytes,
+            sha256=of_documents.sha256,
+            links=of_links,
         )
 
-    def _write_table(self, name: str, rows: list[dict[str, Any]], schema: pa.Schema) -> FileEntry:
-        table = pa.Table.from_pylist(rows, schema=schema)
+    def _write_table(self, name: str, table: pa.Table, row_group_rows: int | None) -> FileEntry:
         path = self.directory / name
         with replacing(path) as temporary:
             pq.write_table(
                 table,
                 temporary,
-                row_group_size=self._row_group_rows if schema is DOCUMENTS else None,
+                row_group_size=row_group_rows,
                 compression="zstd",
                 compression_level=_COMPRESSION_LEVEL,
                 use_dictionary=[
-                    name for name in schema.names if name not in ("id", "text", "content_sha256")
+                    name for name in table.schema.names if name not in ("id", "text", "content_sha256")
                 ],
                 write_page_checksum=True,
             )
-        return FileEntry(name=name, bytes=path.stat().st_size, sha256=sha256(path))
+        return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
 
     def _write_state(self, number: int, state: bytes) -> FileEntry:
         path = self.directory / f"state-{number:06d}.bin"

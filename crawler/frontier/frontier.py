@@ -306,11 +306,17 @@ class Frontier(Ends):
     def take_down(self, host_or_url: str) -> bool:
         """Never fetch a host, or one canonical URL, again; returns whether it was known.
 
-        What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost.
+        What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost. The
+        walker adds it to the corpus's tombstones at its next commit.
         """
+        self._run("note", 0, "tombstones", host_or_url, "1")
         if "://" not in host_or_url:
             return bool(self._run("host", self.partition_of(host_or_url), host_or_url, "take_down"))
         return self._tell_url(host_or_url, "take_down")
+
+    def taken_down(self) -> set[str]:
+        """All hosts and URLs that were taken down."""
+        return {what.decode() for what in self._run("noted", 0, "tombstones")[::2]}
 
     def _tell_url(self, url: str, *what: Any) -> bool:
         host, member = locate(url)

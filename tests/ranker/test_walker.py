@@ -440,3 +440,51 @@ def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(fro
             walker.commit()
             assert walker.dropped == Counter(trap_pattern=restarts + 1, trap_repeats=restarts + 1)
     assert frontier.counts()["discovered"] == 3
+
+
+# Taken down
+
+
+def test_what_is_taken_down_beside_a_crawl_is_not_kept_and_stays_down_in_the_corpus(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        put(frontier, "https://a.test/1", "https://a.test/2", "https://b.test/1", "https://c.test/1")
+        leases = {lease.url: lease for lease in (take(frontier), take(frontier), take(frontier))}
+        for number, lease in enumerate(leases.values()):
+            fetch(frontier, lease, prose(number))
+        [of_a] = [url for url in leases if "//a.test" in url]
+        frontier.take_down("b.test")
+        walker.step()
+        frontier.take_down(of_a)
+        walker.commit()
+        assert writer.manifest.tombstones == tuple(sorted(["b.test", of_a]))
+        frontier.take_down("c.test")
+        walker.commit()
+        assert "c.test" in writer.manifest.tombstones
+        fetch(frontier, take(frontier), prose(7))
+        walker.step()
+        walker.commit()
+        assert walker.dropped["taken_down"] == 0
+    assert [row["url"].rpartition("/")[0] for row in rows(tmp_path)] == ["https://a.test"]
+
+
+def test_a_page_that_was_on_its_way_when_it_was_taken_down_is_dropped(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        put(frontier, "https://a.test/1")
+        fetch(frontier, take(frontier), prose(1))
+        frontier.take_down("a.test")
+        walker.commit()
+        walker.step()
+        assert walker.dropped["taken_down"] == 1
+
+
+def test_a_crawl_that_begins_anew_on_a_corpus_is_told_what_was_taken_down(server, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        writer.update(tombstones=("a.test", "https://b.test/1"))
+        frontier = open_frontier(server, delay=0)
+        Walker(frontier, writer, CONFIG)
+        put(frontier, "https://a.test/1", "https://b.test/1", "https://b.test/2")
+        assert frontier.taken_down() == {"a.test", "https://b.test/1"}
+        assert take(frontier).url == "https://b.test/2"
+        assert frontier.counts()["queued"] == 0

@@ -21,7 +21,7 @@
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
---   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, meta, status  hashes
+--   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, meta, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
 

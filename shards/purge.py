@@ -1,0 +1,122 @@
+"""Rewriting a corpus without what was taken down.
+
+New files beside the old ones, each whole and fsynced; then the manifest that lists them instead; then the old
+ones go. Killed before the manifest, the new files are those that nobody lists, and after it the old ones:
+whoever opens the directory for writing next removes them.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import ShardCorrupt
+from shards.manifest import HeldOut, Manifest, ShardEntry
+from shards.reader import verify
+from shards.writer import ShardWriter
+
+Place = Callable[[str], tuple[str, str]]
+"""The host of a canonical URL, and its fingerprint as it stands in the ids of its fetches."""
+
+
+class Purged(NamedTuple):
+    """How many rows are no longer in the files."""
+
+    documents: int
+    links: int
+
+
+def purge(directory: Path, place: Place) -> Purged:
+    """Rewrite the shards of `directory` that have documents or links of what its manifest has taken down.
+
+    A link goes if it leads to it, or if its page is of it: one that was taken down by its URL, one that is in
+    the corpus, or one on a host taken down that any link led to. Row positions change, and so does the
+    snapshot. Raises ShardsLocked while a crawl writes here, ShardCorrupt if a file is damaged.
+    """
+    Manifest.load(directory)
+    with ShardWriter(directory) as writer:
+        before = writer.manifest
+        if not before.tombstones:
+            return Purged(0, 0)
+        for name, what in verify(directory):
+            raise ShardCorrupt(f"{directory / name}: {what}; nothing was changed")
+        gone = _Gone(directory, before, place)
+        shards = tuple(_rewrite(writer, shard, gone) for shard in before.shards)
+        if shards != before.shards:
+            writer.update(shards=shards, held_out=_held_out(before, shards, gone))
+            writer.remove_unlisted()
+        return Purged(before.rows - writer.manifest.rows, gone.links)
+
+
+class _Gone:
+    """Which rows go; counts the links of them."""
+
+    def __init__(self, directory: Path, manifest: Manifest, place: Place) -> None:
+        self._manifest = manifest
+        self._place = place
+        self.links = 0
+        self._fingerprints = {place(what)[1] for what in manifest.tombstones if "://" in what}
+        for shard in manifest.shards:
+            for url, host, name in _rows(directory / shard.name, "url", "host", "id"):
+                if manifest.is_taken_down(url, host):
+                    self._fingerprints.add(name.partition("-")[0])
+            for [url] in _rows(directory / shard.links.name, "dst_url"):
+                host, fingerprint = place(url)
+                if host in manifest.taken_down:
+                    self._fingerprints.add(fingerprint)
+
+    def fetched(self, name: str) -> bool:
+        """Whether the fetch with this id was of what goes."""
+        return name.partition("-")[0] in self._fingerprints
+
+    def without(self, documents: pa.Table) -> pa.Table:
+        pairs = zip(documents["url"].to_pylist(), documents["host"].to_pylist(), strict=True)
+        return _filter(documents, [not self._manifest.is_taken_down(url, host) for url, host in pairs])
+
+    def without_links(self, links: pa.Table) -> pa.Table:
+        pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
+        left = _filter(links, [not (self.fetched(source) or self._leads_to_it(url)) for source, url in pairs])
+        self.links += links.num_rows - left.num_rows
+        return left
+
+    def _leads_to_it(self, url: str) -> bool:
+        return self._manifest.is_taken_down(url, self._place(url)[0])
+
+
+def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=list(columns)):
+            yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
+
+
+def _filter(table: pa.Table, stays: list[bool]) -> pa.Table:
+    return table.filter(pa.array(stays, pa.bool_()))
+
+
+def _rewrite(writer: ShardWriter, shard: ShardEntry, gone: _Gone) -> ShardEntry:
+    """The entry of the shard without what goes; the same if all of it stays."""
+    documents, links = (_read(writer.directory / name) for name in (shard.name, shard.links.name))
+    documents_left, links_left = gone.without(documents), gone.without_links(links)
+    if (documents_left.num_rows, links_left.num_rows) == (documents.num_rows, links.num_rows):
+        return shard
+    first_number = shard.name.removesuffix(".parquet").split("-")[1]
+    number = f"{first_number}-{writer.manifest.version + 1:06d}"
+    return writer.write_shard(number, documents_left, links_left, max(shard.row_groups, default=1))
+
+
+def _read(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def _held_out(before: Manifest, shards: tuple[ShardEntry, ...], gone: _Gone) -> HeldOut | None:
+    """Less what is gone; None if nothing is left of it, so that it can be chosen again."""
+    if not (held_out := before.held_out):
+        return None
+    hosts = tuple(host for host in held_out.hosts if host not in before.taken_down)
+    excluded = tuple(name for name in held_out.excluded if not gone.fetched(name))
+    names = {old.name: new.name for old, new in zip(before.shards, shards, strict=True)}
+    through = names.get(held_out.through, held_out.through)
+    return HeldOut(hosts=hosts, excluded=excluded, through=through) if hosts else None
