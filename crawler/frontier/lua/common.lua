@@ -6,8 +6,8 @@
 --   t:HOST:B   list   'promise member' of what is queued beyond that, by tenths of promise
 --   spool      list   'host promise member': the same, on its way to disk
 --   h:HOST     hash   next, fetched, index, inflight (the token of its lease; '' if it has none), strikes, blocked,
---                     paused, gone, chosen, crawl_delay, robots_until; tail and cold (queued in lists, on disk), top (tenth of the best of them),
---                     refill (last batch that came back from disk)
+--                     paused, gone, chosen, crawl_delay, robots_until; tail and cold (queued in lists, on disk), top
+--                     (tenth of the best of them), refill (last batch that came back from disk)
 --   r:HOST     string robots.txt, if there is one;  refs:HOST  set of referring domains, as numbers
 --   cooling    zset   host -> when it may be asked again;  blocked  zset  host -> until when it was told off
 --   ready      zset   host -> best promise of its queue, and the policy's index of it

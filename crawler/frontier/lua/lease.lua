@@ -44,11 +44,19 @@ for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, 
   wake(host)
 end
 
+-- Of a host, read once: most are leased in the call that wakes them.
+local FACTS = {'fetched', 'index', 'chosen', 'crawl_delay', 'robots_until', 'tail', 'cold', 'next'}
+local read = {}
+local function facts(host)
+  read[host] = read[host] or call('HMGET', p .. 'h:' .. host, unpack(FACTS))
+  return read[host]
+end
+
 local WOKEN = 64 + 4 * n
 local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
 if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
 for _, host in ipairs(woken) do
-  local known = call('HMGET', p .. 'h:' .. host, 'fetched', 'index', 'chosen', 'crawl_delay')
+  local known = facts(host)
   local fetched, delay = tonumber(known[1] or 0), tonumber(known[4] or 0)
   if now < restarted + delay then
     call('ZADD', p .. 'cooling', restarted + delay, host)
@@ -137,17 +145,17 @@ local leases, named = {}, {}
 local hosts = call('ZCARD', p .. 'ready')
 while #leases < n and hosts > 0 do
   local host, explored, best = choose_host(math.min(n - #leases, hosts))
-  local known = call('HMGET', p .. 'h:' .. host, 'robots_until', 'tail', 'cold', 'next')
+  local known = facts(host)
   local queue, lease = p .. 'q:' .. host, nil
   local urls = call('ZCARD', queue)
   if urls > 0 then
-    lease = {host = host, kind = 'page', robots_until = known[1] or '0'}
+    lease = {host = host, kind = 'page', robots_until = known[5] or '0'}
     if tonumber(lease.robots_until) <= now then
       lease.kind, lease.promise, lease.propensity = 'robots', 0, 1
       lease.member = string.match(call('ZREVRANGE', queue, 0, 0)[1], '^[^/]*') .. '/robots.txt'
     else
       lease.member, lease.promise, lease.propensity = choose_url(queue, urls, hosts, explored, best)
-      fill(host, urls - 1, known[2], known[3])
+      fill(host, urls - 1, known[6], known[7])
       lease = recall(lease)
     end
   end
@@ -156,7 +164,7 @@ while #leases < n and hosts > 0 do
     leases[#leases + 1] = lease
     named[#named + 1] = url_of(lease.host, lease.member)
   else
-    place(host, tonumber(known[4]))
+    place(host, tonumber(known[8]))
   end
 end
 if #leases == 0 then
