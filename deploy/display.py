@@ -65,7 +65,7 @@ class CrawlDisplay:
         table.add_row("kept", f"{walker.get('kept', 0):,}", "shards", f"{walker.get('shards', 0):,}")
         text, downloaded = walker.get("text_bytes", 0) / 1e6, counts["bytes"] / 1e6
         table.add_row("text", f"{text:.1f} MB", "downloaded", f"{downloaded:.1f} MB")
-        table.add_row("quality", f"{walker.get('quality', 0):.2f}", "hosts", _hosts(counts["hosts"], idle))
+        table.add_row("quality", _quality(walker), "hosts", _hosts(counts["hosts"], idle))
         table.add_row("extraction", _extraction(shot["extraction"]))
         bar = ProgressBar(total=max(1, shot["limit"]), completed=counts["fetched"], width=60)
         return Group(bar, table, Text(f"dropped  {_reasons(counts, walker)}", style="dim"))
@@ -78,6 +78,20 @@ def _hosts(known: int, idle: dict[str, Any]) -> str:
 def _extraction(found: dict[str, Any]) -> str:
     failed = sum(found["failed"].values())
     return f"99 % below {found['p99_ms']:,} ms, {failed:,} failed" if found["extracted"] else "nothing yet"
+
+
+def _quality(walker: dict[str, Any]) -> str:
+    """The mean of what is kept, and how far to trust it; ECE and PSI are explained in docs/quality.md."""
+    if "quality_model" not in walker:
+        return "no walker yet"
+    error = walker["calibration_error"]
+    parts = [
+        walker["quality_model"],
+        "no votes yet" if error is None else f"ECE {error:.2f}",
+        f"PSI {walker['drift']:.2f}",
+        f"{walker['novelty']:.0%} of kept text new",
+    ]
+    return f"{walker['quality']:.2f} ({', '.join(parts)})"
 
 
 def _reasons(counts: dict[str, int], walker: dict[str, Any]) -> str:

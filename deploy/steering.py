@@ -1,6 +1,7 @@
 """`tinylm frontier`: what a person may say to a crawl while it runs."""
 
 import time
+from pathlib import Path
 
 from cyclopts import App
 from rich.console import Console
@@ -10,11 +11,12 @@ from crawler.config import FrontierConfig
 from crawler.errors import FrontierError
 from crawler.urls import canonicalize
 from deploy.crawl import attach
+from ranker.config import GOOD_LABEL, ONLINE
 from tinylm.config import layers
 
 app = App(
     name="frontier",
-    help="Look after a crawl: what waits and why, hosts to pause or take down, dead letters.",
+    help="Look after a crawl: what waits and why, hosts to pause or take down, dead letters, quality.",
     config=layers(frontier=FrontierConfig),
 )
 
@@ -68,6 +70,21 @@ def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None
     """
     known = attach(frontier).take_down(host_or_url(what))
     print("taken down" if known else "taken down before it was met")
+
+
+@app.command
+def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Let MODEL say from now on how good a text is: `online`, or a path as for the setting `quality`.
+
+    The walker takes it at its next step, and again after a restart. `tinylm status` names the model in use;
+    one that cannot be opened changes nothing, and the walker's log says why.
+    """
+    if model != ONLINE:
+        path = Path(model)
+        model = str(path.resolve())
+        if not path.exists():
+            print(f"there is no {model} here; the walker looks where it runs")
+    attach(frontier).publish("quality", {"model": model, "label": label})
 
 
 @app.command

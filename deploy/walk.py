@@ -4,11 +4,12 @@ import logging
 import shutil
 import signal
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.spill import Spill
+from deploy.scorer import open_any_model
 from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.errors import ShardsLocked
@@ -35,7 +36,9 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
 
     with writer, _spill(frontier, config) as spill:
         log.info("walking %s", config.shards)
-        Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill).walk(stop)
+        walker = Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill, open_model=open_any_model)
+        with closing(walker.judge):
+            walker.walk(stop)
 
 
 def _spill(frontier: Frontier, config: FrontierConfig) -> AbstractContextManager[Spill | None]:

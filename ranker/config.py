@@ -6,6 +6,11 @@ from cyclopts import Parameter
 
 from tinylm.errors import ConfigError
 
+ONLINE = "online"
+"""The quality model a crawl trains itself."""
+GOOD_LABEL = "__label__hq"
+"""What DCLM's classifier calls what is good."""
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,6 +19,12 @@ class WalkConfig:
 
     policy: str = "tinylm"
     """What decides which page is next."""
+    quality: str = ONLINE
+    """What says how good a text is: `online`, the model a crawl trains itself, or the path of another: a
+    fastText classifier (.bin, .ftz), or a training run or checkpoint, whose bits per byte count. `tinylm
+    frontier quality` changes it while the crawl runs."""
+    quality_label: str = GOOD_LABEL
+    """The label whose probability counts, of a fastText classifier."""
     languages: tuple[str, ...] = ("en",)
     """Languages kept, as ISO 639 codes; empty keeps all."""
     language_score: float = 0.65

@@ -10,8 +10,10 @@ import io
 import json
 import logging
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,26 +21,26 @@ import numpy as np
 from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Spill
-from crawler.optout import forbids_training
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds import Seed
 from crawler.traps import Traps
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.evidence import Evidence, LinkGraph
+from ranker.judge import Judge, Judged
 from ranker.known import Known
+from ranker.models import Open, open_model
 from ranker.policy import POLICIES
-from ranker.quality import HashedLinear
 from shards.document import Document, LinkRow
 from shards.errors import ShardError
-from shards.filters import Verdict, judge
+from shards.filters import Verdict
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 _BATCH = 64
+_SMALL = 1 << 20
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
-_FULL_WORTH_WORDS = 300
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
     ".tgz", ".mp3", ".mp4", ".webm", ".avi", ".mov", ".exe", ".dmg", ".iso", ".css", ".js", ".woff", ".ttf",
@@ -52,7 +54,8 @@ Links = dict[str, Discovered]
 class Walker:
     """The one walker of a crawl's shards.
 
-    Raises ConfigError for a policy that does not exist, ShardError for a state it cannot go on from.
+    Raises ConfigError for a policy or a quality model that does not exist, ShardError for a state it cannot
+    go on from. `open_model` opens a quality model other than the crawl's own.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Walker:
         *,
         deepest: int = 30,
         spill: Spill | None = None,
+        open_model: Open = open_model,
     ) -> None:
         if config.policy not in POLICIES:
             raise ConfigError(f"policy = {config.policy!r}: there is {', '.join(sorted(POLICIES))}")
@@ -72,14 +76,13 @@ class Walker:
         self._deepest = deepest
         self._spill = spill
         self.policy = POLICIES[config.policy]()
-        self.quality = HashedLinear()
+        self.judge = Judge(config, open_model)
         self.graph = LinkGraph()
         self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
         self._positions: dict[str, str] = dict(writer.manifest.positions)
-        self._ids, self._contents, self._seeds = Known(), Known(), Known()
+        self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
-        self._recent_quality = 0.0
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -103,6 +106,7 @@ class Walker:
 
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
+        self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _BATCH, wait)
         hosts: set[str] = set()
         discovered: Links = {}
@@ -180,37 +184,20 @@ class Walker:
             return
         self._ids.add(_number(document_id))
         evidence = self.graph.fetched(key)
-        verdict = self._verdict(page)
+        if not page.reason and self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
+            page = replace(page, reason="taken_down")
+        judged = self.judge(page, evidence.karma)
         hop = page.reason == "redirect" or page.reason in LISTS
-        soft_404 = not hop and self.traps.fetched(page.url, page.content_sha256, kept=verdict.keep)
-        if soft_404 and not verdict.keep:
-            verdict = Verdict(False, "soft_404")
-        quality = self.quality.score(page.text) if page.text else 0.0
-        worth = quality * min(1.0, len(page.text.split()) / _FULL_WORTH_WORDS) if verdict.keep else 0.0
-        if page.text:
-            chosen = evidence.karma > 0 and verdict.keep
-            self.quality.learn(page.text, chosen=chosen, weight=1 + float(np.log1p(max(0, evidence.karma))))
+        keep = judged.verdict.keep
+        soft_404 = not hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
+        if soft_404 and not keep:
+            judged = judged._replace(verdict=Verdict(False, "soft_404"))
+        worth = judged.worth
         if not hop:
             self.policy.observe(page.url, locate(page.url).host, worth, evidence)
         if not soft_404:
             self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
-        self._keep(page, document_id, verdict, quality, evidence)
-
-    def _verdict(self, page: Page) -> Verdict:
-        config = self._config
-        if self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
-            return Verdict(False, "taken_down")
-        if page.reason:
-            return Verdict(False, page.reason)
-        if config.obey_opt_out and forbids_training(page.opt_out):
-            return Verdict(False, "opt_out")
-        if config.languages and (
-            page.language not in config.languages or page.language_score < config.language_score
-        ):
-            return Verdict(False, "language")
-        if _content(page.content_sha256) in self._contents:
-            return Verdict(False, "duplicate")
-        return judge(page.text)
+        self._keep(page, document_id, judged, evidence)
 
     def _follow(self, page: Page, evidence: Evidence, worth: float | None, discovered: Links) -> None:
         if evidence.depth >= self._deepest:
@@ -235,9 +222,7 @@ class Walker:
 
     # What is kept of it
 
-    def _keep(
-        self, page: Page, document_id: str, verdict: Verdict, quality: float, evidence: Evidence
-    ) -> None:
+    def _keep(self, page: Page, document_id: str, judged: Judged, evidence: Evidence) -> None:
         links = [
             LinkRow(
                 src_id=document_id,
@@ -249,12 +234,10 @@ class Walker:
             )
             for position, link in enumerate(page.links)
         ]
-        if not verdict.keep:
-            self.dropped[verdict.reason] += 1
+        if not judged.verdict.keep:
+            self.dropped[judged.verdict.reason] += 1
             self._writer.append(None, links)
             return
-        self._contents.add(_content(page.content_sha256))
-        self._recent_quality += 0.02 * (quality - self._recent_quality)
         document = Document(
             id=document_id,
             url=page.url,
@@ -268,7 +251,7 @@ class Walker:
             text=page.text,
             extractor=page.extractor,
             opt_out=list(page.opt_out),
-            quality=quality,
+            quality=judged.quality,
             promise=page.promise,
             propensity=page.propensity,
             policy=self.policy.name,
@@ -277,6 +260,9 @@ class Walker:
             inlinks=evidence.inlinks,
             depth=evidence.depth,
             crawl_id=self._writer.manifest.crawl_id,
+            quality_model=judged.model,
+            novelty=judged.novelty,
+            **judged.signals,
         )
         self._writer.append(document, links)
 
@@ -318,7 +304,7 @@ class Walker:
                 "text_bytes": self._writer.manifest.text_bytes + self._writer.buffered_bytes,
                 "shards": len(self._writer.manifest.shards),
                 "dropped": dict(self.dropped),
-                "quality": self._recent_quality,
+                **self.judge.status(),
                 "evidence": len(self.graph),
                 "policy": self.policy.name,
                 "positions": self._positions,
@@ -332,14 +318,13 @@ class Walker:
         plain = {
             "version": _STATE_VERSION,
             "policy": self.policy.state(),
-            "quality": self._recent_quality,
             "unpushed": sorted(self._unpushed),
             "pushed": self._frontier.recent(),
         }
         arrays = {
             f"{owner}.{name}": value
             for owner, state in (
-                ("quality", self.quality.state()),
+                ("judge", self.judge.state()),
                 ("graph", self.graph.state()),
                 ("traps", self.traps.state()),
             )
@@ -347,9 +332,8 @@ class Walker:
         }
         buffer = io.BytesIO()
         arrays["plain"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
-        arrays["ids"], arrays["contents"] = self._ids.to_array(), self._contents.to_array()
-        arrays["seeds"] = self._seeds.to_array()
-        np.savez_compressed(buffer, **arrays)
+        arrays["ids"], arrays["seeds"] = self._ids.to_array(), self._seeds.to_array()
+        _save(buffer, arrays)
         return buffer.getvalue()
 
     def _restore(self) -> None:
@@ -363,25 +347,30 @@ class Walker:
                     f"{self._writer.directory}: the walker's state has version {plain.get('version')}, not "
                     f"{_STATE_VERSION}: go on with the tinylm that wrote it, or begin another crawl"
                 )
-            self._ids, self._contents = Known(map(int, arrays["ids"])), Known(map(int, arrays["contents"]))
-            self._seeds = Known(map(int, arrays["seeds"]))
+            self._ids, self._seeds = Known(map(int, arrays["ids"])), Known(map(int, arrays["seeds"]))
             for owner, part in (
-                ("quality.", self.quality),
+                ("judge.", self.judge),
                 ("graph.", self.graph),
                 ("traps.", self.traps),
             ):
                 names = [name for name in arrays.files if name.startswith(owner)]
                 part.restore({name.removeprefix(owner): arrays[name] for name in names})
         self.policy.restore(plain["policy"])
-        self._recent_quality = plain["quality"]
         self._unpushed = set(plain["unpushed"])
         # The server may have lost power with us, and with it the last links of pages that count as judged.
         self._push({url: Discovered(url, promise, referrer) for url, promise, referrer in plain["pushed"]})
         self._frontier.trim_stream(self._writer.manifest.positions)
 
 
-def _content(sha256: str) -> int:
-    return int(sha256[:16], 16)
+def _save(buffer: io.BytesIO, arrays: Mapping[str, Any]) -> None:
+    """As `numpy.savez_compressed`, but large Bloom filters as they are: they are as good as random."""
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            stored = name.startswith("judge.novelty.") and np.asarray(array).nbytes > _SMALL
+            member.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
 
 
 def _seed_number(seed: Seed) -> int:

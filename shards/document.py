@@ -1,10 +1,14 @@
 """`Document` and `LinkRow`: the rows of the two tables of a corpus, and their frozen Parquet schemas."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+from shards.signals import COLUMNS
+
+SCHEMA_VERSION = 2
+"""1 had neither `quality_model`, `novelty` nor the rule signals; read, they are null."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,28 @@ class Document:
     depth: int
     """Links from the nearest seed."""
     crawl_id: str
+    quality_model: str | None = None
+    """What scored the text: `online`, or the name of another model."""
+    novelty: float | None = None
+    """Estimated share of the text's word 5-grams that no document before it had."""
+    rps_doc_word_count: float | None = None
+    """This and what follows: the rule signals (shards/signals.py), by the names of RedPajama-V2."""
+    rps_doc_mean_word_length: float | None = None
+    rps_doc_num_sentences: float | None = None
+    rps_doc_symbol_to_word_ratio: float | None = None
+    rps_doc_frac_no_alph_words: float | None = None
+    rps_doc_frac_unique_words: float | None = None
+    rps_doc_unigram_entropy: float | None = None
+    rps_doc_stop_word_fraction: float | None = None
+    rps_doc_frac_chars_top_2gram: float | None = None
+    rps_doc_frac_chars_top_3gram: float | None = None
+    rps_doc_frac_chars_top_4gram: float | None = None
+    rps_doc_frac_lines_end_with_ellipsis: float | None = None
+    rps_lines_start_with_bulletpoint: float | None = None
+    rps_lines_ending_with_terminal_punctution_mark: float | None = None
+    gopher_duplicate_line_fraction: float | None = None
+    gopher_duplicate_line_character_fraction: float | None = None
+    fineweb_short_line_fraction: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +108,26 @@ DOCUMENTS = pa.schema(
         pa.field("inlinks", pa.int32(), nullable=False),
         pa.field("depth", pa.int32(), nullable=False),
         pa.field("crawl_id", pa.string(), nullable=False),
+        pa.field("quality_model", pa.string()),
+        pa.field("novelty", pa.float32()),
+        *(pa.field(name, pa.float32()) for name in COLUMNS),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
+
+ADDED: dict[str, int] = {"quality_model": 2, "novelty": 2, **dict.fromkeys(COLUMNS, 2)}
+"""The schema version that brought a column, of those that were not there from the first."""
+
+
+def by_version(columns: Iterable[str], schema: pa.Schema) -> tuple[list[str], list[str]]:
+    """Of `columns`, those a file with this schema should have, and those that came after it was written."""
+    version = int((schema.metadata or {}).get(b"schema_version", 1))
+    there: list[str] = []
+    later: list[str] = []
+    for name in columns:
+        (there if ADDED.get(name, 1) <= version else later).append(name)
+    return there, later
+
 
 LINKS = pa.schema(
     [

@@ -5,20 +5,10 @@ C4 (Raffel et al. 2020, section 2.2), FineWeb (Penedo et al. 2024, section 3.6).
 code fences: a listing has other statistics than prose, and a page that explains code is not worse for it.
 """
 
-import re
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
-STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
-_TERMINAL = (".", "!", "?", '"', "'", ":", ";", ")", "`")
-_FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
-_LETTER = re.compile(r"[^\W\d_]")
-_HASHTAG = re.compile(r"#+[^#]")
-_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
-_BULLETS = ("•", "‣", "▪", "*", "-")
+from shards.signals import Signals
 
 
 class Verdict(NamedTuple):
@@ -28,76 +18,6 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
-@dataclass(frozen=True)
-class Signals:
-    """The measurements the rules share, each computed once."""
-
-    text: str
-
-    @cached_property
-    def prose(self) -> str:
-        return _FENCE.sub("", self.text)
-
-    @cached_property
-    def words(self) -> list[str]:
-        return self.prose.split()
-
-    @cached_property
-    def lines(self) -> list[str]:
-        return [line.strip() for line in self.prose.splitlines() if line.strip()]
-
-    @cached_property
-    def mean_word_length(self) -> float:
-        return sum(map(len, self.words)) / max(1, len(self.words))
-
-    @cached_property
-    def symbol_to_word_ratio(self) -> float:
-        symbols = sum(_HASHTAG.match(word) is not None for word in self.words)
-        return (symbols + self.prose.count("...") + self.prose.count("…")) / max(1, len(self.words))
-
-    @cached_property
-    def alphabetic_fraction(self) -> float:
-        return sum(_LETTER.search(word) is not None for word in self.words) / max(1, len(self.words))
-
-    @cached_property
-    def stop_words(self) -> int:
-        """Distinct stop words present."""
-        return len(STOP_WORDS.intersection(word.lower() for word in self.words))
-
-    @cached_property
-    def sentences(self) -> int:
-        return len(_SENTENCE_END.findall(self.prose))
-
-    @cached_property
-    def terminated_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.endswith(_TERMINAL))
-
-    @cached_property
-    def short_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: len(line) < 30)
-
-    def line_fraction(self, test: Callable[[str], bool]) -> float:
-        return sum(map(test, self.lines)) / max(1, len(self.lines))
-
-    @cached_property
-    def duplicate_line_fraction(self) -> float:
-        return (len(self.lines) - len(set(self.lines))) / max(1, len(self.lines))
-
-    @cached_property
-    def duplicate_line_characters(self) -> float:
-        """Share of characters in lines that stood before."""
-        repeated = sum(len(line) * (count - 1) for line, count in Counter(self.lines).items())
-        return repeated / max(1, sum(map(len, self.lines)))
-
-    def top_ngram_characters(self, n: int) -> float:
-        """Share of characters covered by the most frequent word n-gram."""
-        grams = Counter(zip(*(self.words[i:] for i in range(n)), strict=False))
-        if not grams:
-            return 0.0
-        gram, count = grams.most_common(1)[0]
-        return count * len(" ".join(gram)) / max(1, len(self.prose)) if count > 1 else 0.0
-
-
 Rule = tuple[str, Callable[[Signals], bool]]
 
 GOPHER_QUALITY: tuple[Rule, ...] = (
@@ -105,8 +25,8 @@ GOPHER_QUALITY: tuple[Rule, ...] = (
     ("gopher_long", lambda s: len(s.words) > 100_000),
     ("gopher_mean_word_length", lambda s: not 3 <= s.mean_word_length <= 10),
     ("gopher_symbols", lambda s: s.symbol_to_word_ratio > 0.1),
-    ("gopher_bullets", lambda s: s.line_fraction(lambda line: line.startswith(_BULLETS)) > 0.9),
-    ("gopher_ellipsis", lambda s: s.line_fraction(lambda line: line.endswith(("...", "…"))) > 0.3),
+    ("gopher_bullets", lambda s: s.bullet_line_fraction > 0.9),
+    ("gopher_ellipsis", lambda s: s.ellipsis_line_fraction > 0.3),
     ("gopher_alphabetic", lambda s: s.alphabetic_fraction < 0.8),
     ("gopher_stop_words", lambda s: s.stop_words < 2),
 )
@@ -132,9 +52,9 @@ FINEWEB: tuple[Rule, ...] = (
 RULES: tuple[Rule, ...] = (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4, *FINEWEB)
 
 
-def judge(text: str, rules: Iterable[Rule] = RULES) -> Verdict:
-    """The first rule that `text` breaks, or keep. O(words)."""
-    signals = Signals(text)
+def judge(text: str | Signals, rules: Iterable[Rule] = RULES) -> Verdict:
+    """The first rule that a text breaks, or keep; `Signals` spare measuring it again. O(words)."""
+    signals = text if isinstance(text, Signals) else Signals(text)
     for reason, breaks in rules:
         if breaks(signals):
             return Verdict(False, reason)

@@ -116,12 +116,12 @@ class Manifest:
         path = Path(directory) / FILE_NAME
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            if (found := data["schema_version"]) != SCHEMA_VERSION:
+            if (found := data["schema_version"]) not in range(1, SCHEMA_VERSION + 1):
                 raise ShardError(
-                    f"{path}: the corpus has schema version {found}, not {SCHEMA_VERSION}: "
+                    f"{path}: the corpus has schema version {found}, not 1 to {SCHEMA_VERSION}: "
                     "use the tinylm that wrote it, or crawl again"
                 )
-            return cls._from_json(data)
+            return cls._from_json(data | {"schema_version": SCHEMA_VERSION})
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; crawl one first") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:

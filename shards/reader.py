@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.document import DOCUMENTS
+from shards.document import DOCUMENTS, by_version
 from shards.errors import ShardCorrupt
 from shards.files import sha256
 from shards.manifest import Manifest
@@ -96,7 +96,12 @@ class ShardReader:
             if size != self._sizes[group.shard]:
                 raise ShardCorrupt(f"{path}: {size} bytes, the manifest says {self._sizes[group.shard]}")
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                table = file.read_row_group(group.index, columns=columns, use_threads=False)
+                there, later = by_version(columns, file.schema_arrow)
+                table = file.read_row_group(group.index, columns=there, use_threads=False)
+            for name in later:
+                table = table.append_column(
+                    DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)
+                )
             schema = pa.schema([*map(DOCUMENTS.field, columns)])
             if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")

@@ -223,12 +223,12 @@ def test_what_was_learned_survives_a_restart_exactly(frontier, tmp_path):
         walker.commit()
         before = walker._state()
         promises = [promise_of(walker, n) for n in range(3)]
-        score = walker.quality.score(prose(99))
+        score = walker.judge.online.score(prose(99))
         assert score != 0.5
     with ShardWriter(tmp_path, crawl_id="c") as writer:
         again = Walker(frontier, writer, CONFIG)
         after = again._state()
-        assert again.quality.score(prose(99)) == score
+        assert again.judge.online.score(prose(99)) == score
         assert promises == [promise_of(again, n) for n in range(3)]
         assert again.dropped == walker.dropped
     with np.load(io.BytesIO(before)) as old, np.load(io.BytesIO(after)) as new:

@@ -1,0 +1,201 @@
+"""`Signals`: what the rules and the quality model measure of a text, each once, by its published name.
+
+The names are those of RedPajama-V2 (Weber et al. 2024), most of whose signals are Gopher's (Rae et al. 2021)
+and C4's (Raffel et al. 2020). Two things are otherwise than there. Structure is measured outside code
+fences: a listing has other statistics than prose, and a page that explains code is not worse for it. And
+what RedPajama-V2 keeps line by line is the share of lines here. All of them cost about 0.6 ms for 700 words.
+"""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+_TERMINAL = (".", "!", "?", '"', "'", ":", ";", ")", "`")
+_FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
+_LETTER = re.compile(r"[^\W\d_]")
+_HASHTAG = re.compile(r"#+[^#]")
+_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
+_PUNCTUATION = string.punctuation + "“”‘’«»…–—"
+_BULLETS = ("•", "‣", "▪", "*", "-")
+_ELLIPSES = ("...", "…")
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Odd and without a pattern: two n-grams of word numbers get the same 64 bits only by chance."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """The measurements of one text."""
+
+    text: str
+
+    @cached_property
+    def prose(self) -> str:
+        return _FENCE.sub("", self.text)
+
+    @cached_property
+    def words(self) -> list[str]:
+        return self.prose.split()
+
+    @cached_property
+    def lines(self) -> list[str]:
+        return [line.strip() for line in self.prose.splitlines() if line.strip()]
+
+    @cached_property
+    def hashes(self) -> NDArray[np.uint32]:
+        """The words of the whole text, code too, in small letters and without the punctuation around them.
+
+        Hashed, the same in every process: shape (n,).
+        """
+        words = self.text.lower().split()
+        hashed = dict.fromkeys(words, 0)
+        for word in hashed:
+            hashed[word] = crc32(word.strip(_PUNCTUATION).encode("utf-8", "replace"))
+        numbers = np.fromiter(map(hashed.__getitem__, words), dtype=np.uint32, count=len(words))
+        found: NDArray[np.uint32] = numbers[numbers != 0]
+        return found
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        """How often each word occurs, as it is written."""
+        return Counter(self.words)
+
+    @cached_property
+    def _lower_counts(self) -> dict[str, int]:
+        """How often each word occurs, in small letters."""
+        counts: dict[str, int] = {}
+        for word, count in self._counts.items():
+            lower = word.lower()
+            counts[lower] = counts.get(lower, 0) + count
+        return counts
+
+    @cached_property
+    def mean_word_length(self) -> float:
+        return sum(map(len, self.words)) / max(1, len(self.words))
+
+    @cached_property
+    def symbol_to_word_ratio(self) -> float:
+        symbols = sum(_HASHTAG.match(word) is not None for word in self.words if word[0] == "#")
+        return (symbols + self.prose.count("...") + self.prose.count("…")) / max(1, len(self.words))
+
+    @cached_property
+    def alphabetic_fraction(self) -> float:
+        with_letters = sum(
+            count for word, count in self._counts.items() if word.isalpha() or _LETTER.search(word)
+        )
+        return with_letters / max(1, len(self.words))
+
+    @cached_property
+    def stop_words(self) -> int:
+        """Distinct stop words present."""
+        return len(STOP_WORDS.intersection(self._lower_counts))
+
+    @cached_property
+    def stop_word_fraction(self) -> float:
+        return sum(self._lower_counts.get(word, 0) for word in STOP_WORDS) / max(1, len(self.words))
+
+    @cached_property
+    def unique_word_fraction(self) -> float:
+        return len(self._lower_counts) / max(1, len(self.words))
+
+    @cached_property
+    def unigram_entropy(self) -> float:
+        """Of the words, in nats."""
+        total = max(1, len(self.words))
+        counts = np.fromiter(self._lower_counts.values(), dtype=np.float64, count=len(self._lower_counts))
+        return math.log(total) - float(counts @ np.log(counts)) / total
+
+    @cached_property
+    def sentences(self) -> int:
+        return len(_SENTENCE_END.findall(self.prose))
+
+    @cached_property
+    def terminated_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: line.endswith(_TERMINAL))
+
+    @cached_property
+    def short_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: len(line) < 30)
+
+    @cached_property
+    def bullet_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: line.startswith(_BULLETS))
+
+    @cached_property
+    def ellipsis_line_fraction(self) -> float:
+        return self.line_fraction(lambda line: line.endswith(_ELLIPSES))
+
+    def line_fraction(self, test: Callable[[str], bool]) -> float:
+        return sum(map(test, self.lines)) / max(1, len(self.lines))
+
+    @cached_property
+    def duplicate_line_fraction(self) -> float:
+        return (len(self.lines) - len(set(self.lines))) / max(1, len(self.lines))
+
+    @cached_property
+    def duplicate_line_characters(self) -> float:
+        """Share of characters in lines that stood before."""
+        repeated = sum(len(line) * (count - 1) for line, count in Counter(self.lines).items())
+        return repeated / max(1, sum(map(len, self.lines)))
+
+    @cached_property
+    def _top_ngrams(self) -> dict[int, float]:
+        """For n from 2 to 4, the share of characters covered by the most frequent n-gram of words, if any
+        recurs.
+
+        Of several as frequent it is the first.
+        """
+        ids = {word: number for number, word in enumerate(self._counts)}
+        words = np.fromiter(map(ids.__getitem__, self.words), dtype=np.uint64, count=len(self.words))
+        found: dict[int, float] = {}
+        grams = words
+        for n in (2, 3, 4):
+            grams = grams[:-1] * _MULTIPLIER + words[n - 1 :]
+            ordered = np.sort(grams)
+            starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+            counts = np.diff(starts, append=len(ordered))
+            most = int(counts.max(initial=0))
+            if most <= 1:
+                break
+            at = int(np.isin(grams, ordered[starts[counts == most]]).argmax())
+            found[n] = most * len(" ".join(self.words[at : at + n])) / max(1, len(self.prose))
+        return found
+
+    def top_ngram_characters(self, n: int) -> float:
+        """Share of characters covered by the most frequent word n-gram, n from 2 to 4; 0 if none repeats."""
+        return self._top_ngrams.get(n, 0.0)
+
+    @cached_property
+    def columns(self) -> dict[str, float]:
+        """What is written with a document, by column."""
+        return {name: float(measure(self)) for name, measure in COLUMNS.items()}
+
+
+COLUMNS: dict[str, Callable[[Signals], float]] = {
+    "rps_doc_word_count": lambda s: len(s.words),
+    "rps_doc_mean_word_length": lambda s: s.mean_word_length,
+    "rps_doc_num_sentences": lambda s: s.sentences,
+    "rps_doc_symbol_to_word_ratio": lambda s: s.symbol_to_word_ratio,
+    "rps_doc_frac_no_alph_words": lambda s: 1 - s.alphabetic_fraction if s.words else 0.0,
+    "rps_doc_frac_unique_words": lambda s: s.unique_word_fraction,
+    "rps_doc_unigram_entropy": lambda s: s.unigram_entropy,
+    "rps_doc_stop_word_fraction": lambda s: s.stop_word_fraction,
+    "rps_doc_frac_chars_top_2gram": lambda s: s.top_ngram_characters(2),
+    "rps_doc_frac_chars_top_3gram": lambda s: s.top_ngram_characters(3),
+    "rps_doc_frac_chars_top_4gram": lambda s: s.top_ngram_characters(4),
+    "rps_doc_frac_lines_end_with_ellipsis": lambda s: s.ellipsis_line_fraction,
+    "rps_lines_start_with_bulletpoint": lambda s: s.bullet_line_fraction,
+    "rps_lines_ending_with_terminal_punctution_mark": lambda s: s.terminated_line_fraction,
+    "gopher_duplicate_line_fraction": lambda s: s.duplicate_line_fraction,
+    "gopher_duplicate_line_character_fraction": lambda s: s.duplicate_line_characters,
+    "fineweb_short_line_fraction": lambda s: s.short_line_fraction,
+}
+"""Columns of a document and what they measure. RedPajama-V2 spells `punctution` so; its names are kept."""
