@@ -77,3 +77,14 @@ def test_what_is_taken_down_is_gone(crawl, tell):
 
 def test_what_is_no_url_is_refused(tell):
     assert "'ftp://a.test/1' is not an http or https URL" in tell("take-down", "ftp://a.test/1")
+
+
+def test_another_quality_model_is_asked_for(crawl, tell, tmp_path):
+    path = tmp_path / "hq.bin"
+    path.touch()
+    assert tell("quality", str(path)) == ""
+    assert crawl.published("quality") == {"model": str(path), "label": "__label__hq"}
+    assert "there is no /nowhere/x.bin here" in tell("quality", "/nowhere/x.bin", "--label", "good")
+    assert crawl.published("quality") == {"model": "/nowhere/x.bin", "label": "good"}
+    assert tell("quality", "online") == ""
+    assert crawl.published("quality")["model"] == "online"

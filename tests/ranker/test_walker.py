@@ -488,3 +488,72 @@ def test_a_crawl_that_begins_anew_on_a_corpus_is_told_what_was_taken_down(server
         assert frontier.taken_down() == {"a.test", "https://b.test/1"}
         assert take(frontier).url == "https://b.test/2"
         assert frontier.counts()["queued"] == 0
+
+
+def test_nearly_the_same_text_is_dropped_also_after_a_restart_and_its_links_are_still_followed(
+    frontier, tmp_path
+):
+    put(frontier, "https://a.test/1", "https://b.test/1")
+    nearly = prose(1).replace(WORDS[0], "another")
+    for restarts, text in enumerate((prose(1), nearly)):
+        with ShardWriter(tmp_path, crawl_id="c") as writer:
+            walker = Walker(frontier, writer, CONFIG)
+            link = Link(f"https://c.test/{restarts}", "c", "html/body/p", False)
+            fetch(frontier, take(frontier), text, links=(link,))
+            walker.step()
+            walker.commit()
+            assert walker.dropped["near_duplicate"] == restarts
+    assert len(rows(tmp_path)) == 1
+    assert frontier.counts()["discovered"] == 4
+
+
+def test_a_document_says_how_it_was_scored(frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1))
+        walker.step()
+        walker.commit()
+    (row,) = ShardReader(tmp_path, split="all")
+    assert (row["quality_model"], row["novelty"]) == ("online", 1.0)
+    assert row["rps_doc_word_count"] == len(prose(1).split())
+    assert None not in row.values()
+
+
+def test_the_model_is_exchanged_while_the_walker_runs_and_a_restart_keeps_it(
+    server, frontier, tmp_path, classifier
+):
+    """By the command, beside a walker that is a process of its own."""
+    crawl_id = frontier.crawl_id
+    told = ["frontier", "quality", "--redis-url", server.url, "--crawl-id", crawl_id]
+
+    def model():
+        return frontier.published("walker").get("quality_model")
+
+    def fed(numbers):
+        feed(frontier, numbers)
+        eventually(lambda: committed_all(frontier))
+
+    with walk(server, frontier, tmp_path, tmp_path / "log") as process:
+        fed([1])
+        with command(tmp_path / "told", *told, "typo.bin") as said:
+            assert said.wait(60) == 0
+        eventually(lambda: "online goes on judging" in (tmp_path / "log").read_text())
+        with command(tmp_path / "told", *told, str(classifier)) as said:
+            assert said.wait(60) == 0
+        eventually(lambda: model() == "fasttext hq.bin __label__hq")
+        fed([2])
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    frontier.publish("quality", {})  # A server that lost its memory does not matter
+    with walk(server, frontier, tmp_path, tmp_path / "log") as process:
+        fed([3])
+        with command(tmp_path / "told", *told, "online") as said:
+            assert said.wait(60) == 0
+        eventually(lambda: model() == "online")
+        fed([4])
+        process.terminate()
+        assert process.wait(60) == 0
+    models = {row["url"][-1]: row["quality_model"] for row in ShardReader(tmp_path / "shards", split="all")}
+    other = "fasttext hq.bin __label__hq"
+    assert models == {"1": "online", "2": other, "3": other, "4": "online"}

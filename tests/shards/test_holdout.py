@@ -5,8 +5,9 @@ import random
 import pytest
 
 from shards.errors import ShardError
-from shards.holdout import hold_out, signature
+from shards.holdout import hold_out
 from shards.manifest import Manifest
+from shards.minhash import signature
 from shards.reader import ShardReader
 
 SHARE = 0.3

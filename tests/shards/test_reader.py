@@ -4,12 +4,15 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.document import DOCUMENTS
+from shards.document import ADDED, DOCUMENTS, SCHEMA_VERSION
 from shards.errors import ShardCorrupt, ShardError
+from shards.files import sha256
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import RowGroup, ShardReader, verify
 
@@ -228,3 +231,41 @@ def test_a_manifest_comes_back_as_it_was_saved(directory):
         dropped={"language": 2},
     )
     assert manifest.save(directory) == Manifest.load(directory)
+
+
+def as_version_1(directory):
+    """What a corpus looked like before schema version 2."""
+    manifest = Manifest.load(directory)
+    names = [name for name in DOCUMENTS.names if name not in ADDED]
+    schema = pa.schema([DOCUMENTS.field(name) for name in names], metadata={"schema_version": "1"})
+    shards = []
+    for shard in manifest.shards:
+        path = directory / shard.name
+        table = pq.read_table(path).select(names).cast(schema)
+        pq.write_table(table, path, row_group_size=4, write_page_checksum=True)
+        shards.append(replace(shard, bytes=path.stat().st_size, sha256=sha256(path)))
+    path = replace(manifest, shards=tuple(shards)).save(directory) and directory / FILE_NAME
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 1}))
+
+
+def test_a_corpus_of_version_1_reads_on_and_what_came_later_is_null(directory, document, corpus):
+    before = list(ShardReader(directory))
+    as_version_1(directory)
+    assert list(verify(directory)) == []
+    assert [{**row, **dict.fromkeys(ADDED)} for row in before] == list(ShardReader(directory))
+    corpus(directory, [replace(document(99), novelty=0.5)])
+    *old, new = ShardReader(directory)
+    assert {row["novelty"] for row in old} == {None}
+    assert new["novelty"] == 0.5
+    assert json.loads((directory / FILE_NAME).read_text())["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_shard_of_this_version_without_its_columns_is_damage(directory):
+    shard = Manifest.load(directory).shards[0]
+    path = directory / shard.name
+    table = pq.read_table(path).drop_columns(["novelty"])
+    pq.write_table(table, path, row_group_size=4, write_page_checksum=True)
+    forged = replace(shard, bytes=path.stat().st_size)
+    reader = ShardReader(directory, replace(Manifest.load(directory), shards=(forged,)))
+    with pytest.raises(ShardCorrupt, match=shard.name):
+        list(reader)
