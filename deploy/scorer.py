@@ -71,12 +71,13 @@ def _serve(connection: Connection, path: Path) -> None:
     ignore_interrupts()
     # A second core is a worker's; and threads of a small model wait for each other more than they help.
     os.environ["OMP_NUM_THREADS"] = "1"
-    from trainer.quality import CheckpointQuality
-
     try:
+        from trainer.quality import CheckpointQuality
+
         model = CheckpointQuality(path)
-    except TinylmError as error:
-        connection.send(("", str(error)))
+    except (TinylmError, ImportError) as error:
+        needed = "; the walker needs the extra [train] for it" if isinstance(error, ImportError) else ""
+        connection.send(("", f"{error}{needed}"))
         return
     connection.send((model.name, ""))
     try:

@@ -115,7 +115,7 @@ class Judge:
         self.drift.add(quality)
         worth = 0.0
         if verdict.keep:
-            worth = quality * min(1.0, len(page.text.split()) / _FULL_WORTH_WORDS) * novelty
+            worth = quality * min(1.0, len(signals.hashes) / _FULL_WORTH_WORDS) * novelty
             self._note(kept=quality, novelty=novelty)
         return Judged(verdict, quality, novelty, worth, self.model.name, signals.columns)
 

@@ -13,15 +13,16 @@ by AdaGrad (Duchi et al. 2011). Cost: about 0.2 ms a page to score or to learn, 
 
 import math
 from typing import Any, Protocol
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
 from shards.minhash import mixed
-from shards.signals import Signals
+from shards.signals import COLUMNS, Signals
 
-_DIMENSIONS = 1 << 18
+_HASHED = 1 << 18
+_RANGES = 64
+_DIMENSIONS = _HASHED + _RANGES * len(COLUMNS)
 _MOST_WORDS = 600
 _PAIR = np.uint64(0x9E3779B97F4A7C15)
 _SIGNAL_VALUE = np.float32(0.1)
@@ -79,7 +80,7 @@ class HashedLinear:
         self._mass[chosen] += weight
         self._positives += chosen
         index, value = features = _features(text)
-        error = (sigmoid(self._margin(features)) - chosen) * weight
+        error = self._error(self._margin(features), chosen=chosen) * weight
         gradient = error * value
         self._squares[index] += gradient**2
         self._weights[index] -= _LEARNING_RATE * gradient / np.sqrt(self._squares[index])
@@ -88,6 +89,10 @@ class HashedLinear:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def _error(self, margin: float, *, chosen: bool) -> float:
+        """How much too high the margin is: the gradient of the loss."""
+        return sigmoid(margin) - chosen
 
     def _margin(self, features: Features) -> float:
         index, value = features
@@ -114,24 +119,24 @@ class HashedLinear:
 
 
 def _features(text: str | Signals) -> Features:
-    """Distinct indices and their values: words and pairs of norm 1, and each signal's range beside them."""
+    """Distinct indices and their values: words and pairs, of norm 1 all together, and each signal's range."""
     signals = text if isinstance(text, Signals) else Signals(text)
     words = signals.hashes[:_MOST_WORDS].astype(np.uint64)
     grams = np.concatenate((words, mixed(words[:-1] * _PAIR + words[1:])))
-    index, counts = np.unique(grams % _DIMENSIONS, return_counts=True)
+    index, counts = np.unique(grams % _HASHED, return_counts=True)
     value = np.sqrt(counts, dtype=np.float32)
     value /= max(1e-6, float(np.linalg.norm(value)))
-    ranges = np.array([_range(*column) for column in signals.columns.items()], dtype=np.uint64)
-    both = np.concatenate((index, ranges % _DIMENSIONS)).astype(np.int64)
-    values = np.concatenate((value, np.full(len(ranges), _SIGNAL_VALUE)))
-    distinct, at = np.unique(both, return_inverse=True)
-    return distinct, np.bincount(at, weights=values).astype(np.float32)
+    ranges = [_range(number, column) for number, column in enumerate(signals.columns.values())]
+    return (
+        np.concatenate((index.astype(np.int64), ranges), dtype=np.int64),
+        np.concatenate((value, np.full(len(ranges), _SIGNAL_VALUE))),
+    )
 
 
-def _range(name: str, value: float) -> int:
-    """A signal in a range of its values, hashed: twentieths of a share, half powers of e of anything else."""
+def _range(number: int, value: float) -> int:
+    """Where the range of a signal's value is: twentieths of a share, half powers of e of anything else."""
     step = 20 * value if value <= 1 else 20 + 2 * math.log(value)
-    return crc32(f"{name} {int(step)}".encode())
+    return _HASHED + number * _RANGES + min(_RANGES - 1, int(step))
 
 
 def sigmoid(margin: float) -> float:

@@ -39,7 +39,7 @@ class Signals:
 
     @cached_property
     def prose(self) -> str:
-        return _FENCE.sub("", self.text)
+        return _FENCE.sub("", self.text) if "```" in self.text else self.text
 
     @cached_property
     def words(self) -> list[str]:
@@ -83,7 +83,9 @@ class Signals:
 
     @cached_property
     def symbol_to_word_ratio(self) -> float:
-        symbols = sum(_HASHTAG.match(word) is not None for word in self.words if word[0] == "#")
+        symbols = sum(
+            count for word, count in self._counts.items() if word[0] == "#" and _HASHTAG.match(word)
+        )
         return (symbols + self.prose.count("...") + self.prose.count("…")) / max(1, len(self.words))
 
     @cached_property

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.checkpoint import find, load_model
 from trainer.evaluate import bits_per_byte
 
-_CHARACTERS = 4000
+_CHARACTERS = 2000
 
 
 class CheckpointQuality:
@@ -26,7 +26,7 @@ class CheckpointQuality:
     def score(self, text: str) -> float:
         """The probability the model gives to an average byte of the text's beginning, 2 ** -(bits per byte).
 
-        The mean is the geometric one; the beginning is 4,000 characters. 0 for no text.
+        The mean is the geometric one; the beginning is 2,000 characters. 0 for no text.
         """
         beginning = text[:_CHARACTERS].encode("utf-8", "replace").decode()
         if not beginning:

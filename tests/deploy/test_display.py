@@ -1,0 +1,31 @@
+"""What `tinylm status` says of quality."""
+
+import io
+
+from rich.console import Console
+
+from deploy.display import CrawlDisplay
+from ranker.config import WalkConfig
+from ranker.walker import Walker
+from shards.writer import ShardWriter
+from tests.conftest import open_frontier
+from tests.ranker.test_walker import feed
+
+
+def shown(frontier):
+    said = io.StringIO()
+    Console(width=160, file=said).print(CrawlDisplay(frontier).table())
+    return said.getvalue()
+
+
+def test_it_names_the_model_and_how_far_to_trust_it(server, tmp_path):
+    frontier = open_frontier(server, delay=0)
+    assert "no walker yet" in shown(frontier)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, WalkConfig(languages=()))
+        feed(frontier, range(1, 4))
+        walker.step()
+        walker.commit()
+    assert "0.50 (online, no votes yet, PSI 0.00, 100% of kept text new)" in shown(frontier)
+    frontier.publish("walker", frontier.published("walker") | {"calibration_error": 0.081, "drift": 0.3})
+    assert "(online, ECE 0.08, PSI 0.30" in shown(frontier)
