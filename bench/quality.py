@@ -184,7 +184,7 @@ def calibration(samples: Sequence[Sample]) -> dict[str, float]:
                 seen.append((score, said, chosen, heavy))
         errors.append([_error(np.array(seen[len(seen) // 2 :]), column) for column in (0, 1)])
     raw, calibrated = np.mean(errors, axis=0)
-    return {"ece_raw": round(float(raw), 3), "ece": round(float(calibrated), 3), "votes": len(seen)}
+    return {"ece_raw": round(float(raw), 3), "ece": round(float(calibrated), 3), "learned": len(seen)}
 
 
 def _error(seen: Any, column: int) -> float:
