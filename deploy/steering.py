@@ -76,15 +76,16 @@ def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None
 def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Let MODEL say from now on how good a text is: `online`, or a path as for the setting `quality`.
 
-    The walker takes it at its next step, and again after a restart. `tinylm status` names the model in use;
-    one that cannot be opened changes nothing, and the walker's log says why.
+    The walker opens it at its next step (of a run the latest checkpoint; say it again for a later one), and
+    again after a restart. `tinylm status` names the model in use; one that cannot be opened changes nothing,
+    and the walker's log says why.
     """
     if model != ONLINE:
         path = Path(model)
         model = str(path.resolve())
         if not path.exists():
             print(f"there is no {model} here; the walker looks where it runs")
-    attach(frontier).publish("quality", {"model": model, "label": label})
+    attach(frontier).publish("quality", {"model": model, "label": label, "at": time.time()})
 
 
 @app.command

@@ -19,7 +19,7 @@ from ranker.calibration import Calibration, Drift
 from ranker.config import ONLINE, WalkConfig
 from ranker.known import Known
 from ranker.models import Open, open_model
-from ranker.quality import HashedLinear, QualityModel
+from ranker.quality import HashedLinear, QualityModel, vote_weight
 from shards.filters import Verdict, judge
 from shards.novelty import Novelty, sketch
 from shards.signals import Signals
@@ -61,7 +61,7 @@ class Judge:
         self.novelty = Novelty()
         self._contents = Known()
         self._recent: dict[str, float] = {}
-        self._said: dict[str, str] = {}
+        self._said: dict[str, Any] = {}
         self._use(config.quality, config.quality_label)
 
     # Which model
@@ -71,8 +71,8 @@ class Judge:
         self.model: QualityModel = self.online if quality == ONLINE else self._open(quality, label)
         self.calibration, self.drift = Calibration(), Drift()
 
-    def heed(self, said: Mapping[str, str]) -> None:
-        """Take the model that a person asked for while the crawl runs, if that is another than before.
+    def heed(self, said: Mapping[str, Any]) -> None:
+        """Take the `model` (and `label`) that a person asked for while the crawl runs, once each time.
 
         One that cannot be opened changes nothing, and is a warning in the log.
         """
@@ -143,7 +143,7 @@ class Judge:
         chosen = karma > 0 and (verdict.keep or repeated)
         if repeated and not chosen:
             return
-        weight = 1 + float(np.log1p(max(0.0, karma)))
+        weight = vote_weight(karma) if chosen else 1.0
         if self.online.learn(signals, chosen=chosen, weight=weight):
             quality = self.calibration(score)
             self._note(**{"chosen" if chosen else "unchosen": quality})

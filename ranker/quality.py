@@ -139,6 +139,11 @@ def _range(number: int, value: float) -> int:
     return _HASHED + number * _RANGES + min(_RANGES - 1, int(step))
 
 
+def vote_weight(karma: float) -> float:
+    """How much a chosen page with these votes weighs; one that was only met weighs 1."""
+    return min(_MOST_WEIGHT, 1 + math.log1p(karma))
+
+
 def sigmoid(margin: float) -> float:
     """The probability whose log-odds are `margin`."""
     return 1 / (1 + math.exp(-max(-30.0, min(30.0, margin))))

@@ -83,8 +83,11 @@ def test_another_quality_model_is_asked_for(crawl, tell, tmp_path):
     path = tmp_path / "hq.bin"
     path.touch()
     assert tell("quality", str(path)) == ""
-    assert crawl.published("quality") == {"model": str(path), "label": "__label__hq"}
+    first = crawl.published("quality")
+    assert (first["model"], first["label"]) == (str(path), "__label__hq")
+    tell("quality", str(path))
+    assert crawl.published("quality") != first
     assert "there is no /nowhere/x.bin here" in tell("quality", "/nowhere/x.bin", "--label", "good")
-    assert crawl.published("quality") == {"model": "/nowhere/x.bin", "label": "good"}
+    assert crawl.published("quality")["label"] == "good"
     assert tell("quality", "online") == ""
     assert crawl.published("quality")["model"] == "online"
