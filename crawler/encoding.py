@@ -120,10 +120,10 @@ def _of_header(content_type: str) -> str | None:
 
 def _of_meta(head: bytes) -> str | None:
     """The first `meta` that declares an encoding."""
-    return next((name for attributes in metas(head) if (name := _of_attributes(attributes))), None)
+    return next((name for attributes in _metas(head) if (name := _of_attributes(attributes))), None)
 
 
-def metas(head: bytes) -> Iterator[dict[bytes, bytes]]:
+def _metas(head: bytes) -> Iterator[dict[bytes, bytes]]:
     """The attributes of each `meta` in markup, found without parsing it: the standard's prescan."""
     position = 0
     while match := _MARKUP.search(head, position):

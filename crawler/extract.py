@@ -21,14 +21,13 @@ from selectolax.lexbor import LexborHTMLParser
 
 from crawler.encoding import decode
 from crawler.language import detect_language
-from crawler.links import Canonicals, clean, find_links
+from crawler.links import Canonicals, Markup, clean
+from crawler.optout import from_metas
 from crawler.page import Link
 from crawler.screen import DUPLICATE, Screen, Wanted
 
 _SEEN_CHARACTERS = 4000
 """Of a text that was not wanted: enough to learn what is not wanted."""
-_OPT_OUT = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
-_NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
 _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
 
 
@@ -63,16 +62,18 @@ def _too_slow(_signum: int, _frame: FrameType | None) -> None:
 
 
 class Extractor:
-    """Extracts pages one after the other, in the main thread; without `wanted`, of every page all it can."""
+    """Extracts pages one after the other, in the main thread; without `wanted`, of every page all it can.
 
-    def __init__(self, wanted: Wanted | None = None) -> None:
+    `agent` is the crawler's product token: what a page's `meta` elements say to it by name is heard too.
+    """
+
+    def __init__(self, wanted: Wanted | None = None, agent: str = "") -> None:
+        self._agent = agent
         self._screen = Screen(wanted) if wanted else None
         self._canonicals = Canonicals()
 
-    def __call__(
-        self, body: bytes, url: str, content_type: str, robots_tag: str, seconds: float
-    ) -> Extracted:
-        """Text and links of one response; `robots_tag` is its X-Robots-Tag header.
+    def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
+        """Text and links of one response; `nofollow` is what its headers say of the links.
 
         Never raises: whatever a page does to the libraries is a `reason`. What was found before is kept.
         """
@@ -82,9 +83,8 @@ class Extractor:
         try:
             html = decode(body, content_type)
             if content_type.lower().startswith("text/plain"):
-                found = Extracted(opt_out=_opt_out("", robots_tag))
                 return _with_text(found, html.strip(), "plain text")
-            found = self.look(html, url, robots_tag)
+            found = self.look(html, url, nofollow=nofollow)
             return found if found.reason else _with_text(found, _main_text(html, url), extractor_name())
         except _TooSlow:
             return replace(found, reason="extract_timeout")
@@ -95,16 +95,17 @@ class Extractor:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def look(self, html: str, url: str, robots_tag: str) -> Extracted:
+    def look(self, html: str, url: str, *, nofollow: bool) -> Extracted:
         """The first tier: all but the text, and whether the text is wanted."""
         tree = LexborHTMLParser(html)
-        directives = _meta_robots(tree)
-        nofollow = _NOFOLLOW.search(f"{directives} {robots_tag.lower()}") is not None
-        links = find_links(tree, url, nofollow=nofollow)
+        markup = Markup(tree, url)
+        heard = from_metas(markup.metas, self._agent)
+        nofollow = nofollow or heard.nofollow
+        links = markup.links(nofollow=nofollow)
         title_node = tree.css_first("title")
         title = clean(title_node.text()) if title_node else ""
         reason = digest = seen = ""
-        if original := self._canonicals.elsewhere(tree, url, title):
+        if original := self._canonicals.elsewhere(markup.canonicals(), url, title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)
         elif self._screen:
@@ -115,7 +116,7 @@ class Extractor:
         return Extracted(
             title=title,
             text=seen,
-            opt_out=_opt_out(directives, robots_tag),
+            opt_out=heard.signals,
             links=links,
             reason=reason,
             content_sha256=digest,
@@ -146,18 +147,3 @@ def _with_text(found: Extracted, text: str, extractor: str) -> Extracted:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-
-
-def _opt_out(directives: str, robots_tag: str) -> tuple[str, ...]:
-    signals = [f"meta:{word}" for word in _OPT_OUT.findall(directives)]
-    signals += [f"header:{word}" for word in _OPT_OUT.findall(robots_tag.lower())]
-    return tuple(dict.fromkeys(signals))
-
-
-def _meta_robots(tree: LexborHTMLParser) -> str:
-    contents = [
-        node.attributes.get("content") or ""
-        for node in tree.css("meta[name]")
-        if (node.attributes.get("name") or "").lower() == "robots"
-    ]
-    return " ".join(contents).lower()

@@ -2,14 +2,13 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
-from functools import lru_cache
+from itertools import chain
 from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from crawler.page import Link
-from crawler.urls import canonicalize
+from crawler.urls import canonicalize, resolve
 
 _MOST_LINKS = 2000
 _MOST_ENCLOSING = 64
@@ -17,48 +16,62 @@ _MOST_ANCHOR_CHARACTERS = 200
 _MOST_REMEMBERED = 10_000
 _HEAD = "html/head/link"
 _FEEDS = ("application/rss+xml", "application/atom+xml")
-_SPACE = re.compile(r"\s+")
 _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
 
 
-def find_links(tree: LexborHTMLParser, url: str, *, nofollow: bool) -> tuple[Link, ...]:
-    """Every target once: translations (by language code) and feeds that the head names, then the body's."""
-    base = find_base(tree, url)
-    folder = base.partition("?")[0].rpartition("/")[0] + "/"
-    found: dict[str, Link] = {}
-    paths: dict[int, str] = {}
-    for node in tree.css("head link[href], a[href]"):
-        attributes = node.attributes
-        relation = (attributes.get("rel") or "").lower().split()
-        in_head = node.tag == "link"
-        anchor = _named_by_head(attributes, relation) if in_head else ""
-        if anchor is None:
-            continue
-        href = (attributes.get("href") or "").partition("#")[0].strip()
-        target = canonicalize(href, base) if href[:1] in ("", "?") else _resolve(href, folder)
-        if target is None or target == url or target in found:
-            continue
-        found[target] = Link(
-            target,
-            (anchor or clean(node.text()))[:_MOST_ANCHOR_CHARACTERS],
-            _HEAD if in_head else _tag_path(node, paths),
-            nofollow or "nofollow" in relation,
-        )
-        if len(found) == _MOST_LINKS:
-            break
-    return tuple(found.values())
+class Markup:
+    """What of a parsed page names addresses or says how it may be used, found in one walk."""
 
+    def __init__(self, tree: LexborHTMLParser, url: str) -> None:
+        self._url = url
+        self._in_head = tree.head.css("link[rel][href]") if tree.head else []
+        self._anchors: list[LexborNode] = []
+        self.metas: list[tuple[str, str]] = []
+        """(name, content) of each `meta` that has a name."""
+        bases = []
+        for node in tree.css("a[href], base[href], meta[name]"):
+            if node.tag == "a":
+                self._anchors.append(node)
+            elif node.tag == "meta":
+                self.metas.append((node.attributes["name"] or "", node.attributes.get("content") or ""))
+            else:
+                bases.append(node.attributes["href"] or "")
+        self.base = (bases and canonicalize(bases[0], url)) or url
+        """What the page's relative addresses are relative to."""
 
-@lru_cache(1 << 15)
-def _resolve(href: str, folder: str) -> str | None:
-    """Pages of a site have most of their links in common, and to make a URL canonical is most of the work."""
-    return canonicalize(href, folder)
+    def links(self, *, nofollow: bool) -> tuple[Link, ...]:
+        """Every target once: translations (by language) and feeds that the head names, then the body's."""
+        folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
+        found: dict[str, Link] = {}
+        paths: dict[int, tuple[str, ...]] = {}
+        for node in chain(self._in_head, self._anchors):
+            attributes = node.attributes
+            relation = (attributes.get("rel") or "").lower().split()
+            in_head = node.tag == "link"
+            anchor = _named_by_head(attributes, relation) if in_head else ""
+            if anchor is None:
+                continue
+            href = (attributes.get("href") or "").partition("#")[0].strip()
+            target = canonicalize(href, self.base) if href[:1] in ("", "?") else resolve(href, folder)
+            if target is None or target == self._url or target in found:
+                continue
+            found[target] = Link(
+                target,
+                (anchor or clean(node.text()))[:_MOST_ANCHOR_CHARACTERS],
+                _HEAD if in_head else "/".join(_tag_path(node.parent, paths)),
+                nofollow or "nofollow" in relation,
+            )
+            if len(found) == _MOST_LINKS:
+                break
+        return tuple(found.values())
 
-
-def find_base(tree: LexborHTMLParser, url: str) -> str:
-    """What the page's relative addresses are relative to."""
-    node = tree.css_first("base[href]")
-    return (node and canonicalize(node.attributes.get("href") or "", url)) or url
+    def canonicals(self) -> set[str | None]:
+        """The addresses that the head names as the page's own; None for what is no address."""
+        return {
+            canonicalize(node.attributes["href"] or "", self.base)
+            for node in self._in_head
+            if "canonical" in (node.attributes["rel"] or "").lower().split()
+        }
 
 
 def _named_by_head(attributes: dict[str, str | None], relation: list[str]) -> str | None:
@@ -71,32 +84,27 @@ def _named_by_head(attributes: dict[str, str | None], relation: list[str]) -> st
     return clean(attributes.get("title") or "") or "feed" if kind in _FEEDS else None
 
 
-def _tag_path(node: LexborNode, known: dict[int, str]) -> str:
-    """Names of the enclosing elements, outermost first; of a page nested without end, the nearest."""
-    parent = node.parent
-    if parent is not None and parent.mem_id in known:
-        return known[parent.mem_id]
-    names = []
-    for enclosing in _enclosing(node):
-        names.append(enclosing)
-        if len(names) == _MOST_ENCLOSING:
+def _tag_path(node: LexborNode | None, known: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
+    """Names of `node` and what encloses it, outermost first; of a page nested without end, the nearest."""
+    path: tuple[str, ...] = ()
+    unknown: list[tuple[int, str]] = []
+    while node is not None and (tag := node.tag) and not tag.startswith("-"):
+        if node.mem_id in known:
+            path = known[node.mem_id]
             break
-    path = "/".join(reversed(names))
-    if parent is not None:
-        known[parent.mem_id] = path
+        unknown.append((node.mem_id, tag))
+        if len(unknown) == _MOST_ENCLOSING:
+            return tuple(tag for _, tag in reversed(unknown))
+        node = node.parent
+    for identity, tag in reversed(unknown):
+        path = (*path, tag)[-_MOST_ENCLOSING:]
+        known[identity] = path
     return path
-
-
-def _enclosing(node: LexborNode) -> Iterator[str]:
-    parent = node.parent
-    while parent is not None and parent.tag and not parent.tag.startswith("-"):
-        yield parent.tag
-        parent = parent.parent
 
 
 def clean(text: str) -> str:
     """With single spaces, and none around it."""
-    return _SPACE.sub(" ", text).strip()
+    return " ".join(text.split())
 
 
 class Canonicals:
@@ -111,14 +119,8 @@ class Canonicals:
     def __init__(self) -> None:
         self._titles: OrderedDict[str, str] = OrderedDict()
 
-    def elsewhere(self, tree: LexborHTMLParser, url: str, title: str) -> str | None:
-        """The address of the page that this one is a copy of, or None."""
-        base = find_base(tree, url)
-        named = {
-            canonicalize(node.attributes.get("href") or "", base)
-            for node in tree.css("head link[rel][href]")
-            if "canonical" in (node.attributes.get("rel") or "").lower().split()
-        }
+    def elsewhere(self, named: set[str | None], url: str, title: str) -> str | None:
+        """The address of the page that this one is a copy of, or None; `named` is what it calls its own."""
         target = named.pop() if len(named) == 1 else None
         if target is None or not _may_be_copy(url, target):
             return None

@@ -11,8 +11,10 @@ find it absent on nearly all.
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 _DIRECTIVE = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
+_NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
 _AGENT = re.compile(r"[a-z*_][a-z0-9_.*-]*")
 _STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]*)\s*=\s*(yes|no|y|n)")
@@ -28,28 +30,43 @@ def forbids_training(signals: Iterable[str]) -> bool:
     return any(signal.partition(":")[2] in _NOT_FOR_TRAINING for signal in signals)
 
 
-def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> tuple[str, ...]:
-    """The signals in a response's headers (names in lower case) for the crawler with this product token."""
+class Heard(NamedTuple):
+    """What a page or its response says."""
+
+    signals: tuple[str, ...] = ()
+    """Against its use, each once."""
+    nofollow: bool = False
+    """That its links are not to be followed."""
+
+
+def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
+    """What a response's headers (names in lower case) say to the crawler with this product token."""
     found: list[str] = []
+    nofollow = False
     for name, value in headers:
         if name == "x-robots-tag":
-            found += _DIRECTIVE.findall(addressed(value, agent))
+            robots = addressed(value, agent)
+            found += _DIRECTIVE.findall(robots)
+            nofollow = nofollow or _NOFOLLOW.search(robots) is not None
         elif name == "content-usage":
             found += [statement for _, statement, refused in usage(value) if refused]
         elif name == "tdm-reservation" and value.strip() == "1":
             found.append("tdm-reservation=1")
-    return tuple(dict.fromkeys(f"header:{what}" for what in found))
+    return Heard(tuple(dict.fromkeys(f"header:{what}" for what in found)), nofollow)
 
 
-def from_meta(name: str, content: str, agent: str) -> tuple[str, ...]:
-    """The signals in one `meta` element for the crawler with this product token."""
-    name = name.strip().lower()
+def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
+    """What a page's `meta` elements (name, content) say to the crawler with this product token."""
     found: list[str] = []
-    if name in ("robots", agent.lower()):
-        found = _DIRECTIVE.findall(content.lower())
-    elif name == "tdm-reservation" and content.strip() == "1":
-        found = ["tdm-reservation=1"]
-    return tuple(dict.fromkeys(f"meta:{what}" for what in found))
+    nofollow = False
+    for name, content in metas:
+        kind = name.strip().lower()
+        if kind in ("robots", agent.lower()):
+            found += _DIRECTIVE.findall(content.lower())
+            nofollow = nofollow or _NOFOLLOW.search(content.lower()) is not None
+        elif kind == "tdm-reservation" and content.strip() == "1":
+            found.append("tdm-reservation=1")
+    return Heard(tuple(dict.fromkeys(f"meta:{what}" for what in found)), nofollow)
 
 
 def addressed(robots_tag: str, agent: str) -> str:

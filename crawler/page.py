@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 LISTS = ("robots", "sitemap", "feed")
@@ -51,7 +51,9 @@ class Page:
     """The host said 304: it is the page that was fetched before."""
 
     def to_bytes(self) -> bytes:
-        return zlib.compress(json.dumps(asdict(self), ensure_ascii=False).encode("utf-8", "replace"), 1)
+        # Not `asdict`: it copies every link, which costs twice what the rest of this does.
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return zlib.compress(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"), 1)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

@@ -13,16 +13,14 @@ another host names: it is fetched, and counts for its own host. A feed's links a
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from io import BytesIO
 from itertools import islice
 from typing import NamedTuple
 
 from lxml import etree
 
-from crawler.encoding import decode, metas
+from crawler.encoding import decode
 from crawler.extract import Extracted
-from crawler.optout import from_meta
 from crawler.page import Link
 from crawler.urls import canonicalize, locate
 
@@ -31,8 +29,6 @@ _MOST_ENTRIES = 50_000
 _MOST_BYTES = 10 * 1024 * 1024
 _MOST_TITLE_CHARACTERS = 200
 _SNIFFED = 1024
-_LONGEST_HEAD = 64 * 1024
-_END_OF_HEAD = re.compile(rb"</head|<body", re.IGNORECASE)
 _GZIP = b"\x1f\x8b"
 _ENTRIES = {
     ("urlset", "url"): "sitemap",
@@ -62,13 +58,11 @@ class Entry(NamedTuple):
 class Reader:
     """Reads a response in an extraction process: what it lists, or what `extract` makes of it.
 
-    The reason of what is a list is `sitemap` or `feed`. Of a document the signals in its `meta` elements are
-    added to those `extract` has seen; `agent` is the crawler's product token.
+    The reason of what is a list is `sitemap` or `feed`.
     """
 
-    def __init__(self, extract: Callable[..., Extracted], agent: str) -> None:
+    def __init__(self, extract: Callable[..., Extracted]) -> None:
         self._extract = extract
-        self._agent = agent
 
     def __call__(self, body: bytes, url: str, content_type: str, *others: object) -> Extracted:
         media_type = content_type.partition(";")[0].strip().lower()
@@ -76,18 +70,7 @@ class Reader:
             reason, links = listed(body, url, content_type)
             if reason or not is_text(media_type):
                 return Extracted(reason=reason or "media_type", links=links)
-        found = self._extract(body, url, content_type, *others)
-        if media_type == "text/plain":
-            return found
-        signals = (*found.opt_out, *_signals(body, self._agent))
-        return replace(found, opt_out=tuple(dict.fromkeys(signals)))
-
-
-def _signals(body: bytes, agent: str) -> Iterator[str]:
-    end = _END_OF_HEAD.search(body, 0, _LONGEST_HEAD)
-    for attributes in metas(body[: end.start() if end else _LONGEST_HEAD]):
-        name, content = (attributes.get(key, b"").decode("latin-1") for key in (b"name", b"content"))
-        yield from from_meta(name, content, agent)
+        return self._extract(body, url, content_type, *others)
 
 
 def is_text(media_type: str) -> bool:

@@ -21,7 +21,7 @@ from crawler.extractors import Extractors, Limits
 from crawler.failures import OF_THE_HOST, classify
 from crawler.frontier import Frontier, Lease
 from crawler.handler import AddressCap
-from crawler.optout import addressed, from_headers
+from crawler.optout import from_headers
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
 from crawler.sitemaps import Reader, is_text, may_list
@@ -62,7 +62,7 @@ class LeaseSpider(Spider):
         self._token = product_token(config.user_agent)
         self._elsewhere = Elsewhere(frontier.delay, config.timeout)
         limits = Limits(config.extract_timeout, config.extract_megabytes)
-        self._extract = Extractors(Reader(extract, self._token), config.extractors, limits)
+        self._extract = Extractors(Reader(extract), config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._endings = Endings(frontier)
         self._fatal: TinylmError | None = None
@@ -247,18 +247,14 @@ class LeaseSpider(Spider):
         media_type = _header(response, "Content-Type").split(";")[0].strip().lower()
         if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
             return self._empty_page(lease, response.status, "media_type")
+        heard = from_headers(_headers(response), self._token)
         extracted = await self._extract(
-            response.body, response.url, _header(response, "Content-Type"), self._robots_tag(response)
+            response.body, response.url, _header(response, "Content-Type"), heard.nofollow
         )
+        of_host = (await self._rules_of(lease)).opt_out(lease.url)
         fields = {name: getattr(extracted, name) for name in Extracted.__slots__}
-        fields["opt_out"] = await self._opt_out(response, lease, extracted)
+        fields["opt_out"] = (*extracted.opt_out, *heard.signals, *of_host)
         return Page(**self._base(lease, response.status), **fields)
-
-    async def _opt_out(self, response: Response, lease: Lease, extracted: Extracted) -> tuple[str, ...]:
-        """What the page, its response and its host say of its use."""
-        in_headers = from_headers(_headers(response), self._token)
-        rules = await self._rules_of(lease)
-        return tuple(dict.fromkeys((*extracted.opt_out, *in_headers, *rules.opt_out(lease.url))))
 
     def _empty_page(self, lease: Lease, status: int, reason: str, links: tuple[Link, ...] = ()) -> Page:
         return Page(**self._base(lease, status), reason=reason, links=links)
@@ -282,11 +278,6 @@ class LeaseSpider(Spider):
             self._open.pop(lease.key, None)
             if len(self._open) <= self.config.concurrency * _FILLED_UP_AT:
                 self._something_finished.set()
-
-    def _robots_tag(self, response: Response) -> str:
-        """The directives of all X-Robots-Tag headers that are for this crawler."""
-        tags = [value for name, value in _headers(response) if name == "x-robots-tag"]
-        return ", ".join(addressed(tag, self._token) for tag in tags)
 
     # Stopping
 

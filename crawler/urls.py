@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 MOST_CHARACTERS = 2048
 _DOMAINS_REMEMBERED = 100_000
+_LINKS_REMEMBERED = 1 << 15
 _TRACKING = re.compile(
     r"(utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id|_hs(enc|mi)|ref_src|ref_url)(=|$)",
     re.IGNORECASE,
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_LONGEST_ORIGIN = len("http://") + 253
 _SAFE_PATH = "/~!$&'()*+,;=:@-._%"
 _SAFE_QUERY = _SAFE_PATH.replace("'", "") + "?"
 _ESCAPE = re.compile(r"%(?:([0-9A-Fa-f]{2})|)")
@@ -40,6 +42,11 @@ _SCHEME = re.compile(r"(https?):(/*)", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"((?:https?:)?/{2,})[^/?#]*@(?=[^/?#])", re.IGNORECASE)
 _EMPTY_HEX = re.compile(r"0x(?=\.|$)")
 _SLASHES = re.compile(r"^/{3,}")
+_PLAIN_PATH, _PLAIN_QUERY = r"[A-Za-z0-9._~!$&'()*+,=@/-]*", r"""(?:\?([!-"$-~]*))?"""
+_PLAIN = re.compile(
+    rf"(https?://(?:{_LABEL}\.)*[a-z](?:[a-z0-9_-]{{0,61}}[a-z0-9_])?)(/{_PLAIN_PATH})?{_PLAIN_QUERY}"
+)
+_PLAIN_LINK = re.compile(rf"(/|(?:\.\./)*)([A-Za-z0-9_~-]{_PLAIN_PATH}){_PLAIN_QUERY}")
 
 
 class Address(NamedTuple):
@@ -55,6 +62,8 @@ def canonicalize(url: str, base: str | None = None) -> str | None:
     """The canonical form of `url`, relative to `base`; None if it is no http(s) URL a crawler can use."""
     if len(url) > MOST_CHARACTERS:
         return None
+    if (plain := _PLAIN.fullmatch(url)) and len(plain[1]) < _LONGEST_ORIGIN and "/." not in url:
+        return _with_query(plain[1] + (plain[2] or "/"), plain[3])
     try:
         parts = urlsplit(_absolute(_as_browsers_read(url), base))
         if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
@@ -69,6 +78,29 @@ def canonicalize(url: str, base: str | None = None) -> str | None:
     path, query = _canonical_path(parts.path), _canonical_query(parts.query)
     canonical = urlunsplit((parts.scheme, netloc, path, query, ""))
     return canonical if len(canonical) <= MOST_CHARACTERS else None
+
+
+@lru_cache(_LINKS_REMEMBERED)
+def resolve(href: str, folder: str) -> str | None:
+    """`canonicalize(href, folder)` for a canonical `folder`, one that ends in a slash, and short work of it.
+
+    Pages of a site have most of their links in common, and of a page's links most are plain.
+    """
+    plain = _PLAIN_LINK.fullmatch(href)
+    if not plain or "/." in plain[2] or "//" in plain[2] or folder.count("//") > 1:
+        return canonicalize(href, folder)
+    up, path, query = plain.groups()
+    origin = folder.index("/", len("https://"))
+    end = origin if up == "/" else len(folder) - 1
+    for _ in range(up.count("../")):
+        end = max(origin, folder.rfind("/", 0, end))
+    return _with_query(f"{folder[: end + 1]}{path}", query)
+
+
+def _with_query(url: str, query: str | None) -> str | None:
+    if query and (query := _canonical_query(query)):
+        url = f"{url}?{query}"
+    return url if len(url) <= MOST_CHARACTERS else None
 
 
 def _as_browsers_read(url: str) -> str:

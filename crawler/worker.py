@@ -10,6 +10,7 @@ from crawler.extract import Extracted, Extractor
 from crawler.frontier import Frontier
 from crawler.guard import AddressGuard
 from crawler.resolver import Resolver
+from crawler.robots import product_token
 from crawler.spider import LeaseSpider
 
 _SPIDER_MIDDLEWARES = (
@@ -39,7 +40,12 @@ def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracte
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
-    process.crawl(crawler, frontier=frontier, config=config, extract=extract or Extractor())
+    process.crawl(
+        crawler,
+        frontier=frontier,
+        config=config,
+        extract=extract or Extractor(agent=product_token(config.user_agent)),
+    )
     process.start()
     if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
         raise crawler.spider.fatal

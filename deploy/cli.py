@@ -122,6 +122,7 @@ def worker(
     walker's settings it heeds the languages: what is in another, or hardly text at all, is not extracted.
     """
     from crawler.extract import Extractor
+    from crawler.robots import product_token
     from crawler.screen import Wanted
     from crawler.worker import run
     from deploy.crawl import limits_from_now, open_frontier
@@ -133,7 +134,7 @@ def worker(
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
         wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
-        run(opened, crawl, Extractor(wanted))
+        run(opened, crawl, Extractor(wanted, product_token(crawl.user_agent)))
 
 
 @app.command(config=_CRAWL)

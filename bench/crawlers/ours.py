@@ -24,11 +24,9 @@ _WANTED = Wanted(("en",), 0.65)
 class LinksOnly(Extractor):
     """The first tier alone, without the look at the text."""
 
-    def __call__(
-        self, body: bytes, url: str, content_type: str, robots_tag: str, seconds: float
-    ) -> Extracted:
+    def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
         del seconds
-        return self.look(decode(body, content_type), url, robots_tag)
+        return self.look(decode(body, content_type), url, nofollow=nofollow)
 
 
 EXTRACTORS = {"links": LinksOnly(), "documents": Extractor(), "two tiers": Extractor(_WANTED)}

@@ -27,9 +27,9 @@ def page(body="", head="", text=SENTENCES):
     return f"<html><head>{head}</head><body><main><p>{text}</p>{body}</main></body></html>"
 
 
-def run(html, *, url=URL, content_type=HTML, robots_tag="", seconds=30.0, wanted=None):
+def run(html, *, url=URL, content_type=HTML, nofollow=False, seconds=30.0, wanted=None):
     body = html.encode() if isinstance(html, str) else html
-    return Extractor(wanted)(body, url, content_type, robots_tag, seconds)
+    return Extractor(wanted, "tinylm")(body, url, content_type, nofollow, seconds)
 
 
 def test_a_page_becomes_text_title_language_and_digest():
@@ -105,24 +105,25 @@ def test_links_are_relative_to_the_base_of_the_page(base, target):
 
 
 @pytest.mark.parametrize(
-    ("head", "robots_tag", "opt_out", "nofollow"),
+    ("head", "opt_out", "nofollow"),
     [
-        ('<meta name="robots" content="noai, noimageai">', "", ("meta:noai", "meta:noimageai"), False),
-        ('<META NAME="Robots" CONTENT="NoIndex,NoFollow">', "", ("meta:noindex",), True),
-        ('<meta name="robots" content="none">', "", ("meta:none",), True),
-        ('<meta name="robots" content="noai"><meta name="robots" content="noai">', "", ("meta:noai",), False),
-        ('<meta name="robots" content="index, follow, max-snippet:50">', "", (), False),
-        ('<meta name="description" content="noai noindex none nofollow">', "", (), False),
-        ('<meta name="robots">', "", (), False),
-        ("", "noindex, NOAI", ("header:noindex", "header:noai"), False),
-        ("", "nofollow", (), True),
-        ('<meta name="robots" content="noarchive">', "noai", ("meta:noarchive", "header:noai"), False),
+        ('<meta name="robots" content="noai, noimageai">', ("meta:noai", "meta:noimageai"), False),
+        ('<META NAME="Robots" CONTENT="NoIndex,NoFollow">', ("meta:noindex",), True),
+        ('<meta name="robots" content="none">', ("meta:none",), True),
+        ('<meta name="robots" content="noai"><meta name="robots" content="noai">', ("meta:noai",), False),
+        ('<meta name="robots" content="index, follow, max-snippet:50">', (), False),
+        ('<meta name="description" content="noai noindex none nofollow">', (), False),
+        ('<meta name="robots">', (), False),
+        ('<meta name="TinyLM" content="noarchive, nofollow">', ("meta:noarchive",), True),
+        ("<META content='1' name='TDM-Reservation'/>", ("meta:tdm-reservation=1",), False),
+        ('</head><body><meta name="robots" content="noai">', ("meta:noai",), False),
     ],
 )
-def test_signals_against_use_are_recorded(head, robots_tag, opt_out, nofollow):
-    found = run(page('<a href="a">a</a>', head=head), robots_tag=robots_tag)
+def test_signals_against_use_are_recorded(head, opt_out, nofollow):
+    found = run(page('<a href="a">a</a>', head=head))
     assert found.opt_out == opt_out
     assert found.links[0].nofollow is nofollow
+    assert run(page('<a href="a">a</a>', head=head), nofollow=True).links[0].nofollow
     assert found.text
 
 
@@ -135,11 +136,10 @@ def test_signals_and_links_of_a_page_without_text_are_kept():
 
 def test_plain_text_is_text_and_has_no_links():
     text = f"A letter\n\n{SENTENCES}\n\n  <a href='/x'>not markup</a>"
-    found = run(f"\n{text}\n", content_type="Text/Plain; charset=utf-8", robots_tag="noai")
+    found = run(f"\n{text}\n", content_type="Text/Plain; charset=utf-8")
     assert found.text == text
     assert found.language == "en"
     assert found.links == ()
-    assert found.opt_out == ("header:noai",)
     assert found.extractor == "plain text"
 
 

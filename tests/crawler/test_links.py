@@ -3,7 +3,7 @@
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from crawler.links import Canonicals, find_links
+from crawler.links import Canonicals, Markup
 from crawler.page import Link
 
 URL = "http://h.example/docs/page.html"
@@ -11,12 +11,12 @@ URL = "http://h.example/docs/page.html"
 
 def links(head, body=""):
     tree = LexborHTMLParser(f"<html><head>{head}</head><body>{body}</body></html>")
-    return find_links(tree, URL, nofollow=False)
+    return Markup(tree, URL).links(nofollow=False)
 
 
 def elsewhere(head, url=URL, title="t", canonicals=None):
     tree = LexborHTMLParser(f"<html><head>{head}</head></html>")
-    return (canonicals or Canonicals()).elsewhere(tree, url, title)
+    return (canonicals or Canonicals()).elsewhere(Markup(tree, url).canonicals(), url, title)
 
 
 def canonical(target):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.optout import addressed, forbids_training, from_headers, from_meta
+from crawler.optout import addressed, forbids_training, from_headers, from_metas
 from crawler.robots import Rules
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
@@ -41,26 +41,37 @@ def test_every_header_counts():
         ("tdm-reservation", " 1 "),
         ("x-other", "noindex"),
     ]
-    assert from_headers(headers, "tinylm") == (
+    assert from_headers(headers, "tinylm").signals == (
         "header:noarchive", "header:noai", "header:train-ai=n", "header:tdm-reservation=1"
     )  # fmt: skip
-    assert from_headers([("tdm-reservation", "0"), ("content-usage", "train-ai=y")], "tinylm") == ()
+    assert from_headers([("tdm-reservation", "0"), ("content-usage", "train-ai=y")], "tinylm").signals == ()
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "signals"),
+    ("tags", "nofollow"),
+    [(["noai"], False), (["NoFollow", "noai"], True), (["noindex, none"], True),
+     (["otherbot: nofollow"], False),
+     (["otherbot: noindex", "tinylm: nofollow"], True)],
+)  # fmt: skip
+def test_links_are_not_followed_where_a_header_says_so(tags, nofollow):
+    assert from_headers([("x-robots-tag", tag) for tag in tags], "tinylm").nofollow is nofollow
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "signals", "nofollow"),
     [
-        ("robots", "NoIndex, nofollow", ("meta:noindex",)),
-        ("ROBOTS", "noai, noimageai", ("meta:noai", "meta:noimageai")),
-        ("tinylm", "noai", ("meta:noai",)),
-        ("googlebot", "noindex", ()),
-        ("tdm-reservation", "1", ("meta:tdm-reservation=1",)),
-        ("tdm-reservation", "0", ()),
-        ("description", "noindex", ()),
+        ("robots", "NoIndex, nofollow", ("meta:noindex",), True),
+        ("ROBOTS", "noai, noimageai", ("meta:noai", "meta:noimageai"), False),
+        ("TinyLM", "noai", ("meta:noai",), False),
+        ("tinylm", "none", ("meta:none",), True),
+        ("googlebot", "noindex, nofollow", (), False),
+        ("tdm-reservation", "1", ("meta:tdm-reservation=1",), False),
+        ("tdm-reservation", "0", (), False),
+        ("description", "noindex nofollow", (), False),
     ],
 )
-def test_a_meta_element_speaks_to_all_or_to_one(name, content, signals):
-    assert from_meta(name, content, "tinylm") == signals
+def test_a_meta_element_speaks_to_all_or_to_one(name, content, signals, nofollow):
+    assert from_metas([(name, content), ("description", "")], "tinylm") == (signals, nofollow)
 
 
 @pytest.mark.parametrize(
@@ -139,3 +150,4 @@ def test_hearing_is_total(text, agent):
         Rules(f"User-agent: *\nContent-Usage: {text}\n{text}", agent).opt_out("http://h/"), tuple
     )
     from_headers([("x-robots-tag", text), ("content-usage", text), ("tdm-reservation", text)], agent)
+    from_metas([(text, text), ("robots", text), (agent, text)], agent)

@@ -221,13 +221,10 @@ def test_only_what_may_be_a_list_is_read_as_one(body, url, media_type, worth_a_l
 
 
 def test_a_response_is_a_list_or_a_document_or_neither():
-    read = Reader(lambda *_: Extracted(text="a document", opt_out=("meta:noai",)), "tinylm")
+    read = Reader(lambda *_: Extracted(text="a document"))
     assert read(urlset("https://www.example.com/a").encode(), SITE, "text/xml").reason == "sitemap"
     assert read(b"<svg/>", SITE, "image/svg+xml").reason == "media_type"
     assert read(b"<p>", SITE, "text/html").text == "a document"
-    head = b"<head><meta name=robots content=noai><META content='1' name='TDM-Reservation'/></head>"
-    assert read(head, SITE, "text/html").opt_out == ("meta:noai", "meta:tdm-reservation=1")
-    assert read(b"</head><body>" + head, SITE, "text/html").opt_out == ("meta:noai",)
 
 
 @given(st.binary(max_size=300) | st.text(alphabet="<>/url loc&;!-[]CDATA\n", max_size=100).map(str.encode))

@@ -134,7 +134,7 @@ def test_the_calendar_of_the_local_web_ends_after_a_few_hundred_of_its_millions_
     while waiting:
         url = waiting.popleft()
         path, _, query = url.removeprefix("http://calendar.test").partition("?")
-        page = extractor(calendar.answer(path, query).body, url, "text/html", "", 10.0)
+        page = extractor(calendar.answer(path, query).body, url, "text/html", False, 10.0)
         assert page.reason
         traps.fetched(url, page.content_sha256, kept=False)
         new = [link.url for link in page.links if link.url not in seen and not traps.reason(link.url)]

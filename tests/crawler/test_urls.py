@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from crawler.urls import MOST_CHARACTERS, canonicalize, fingerprint, locate, url_at
+from crawler.urls import MOST_CHARACTERS, canonicalize, fingerprint, locate, resolve, url_at
 
 PIECES = st.lists(
     st.sampled_from(
@@ -154,6 +154,26 @@ def test_what_a_crawler_cannot_use_is_none(url):
 )
 def test_a_reference_is_read_relative_to_its_base(reference, canonical):
     assert canonicalize(reference, "http://b.example/d/e?q") == canonical
+
+
+PLAIN = st.lists(
+    st.sampled_from(
+        ["http://", "https://", "h.example", "h.0x1", "H", "1", "_", "-", "/", "//", "../", "./", ".", "..",
+         "a", "b.html", "~", ";", ":", "@", "=", "?", "&", "utm_id=1", "'", "%41", "+", "\\", " "]
+    ),
+    max_size=9,
+).map("".join)  # fmt: skip
+
+
+@given(PLAIN, PLAIN)
+@example("../" * 9 + "a", "http://h.example/b/")
+@example("a" * 2040, "http://h.example/b/")
+@example(f"http://{'.'.join(['a' * 60] * 5)}/", "http://h.example/")
+def test_the_short_way_of_plain_links_leads_where_the_long_one_does(href, base):
+    """A line break, which is nothing, makes a link one that is not plain."""
+    assert canonicalize(href) == canonicalize(f"\n{href}")
+    folder = (canonicalize(base) or "https://h.example/a/b").partition("?")[0].rpartition("/")[0] + "/"
+    assert resolve(href, folder) == canonicalize(f"\n{href}", folder)
 
 
 def test_http_and_https_live_at_one_host_under_different_members():
