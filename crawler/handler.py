@@ -5,6 +5,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
@@ -16,9 +17,9 @@ from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedE
 from scrapy.http import Headers, Response
 
 from crawler.errors import AddressBusy
-from crawler.frontier import Frontier
 from crawler.guard import AddressGuard, unwrap
 from crawler.resolver import NameForbidden, Resolver
+from crawler.roundtrips import RoundTrips
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -31,8 +32,9 @@ _HOLD_MARGIN_SECONDS = 5.0
 class AddressCap:
     """At most `most` connections to an address at once and `gap` seconds between them, by all workers."""
 
-    def __init__(self, frontier: Frontier, most: int, gap: float) -> None:
-        self._frontier, self._most, self._gap = frontier, most, gap
+    def __init__(self, trips: RoundTrips, most: int, gap: float) -> None:
+        self._trips, self._most, self._gap = trips, most, gap
+        self._name, self._holds = uuid.uuid4().hex, count()
 
     @asynccontextmanager
     async def held(self, address: str, seconds: float) -> AsyncIterator[None]:
@@ -40,16 +42,13 @@ class AddressCap:
         if not self._most and not self._gap:
             yield
             return
-        group, holder = address_group(address), uuid.uuid4().hex
-        wait = await asyncio.to_thread(
-            self._frontier.hold_ip, group, holder, most=self._most, gap=self._gap, seconds=seconds
-        )
-        if wait:
+        group, holder = address_group(address), f"{self._name}:{next(self._holds)}"
+        if wait := await self._trips.hold(group, holder, most=self._most, gap=self._gap, seconds=seconds):
             raise AddressBusy(address, wait)
         try:
             yield
         finally:
-            await asyncio.to_thread(self._frontier.release_ip, group, holder)
+            self._trips.release(group, holder)
 
 
 def address_group(address: str) -> str:

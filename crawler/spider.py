@@ -14,7 +14,6 @@ from scrapy.http import Response
 from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
-from crawler.endings import Endings
 from crawler.errors import AddressBusy, LeaseLost
 from crawler.extract import Extracted
 from crawler.extractors import Extractors, Limits
@@ -24,6 +23,7 @@ from crawler.handler import AddressCap
 from crawler.optout import from_headers
 from crawler.page import Link, Page
 from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
+from crawler.roundtrips import RoundTrips
 from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from crawler.warc import WarcWriter
@@ -50,7 +50,8 @@ class LeaseSpider(Spider):
         super().__init__(**kwargs)
         self.frontier = frontier
         self.config = config
-        self.cap = AddressCap(frontier, config.ip_concurrency, config.ip_delay)
+        self._trips = RoundTrips(frontier)
+        self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
         self.warc = (
             WarcWriter(frontier.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
             if config.warc
@@ -64,13 +65,12 @@ class LeaseSpider(Spider):
         limits = Limits(config.extract_timeout, config.extract_megabytes)
         self._extract = Extractors(Reader(extract), config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
-        self._endings = Endings(frontier)
         self._fatal: TinylmError | None = None
 
     @property
     def fatal(self) -> TinylmError | None:
         """Why the frontier cannot be used any more."""
-        return self._fatal or self._endings.fatal
+        return self._fatal or self._trips.fatal
 
     # Leases in
 
@@ -271,7 +271,7 @@ class LeaseSpider(Spider):
 
     async def _finish(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
         try:
-            await self._endings.say(lease, verb, *args, **kwargs)
+            await self._trips.end(lease, verb, *args, **kwargs)
         except LeaseLost as error:
             self.logger.warning("%s", error)
         finally:
@@ -286,7 +286,7 @@ class LeaseSpider(Spider):
         self._extract.close()
         if self.warc:
             self.warc.close()
-        self._endings.give_back(list(self._open.values()))
+        self._trips.give_back(list(self._open.values()))
 
 
 def _header(response: Response, name: str) -> str:

@@ -90,8 +90,8 @@ class Ends(ABC):
 _ACKS_AT_ONCE = 64
 _BYTES_AT_ONCE = 8 << 20
 """Of the pages of acks that go together, unless a single one is larger."""
-Call = tuple[str, int, tuple[Any, ...]]
-"""A script, its partition and its arguments."""
+Call = tuple[str, int | str, tuple[Any, ...]]
+"""A script, its partition or the address it is about, and its arguments."""
 End = tuple[Lease, tuple[Any, ...]]
 
 
@@ -124,12 +124,31 @@ def _together(script: str, ends: list[End]) -> Iterator[list[End]]:
 
 
 class Batch(Ends):
-    """Ends of many leases in one round trip: each is a transition of its own, none waits for another."""
+    """Ends of many leases, and connections to addresses that many hosts share, in one round trip.
+
+    Each is a transition of its own, none waits for another.
+    """
 
     def __init__(self, config: FrontierConfig, send: Callable[[list[Call]], list[Any]]) -> None:
         self._config = config
         self._send = send
         self._ends: dict[tuple[str, int], list[End]] = {}
+        self._releases: list[Call] = []
+        self._holds: dict[str, Call] = {}
+        self.waits: dict[str, float] = {}
+        """By holder: 0 if it holds the connection it asked for, or in how many seconds to ask again."""
+
+    def hold_ip(self, address: str, holder: str, *, most: int, gap: float, seconds: float) -> None:
+        """Take one of the `most` connections to `address` that all workers share, `gap` seconds apart.
+
+        Whether it was to be had is in `waits`, once sent; who is refused is told a turn of its own. After
+        `seconds` a hold ends by itself.
+        """
+        self._holds[holder] = "hold_ip", address, (holder, most, ms(gap), ms(seconds))
+
+    def release_ip(self, address: str, holder: str) -> None:
+        """The connection is over; who asks for one in the same batch may have it."""
+        self._releases.append(("release_ip", address, (holder,)))
 
     def _finish(self, script: str, lease: Lease, *args: Any) -> None:
         self._ends.setdefault((script, lease.partition), []).append((lease, args))
@@ -143,10 +162,14 @@ class Batch(Ends):
             for part in _together(script, group):
                 calls.append(call_for(script, partition, part))
                 leases.append([lease for lease, _ in part])
-        held = self._send(calls) if calls else []
+        calls += [*self._releases, *self._holds.values()]
+        answers = self._send(calls) if calls else []
+        waits = answers[len(calls) - len(self._holds) :]
+        self.waits = {holder: wait / 1000 for holder, wait in zip(self._holds, waits, strict=True)}
+        self._releases, self._holds = [], {}
         return [
             lease
-            for group, answer in zip(leases, held, strict=True)
+            for group, answer in zip(leases, answers, strict=False)
             for lease, was_ours in zip(group, answer if isinstance(answer, list) else [answer], strict=True)
             if not was_ours
         ]

@@ -88,8 +88,14 @@ class Frontier(Ends):
     def _run(self, script: str, partition: int, *args: Any) -> Any:
         return self._store.run(script, self.prefixes[partition], *args)
 
-    def _run_all(self, calls: list[Call]) -> list[Any]:
-        return self._store.run_all([(script, self.prefixes[s], args) for script, s, args in calls])
+    def _run_all(self, calls: Sequence[Call]) -> list[Any]:
+        return self._store.run_all([(script, self._prefix(place), args) for script, place, args in calls])
+
+    def _prefix(self, place: int | str) -> str:
+        """That the keys of a partition, or of an address, begin with."""
+        if isinstance(place, int):
+            return self.prefixes[place]
+        return f"tinylm:{{{self._config.crawl_id}/ip:{place}}}:"
 
     def _everywhere(self, script: str, *args: Any) -> list[Any]:
         return self._run_all([(script, s, args) for s in range(self._config.partitions)])
@@ -226,7 +232,7 @@ class Frontier(Ends):
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
     def batch(self) -> Batch:
-        """Ends of leases to be said together: one round trip for all of them."""
+        """What is to be said together: one round trip for all of it."""
         return Batch(self._config, self._run_all)
 
     def reap(self) -> int:
@@ -449,23 +455,6 @@ class Frontier(Ends):
         idle = self.why_idle()
         waiting = ("ready", "cooling", "in_flight", "paused", "on_disk")
         return not any(idle[cause] for cause in waiting) and idle["next_wake_seconds"] is None
-
-    # Addresses that hosts share
-
-    def hold_ip(self, address: str, holder: str, *, most: int, gap: float, seconds: float) -> float:
-        """Take one of the `most` connections to `address` that all workers share; 0 if it is taken.
-
-        Otherwise the seconds until it is the holder's turn to ask again. After `seconds` a hold ends by
-        itself.
-        """
-        return float(self._run_at("hold_ip", address, holder, most, ms(gap), ms(seconds))) / 1000
-
-    def release_ip(self, address: str, holder: str) -> None:
-        """The connection is over."""
-        self._run_at("release_ip", address, holder)
-
-    def _run_at(self, script: str, address: str, *args: Any) -> Any:
-        return self._store.run(script, f"tinylm:{{{self._config.crawl_id}/ip:{address}}}:", *args)
 
     # The disk, for `Spill`
 
