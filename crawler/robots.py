@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 from protego import Protego
 
@@ -19,6 +20,7 @@ MOST_BYTES = 512 * 1024
 _MOST_CATEGORIES, _MOST_USAGE_LINES = 16, 1000
 _MOST_SITEMAPS = 1000
 _MOST_ELSEWHERE, _SHORTEST_WAIT = 1000, 0.02
+_MOST_HOPS = 5
 _AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
 _SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
 _USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
@@ -95,6 +97,12 @@ def _in_words_of_robots(lines: Iterable[str | re.Match[str]], category: str) -> 
                     yield f"{'Allow' if refused else 'Disallow'}: {line[1] or '/'}"
 
 
+class Moved(NamedTuple):
+    """A robots.txt has to be asked for at another place."""
+
+    url: str
+
+
 class Elsewhere:
     """robots.txt files that live on another host than the one whose rules they are.
 
@@ -109,6 +117,23 @@ class Elsewhere:
         self._patience = patience
         self._known: dict[str, tuple[float, str]] = {}
         self._next: dict[str, float] = {}
+
+    async def read(
+        self, url: str, status: int, location: str, body: bytes, *, host: str, hops: int
+    ) -> "str | Moved | None":
+        """What the answer from `url`, after `hops` moves, says of `host`: its rules, or where to ask now.
+
+        None: nothing may be fetched until the host answers. Waits until the next place may be asked.
+        """
+        self.answered(url)
+        moved = 300 <= status < 400
+        target = canonicalize(location, url) if moved and location and hops < _MOST_HOPS else None
+        text = await self.turn(target, host) if target else interpret(404 if moved else status, body)
+        if target and text is None:
+            return Moved(target)
+        if text is not None:
+            self.remember(url, host, text)
+        return text
 
     async def turn(self, url: str, host: str) -> str | None:
         """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""

@@ -33,15 +33,13 @@ from crawler.errors import LeaseLost
 from crawler.failures import classify
 from crawler.frontier import Lease, connect
 from crawler.frontier.requests import RequestFrontier
-from crawler.robots import MOST_BYTES, VALID_SECONDS, Rules, interpret, retry_at
+from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, retry_at
 from crawler.urls import canonicalize
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
 _FINISHED_SECONDS = 0.5
 _PROCESSING_SECONDS = 60.0
-_ROBOTS_REDIRECTS = 5
-_MOST_ROBOTS_BYTES = 16 * MOST_BYTES
 _MOST_CACHED_RULES = 10_000
 
 log = logging.getLogger(__name__)
@@ -71,6 +69,8 @@ class FrontierScheduler(BaseScheduler):
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
         self._rules: dict[tuple[str, int], Rules] = {}
+        patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
+        self._elsewhere = Elsewhere(frontier.delay, patience)
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -257,17 +257,16 @@ class FrontierScheduler(BaseScheduler):
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        if 300 <= response.status < 400 and hops < _ROBOTS_REDIRECTS:
-            location = (response.headers.get("Location") or b"").decode("latin-1")
-            target = canonicalize(location, response.url)
-            if target and target.split("/")[2] == lease.url.split("/")[2]:
-                await asyncio.sleep(self._frontier.delay)
-                yield self._robots_request(lease, target, hops + 1)
-                return
-        await asyncio.to_thread(self._store_rules, lease, response, held.cost)
+        location = (response.headers.get("Location") or b"").decode("latin-1")
+        rules = await self._elsewhere.read(
+            response.url, response.status, location, response.body, host=lease.host, hops=hops
+        )
+        if isinstance(rules, Moved):
+            yield self._robots_request(lease, rules.url, hops + 1)
+        else:
+            await asyncio.to_thread(self._store_rules, lease, rules, held.cost)
 
-    def _store_rules(self, lease: Lease, response: Response, cost: dict[str, Any]) -> None:
-        rules = interpret(404 if 300 <= response.status < 400 else response.status, response.body)
+    def _store_rules(self, lease: Lease, rules: str | None, cost: dict[str, Any]) -> None:
         with suppress(LeaseLost):
             if rules is None:
                 at = cost.pop("retry_at", None)

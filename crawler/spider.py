@@ -7,11 +7,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from scrapy import Request, Spider
 from scrapy.http import Response
-from twisted.python.failure import Failure
 
 from crawler.config import CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost
@@ -22,7 +21,7 @@ from crawler.frontier import Frontier, Lease
 from crawler.handler import AddressCap
 from crawler.optout import from_headers
 from crawler.page import Link, Page
-from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Rules, interpret, product_token, retry_at
+from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, product_token, retry_at
 from crawler.roundtrips import RoundTrips
 from crawler.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
@@ -34,7 +33,6 @@ _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 _FILLED_UP_AT = 0.75
 """Leases are taken several at a time: a script's round trip costs as much for one as for many."""
-_ROBOTS_REDIRECTS = 5
 _MOST_CACHED_RULES = 10_000
 _LONGEST_VALIDATOR = 512
 
@@ -65,6 +63,8 @@ class LeaseSpider(Spider):
         limits = Limits(config.extract_timeout, config.extract_megabytes)
         self._extract = Extractors(Reader(extract), config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self._fatal: TinylmError | None = None
 
     @property
@@ -75,14 +75,21 @@ class LeaseSpider(Spider):
     # Leases in
 
     async def start(self) -> AsyncIterator[Request]:
-        """Scrapy's source of requests; it ends only when the frontier cannot be used any more."""
+        """Scrapy's source of requests yields none: each lease is a task that downloads and ends it.
+
+        So a page goes through Scrapy's downloader middlewares and handler, but not through its scheduler,
+        downloader and scraper, whose queues have nothing to do here and cost a dozen tasks and deferreds a
+        page. It ends only when the frontier cannot be used any more.
+        """
         try:
-            async for request in self._requests():
-                yield request
+            await self._work()
         except TinylmError as error:
             self._fatal = error
+        none: tuple[Request, ...] = ()
+        for request in none:
+            yield request
 
-    async def _requests(self) -> AsyncIterator[Request]:
+    async def _work(self) -> None:
         poll = _SHORTEST_POLL
         reaped = 0.0
         while not self.fatal:
@@ -91,10 +98,34 @@ class LeaseSpider(Spider):
                 reaped = time.monotonic()
             leases = await asyncio.to_thread(self._lease)
             for lease in leases:
-                if lease.kind == "robots" or await self._allowed(lease):
-                    yield self._request(lease, lease.url)
+                task = asyncio.create_task(self._serve(lease))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             await self._wait(poll)
+
+    async def _serve(self, lease: Lease) -> None:
+        """From a lease to its end. What is not ended by a mistake in here expires."""
+        try:
+            if lease.kind == "robots" or await self._allowed(lease):
+                await self._fetch(lease, lease.url)
+        except TinylmError as error:
+            self._fatal = error
+        except Exception:
+            self.logger.exception("%s", lease.url)
+
+    async def _fetch(self, lease: Lease, url: str, hops: int = 0) -> None:
+        downloader = self.crawler.engine.downloader
+        request = self._request(lease, url)
+        try:
+            response = await downloader.middleware.download_async(
+                downloader.handlers.download_request_async, request
+            )
+        except Exception as error:
+            await self._on_failure(error, lease, hops)
+        else:
+            cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
+            await self._on_response(cast("Response", response), lease, hops, cost)
 
     def _reap(self) -> None:
         """What expired is nobody's: neither in the frontier nor among ours. Also says how extraction goes."""
@@ -134,52 +165,33 @@ class LeaseSpider(Spider):
             self._rules[key] = Rules(text, self.config.user_agent)
         return self._rules[key]
 
-    def _request(self, lease: Lease, url: str, hops: int = 0) -> Request:
+    def _request(self, lease: Lease, url: str) -> Request:
         # One byte more than is read of robots.txt, so that it shows when there was more.
         cut = {"cut_at": MOST_BYTES + 1} if lease.kind == "robots" else {}
-        return Request(
-            url,
-            headers=_conditions(lease),
-            callback=self.on_response,
-            errback=self.on_failure,
-            meta={"lease": lease, "hops": hops, "verbatim_url": True, **cut},
-            dont_filter=True,
-            priority=1,
-        )
+        return Request(url, headers=_conditions(lease), meta={"verbatim_url": True, **cut})
 
     # Finished fetches out
 
-    async def on_response(self, response: Response) -> AsyncIterator[Request]:
-        """Scrapy's callback: whatever the status."""
-        lease: Lease = response.meta["lease"]
-        cost = {"latency": response.meta["download_latency"], "size": len(response.body)}
+    async def _on_response(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+        """Whatever the status."""
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
-            await self._finish(
-                lease,
-                "nack",
-                f"status_{response.status}",
-                retry_at=at,
-                back_off=at is None,
-                **cost,
-            )
+            reason = f"status_{response.status}"
+            await self._finish(lease, "nack", reason, retry_at=at, back_off=at is None, **cost)
         elif lease.kind == "robots":
-            async for request in self._on_robots(response, lease, cost):
-                yield request
+            await self._on_robots(response, lease, hops, cost)
         elif response.status >= 500:
             await self._finish(lease, "nack", f"status_{response.status}", **cost)
         else:
             page = replace(await self._page_or_unchanged(response, lease), **_validators(response))
             await self._finish(lease, "ack", page, **cost)
 
-    async def on_failure(self, failure: Failure) -> None:
-        """Scrapy's errback: no response. A robots.txt moved to where nobody may go is no robots.txt."""
-        lease: Lease = failure.request.meta["lease"]  # type: ignore[attr-defined]
-        error = failure.value
+    async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
+        """No response. A robots.txt moved to where nobody may go is no robots.txt."""
         reason = classify(error)
         if isinstance(error, AddressBusy):
             await self._finish(lease, "give_back", wait=error.seconds)
-        elif reason == "forbidden_network" and failure.request.meta["hops"]:  # type: ignore[attr-defined]
+        elif reason == "forbidden_network" and hops:
             nowhere = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
             await self._finish(lease, "ack_robots", "", **nowhere)
         elif reason == "forbidden_network":
@@ -189,28 +201,23 @@ class LeaseSpider(Spider):
             most = int(self.config.megabytes_per_page * 1e6)
             await self._finish(lease, "ack", page, latency=0.0, size=most)
         else:
-            self.logger.debug("%s: %s: %r", failure.request.url, reason, error)  # type: ignore[attr-defined]
+            self.logger.debug("%s: %s: %r", lease.url, reason, error)
             back_off = reason in OF_THE_HOST or lease.kind == "robots"
             await self._finish(lease, "nack", reason, back_off=back_off, latency=self.config.timeout / 5)
 
-    async def _on_robots(
-        self, response: Response, lease: Lease, cost: dict[str, Any]
-    ) -> AsyncIterator[Request]:
-        target = self._redirect_target(response)
-        text = None
-        self._elsewhere.answered(response.url)
-        if target and response.meta["hops"] < _ROBOTS_REDIRECTS:
-            text = await self._elsewhere.turn(target, lease.host)
-            if text is None:
-                yield self._request(lease, target, response.meta["hops"] + 1)
-                return
-        if text is None:
-            status = 404 if 300 <= response.status < 400 else response.status
-            text = interpret(status, response.body)
+    async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+        location = _header(response, "Location")
+        text = await self._elsewhere.read(
+            response.url, response.status, location, response.body, host=lease.host, hops=hops
+        )
+        if isinstance(text, Moved):
+            # A lease that is not ended is given back when the spider closes.
+            if not self._closing:
+                await self._fetch(lease, text.url, hops + 1)
+            return
         if text is None:
             await self._finish(lease, "nack", "robots_unreachable", back_off=True, **cost)
             return
-        self._elsewhere.remember(response.url, lease.host, text)
         rules = Rules(text, self.config.user_agent)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
         await self._finish(
@@ -281,8 +288,11 @@ class LeaseSpider(Spider):
 
     # Stopping
 
-    def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
-        """Scrapy's last call: what was not begun goes back at once."""
+    async def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
+        """Scrapy's last call: what is downloaded is ended, what was not begun goes back at once."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self._extract.close()
         if self.warc:
             self.warc.close()
