@@ -7,13 +7,13 @@ limit is a MemoryError; a child that hears no alarm, deep in a library's C code,
 
 import asyncio
 import gc
+import os
 import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.extract import Extracted
@@ -88,7 +88,8 @@ class _Child:
         )
         self._process.start()
         theirs.close()
-        self._greeted = False
+        self._greeted = self._watched = False
+        self._ready: asyncio.Future[None] | None = None
         self.seconds = 0.0
         """That the last answer took."""
 
@@ -121,17 +122,31 @@ class _Child:
             self._start()
 
     async def _readable(self, seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        ready = asyncio.Event()
-        descriptor = self._ours.fileno()
-        loop.add_reader(descriptor, ready.set)
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        if not self._watched:
+            self._loop.add_reader(self._ours.fileno(), self._wake)
+            self._watched = True
         try:
             async with asyncio.timeout(seconds):
-                await ready.wait()
+                await self._ready
         finally:
-            loop.remove_reader(descriptor)
+            self._ready = None
+
+    def _wake(self) -> None:
+        """There is something to read; if nobody waits for it, the child is gone, and that stays so."""
+        if self._ready is None:
+            self._unwatch()
+        elif not self._ready.done():
+            self._ready.set_result(None)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._loop.remove_reader(self._ours.fileno())
+            self._watched = False
 
     def end(self) -> None:
+        self._unwatch()
         self._process.kill()
         self._process.join()
         self._process.close()
@@ -145,11 +160,12 @@ def _serve(connection: Connection, extract: Callable[..., Extracted], limits: Li
     _limit_memory(limits.megabytes)
     gc.freeze()
     connection.send(None)
+    megabytes = _scale()
     with suppress(EOFError, OSError):
         while True:
             found = extract(*connection.recv(), limits.seconds)
             connection.send(found)
-            if found.reason == "extract_memory" or _megabytes() > _REPLACED_AT * limits.megabytes:
+            if found.reason == "extract_memory" or megabytes() > _REPLACED_AT * limits.megabytes:
                 break
 
 
@@ -159,8 +175,9 @@ def _limit_memory(megabytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
 
 
-def _megabytes() -> float:
-    """What counts towards RLIMIT_DATA; the peak that getrusage knows begins with the parent's."""
+def _scale() -> Callable[[], float]:
+    """Weighs, in megabytes, what counts towards RLIMIT_DATA; getrusage's peak begins with the parent's."""
     if sys.platform != "linux":
-        return 0.0
-    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize() / (1 << 20)
+        return lambda: 0.0
+    statm = os.open("/proc/self/statm", os.O_RDONLY)
+    return lambda: int(os.pread(statm, 256, 0).split()[5]) * resource.getpagesize() / (1 << 20)

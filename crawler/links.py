@@ -52,7 +52,10 @@ class Markup:
             if anchor is None:
                 continue
             href = (attributes.get("href") or "").partition("#")[0].strip()
-            target = canonicalize(href, self.base) if href[:1] in ("", "?") else resolve(href, folder)
+            if not href:
+                target: str | None = self.base
+            else:
+                target = canonicalize(href, self.base) if href[0] == "?" else resolve(href, folder)
             if target is None or target == self._url or target in found:
                 continue
             found[target] = Link(

@@ -59,9 +59,10 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
     """What a page's `meta` elements (name, content) say to the crawler with this product token."""
     found: list[str] = []
     nofollow = False
+    ours = ("robots", agent.lower())
     for name, content in metas:
         kind = name.strip().lower()
-        if kind in ("robots", agent.lower()):
+        if kind in ours:
             found += _DIRECTIVE.findall(content.lower())
             nofollow = nofollow or _NOFOLLOW.search(content.lower()) is not None
         elif kind == "tdm-reservation" and content.strip() == "1":

@@ -68,6 +68,7 @@ class Frontier(Ends):
         self._config = config
         self._random = random.Random()
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
+        self._links_recent = 0
         self._restarts = store.restarts
         self.has_disk = False
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
@@ -129,6 +130,7 @@ class Frontier(Ends):
         self._say_again()
         new = self._push(links)
         self._recent.append((time.monotonic(), links))
+        self._links_recent += len(links)
         self._forget()
         return new
 
@@ -145,9 +147,10 @@ class Frontier(Ends):
 
     def _forget(self) -> None:
         since = time.monotonic() - _SAID_AGAIN_SECONDS
-        total = sum(len(links) for _, links in self._recent)
-        while len(self._recent) > 1 and (self._recent[0][0] < since or total > _SAID_AGAIN_LINKS):
-            total -= len(self._recent.popleft()[1])
+        while len(self._recent) > 1 and (
+            self._recent[0][0] < since or self._links_recent > _SAID_AGAIN_LINKS
+        ):
+            self._links_recent -= len(self._recent.popleft()[1])
 
     def _push(self, links: Iterable[Discovered]) -> int:
         calls = [("push", s, args) for s, args in self._pushes(links)]
