@@ -88,8 +88,7 @@ class _Child:
         )
         self._process.start()
         theirs.close()
-        self._greeted = self._watched = False
-        self._ready: asyncio.Future[None] | None = None
+        self._greeted = False
         self.seconds = 0.0
         """That the last answer took."""
 
@@ -122,31 +121,17 @@ class _Child:
             self._start()
 
     async def _readable(self, seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._ready = self._loop.create_future()
-        if not self._watched:
-            self._loop.add_reader(self._ours.fileno(), self._wake)
-            self._watched = True
+        loop = asyncio.get_running_loop()
+        ready = asyncio.Event()
+        descriptor = self._ours.fileno()
+        loop.add_reader(descriptor, ready.set)
         try:
             async with asyncio.timeout(seconds):
-                await self._ready
+                await ready.wait()
         finally:
-            self._ready = None
-
-    def _wake(self) -> None:
-        """There is something to read; if nobody waits for it, the child is gone, and that stays so."""
-        if self._ready is None:
-            self._unwatch()
-        elif not self._ready.done():
-            self._ready.set_result(None)
-
-    def _unwatch(self) -> None:
-        if self._watched:
-            self._loop.remove_reader(self._ours.fileno())
-            self._watched = False
+            loop.remove_reader(descriptor)
 
     def end(self) -> None:
-        self._unwatch()
         self._process.kill()
         self._process.join()
         self._process.close()

@@ -13,13 +13,6 @@ from crawler.resolver import Resolver
 from crawler.robots import product_token
 from crawler.spider import LeaseSpider
 
-_SPIDER_MIDDLEWARES = (
-    "scrapy.spidermiddlewares.start.StartSpiderMiddleware",
-    "scrapy.spidermiddlewares.httperror.HttpErrorMiddleware",
-    "scrapy.spidermiddlewares.urllength.UrlLengthMiddleware",
-    "scrapy.spidermiddlewares.depth.DepthMiddleware",
-    "scrapy.spidermiddlewares.metacopy.MetaCopyDetectionMiddleware",
-)
 _DOWNLOADER_MIDDLEWARES = (
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware",
     "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware",
@@ -54,7 +47,7 @@ def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracte
 def _settings(config: CrawlConfig) -> dict[str, object]:
     """What Scrapy would do on its own and the frontier does for all workers together is off.
 
-    So is what costs and does nothing here: each middleware a task a response, each concurrent item another.
+    So are middlewares that have nothing to do. Its scheduler, scraper and spider middlewares see no request.
     """
     handler = "crawler.handler.GuardedDownloadHandler"
     return {
@@ -67,28 +60,20 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
         "CONCURRENT_REQUESTS": config.concurrency,
-        "CONCURRENT_REQUESTS_PER_DOMAIN": config.concurrency,
-        "DOWNLOAD_DELAY": 0,
         "DOWNLOAD_TIMEOUT": config.timeout,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
-        "CONCURRENT_ITEMS": 1,
-        "SPIDER_MIDDLEWARES": dict.fromkeys(_SPIDER_MIDDLEWARES),
         "DOWNLOADER_MIDDLEWARES": {
             **dict.fromkeys(_DOWNLOADER_MIDDLEWARES), "crawler.handler.BoundedCompression": 590
         },
-        "SCRAPER_SLOT_MAX_ACTIVE_SIZE": int(config.megabytes_per_page * 1e6) * config.concurrency,
-        "HTTPERROR_ALLOW_ALL": True,
         "HTTPPROXY_ENABLED": False,
         "REDIRECT_ENABLED": False,
         "METAREFRESH_ENABLED": False,
         "RETRY_ENABLED": False,
         "COOKIES_ENABLED": False,
         "ROBOTSTXT_OBEY": False,
-        "REFERER_ENABLED": False,
         "TELNETCONSOLE_ENABLED": False,
         "REMOTE_CONTROL_ENABLED": False,
-        "DUPEFILTER_CLASS": "scrapy.dupefilters.BaseDupeFilter",
         "EXTENSIONS": {
             "scrapy.extensions.corestats.CoreStats": None,
             "scrapy.extensions.logstats.LogStats": None,

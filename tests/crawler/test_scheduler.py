@@ -188,3 +188,16 @@ def test_two_processes_share_a_crawl_and_a_killed_one_loses_and_repeats_nothing(
         gaps = [later.begun - earlier.ended for earlier, later in pairwise(hits)]
         assert min(gaps) >= 0.03 - 0.001
     assert not frontier._store._client.exists(f"{frontier.prefixes[0]}requests")
+
+
+def test_robots_txt_is_followed_to_another_host(server, site, spider):
+    frontier = open_frontier(server, delay=0.05)
+    moved = f"{base(site, 'localhost')}/rules.txt"
+    site.on("127.0.0.1", "/robots.txt", reply(302, Location=moved))
+    site.on("localhost", "/rules.txt", reply(200, "User-agent: *\nDisallow: /private"))
+    site.on("127.0.0.1", "/open", reply(200, article("open", "/private")))
+    site.on("127.0.0.1", "/private", reply(200, article("private")))
+    with spider(frontier, "one", f"{base(site)}/open") as process:
+        assert process.wait(60) == 0, spider.log("one")
+    assert [hit.path for hit in site.hits] == ["/robots.txt", "/rules.txt", "/open"]
+    assert frontier.counts()["skipped:robots"] == 1
