@@ -92,7 +92,7 @@ def real_pages() -> list[Sample]:
             for member in archive:
                 row = chosen.get(member.name.removeprefix("./"))
                 if row and (file_ := archive.extractfile(member)):
-                    page = extract(file_.read(), row["url"], "text/html", "", 10.0)
+                    page = extract(file_.read(), row["url"], "text/html", False, 10.0)
                     if page.text and page.language == "en":
                         signals = Signals(page.text)
                         found.append(Sample(host, row["kind"], signals, judge(signals).keep))
