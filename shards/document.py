@@ -1,14 +1,14 @@
-"""`Document` and `LinkRow`: the rows of the two tables of a corpus, and their frozen Parquet schemas."""
+"""`Document`, `LinkRow`, `FetchRow`: the rows of the tables of a corpus, and their frozen Parquet schemas."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from shards.signals import COLUMNS
 
-SCHEMA_VERSION = 2
-"""1 had neither `quality_model`, `novelty` nor the rule signals; read, they are null."""
+SCHEMA_VERSION = 3
+"""1 had neither `quality_model`, `novelty` nor the rule signals; read, they are null. 2 had no fetches."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +85,32 @@ class LinkRow:
     nofollow: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchRow:
+    """One fetch that was judged, kept or dropped: what was expected of it, and what it brought."""
+
+    id: str
+    """As that of a document."""
+    url: str
+    host: str
+    fetched_at: int
+    """UTC, milliseconds."""
+    status: int
+    reason: str = ""
+    """Why there is no document; empty if there is."""
+    worth: float
+    """What the fetch brought, 0 to 1."""
+    promise: float
+    """What was promised when it was leased, 0 to 1."""
+    propensity: float
+    """Probability with which the frontier chose this URL, given what was ready."""
+    policy: str
+    expected: float
+    """What the policy promised of it just before it learned from it."""
+    ingredients: Mapping[str, float]
+    """What `expected` was made of: by name, contributions that add up to it."""
+
+
 DOCUMENTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -140,3 +166,23 @@ LINKS = pa.schema(
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )
+
+FETCHES = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        pa.field("host", pa.string(), nullable=False),
+        pa.field("fetched_at", pa.timestamp("ms", tz="UTC"), nullable=False),
+        pa.field("status", pa.int16(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("worth", pa.float32(), nullable=False),
+        pa.field("promise", pa.float32(), nullable=False),
+        pa.field("propensity", pa.float32(), nullable=False),
+        pa.field("policy", pa.string(), nullable=False),
+        pa.field("expected", pa.float32(), nullable=False),
+        pa.field("ingredients", pa.list_(pa.float32()), nullable=False),
+    ],
+    metadata={"schema_version": str(SCHEMA_VERSION)},
+)
+INGREDIENTS = "ingredients"
+"""Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list."""

@@ -30,7 +30,7 @@ class FileEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardEntry:
-    """A shard: its documents, the links of every page fetched for it, and its counts."""
+    """A shard: its documents, the links of every page fetched for it, its fetches, and its counts."""
 
     name: str
     rows: int
@@ -40,6 +40,13 @@ class ShardEntry:
     bytes: int
     sha256: str
     links: FileEntry
+    fetches: FileEntry | None = None
+    """None if no fetch was logged, as in shards from before schema version 3."""
+
+    @property
+    def files(self) -> tuple["ShardEntry | FileEntry", ...]:
+        """All of its files, each with name, bytes and sha256."""
+        return (self, self.links, *([self.fetches] if self.fetches else []))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +136,7 @@ class Manifest:
 
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        shards = tuple(
-            ShardEntry(
-                **(entry | {"row_groups": tuple(entry["row_groups"]), "links": FileEntry(**entry["links"])})
-            )
-            for entry in data["shards"]
-        )
+        shards = tuple(map(_shard, data["shards"]))
         held_out = data["held_out"] and HeldOut(
             hosts=tuple(data["held_out"]["hosts"]),
             excluded=tuple(data["held_out"]["excluded"]),
@@ -151,3 +153,13 @@ class Manifest:
         with replacing(directory / FILE_NAME) as temporary:
             temporary.write_text(json.dumps(asdict(saved), indent=1), encoding="utf-8")
         return saved
+
+
+def _shard(entry: dict[str, Any]) -> ShardEntry:
+    parts: dict[str, Any] = {
+        "row_groups": tuple(entry["row_groups"]),
+        "links": FileEntry(**entry["links"]),
+    }
+    if fetches := entry.get("fetches"):
+        parts["fetches"] = FileEntry(**fetches)
+    return ShardEntry(**(entry | parts))

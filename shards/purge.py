@@ -26,20 +26,22 @@ class Purged(NamedTuple):
 
     documents: int
     links: int
+    fetches: int
 
 
 def purge(directory: Path, place: Place) -> Purged:
-    """Rewrite the shards of `directory` that have documents or links of what its manifest has taken down.
+    """Rewrite the shards of `directory` that have rows of what its manifest has taken down.
 
     A link goes if it leads to it, or if its page is of it: one that was taken down by its URL, one that is in
-    the corpus, or one on a host taken down that any link led to. Row positions change, and so does the
-    snapshot. Raises ShardsLocked while a crawl writes here, ShardCorrupt if a file is damaged.
+    the corpus or in its log of fetches, or one on a host taken down that any link led to. Row positions
+    change, and so does the snapshot. Raises ShardsLocked while a crawl writes here, ShardCorrupt if a file
+    is damaged.
     """
     Manifest.load(directory)
     with ShardWriter(directory) as writer:
         before = writer.manifest
         if not before.tombstones:
-            return Purged(0, 0)
+            return Purged(0, 0, 0)
         for name, what in verify(directory):
             raise ShardCorrupt(f"{directory / name}: {what}; nothing was changed")
         gone = _Gone(directory, before, place)
@@ -47,21 +49,22 @@ def purge(directory: Path, place: Place) -> Purged:
         if shards != before.shards:
             writer.update(shards=shards, held_out=_held_out(before, shards, gone))
             writer.remove_unlisted()
-        return Purged(before.rows - writer.manifest.rows, gone.links)
+        return Purged(before.rows - writer.manifest.rows, gone.links, gone.fetches)
 
 
 class _Gone:
-    """Which rows go; counts the links of them."""
+    """Which rows go; counts links and fetches of them."""
 
     def __init__(self, directory: Path, manifest: Manifest, place: Place) -> None:
         self._manifest = manifest
         self._place = place
-        self.links = 0
+        self.links = self.fetches = 0
         self._fingerprints = {place(what)[1] for what in manifest.tombstones if "://" in what}
         for shard in manifest.shards:
-            for url, host, name in _rows(directory / shard.name, "url", "host", "id"):
-                if manifest.is_taken_down(url, host):
-                    self._fingerprints.add(name.partition("-")[0])
+            for file in (shard, shard.fetches) if shard.fetches else (shard,):
+                for url, host, name in _rows(directory / file.name, "url", "host", "id"):
+                    if manifest.is_taken_down(url, host):
+                        self._fingerprints.add(name.partition("-")[0])
             for [url] in _rows(directory / shard.links.name, "dst_url"):
                 host, fingerprint = place(url)
                 if host in manifest.taken_down:
@@ -72,8 +75,14 @@ class _Gone:
         return name.partition("-")[0] in self._fingerprints
 
     def without(self, documents: pa.Table) -> pa.Table:
+        """Documents or fetches."""
         pairs = zip(documents["url"].to_pylist(), documents["host"].to_pylist(), strict=True)
         return _filter(documents, [not self._manifest.is_taken_down(url, host) for url, host in pairs])
+
+    def without_fetches(self, fetches: pa.Table) -> pa.Table:
+        left = self.without(fetches)
+        self.fetches += fetches.num_rows - left.num_rows
+        return left
 
     def without_links(self, links: pa.Table) -> pa.Table:
         pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
@@ -97,13 +106,15 @@ def _filter(table: pa.Table, stays: list[bool]) -> pa.Table:
 
 def _rewrite(writer: ShardWriter, shard: ShardEntry, gone: _Gone) -> ShardEntry:
     """The entry of the shard without what goes; the same if all of it stays."""
-    documents, links = (_read(writer.directory / name) for name in (shard.name, shard.links.name))
-    documents_left, links_left = gone.without(documents), gone.without_links(links)
-    if (documents_left.num_rows, links_left.num_rows) == (documents.num_rows, links.num_rows):
+    tables = [_read(writer.directory / file.name) for file in shard.files]
+    filters = gone.without, gone.without_links, gone.without_fetches
+    documents, links, *fetches = left = [keep(table) for keep, table in zip(filters, tables, strict=False)]
+    if [len(table) for table in left] == [len(table) for table in tables]:
         return shard
     first_number = shard.name.removesuffix(".parquet").split("-")[1]
     number = f"{first_number}-{writer.manifest.version + 1:06d}"
-    return writer.write_shard(number, documents_left, links_left, max(shard.row_groups, default=1))
+    log = fetches[0] if fetches else None
+    return writer.write_shard(number, documents, links, log, max(shard.row_groups, default=1))
 
 
 def _read(path: Path) -> pa.Table:

@@ -109,7 +109,7 @@ class ShardReader:
             return table
         except FileNotFoundError:
             raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
-        except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise ShardCorrupt(
                 f"{path}: row group {group.index} is damaged ({error}); see `tinylm shards verify`"
             ) from error
@@ -118,7 +118,7 @@ class ShardReader:
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:
     """Every listed file whose bytes are not those that were committed, as (name, what is wrong)."""
     manifest = Manifest.load(directory)
-    entries: list[Any] = [entry for shard in manifest.shards for entry in (shard, shard.links)]
+    entries: list[Any] = [entry for shard in manifest.shards for entry in shard.files]
     for entry in [*entries, *([manifest.state] if manifest.state else [])]:
         path = Path(directory) / entry.name
         if not path.exists():

@@ -1,11 +1,14 @@
 """`ShardWriter`: rows become a shard, and the shard becomes part of the corpus, in one step or not at all.
 
-The order of a commit: links, documents, state, each file written whole and fsynced; then the manifest
-that lists them, with the stream positions they came from. A crash before the manifest leaves files nobody
-lists, removed at the next start; a crash after it leaves stream entries below the recorded position, skipped.
+The order of a commit: links, fetches, documents, state, each file written whole and fsynced; then the
+manifest that lists them, with the stream positions they came from. A crash before the manifest leaves files
+nobody lists, removed at the next start; a crash after it leaves stream entries below the recorded position,
+skipped.
 """
 
 import fcntl
+import json
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,7 +18,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.document import DOCUMENTS, LINKS, Document, LinkRow
+from shards.document import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.files import TEMPORARY_SUFFIX, replacing, sha256
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
@@ -51,6 +54,8 @@ class ShardWriter:
             raise
         self._documents: list[dict[str, Any]] = []
         self._links: list[dict[str, Any]] = []
+        self._fetches: list[dict[str, Any]] = []
+        self._ingredients: dict[str, None] = {}
         self.buffered_bytes = 0
 
     def _open_manifest(self, crawl_id: str) -> Manifest:
@@ -76,10 +81,10 @@ class ShardWriter:
     def remove_unlisted(self, manifest: Manifest | None = None) -> None:
         """Remove the files that a crash, or a commit, left without a place in the manifest."""
         manifest = manifest or self.manifest
-        listed = {name for shard in manifest.shards for name in (shard.name, shard.links.name)}
+        listed = {file.name for shard in manifest.shards for file in shard.files}
         if manifest.state:
             listed.add(manifest.state.name)
-        for pattern in ("shard-*", "links-*", "state-*", f"*{TEMPORARY_SUFFIX}"):
+        for pattern in ("shard-*", "links-*", "fetches-*", "state-*", f"*{TEMPORARY_SUFFIX}"):
             for path in self.directory.glob(pattern):
                 if path.name not in listed:
                     path.unlink()
@@ -103,12 +108,23 @@ class ShardWriter:
     def buffered_rows(self) -> int:
         return len(self._documents)
 
-    def append(self, document: Document | None, links: Sequence[LinkRow] = ()) -> None:
-        """Add a kept document (None: the page was dropped) and the links of its page to the next commit."""
+    def append(
+        self, document: Document | None, links: Sequence[LinkRow] = (), fetch: FetchRow | None = None
+    ) -> None:
+        """Add a kept document (None: the page was dropped), its links and its fetch to the next commit."""
         if document:
             self.buffered_bytes += len(document.text.encode())
             self._documents.append(asdict(document))
         self._links += [asdict(link) for link in links]
+        if fetch:
+            self._fetches.append(self._logged(fetch))
+
+    def _logged(self, fetch: FetchRow) -> dict[str, Any]:
+        """With its ingredients as numbers, in the order in which the file's rows named them first."""
+        self._ingredients |= dict.fromkeys(fetch.ingredients)
+        numbers = array("f", (fetch.ingredients.get(name, 0.0) for name in self._ingredients))
+        fields = {name: getattr(fetch, name) for name in FETCHES.names}
+        return fields | {"ingredients": numbers}
 
     def commit(
         self,
@@ -125,10 +141,11 @@ class ShardWriter:
         """
         number = self.manifest.version + 1
         shards = self.manifest.shards
-        if self._documents or self._links:
+        if self._documents or self._links or self._fetches:
             documents = pa.Table.from_pylist(self._documents, schema=DOCUMENTS)
             links = pa.Table.from_pylist(self._links, schema=LINKS)
-            shards = (*shards, self.write_shard(f"{number:06d}", documents, links, self._row_group_rows))
+            of_shard = f"{number:06d}", documents, links, self._fetch_table(), self._row_group_rows
+            shards = (*shards, self.write_shard(*of_shard))
         manifest = replace(
             self.manifest.with_tombstones(tombstones),
             shards=shards,
@@ -138,7 +155,8 @@ class ShardWriter:
         )
         before = self.manifest.state
         self.manifest = manifest.save(self.directory)
-        self._documents, self._links, self.buffered_bytes = [], [], 0
+        self._documents, self._links, self._fetches, self.buffered_bytes = [], [], [], 0
+        self._ingredients = {}
         if before and before != self.manifest.state:
             (self.directory / before.name).unlink(missing_ok=True)
         return self.manifest
@@ -148,9 +166,20 @@ class ShardWriter:
         self.manifest = replace(self.manifest, **changes).save(self.directory)
         return self.manifest
 
-    def write_shard(self, number: str, documents: pa.Table, links: pa.Table, rows: int) -> ShardEntry:
-        """Write both files of a shard, with row groups of `rows`; they belong to no corpus until a commit."""
+    def _fetch_table(self) -> pa.Table | None:
+        if not self._fetches:
+            return None
+        names = {INGREDIENTS: json.dumps([*self._ingredients])}
+        return pa.Table.from_pylist(self._fetches, schema=FETCHES.with_metadata(FETCHES.metadata | names))
+
+    def write_shard(
+        self, number: str, documents: pa.Table, links: pa.Table, fetches: pa.Table | None, rows: int
+    ) -> ShardEntry:
+        """Write a shard's files, documents in row groups of `rows`; no corpus has them until a commit."""
         of_links = self._write_table(f"links-{number}.parquet", links, None)
+        of_fetches = None
+        if fetches is not None:
+            of_fetches = self._write_table(f"fetches-{number}.parquet", fetches, None)
         of_documents = self._write_table(f"shard-{number}.parquet", documents, rows)
         full, rest = divmod(documents.num_rows, rows)
         return ShardEntry(
@@ -161,6 +190,7 @@ class ShardWriter:
             bytes=of_documents.bytes,
             sha256=of_documents.sha256,
             links=of_links,
+            fetches=of_fetches,
         )
 
     def _write_table(self, name: str, table: pa.Table, row_group_rows: int | None) -> FileEntry:

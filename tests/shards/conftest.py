@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shards.document import Document, LinkRow
+from shards.document import Document, FetchRow, LinkRow
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
 
@@ -49,12 +49,29 @@ def make_link(number: int) -> LinkRow:
     )
 
 
+def make_fetch(number: int, *, host: str = "h.example", reason: str = "") -> FetchRow:
+    return FetchRow(
+        id=f"{number:016x}-1",
+        url=f"https://{host}/{number}",
+        host=host,
+        fetched_at=1_700_000_000_000 + number,
+        status=200,
+        reason=reason,
+        worth=0.0 if reason else 0.5,
+        promise=0.25,
+        propensity=1.0,
+        policy="tinylm",
+        expected=0.375,
+        ingredients={"host": 0.5, "depth": -0.125},
+    )
+
+
 def write_corpus(directory: Path, documents: list[Document], *, commits: int = 1) -> Manifest:
     """`documents` in `commits` shards, with row groups of 4."""
     with ShardWriter(directory, crawl_id="c", row_group_rows=4) as writer:
         for number in range(commits):
             for document in documents[number::commits]:
-                writer.append(document, [make_link(1)])
+                writer.append(document, [make_link(1)], make_fetch(int(document.id[:16], 16)))
             writer.commit({"0": f"{number}-0"}, state=f"state {number}".encode())
         return writer.manifest
 
@@ -67,6 +84,11 @@ def document() -> MakeDocument:
 @pytest.fixture
 def link() -> Callable[[int], LinkRow]:
     return make_link
+
+
+@pytest.fixture
+def fetch() -> Callable[..., FetchRow]:
+    return make_fetch
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -18,6 +19,7 @@ from shards.errors import ShardCorrupt, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.purge import Purged, purge
 from shards.reader import ShardReader, verify
+from shards.tables import read_fetches
 from shards.writer import LOCK_NAME, ShardWriter
 
 HOSTS = ("a.test", "b.test", "c.test")
@@ -46,14 +48,16 @@ def url_of(number):
     return f"https://{host_of(number)}/{number}"
 
 
-def write(directory, document, link, count, commits, row_group_rows=4):
-    """Each document links to the next three; of every seventh page only the links were kept."""
+def write(directory, make, count, commits, row_group_rows=4):
+    """Each document links to the next three; of every seventh page only links and fetch were kept."""
     with ShardWriter(directory, crawl_id="c", row_group_rows=row_group_rows) as writer:
         for commit in range(commits):
             for number in range(commit, count, commits):
-                links = [replace(link(number), dst_url=url_of(number + step)) for step in (1, 2, 3)]
+                links = [replace(make.link(number), dst_url=url_of(number + step)) for step in (1, 2, 3)]
                 kept = number % 7 > 0
-                writer.append(document(number, host=host_of(number)) if kept else None, links)
+                found = make.document(number, host=host_of(number)) if kept else None
+                fetch = make.fetch(number, host=host_of(number), reason="" if kept else "language")
+                writer.append(found, links, fetch)
             writer.commit({"0": f"{commit}-0"}, state=b"state")
 
 
@@ -64,6 +68,15 @@ def take_down(directory, *what):
 
 def documents(directory):
     return [document["url"] for document in ShardReader(directory, split="all")]
+
+
+def fetches(directory):
+    """As in the files, whatever was taken down."""
+    return [
+        url
+        for shard in Manifest.load(directory).shards
+        for url in pq.read_table(directory / shard.fetches.name)["url"].to_pylist()
+    ]
 
 
 def links(directory):
@@ -80,15 +93,18 @@ def files(directory):
 
 def listed(directory):
     manifest = Manifest.load(directory)
-    return {name for shard in manifest.shards for name in (shard.name, shard.links.name)} | {
-        manifest.state.name
-    }
+    return {file.name for shard in manifest.shards for file in shard.files} | {manifest.state.name}
 
 
 @pytest.fixture
-def corpus_dir(tmp_path, document, link):
+def make(document, link, fetch):
+    return SimpleNamespace(document=document, link=link, fetch=fetch)
+
+
+@pytest.fixture
+def corpus_dir(tmp_path, make):
     directory = tmp_path / "corpus"
-    write(directory, document, link, 60, 3)
+    write(directory, make, 60, 3)
     return directory
 
 
@@ -99,12 +115,11 @@ WHAT = st.sets(st.sampled_from([*HOSTS, *(url_of(n) for n in range(24)), "https:
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 @given(what=WHAT, count=st.integers(1, 24), commits=st.integers(1, 3))
-def test_readers_and_files_have_exactly_what_was_not_taken_down(
-    tmp_path_factory, document, link, what, count, commits
-):
+def test_readers_and_files_have_exactly_what_was_not_taken_down(tmp_path_factory, make, what, count, commits):
     directory = tmp_path_factory.mktemp("corpus")
-    write(directory, document, link, count, commits)
+    write(directory, make, count, commits)
     before, links_before, rows = documents(directory), links(directory), {}
+    fetches_before = fetches(directory)
     for group in ShardReader(directory).row_groups:
         for found in ShardReader(directory).documents(group, ("url",)):
             rows[found["url"]] = group, found["row"]
@@ -114,22 +129,31 @@ def test_readers_and_files_have_exactly_what_was_not_taken_down(
     for group in ShardReader(directory).row_groups:
         for found in ShardReader(directory).documents(group, ("url",)):
             assert rows[found["url"]] == (group, found["row"])
+    fetches_left = [url for url in fetches_before if not {url, host(url)} & what]
+    log = read_fetches(directory, Manifest.load(directory), ["url"])
+    assert [url for _, table in log for url in table["url"].to_pylist()] == fetches_left
 
     purged = purge(directory, place)
     assert documents(directory) == left
     links_left = links(directory)
-    down = {url for url in (*before, *(target for _, target in links_before)) if {url, host(url)} & what}
+    met = (*before, *fetches_before, *(target for _, target in links_before))
+    down = {url for url in met if {url, host(url)} & what}
     gone = down | what
     assert links_left == [
         (source, target)
         for source, target in links_before
         if target not in gone and url_of(int(source.partition("-")[0], 16)) not in gone
     ]
-    assert purged == Purged(len(before) - len(left), len(links_before) - len(links_left))
+    assert fetches(directory) == fetches_left
+    assert purged == Purged(
+        len(before) - len(left),
+        len(links_before) - len(links_left),
+        len(fetches_before) - len(fetches_left),
+    )
     assert not list(verify(directory))
     assert files(directory) == listed(directory)
     assert sum(shard.rows for shard in Manifest.load(directory).shards) == len(left)
-    assert purge(directory, place) == Purged(0, 0)
+    assert purge(directory, place) == Purged(0, 0, 0)
 
 
 def test_a_tombstone_is_another_snapshot_also_of_one_that_was_pinned_before(corpus_dir):
@@ -178,10 +202,10 @@ def test_nothing_is_purged_while_somebody_writes_or_from_a_damaged_corpus(corpus
     assert Manifest.load(corpus_dir) == before
 
 
-def test_killed_at_any_moment_the_corpus_is_as_before_or_purged(tmp_path, document, link):
+def test_killed_at_any_moment_the_corpus_is_as_before_or_purged(tmp_path, make):
     """SIGKILL during a real purge; then the next one removes what is left of it."""
     original = tmp_path / "original"
-    write(original, document, link, 700, 14, row_group_rows=64)
+    write(original, make, 700, 14, row_group_rows=64)
     take_down(original, "a.test", "https://b.test/1")
     left, chance = documents(original), random.Random(5)
     for attempt in range(8):
@@ -193,6 +217,7 @@ def test_killed_at_any_moment_the_corpus_is_as_before_or_purged(tmp_path, docume
         purge(directory, place)
         assert files(directory) == listed(directory)
         assert not any("//a.test" in target for _, target in links(directory))
+        assert not any("//a.test" in url for url in fetches(directory))
         assert documents(directory) == left
 
 
@@ -227,7 +252,7 @@ def test_killed_at_each_step_nothing_is_lost(corpus_dir, monkeypatch, moment):
 
             def after_some(*args):
                 calls.append(1)
-                return killed() if len(calls) == 4 else real(*args)
+                return killed() if len(calls) == 5 else real(*args)
 
             patched.setattr(ShardWriter, "_write_table", after_some)
         elif moment == "save":

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import shards.writer as writer_module
+from shards.document import FetchRow
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.files import replacing, sha256
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import ShardReader, verify
+from shards.tables import fetch_rows, read_fetches
 from shards.writer import ShardWriter
 from tinylm.errors import TinylmError
 
@@ -52,12 +55,17 @@ def files(directory: Path) -> set[str]:
 
 
 def listed(manifest: Manifest) -> set[str]:
-    names = {name for shard in manifest.shards for name in (shard.name, shard.links.name)}
+    names = {file.name for shard in manifest.shards for file in shard.files}
     return names | ({manifest.state.name} if manifest.state else set())
 
 
 def ids(directory: Path) -> list[str]:
     return [document["id"] for document in ShardReader(directory, split="all")]
+
+
+def logged(directory: Path) -> list[FetchRow]:
+    tables = read_fetches(directory, Manifest.load(directory))
+    return [row for _, table in tables for row in fetch_rows(table)]
 
 
 class Committing(RuleBasedStateMachine):
@@ -84,12 +92,16 @@ class Committing(RuleBasedStateMachine):
         for _ in range(count):
             self.next += 1
             document = MAKE["document"](self.next)
-            self.writer.append(document, [MAKE["link"](self.next)])
+            self.writer.append(document, [MAKE["link"](self.next)], MAKE["fetch"](self.next))
             self.buffered.append(document.id)
 
     @rule()
     def append_links_of_a_dropped_page(self) -> None:
         self.writer.append(None, [MAKE["link"](0)])
+
+    @rule()
+    def append_the_fetch_of_a_dropped_page(self) -> None:
+        self.writer.append(None, (), MAKE["fetch"](0, reason="language"))
 
     @rule(with_state=st.booleans())
     def commit(self, with_state: bool) -> None:
@@ -102,9 +114,9 @@ class Committing(RuleBasedStateMachine):
         self.buffered = []
         self.state = self.state if state is None else state
 
-    @rule(files_written=st.integers(0, 4), before_rename=st.booleans())
+    @rule(files_written=st.integers(0, 5), before_rename=st.booleans())
     def crash(self, files_written: int, before_rename: bool) -> None:
-        """Abandon a commit at its n-th file (links, documents, state, manifest), then restart."""
+        """Abandon a commit at its n-th file (links, fetches, documents, state, manifest), then restart."""
         written = 0
         whole = Path.replace
 
@@ -142,6 +154,7 @@ class Committing(RuleBasedStateMachine):
     @invariant()
     def committed_rows_are_there_once(self) -> None:
         assert ids(self.directory) == self.committed
+        assert [row.id for row in logged(self.directory) if not row.reason] == self.committed
 
     @invariant()
     def every_listed_file_is_whole(self) -> None:
@@ -157,8 +170,8 @@ MAKE: dict[str, object] = {}
 
 
 @pytest.fixture(autouse=True)
-def _makers(document, link) -> None:
-    MAKE.update(document=document, link=link)
+def _makers(document, link, fetch) -> None:
+    MAKE.update(document=document, link=link, fetch=fetch)
 
 
 def test_any_sequence_of_appends_commits_and_crashes_leaves_a_whole_corpus():
@@ -239,6 +252,53 @@ def test_links_of_dropped_pages_are_kept_and_change_nothing_for_readers(tmp_path
     assert len(after.shards) == 2
     assert after.rows == 1
     assert after.fingerprint == before.fingerprint
+
+
+def test_a_fetch_comes_back_as_it_was_logged(tmp_path, fetch):
+    exact = fetch(1)
+    rows = [exact, replace(exact, ingredients={}), fetch(3, reason="status_404")]
+    with ShardWriter(tmp_path) as writer:
+        for row in rows:
+            writer.append(None, (), row)
+        after = writer.commit()
+    [shard] = after.shards
+    assert (shard.rows, shard.row_groups) == (0, ())
+    assert logged(tmp_path) == [rows[0], replace(exact, ingredients={"host": 0.0, "depth": 0.0}), rows[2]]
+
+
+def test_ingredients_that_come_on_the_way_are_0_before(tmp_path, fetch):
+    """A policy that was exchanged, or that learned of something new, within one commit."""
+    with ShardWriter(tmp_path) as writer:
+        writer.append(None, (), replace(fetch(1), ingredients={"host": 0.5}))
+        writer.append(None, (), replace(fetch(2), ingredients={"words": 0.25, "host": 1.0}))
+        writer.commit()
+        writer.append(None, (), replace(fetch(3), ingredients={"words": 2.0}))
+        writer.commit()
+    first, second, third = (row.ingredients for row in logged(tmp_path))
+    assert (first, second) == ({"host": 0.5}, {"host": 1.0, "words": 0.25})
+    assert third == {"words": 2.0}
+
+
+def test_without_fetches_there_is_no_log(tmp_path, document):
+    with ShardWriter(tmp_path) as writer:
+        writer.append(document(1))
+        assert writer.commit().shards[0].fetches is None
+    assert logged(tmp_path) == []
+    assert not list(tmp_path.glob("fetches-*"))
+
+
+def test_a_damaged_log_is_named(tmp_path, document, corpus):
+    manifest = corpus(tmp_path, [document(1)])
+    path = tmp_path / manifest.shards[0].fetches.name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+    assert [name for name, _ in verify(tmp_path)] == [path.name]
+    with pytest.raises(ShardCorrupt, match=path.name):
+        logged(tmp_path)
+    path.unlink()
+    with pytest.raises(ShardCorrupt, match=f"{path.name}.*not there"):
+        logged(tmp_path)
 
 
 @pytest.fixture
