@@ -6,15 +6,11 @@ with the state it had there, and what it pushed in between is pushed again, whic
 """
 
 import hashlib
-import io
-import json
 import logging
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -26,20 +22,19 @@ from crawler.seeds import Seed
 from crawler.traps import Traps
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
-from ranker.evidence import Evidence, LinkGraph
+from ranker.evidence import Evidence, Fetch, LinkGraph, Rows, Target
 from ranker.judge import Judge, Judged
 from ranker.known import Known
 from ranker.models import Open, open_model
-from ranker.policy import POLICIES
-from shards.document import Document, LinkRow
-from shards.errors import ShardError
+from ranker.policies import POLICIES
+from ranker.policy import Policy
+from ranker.state import State
+from shards.document import Document, FetchRow, LinkRow
 from shards.filters import Verdict
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
-_STATE_VERSION = 3
 _BATCH = 64
-_SMALL = 1 << 20
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -47,8 +42,8 @@ _BINARY = (
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
-Links = dict[str, Discovered]
-"""By URL: what a step is going to put."""
+Links = dict[str, tuple[int, str]]
+"""By URL: its row in the graph, and what refers to it. What a step is going to price and put."""
 
 
 class Walker:
@@ -75,14 +70,16 @@ class Walker:
         self._config = config
         self._deepest = deepest
         self._spill = spill
-        self.policy = POLICIES[config.policy]()
-        self.judge = Judge(config, open_model)
         self.graph = LinkGraph()
+        self.policy: Policy = POLICIES[config.policy](self.graph)
+        self.judge = Judge(config, open_model)
         self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
+        self._taken: list[int] = []
+        self._judged: list[tuple[int | None, Document | None, list[LinkRow], FetchRow]] = []
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -109,40 +106,56 @@ class Walker:
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _BATCH, wait)
         hosts: set[str] = set()
-        discovered: Links = {}
+        linked: Links = {}
         for entry in entries:
-            self._take(entry, discovered, hosts)
+            self._take(entry, linked, hosts)
             self._positions[entry.partition] = entry.id
         self._uncommitted += len(entries)
+        self._write()
+        self.policy.learn()
+        self.graph.release(self._taken)
+        self._taken = []
         if entries:
             hosts.update(self._frontier.best_ready(_REPRICED_HOSTS))
-        self._reprice(hosts, discovered)
-        self._price_seeds(discovered)
-        self._push(discovered)
+        self._remember_queued(hosts, linked)
+        self._push(self._priced(linked))
         if self._spill is not None:
             self._spill.turn()
-        if hosts:
-            self._frontier.steer({host: self.policy.host_index(host) for host in hosts})
+        self._steer(sorted(hosts))
         if entries:
             self._publish()
         return len(entries)
 
-    def _take(self, entry: Entry, discovered: Links, hosts: set[str]) -> None:
+    def _take(self, entry: Entry, linked: Links, hosts: set[str]) -> None:
         if isinstance(entry.content, Page):
             hosts.add(locate(entry.content.url).host)
-            self._judge(entry.content, discovered)
+            self._judge(entry.content, linked)
         else:
             self._seed(entry.content)
 
-    def _reprice(self, hosts: set[str], discovered: Links) -> None:
-        """What was learned changes what queued URLs promise: of the best of `hosts`, at once."""
+    def _remember_queued(self, hosts: set[str], linked: Links) -> None:
+        """What was learned changes what queued URLs promise: the best of `hosts`, and seeds not put yet."""
         for url in self._frontier.best_queued(hosts, _REPRICED_URLS):
-            evidence = self.graph.queued(fingerprint(url))
-            if evidence and url not in discovered:
-                discovered[url] = Discovered(url, self._promise(url, evidence))
+            row = self.graph.queued(fingerprint(url))
+            if row is not None:
+                linked.setdefault(url, (row, ""))
+        for url in self._unpushed:
+            row = self.graph.queued(fingerprint(url))
+            if row is not None:
+                linked[url] = (row, SEED)
 
-    def _promise(self, url: str, evidence: Evidence) -> float:
-        return self.policy.promise(url, locate(url).host, evidence) * self.traps.weight(url)
+    def _priced(self, linked: Links) -> dict[str, Discovered]:
+        rows = np.array([row for row, _ in linked.values()], np.int64)
+        promises = np.clip(self.policy.promise(rows), 0.0, 1.0).tolist() if linked else []
+        return {
+            url: Discovered(url, promise * self.traps.weight(url), referrer)
+            for (url, (_, referrer)), promise in zip(linked.items(), promises, strict=True)
+        }
+
+    def _steer(self, hosts: list[str]) -> None:
+        if hosts:
+            numbers = np.array([self.graph.host_number(host) for host in hosts], np.int64)
+            self._frontier.steer(dict(zip(hosts, self.policy.host_bonus(numbers).tolist(), strict=True)))
 
     def _push(self, discovered: Mapping[str, Discovered]) -> None:
         """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
@@ -168,22 +181,19 @@ class Walker:
             if number in self._seeds:
                 continue
             self._seeds.add(number)
-            if self.graph.seed(fingerprint(seed.url), seed.prior, float(np.log1p(max(0.0, seed.prior)))):
+            cash = float(np.log1p(max(0.0, seed.prior)))
+            if self.graph.seed(_target(seed.url), seed.prior, cash) is not None:
                 self._unpushed.add(seed.url)
 
-    def _price_seeds(self, discovered: Links) -> None:
-        for url in self._unpushed:
-            if evidence := self.graph.queued(fingerprint(url)):
-                promise = self.policy.promise(url, locate(url).host, evidence)
-                discovered[url] = Discovered(url, promise, SEED)
-
-    def _judge(self, page: Page, discovered: Links) -> None:
-        key = fingerprint(page.url)
-        document_id = f"{key:016x}-{page.fetch_no}"
+    def _judge(self, page: Page, linked: Links) -> None:
+        target = _target(page.url)
+        document_id = f"{target.key:016x}-{page.fetch_no}"
         if _number(document_id) in self._ids:
             return
         self._ids.add(_number(document_id))
-        evidence = self.graph.fetched(key)
+        row = self.graph.take(target)
+        evidence = self.graph.evidence(row)
+        self._taken.append(row)
         if not page.reason and self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
             page = replace(page, reason="taken_down")
         judged = self.judge(page, evidence.karma)
@@ -192,18 +202,18 @@ class Walker:
         soft_404 = not hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
         if soft_404 and not keep:
             judged = judged._replace(verdict=Verdict(False, "soft_404"))
-        worth = judged.worth
+        targets = [] if soft_404 else self._targets(page, evidence.depth)
+        found = self._follow(page, row, None if page.reason in LISTS else judged.worth, targets, linked)
         if not hop:
-            self.policy.observe(page.url, locate(page.url).host, worth, evidence)
-        if not soft_404:
-            self._follow(page, evidence, None if page.reason in LISTS else worth, discovered)
-        self._keep(page, document_id, judged, evidence)
+            self.policy.observe(Fetch(row, judged.worth, targets, found))
+        self._keep(page, document_id, judged, evidence, None if hop else row)
 
-    def _follow(self, page: Page, evidence: Evidence, worth: float | None, discovered: Links) -> None:
-        if evidence.depth >= self._deepest:
+    def _targets(self, page: Page, depth: int) -> list[Target]:
+        """Where the links of a page lead that are worth following."""
+        if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
-            return
-        urls = {}
+            return []
+        targets = []
         for link in page.links:
             to_list = link.tag_path in PATHS_TO_SITEMAPS
             if link.nofollow or (link.url.partition("?")[0].lower().endswith(_BINARY) and not to_list):
@@ -211,18 +221,30 @@ class Walker:
             if trap := self.traps.reason(link.url):
                 self.dropped[trap] += 1
             else:
-                urls[fingerprint(link.url)] = link.url
-        moved = page.reason == "redirect"
-        found = self.graph.redirect(evidence, urls) if moved else self.graph.link(evidence, worth, urls)
+                targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
+        return targets
+
+    def _follow(
+        self, page: Page, row: int, worth: float | None, targets: list[Target], linked: Links
+    ) -> Rows:
+        """Say that a page links to `targets`; returns the rows of those that nobody had met."""
+        if page.reason == "redirect":
+            moved = [self.graph.redirect(row, target) for target in targets]
+            rows, found = np.array([row for row in moved if row is not None], np.int64), np.zeros(0, np.int64)
+        else:
+            rows, found = self.graph.link(row, page.url, worth, targets)
+        urls = {target.key: target.url for target in targets}
         source = domain(locate(page.url).host)
-        for key, target in found.items():
+        for target_row, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
             url = urls[key]
-            referrer = source if domain(locate(url).host) != source else ""
-            discovered[url] = Discovered(url, self._promise(url, target), referrer)
+            linked[url] = (target_row, source if domain(locate(url).host) != source else "")
+        return found
 
     # What is kept of it
 
-    def _keep(self, page: Page, document_id: str, judged: Judged, evidence: Evidence) -> None:
+    def _keep(
+        self, page: Page, document_id: str, judged: Judged, evidence: Evidence, row: int | None
+    ) -> None:
         links = [
             LinkRow(
                 src_id=document_id,
@@ -234,11 +256,40 @@ class Walker:
             )
             for position, link in enumerate(page.links)
         ]
-        if not judged.verdict.keep:
+        fetch = FetchRow(
+            id=document_id,
+            url=page.url,
+            host=locate(page.url).host,
+            fetched_at=page.fetched_at,
+            status=page.status,
+            reason="" if judged.verdict.keep else judged.verdict.reason,
+            worth=judged.worth,
+            promise=page.promise,
+            propensity=page.propensity,
+            policy=self.policy.name,
+            expected=0.0,
+            ingredients={},
+        )
+        document = self._document(page, document_id, judged, evidence) if judged.verdict.keep else None
+        if document is None:
             self.dropped[judged.verdict.reason] += 1
-            self._writer.append(None, links)
-            return
-        document = Document(
+        self._judged.append((row, document, links, fetch))
+
+    def _write(self) -> None:
+        """Give what was judged to the writer, with what the policy promised before it learns from it."""
+        rows = np.array([row for row, *_ in self._judged if row is not None], np.int64)
+        made_of = self.policy.explain(rows) if len(rows) else []
+        number = 0
+        for row, document, links, fetch in self._judged:
+            if row is not None:
+                ingredients = {name: float(added[number]) for name, added in made_of}
+                fetch = replace(fetch, expected=sum(ingredients.values()), ingredients=ingredients)
+                number += 1
+            self._writer.append(document, links, fetch)
+        self._judged = []
+
+    def _document(self, page: Page, document_id: str, judged: Judged, evidence: Evidence) -> Document:
+        return Document(
             id=document_id,
             url=page.url,
             host=locate(page.url).host,
@@ -264,7 +315,6 @@ class Walker:
             novelty=judged.novelty,
             **judged.signals,
         )
-        self._writer.append(document, links)
 
     # Committing
 
@@ -316,61 +366,40 @@ class Walker:
 
     def _state(self) -> bytes:
         plain = {
-            "version": _STATE_VERSION,
-            "policy": self.policy.state(),
+            "policy": self.policy.name,
             "unpushed": sorted(self._unpushed),
             "pushed": self._frontier.recent(),
         }
-        arrays = {
-            f"{owner}.{name}": value
-            for owner, state in (
-                ("judge", self.judge.state()),
-                ("graph", self.graph.state()),
-                ("traps", self.traps.state()),
-            )
-            for name, value in state.items()
+        parts = {
+            "judge": self.judge.state(),
+            "graph": self.graph.state(),
+            "policy": self.policy.state(),
+            "traps": self.traps.state(),
+            "known": {"ids": self._ids.to_array(), "seeds": self._seeds.to_array()},
         }
-        buffer = io.BytesIO()
-        arrays["plain"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
-        arrays["ids"], arrays["seeds"] = self._ids.to_array(), self._seeds.to_array()
-        _save(buffer, arrays)
-        return buffer.getvalue()
+        return State(plain, parts).to_bytes()
 
     def _restore(self) -> None:
-        state = self._writer.state()
-        if state is None:
+        data = self._writer.state()
+        if data is None:
             return
-        with np.load(io.BytesIO(state)) as arrays:
-            plain: dict[str, Any] = json.loads(arrays["plain"].tobytes())
-            if plain.get("version") != _STATE_VERSION:
-                raise ShardError(
-                    f"{self._writer.directory}: the walker's state has version {plain.get('version')}, not "
-                    f"{_STATE_VERSION}: go on with the tinylm that wrote it, or begin another crawl"
-                )
-            self._ids, self._seeds = Known(map(int, arrays["ids"])), Known(map(int, arrays["seeds"]))
-            for owner, part in (
-                ("judge.", self.judge),
-                ("graph.", self.graph),
-                ("traps.", self.traps),
-            ):
-                names = [name for name in arrays.files if name.startswith(owner)]
-                part.restore({name.removeprefix(owner): arrays[name] for name in names})
-        self.policy.restore(plain["policy"])
+        plain, parts = State.from_bytes(data, self._writer.directory)
+        self._ids, self._seeds = (Known(map(int, parts["known"][name])) for name in ("ids", "seeds"))
+        self.judge.restore(parts["judge"])
+        self.graph.restore(parts["graph"])
+        self.traps.restore(parts["traps"])
+        if plain["policy"] == self.policy.name:
+            self.policy.restore(parts.get("policy", {}))
+        else:
+            log.warning("policy %s begins to learn here: so far it was %s", self.policy.name, plain["policy"])
         self._unpushed = set(plain["unpushed"])
         # The server may have lost power with us, and with it the last links of pages that count as judged.
         self._push({url: Discovered(url, promise, referrer) for url, promise, referrer in plain["pushed"]})
         self._frontier.trim_stream(self._writer.manifest.positions)
 
 
-def _save(buffer: io.BytesIO, arrays: Mapping[str, Any]) -> None:
-    """As `numpy.savez_compressed`, but large Bloom filters as they are: they are as good as random."""
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy")
-            stored = name.startswith("judge.novelty.") and np.asarray(array).nbytes > _SMALL
-            member.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-            with archive.open(member, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asarray(array), allow_pickle=False)
+def _target(url: str) -> Target:
+    return Target(fingerprint(url), url)
 
 
 def _seed_number(seed: Seed) -> int:

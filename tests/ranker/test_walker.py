@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 
 import numpy as np
@@ -15,11 +16,14 @@ from crawler.page import Link, Page
 from crawler.seeds import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
-from ranker.evidence import Evidence
+from ranker.evidence import Target
+from ranker.policies import POLICIES
+from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.reader import ShardReader, verify
+from shards.tables import fetch_rows, read_fetches
 from shards.writer import ShardWriter
 from tests.conftest import command, eventually, full, open_frontier
 
@@ -112,7 +116,7 @@ def test_seeds_are_queued_and_pages_kept_and_their_links_followed(frontier, tmp_
 
 
 def karma_of(walker, url):
-    return walker.graph.queued(fingerprint(url)).karma
+    return walker.graph.karma[walker.graph.queued(fingerprint(url))]
 
 
 def test_a_seed_given_again_counts_once_whoever_died_and_votes_of_another_source_are_added(
@@ -137,13 +141,13 @@ def test_a_seed_given_again_counts_once_whoever_died_and_votes_of_another_source
 def test_a_seed_that_moved_is_still_what_people_chose(frontier, tmp_path):
     with ShardWriter(tmp_path, crawl_id="c") as writer:
         walker = Walker(frontier, writer, CONFIG)
-        untouched = walker.policy.state()
+        untouched = {name: array.tolist() for name, array in walker.policy.state().items()}
         frontier.put_seeds([Seed("http://x.test/", 500.0, "test")])
         walker.step()
         there = (Link("https://x.test/", "", "", False),)
         fetch(frontier, take(frontier), "", reason="redirect", links=there)
         walker.step()
-        assert walker.policy.state() == untouched
+        assert {name: array.tolist() for name, array in walker.policy.state().items()} == untouched
         fetch(frontier, take(frontier), prose(1))
         walker.step()
         walker.commit()
@@ -208,7 +212,8 @@ def test_the_same_text_under_another_url_is_dropped_also_after_a_restart(frontie
 
 
 def promise_of(walker, n):
-    return walker.policy.promise(f"https://h{n}.test/x/y", f"h{n}.test", Evidence(equity=0.1, inlinks=1))
+    row = walker.graph.seed(Target(n, f"https://h{n}.test/x/y"), 0.0, 0.1)
+    return walker.policy.promise(np.array([row])).item()
 
 
 def test_what_was_learned_survives_a_restart_exactly(frontier, tmp_path):
@@ -247,7 +252,7 @@ def test_a_state_of_another_version_is_refused(frontier, tmp_path, monkeypatch):
     with ShardWriter(tmp_path, crawl_id="c") as writer:
         walker = Walker(frontier, writer, CONFIG)
         walker.step()
-        monkeypatch.setattr("ranker.walker._STATE_VERSION", 99)
+        monkeypatch.setattr("ranker.state._VERSION", 99)
         walker.commit()
         monkeypatch.undo()
         with pytest.raises(ShardError, match="version 99"):
@@ -333,15 +338,13 @@ def test_a_list_is_no_judge_of_what_it_lists(frontier, tmp_path):
     put(frontier, "https://a.test/sitemap.xml")
     with ShardWriter(tmp_path, crawl_id="c") as writer:
         walker = Walker(frontier, writer, CONFIG)
-        before = walker.policy.promise("https://a.test/x", "a.test", Evidence(depth=1))
         listed = Link("https://a.test/x", "", "urlset/url/loc", False)
         packed = Link("https://a.test/more.xml.gz", "", "sitemapindex/sitemap/loc", False)
         archive = Link("https://a.test/data.gz", "", "urlset/url/loc", False)
         fetch(frontier, take(frontier), "", reason="sitemap", links=(listed, packed, archive))
         walker.step()
-        evidence = walker.graph.queued(fingerprint("https://a.test/x"))
-        assert (evidence.mean_parent, evidence.inlinks, evidence.depth) == (None, 0, 1)
-        assert walker.policy.promise("https://a.test/x", "a.test", evidence) >= before
+        row = walker.graph.queued(fingerprint("https://a.test/x"))
+        assert (walker.graph.inlinks[row], walker.graph.depth[row]) == (0, 1)
         assert set(frontier.best_queued(["a.test"], 9)) == {listed.url, packed.url}
         assert walker.dropped == Counter(sitemap=1)
 
@@ -440,6 +443,62 @@ def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(fro
             walker.commit()
             assert walker.dropped == Counter(trap_pattern=restarts + 1, trap_repeats=restarts + 1)
     assert frontier.counts()["discovered"] == 3
+
+
+# What was expected, and what it brought
+
+
+def test_every_fetch_is_logged_with_what_was_expected_of_it(frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    links = (Link("https://b.test/guide/x", "a guide", "html/body/main/p", False),)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1), links=links)
+        walker.step()
+        fetch(frontier, take(frontier), "too short")
+        walker.step()
+        walker.commit()
+        [(_, logged)] = read_fetches(tmp_path, writer.manifest)
+    kept, dropped = fetch_rows(logged)
+    assert (kept.reason, dropped.url) == ("", "https://b.test/guide/x")
+    assert dropped.reason
+    assert dropped.worth == 0 < kept.worth
+    assert dropped.policy == "tinylm"
+    assert dropped.promise > 0
+    for one in (kept, dropped):
+        assert sum(one.ingredients.values()) == pytest.approx(one.expected, abs=1e-6)
+    assert dropped.ingredients["parents, mean"] != 0
+
+
+def test_what_the_walker_knew_can_be_asked_without_it(frontier, tmp_path):
+    put(frontier, "https://a.test/1")
+    links = (Link("https://b.test/x", "", "html/body/p", False),)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        with pytest.raises(ShardError, match="no walker has committed"):
+            restored(tmp_path)
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1), links=links)
+        walker.step()
+        walker.commit()
+        graph, policy = restored(tmp_path)
+        rows = [known.queued(fingerprint("https://b.test/x")) for known in (graph, walker.graph)]
+        assert policy.promise(np.array(rows[:1])) == walker.policy.promise(np.array(rows[1:]))
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_every_policy_steers_a_crawl(frontier, tmp_path, name):
+    put(frontier, "https://a.test/1", "https://b.test/1")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, replace(CONFIG, policy=name))
+        for number in range(4):
+            link = Link(f"https://c{number}.test/{number}", "c", "html/body/p", False)
+            fetch(frontier, take(frontier), prose(number), links=(link,))
+            walker.step()
+        walker.commit()
+        again = Walker(frontier, writer, replace(CONFIG, policy=name))
+        assert again.policy.name == name
+        assert len(again.graph) == len(walker.graph)
+    assert {row["policy"] for row in ShardReader(tmp_path, split="all")} == {name}
 
 
 # Taken down
