@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from crawler.urls import fingerprint, locate
 from ranker.centrality import Graph
 from shards.errors import ShardError
-from shards.linktable import read_links
 from shards.reader import ShardReader
+from shards.tables import read_links
 
 LISTS = ("robots/", "urlset/", "sitemapindex/", "rss/", "RDF/", "feed/")
 """How the tag paths of links begin that stand in no page."""
@@ -50,7 +50,7 @@ class WebGraph:
     """(nodes,): number of each page's host; -1 if its URL is unknown: dropped, and linked to by nobody."""
 
 
-class _Links(NamedTuple):
+class Links(NamedTuple):
     """Links of a shard: pages and targets once each, and two numbers a link."""
 
     pages: NDArray[np.uint64]
@@ -63,7 +63,7 @@ class _Links(NamedTuple):
     target: NDArray[np.int32]
 
 
-class _Names(dict[str, int]):
+class Names(dict[str, int]):
     """Numbers names in the order in which they are met."""
 
     def __missing__(self, name: str) -> int:
@@ -84,7 +84,7 @@ class _Rows(NamedTuple):
 
 def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     """The graph of a reader's corpus; raises ShardCorrupt for a damaged file, ShardError if it is empty."""
-    names = _Names()
+    names = Names()
     groups = []
     for done, group in enumerate(reader.row_groups):
         report("documents", done, len(reader.row_groups))
@@ -92,7 +92,7 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     parts = []
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
-        parts.append(_read(read_links(reader.directory, shard), names))
+        parts.append(counted(read_links(reader.directory, shard), names))
     if not any(len(rows.ids) for rows in groups):
         raise ShardError(f"{reader.directory}: no documents, so no graph of them")
     ids, urls, *numbers = zip(*groups, strict=True)
@@ -117,48 +117,46 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     return WebGraph(_graph(nodes, parts), documents, found, fetched, known, host)
 
 
-def _documents(rows: list[dict[str, Any]], names: _Names) -> _Rows:
+def _documents(rows: list[dict[str, Any]], names: Names) -> _Rows:
     ids = [row["id"] for row in rows]
     return _Rows(
         pa.array(ids, pa.string()),
         pa.array([row["url"] for row in rows], pa.string()),
-        *_split(ids),
+        *split_ids(ids),
         np.array([names[row["host"]] for row in rows], dtype=np.int32),
         np.array([row["karma"] for row in rows], dtype=np.float64),
     )
 
 
-def _read(columns: dict[str, Any], names: _Names) -> _Links:
+def counted(columns: dict[str, Any], names: Names) -> Links:
     """The links of one shard that count, and the pages that have any, counted or not."""
     source, target = (columns[name].indices.to_numpy() for name in ("src_id", "dst_url"))
     paths = columns["tag_path"]
     listed = np.array([path.startswith(LISTS) for path in paths.dictionary.to_pylist()], dtype=np.bool_)
     chosen = ~listed[paths.indices.to_numpy()]
-    counted = chosen & ~columns["nofollow"].to_numpy(zero_copy_only=False)
+    kept = chosen & ~columns["nofollow"].to_numpy(zero_copy_only=False)
     pages = np.unique(source[chosen])
-    targets, target = np.unique(target[counted], return_inverse=True)
-    keys, fetches = _split(columns["src_id"].dictionary.take(pages).to_pylist())
+    targets, target = np.unique(target[kept], return_inverse=True)
+    keys, fetches = split_ids(columns["src_id"].dictionary.take(pages).to_pylist())
     urls = columns["dst_url"].dictionary.take(targets).to_pylist()
-    return _Links(
+    return Links(
         keys,
         fetches,
         np.array([fingerprint(url) for url in urls], dtype=np.uint64),
         np.array([names[locate(url).host] for url in urls], dtype=np.int32),
-        np.searchsorted(pages, source[counted]).astype(np.int32),
+        np.searchsorted(pages, source[kept]).astype(np.int32),
         target.astype(np.int32),
     )
 
 
-def _split(ids: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def split_ids(ids: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Fingerprints of the URLs and numbers of the fetches in these ids of documents."""
     parts = [document_id.split("-") for document_id in ids]
     keys = np.array([int(key, 16) for key, _ in parts], dtype=np.uint64)
     return keys, np.array([int(number) for _, number in parts], dtype=np.int64)
 
 
-def _of_latest_fetch(
-    parts: list[_Links], keys: NDArray[np.uint64], fetches: NDArray[np.int64]
-) -> list[_Links]:
+def _of_latest_fetch(parts: list[Links], keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> list[Links]:
     """Without links of pages that were fetched again, and without targets that only those name."""
     every = np.concatenate([keys, *(part.pages for part in parts)])
     number = np.concatenate([fetches, *(part.fetches for part in parts)])
@@ -183,7 +181,7 @@ def _of_latest_fetch(
     return kept
 
 
-def _graph(nodes: NDArray[np.uint64], parts: list[_Links]) -> Graph:
+def _graph(nodes: NDArray[np.uint64], parts: list[Links]) -> Graph:
     sources = [np.searchsorted(nodes, part.pages).astype(np.int32)[part.page] for part in parts]
     targets = [np.searchsorted(nodes, part.targets).astype(np.int32)[part.target] for part in parts]
     nothing = np.zeros(0, dtype=np.int32)

@@ -13,7 +13,7 @@ import pytest
 from backports import zstd
 from resiliparse.extract.html2text import extract_plain_text
 
-from tests.crawler.conftest import DATA
+from tests.crawler.conftest import DATA, conformance  # noqa: F401 (a fixture here too)
 from tests.ranker.test_quality import ESSAY, SHOP, text
 
 HOSTS = ("docs.djangoproject.com", "www.postgresql.org", "docs.python.org", "llvm.org", "docs.pytest.org")
