@@ -230,13 +230,13 @@ def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierCo
 def purge(directory: Path) -> None:
     """Rewrite the shards of DIRECTORY without what was taken down. Not while a crawl writes there.
 
-    Text and links go from the corpus; what was made from it (models, instruction data, WARC files) is not
-    touched. Snapshots from before cannot be read any more.
+    Text, links and fetches go from the corpus; what was made from it (models, instruction data, WARC files)
+    is not touched. Snapshots from before cannot be read any more.
     """
     from deploy.corpus import purge_taken_down
 
-    documents, links = purge_taken_down(directory)
-    print(f"{directory}: {documents:,} documents and {links:,} links are gone")
+    documents, links, fetches = purge_taken_down(directory)
+    print(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
 
 
 @shards.command
@@ -261,6 +261,111 @@ def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
     from deploy.corpus import print_documents
 
     print_documents(directory, url, limit)
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """What URL promised and what that was made of, when it was fetched, and what the fetch was worth.
+
+    Parameters
+    ----------
+    directory
+        Of the corpus; by default that of the crawl in --data.
+    """
+    from deploy.why import run
+    from ranker.state import restored
+    from shards.manifest import Manifest
+
+    corpus = directory or frontier.shards
+    run(corpus, url, restored if Manifest.load(corpus).state else None)
+
+
+@app.command
+def simulate(
+    *,
+    edges: Path | None = None,
+    pages: Path | None = None,
+    shards: Path | None = None,
+    warc: list[Path] = [],  # noqa: B006
+    worth: str | None = None,
+    policy: Annotated[list[str], Parameter(consume_multiple=True)] = ["tinylm"],  # noqa: B006
+    seeds: int = 20,
+    draws: int = 8,
+    start: str | None = None,
+    budget: int = 10_000,
+    delay: float | None = None,
+    latency: float = 0.1,
+    workers: int = 16,
+    exploration: float = 0.0,
+    seed: int = 0,
+    json: Path | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Crawl a recorded web in memory under several policies, and say how near each comes to an oracle.
+
+    Parameters
+    ----------
+    edges
+        The web as a Parquet file of links: src and dst, numbers of pages.
+    pages
+        With it, a table of pages, tab-separated or Parquet: id, url, and what the worth is made of.
+    shards
+        The web that a crawl of ours saw: its directory of shards.
+    warc
+        The web in WARC files, or directories of them.
+    worth
+        What fetching a page is worth: "pagerank" (of an edge list, its default), or an expression over the
+        columns of the pages with numbers, 'words', + - * /, comparisons, min, max, where and log1p. Shards
+        know what each fetch was worth; of a WARC it is the length of its text.
+    policy
+        Names of policies, separated by commas. Random order and the greedy oracle are always with them.
+    seeds
+        Pages drawn to start from.
+    draws
+        How often.
+    start
+        Instead: "hosts" for one page drawn of each host, or a file of URLs.
+    budget
+        Fetches.
+    delay
+        Seconds a host rests after a fetch: simulates time, and politeness with it.
+    latency
+        Seconds a fetch takes, in simulated time.
+    workers
+        Fetches at once, in simulated time.
+    exploration
+        Share of fetches drawn at random, as in a real crawl.
+    seed
+        The same seed draws the same.
+    json
+        File for the result.
+    plot
+        File for harvest curves and percent of oracle: .svg, .png or .pdf.
+    """
+    from deploy import simulate as simulation
+    from ranker.experiment import Experiment, draw_starts, policies
+    from ranker.simulator import Clock
+
+    web = simulation.read_web(edges, pages, shards, warc, worth)
+    names = [name for given in policy for name in given.split(",") if name]
+    if start in (None, "hosts"):
+        starts = draw_starts(web, seeds, draws, seed, of_hosts=start == "hosts")
+    else:
+        starts = [simulation.read_starts(Path(start), web)] * draws
+    result = simulation.compare(
+        Experiment(
+            web=web,
+            policies=policies(names, web, budget),
+            starts=starts,
+            budget=budget,
+            clock=Clock(delay=delay, latency=latency, workers=workers) if delay is not None else None,
+            exploration=exploration,
+        )
+    )
+    if json is not None:
+        simulation.write_json(result, json)
+    if plot is not None:
+        simulation.plot(result, plot)
 
 
 @app.command

@@ -45,7 +45,7 @@ def test_hosts_and_urls_are_taken_down_and_purged(corpus, tell):
     assert "no reader gives them" in tell("take-down", "A.test", "https://C.test/2#part")
     assert hosts(corpus) == ["b.test"]
     assert "taken down: a.test, https://c.test/2" in tell("list")
-    assert "2 documents and 0 links are gone" in tell("purge")
+    assert "2 documents, 0 links and 0 logged fetches are gone" in tell("purge")
     assert Manifest.load(corpus).rows == 1
     assert "0 documents" in tell("purge")
 
