@@ -8,72 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tinylm.errors import ConfigError
-
-
-def require(config: object, field: str, holds: bool, rule: str) -> None:
-    """Raise `ConfigError` naming `field`, its value and the broken `rule`, unless it `holds`."""
-    if not holds:
-        raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")
-
-
-def require_positive(config: object, *fields: str) -> None:
-    """Raise `ConfigError` for the first of `fields` that is not above zero."""
-    for field in fields:
-        require(config, field, getattr(config, field) > 0, "must be above 0")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelConfig:
-    """Shape of the model: the Qwen3 layout (arXiv 2505.09388) at any size."""
-
-    vocab_size: int = 4096
-    """Tokens in the vocabulary, the three special ones included; on a CPU, the smaller the faster."""
-    sequence_len: int = 256
-    """Tokens a row holds, and the longest context the model can look back on."""
-    width: int = 128
-    """Size of the residual stream."""
-    layers: int = 4
-    """Transformer blocks."""
-    heads: int = 4
-    """Query heads; each is width / heads wide."""
-    kv_heads: int = 2
-    """Key and value heads, shared by heads / kv_heads query heads each (grouped-query attention)."""
-    mlp_ratio: float = 3.0
-    """Hidden size of the SwiGLU layer, in widths (Qwen3: 3)."""
-    rope_theta: float = 10_000.0
-    """Base of the rotary embedding's wavelengths."""
-    qk_norm: bool = True
-    """Normalise each head's queries and keys; keeps attention logits bounded at high learning rates."""
-    tied_embeddings: bool = True
-    """Use one matrix for input embeddings and output logits."""
-    norm_eps: float = 1e-6
-    """Added to the mean square inside RMSNorm."""
-
-    def __post_init__(self) -> None:
-        require_positive(
-            self,
-            "sequence_len",
-            "width",
-            "layers",
-            "heads",
-            "kv_heads",
-            "mlp_ratio",
-            "rope_theta",
-            "norm_eps",
-        )
-        require(self, "vocab_size", self.vocab_size >= 259, "must hold the 256 bytes and 3 special tokens")
-        require(self, "heads", self.width % self.heads == 0, f"must divide width = {self.width}")
-        require(self, "heads", self.width // self.heads % 2 == 0, "width / heads must be even (rotary pairs)")
-        require(self, "kv_heads", self.heads % self.kv_heads == 0, f"must divide heads = {self.heads}")
-
-    @property
-    def head_width(self) -> int:
-        return self.width // self.heads
-
-    @property
-    def hidden(self) -> int:
-        return round(self.width * self.mlp_ratio)
+from trainer.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
+from trainer.checks import require as require
+from trainer.checks import require_positive
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: they would keep PretrainConfig from having two bases

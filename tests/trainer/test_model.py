@@ -24,7 +24,7 @@ def tokens(rows=3, length=24):
     return torch.randint(300, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False}, {"qk_norm": False}, {"kv_heads": 4}])
+@pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False}, {"qk_norm": "none"}, {"kv_heads": 4}])
 def test_the_loss_and_its_gradient_are_those_of_plain_cross_entropy(shape, monkeypatch):
     monkeypatch.setattr("trainer.model._LOGITS_AT_ONCE", 300 * 17)  # chunks that do not divide the rows
     model, ids = make(**shape), tokens()
