@@ -6,7 +6,8 @@ the time of training on it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -45,7 +46,18 @@ def _head(texts: Sequence[str], most_bytes: int) -> list[str]:
     return taken
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: GPT) -> Iterator[None]:
+    """The model as it is used and not as it is trained, which differ with batch norm; without gradients."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
 def bits_per_byte(
     model: GPT, tokenizer: Tokenizer, texts: Sequence[str], world: World | None = None
 ) -> float:
@@ -59,10 +71,11 @@ def bits_per_byte(
         [_windows(tokenizer.encode(text), tokenizer, model.config.sequence_len) for text in texts]
     )
     nats = torch.zeros((), dtype=torch.float64, device=world.device)
-    for start in range(world.rank * _ROWS_AT_ONCE, len(rows), world.size * _ROWS_AT_ONCE):
-        batch = rows[start : start + _ROWS_AT_ONCE].to(world.device)
-        loss, _ = model(batch[:, :-1].clamp(min=0), batch[:, 1:])
-        nats += loss
+    with evaluating(model):
+        for start in range(world.rank * _ROWS_AT_ONCE, len(rows), world.size * _ROWS_AT_ONCE):
+            batch = rows[start : start + _ROWS_AT_ONCE].to(world.device)
+            loss, _ = model(batch[:, :-1].clamp(min=0), batch[:, 1:])
+            nats += loss
     return float(world.sum(nats)) / math.log(2) / _size(texts)
 
 

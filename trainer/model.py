@@ -44,7 +44,7 @@ class KVCache:
         self._held = torch.zeros(
             config.layers, parts, batch, heads, config.sequence_len, width, device=device
         )
-        self._layers = [list(layer) for layer in self._held]
+        self._layers = [[self._held[layer, part] for part in range(parts)] for layer in range(config.layers)]
         self.padding = padding
         self.length = 0
 
@@ -329,11 +329,7 @@ class GPT(nn.Module):
             return x
         padding = cache.padding if cache is not None else None
         place = places(start, ids.size(1), segments, padding, ids.device)
-        if self.config.positions == "learned":
-            x = x + self.embed_positions(place)
-        else:
-            x = x + self.waves[place]
-        return x
+        return x + (self.embed_positions(place) if self.config.positions == "learned" else self.waves[place])
 
     def _sight(self, start: int, end: int, segments: Tensor | None, cache: KVCache | None) -> Sight:
         rotary = (self.cos[start:end], self.sin[start:end]) if self.config.positions == "rotary" else None
@@ -355,7 +351,7 @@ class GPT(nn.Module):
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs of training on a token: 6 a weight in a product, 6 * T * H * D a layer for causal attention."""
+        """FLOPs of training on a token: 6 a weight in a product, 6 * T * H * D a layer for attention."""
         config = self.config
         lookup = 0 if config.tied_embeddings else self.embed_tokens.weight.numel()
         if config.positions == "learned":

@@ -28,6 +28,7 @@ from trainer.conversations import (
     read_conversations,
 )
 from trainer.distributed import World, connect, speaks
+from trainer.evaluate import evaluating
 from trainer.instructions import held_out_file
 from trainer.loop import Run
 from trainer.model import GPT
@@ -87,15 +88,15 @@ def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) ->
     return read_conversations(path, tokenizer, sequence_len, config.on_bad_line)
 
 
-@torch.no_grad()
 def mean_loss(model: GPT, conversations: Conversations, config: SFTConfig, world: World) -> float:
     """Nats per token of the assistant's; the ranks share the work and get the same result."""
     sequence_len = model.config.sequence_len
     rows = plan(conversations, sequence_len, seed=0, epochs=1)
     total = torch.zeros(2, dtype=torch.float64, device=world.device)
-    for batch in batches(conversations, rows, sequence_len, config.device_batch_size, world):
-        loss, count = model(**batch)
-        total += torch.stack((loss.double(), count.double()))
+    with evaluating(model):
+        for batch in batches(conversations, rows, sequence_len, config.device_batch_size, world):
+            loss, count = model(**batch)
+            total += torch.stack((loss.double(), count.double()))
     loss, count = world.sum(total).tolist()
     return float(loss / count)
 

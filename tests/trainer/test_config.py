@@ -15,7 +15,7 @@ from trainer.config import ModelConfig, PretrainConfig, identity
         ("width", 30),
         ("kv_heads", 3),
         ("vocab_size", 100),
-        ("layers", 0),
+        ("layers", -1),
         ("tokens_per_step", 1000),
         ("learning_rate", -1.0),
         ("warmup", 1.5),

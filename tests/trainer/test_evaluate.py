@@ -1,7 +1,7 @@
 """Bits per byte are exact where they can be known, and the same for any number of ranks."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -77,3 +77,12 @@ def test_held_out_text_is_bounded_and_only_held_out(corpus, texts, most):
 def test_a_corpus_that_holds_nothing_out_has_no_held_out_text(write_corpus, texts, tmp_path):
     corpus = write_corpus(tmp_path, texts[:9])
     assert held_out_texts(ShardReader(corpus, split="held_out"), 1000) == []
+
+
+def test_measuring_leaves_no_trace_in_a_model_in_training():
+    """Batch norm keeps averages of what it was trained on; held-out text is none of that."""
+    trained = GPT(replace(SHAPE, norm="batch"))
+    before = {name: tensor.clone() for name, tensor in trained.state_dict().items()}
+    bits_per_byte(trained, TOKENIZER, ["The server reads 7 rows."])
+    assert trained.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in trained.state_dict().items())

@@ -1,0 +1,219 @@
+"""What holds for every choice of the model: it is causal, and cache, padding and company change nothing."""
+
+from dataclasses import fields, replace
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from bench.choices import CHOICES
+from tinylm.errors import ConfigError
+from trainer.architecture import PRESETS, ModelConfig
+from trainer.model import GPT, BatchNorm, KVCache
+
+SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads": 4}
+every_choice = pytest.mark.parametrize("choice", CHOICES)
+
+
+def make(choice, **changes):
+    """A model in evaluation mode in which all weights matter; a new one's blocks add nothing."""
+    torch.manual_seed(0)
+    model = GPT(ModelConfig(**{**SIZES, **CHOICES[choice], **changes})).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model
+
+
+def tokens(rows=3, length=24):
+    return torch.randint(300, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def same(one, other):
+    """Equal to 1e-5 of the largest number there is."""
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1.0, float(other.abs().max())))
+
+
+def test_every_value_of_every_choice_is_tried():
+    hints = get_type_hints(ModelConfig)
+    made = [ModelConfig(**{**SIZES, **changes}) for changes in CHOICES.values()]
+    for field in fields(ModelConfig):
+        values = {
+            value for part in (hints[field.name], *get_args(hints[field.name])) for value in get_args(part)
+        }
+        literal = {value for value in values if isinstance(value, str)}
+        assert literal <= {getattr(config, field.name) for config in made}, field.name
+
+
+@torch.no_grad()
+@every_choice
+@pytest.mark.parametrize("pieces", [[24], [1] * 24, [7, 1, 9, 1, 6]], ids=["whole", "one by one", "mixed"])
+def test_reading_in_pieces_with_a_cache_gives_the_same_logits(choice, pieces):
+    model, ids = make(choice), tokens()
+    cache = KVCache(model.config, batch=3)
+    same(torch.cat([model(piece, cache=cache) for piece in ids.split(pieces, dim=1)], dim=1), model(ids))
+    assert cache.length == 24
+
+
+@torch.no_grad()
+@every_choice
+def test_rows_padded_on_the_left_have_the_logits_they_have_alone(choice):
+    model, ids = make(choice), tokens()
+    padding = torch.tensor([0, 5, 11])
+    cache = KVCache(model.config, batch=3, padding=padding)
+    logits = torch.cat([model(piece, cache=cache) for piece in ids.split([14, 1, 9], dim=1)], dim=1)
+    for row, pad in enumerate(padding.tolist()):
+        same(logits[row, pad:], model(ids[row : row + 1, pad:])[0])
+
+
+@torch.no_grad()
+@every_choice
+def test_no_position_sees_a_later_one(choice):
+    model, ids = make(choice), tokens()
+    changed = ids.clone()
+    changed[:, 10:] = (changed[:, 10:] + 1) % 300
+    before, after = model(ids), model(changed)
+    same(before[:, :10], after[:, :10])
+    assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+@torch.no_grad()
+@every_choice
+def test_a_segment_is_read_as_if_it_stood_alone(choice):
+    model, ids = make(choice), tokens()
+    segments = torch.tensor([[0] * 9 + [1] * 15] * 3)
+    targets = ids.roll(-1, 1)
+    together, _ = model(ids, targets, segments=segments)
+    apart = [
+        model(part, target)[0]
+        for part, target in zip(ids.split([9, 15], 1), targets.split([9, 15], 1), strict=True)
+    ]
+    torch.testing.assert_close(together, sum(apart), rtol=1e-5, atol=1e-4)
+
+
+@torch.no_grad()
+@every_choice
+def test_word_order_matters(choice):
+    """Without positions too: what a token adds depends on what stood before the tokens before it."""
+    model, ids = make(choice), tokens()
+    swapped = ids[:, [1, 0, *range(2, 24)]]
+    assert not torch.allclose(model(ids)[:, -1], model(swapped)[:, -1], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("choice", "numbers"),
+    [
+        ("default", 2 * 2 * 8),
+        ("attention mha", 2 * 4 * 8),
+        ("attention mqa", 2 * 8),
+        ("attention mla", 16 + 4),
+    ],
+)
+def test_the_cache_holds_so_much_for_a_token(choice, numbers):
+    model = make(choice)
+    cache = KVCache(model.config, batch=3)
+    assert cache.bytes_per_token == 4 * SIZES["layers"] * numbers
+    assert cache.bytes_per_token == 4 * SIZES["layers"] * model.config.cached_per_token
+
+
+@torch.no_grad()
+def test_mla_decodes_from_what_is_compressed_alone():
+    """Its cache is all it has of earlier tokens, and whole keys and values are never made."""
+    model, ids = make("attention mla"), tokens()
+    made = []
+    for block in model.layers:
+        block.self_attn.kv_b_proj.register_forward_hook(lambda *_: made.append(1))
+    cache = KVCache(model.config, batch=3)
+    logits = torch.cat([model(piece, cache=cache) for piece in ids.split(1, dim=1)], dim=1)
+    assert not made
+    same(logits, model(ids))
+    assert made
+
+
+def test_batch_norm_looks_ahead_in_training_and_depends_on_the_other_rows():
+    ids = tokens()
+    later, company = ids.clone(), ids.clone()
+    later[:, 10:] = (later[:, 10:] + 1) % 300
+    company[1:] = (company[1:] + 1) % 300
+    for choice, leaks in (("default", False), ("norm layer", False), ("norm batch", True)):
+        model = make(choice).train()
+        with torch.no_grad():
+            logits = model(ids)
+            assert torch.allclose(logits[:, :10], model(later)[:, :10], atol=1e-3) != leaks
+            assert torch.allclose(logits[0], model(company)[0], atol=1e-3) != leaks
+
+
+@torch.no_grad()
+def test_linear_scaling_squeezes_places():
+    """Scaled by two, every second place is where an unscaled model has them all."""
+    plain, scaled = GPT(ModelConfig(**SIZES)), GPT(ModelConfig(**SIZES, **CHOICES["rotary, linear scaling"]))
+    same(scaled.cos[::2], plain.cos[:12])
+
+
+@torch.no_grad()
+def test_llama3_scaling_keeps_short_wavelengths_and_squeezes_long_ones():
+    settings = {
+        "rope_scaling": "llama3",
+        "rope_factor": 8.0,
+        "rope_original_len": 8192,
+        "rope_theta": 500_000.0,
+    }
+    sizes = SIZES | {"width": 256, "heads": 2}
+    plain, scaled = (
+        GPT(ModelConfig(**(sizes | {"rope_theta": 500_000.0} | more))) for more in ({}, settings)
+    )
+    angle, squeezed = plain.sin[1].asin(), scaled.sin[1].asin()
+    assert torch.equal(angle[1:20], squeezed[1:20])
+    same(angle[-20:] / 8, squeezed[-20:])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 12])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_dial_sets_the_size(preset, depth):
+    config = ModelConfig(preset=preset, depth=depth)
+    assert (config.layers, config.width, config.heads, config.head_width) == (depth, 64 * depth, depth, 64)
+    assert ModelConfig(preset=preset, depth=depth, layers=2).layers == 2
+
+
+def test_a_choice_made_wins_over_the_preset_and_a_config_is_a_config_again():
+    config = ModelConfig(preset="gpt2", norm="rms", bias=False)
+    assert (config.norm, config.bias, config.positions) == ("rms", False, "learned")
+    assert replace(config, vocab_size=500) == ModelConfig(
+        preset="gpt2", norm="rms", bias=False, vocab_size=500
+    )
+
+
+def test_shapes_saved_before_there_were_choices_are_the_default():
+    saved = {**SIZES, "kv_heads": 2, "mlp_ratio": 3.0, "rope_theta": 1e4, "qk_norm": True, "norm_eps": 1e-6}
+    assert ModelConfig(**saved) == ModelConfig(**SIZES)
+    assert ModelConfig(**saved | {"qk_norm": False}).qk_norm == "none"
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("heads", {"heads": 3, "kv_heads": 1, "width": 32}),
+        ("heads", {"heads": 6, "width": 48, "positions": "alibi"}),
+        ("kv_heads", {"kv_heads": 3}),
+        ("kv_heads", {"kv_heads": 2, "attention": "mha"}),
+        ("kv_heads", {"kv_heads": 2, "preset": "deepseek"}),
+        ("kv_rank", {"kv_rank": 16}),
+        ("rope_width", {"rope_width": 16}),
+        ("attention", {"preset": "deepseek", "positions": "learned"}),
+        ("qk_norm", {"attention": "mla"}),
+        ("bias", {"preset": "deepseek", "bias": True}),
+        ("head_width", {"head_width": 5}),
+        ("width", {"width": 33, "head_width": 8, "positions": "sinusoidal"}),
+        ("rope_scaling", {"preset": "gpt2", "rope_scaling": "linear", "rope_factor": 2}),
+        ("rope_factor", {"rope_factor": 2}),
+        ("rope_factor", {"rope_scaling": "linear"}),
+        ("mlp_ratio", {"mlp_ratio": 0.001}),
+        ("depth", {"depth": -1}),
+    ],
+)
+def test_a_combination_that_cannot_work_is_refused_by_field(field, settings):
+    with pytest.raises(ConfigError, match=f"^{field} = "):
+        ModelConfig(**settings)
