@@ -1,5 +1,6 @@
 """`tinylm chat`: a conversation on the terminal."""
 
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from rich.console import Console
 
 from trainer.chat import ConversationError, Message
-from trainer.generate import Generator
+from trainer.generate import Generator, Token
+from trainer.tokenizer import Tokenizer
 
 
 def print_stream(pieces: Iterable[str]) -> str:
@@ -20,6 +22,19 @@ def print_stream(pieces: Iterable[str]) -> str:
         said.append(piece)
     sys.stdout.write("\n")
     return "".join(said)
+
+
+def print_tokens(tokens: Iterable[Token], tokenizer: Tokenizer) -> None:
+    """A token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
+    for token in tokens:
+        likeliest = "  ".join(
+            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
+        )
+        said = repr(tokenizer.decode((token.id,)))
+        print(
+            f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {said:<16} {likeliest}".rstrip(),
+            flush=True,
+        )
 
 
 def converse(run: Path, message: str | None, **sampling: Any) -> None:

@@ -190,6 +190,9 @@ class SamplingConfig:
     """Same seed, same text; none: another text each time."""
     stop: tuple[str, ...] = ()
     """Strings at which the text ends, themselves left out."""
+    speculate: int = 0
+    """Most tokens guessed from where the last three stood before, and read at once: the same text, sooner
+    where it repeats itself. Of one text alone, not of several together."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_tokens")
@@ -197,6 +200,7 @@ class SamplingConfig:
         require(self, "top_k", self.top_k >= 0, "must not be negative")
         require(self, "top_p", 0 < self.top_p <= 1, "must be above 0, at most 1")
         require(self, "min_p", 0 <= self.min_p <= 1, "must be between 0 and 1")
+        require(self, "speculate", self.speculate >= 0, "must not be negative")
         require(self, "stop", all(self.stop), "an empty string would stop everything")
 
 

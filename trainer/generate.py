@@ -1,4 +1,4 @@
-"""Text out of a model, piece by piece: completion of a prompt, and answers in a conversation.
+"""Text out of a model, piece by piece: completion of one prompt or of several, and answers in a conversation.
 
 The prompt is read once, then a position a step (KV cache). When the context is full the older half is
 forgotten and the newer half read again: the text goes on at any length for about one more reading of each
@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from torch import Tensor
 from trainer.chat import ConversationError, Message, parse_messages, render_prompt
 from trainer.checkpoint import load_model
 from trainer.config import SamplingConfig
+from trainer.decoder import Decoder, Weights, fits
 from trainer.model import GPT, KVCache
+from trainer.ngrams import NGrams
 from trainer.tokenizer import Tokenizer
 
 _WORTH_SHARING = 2**25
@@ -25,31 +27,73 @@ _WORTH_SHARING = 2**25
 a model of 27 M parameters nine tenths of its speed."""
 
 
-class Generator:
-    """A model with its tokenizer, ready to write. One text at a time; not to be shared between threads."""
+class Token(NamedTuple):
+    """A token and how likely the model held it, before temperature and limits."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    id: int
+    logprob: float
+    """Natural logarithm of its probability."""
+    likeliest: tuple[tuple[int, float], ...]
+    """The likeliest tokens in its place, with their logprobs."""
+
+
+class Generator:
+    """A model with its tokenizer, ready to write. Not to be shared between threads.
+
+    On a CPU it keeps a copy of the weights as they are read fastest, where the layout allows
+    (`trainer.decoder`): what is changed in `model` later makes no difference then.
+    """
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, weights: Weights = "fp32") -> None:
+        """Raises `ConfigError` for weights = fp16 with a layout, or on a device, that has no use for it."""
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.context_len = model.config.sequence_len
         self._device = model.embed_tokens.weight.device
         small = model.parameters_count < _WORTH_SHARING
         self._threads = 1 if small else torch.get_num_threads()
+        quick = self._device.type == "cpu" and (weights == "fp16" or fits(model.config))
+        self._decoder = Decoder(model, weights) if quick else None
 
     @classmethod
-    def load(cls, directory: Path | str, device: str = "cpu") -> "Generator":
+    def load(cls, directory: Path | str, device: str = "cpu", weights: Weights = "fp32") -> "Generator":
         """From the folder of a run (its latest checkpoint) or of one checkpoint; raises `CheckpointError`."""
-        return cls(*load_model(Path(directory), device))
+        return cls(*load_model(Path(directory), device), weights)
 
     def complete(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Pieces of the text after `prompt`; `sampling`: the fields of `SamplingConfig`.
 
         Ends at `<|endoftext|>`; of a prompt longer than the context only the end is seen.
         """
-        tokenizer, config = self.tokenizer, SamplingConfig(**sampling)
-        ids = [tokenizer.endoftext, *tokenizer.encode(prompt)]
-        tokens = self.tokens(ids, config, ends=(tokenizer.endoftext,))
-        return until(decoded(tokens, tokenizer), config.stop)
+        config = SamplingConfig(**sampling)
+        tokens = self.tokens(self._prompt(prompt), config, ends=(self.tokenizer.endoftext,))
+        return until(decoded(tokens, self.tokenizer), config.stop)
+
+    def complete_all(self, prompts: Sequence[str], **sampling: Any) -> list[str]:
+        """What `complete` gives for each of `prompts`, read together; prompt n is given the seed plus n."""
+        config, tokenizer = SamplingConfig(**sampling), self.tokenizer
+        tokens: list[list[int]] = [[] for _ in prompts]
+        done: set[int] = set()
+        rows = [self._prompt(prompt) for prompt in prompts]
+        for step in self.together(rows, config, (tokenizer.endoftext,), done):
+            for row, token in step.items():
+                tokens[row].append(token)
+                if config.stop and any(string in tokenizer.decode(tokens[row]) for string in config.stop):
+                    done.add(row)
+        return ["".join(until(decoded(row, tokenizer), config.stop)) for row in tokens]
+
+    def complete_tokens(self, prompt: str, likeliest: int = 0, **sampling: Any) -> Iterator[Token]:
+        """The tokens of `complete`, each with its and the `likeliest` ones' logprobs.
+
+        Ends before the token with which a stop string is complete.
+        """
+        config, tokenizer = SamplingConfig(**sampling), self.tokenizer
+        written: list[int] = []
+        for token, logits in self._drawn(self._prompt(prompt), config, (tokenizer.endoftext,)):
+            written.append(token)
+            if config.stop and any(string in tokenizer.decode(written) for string in config.stop):
+                return
+            yield _token(token, logits, likeliest)
 
     def chat(self, messages: Sequence[Message], **sampling: Any) -> Iterator[str]:
         """Pieces of the assistant's answer to `messages`; `sampling`: the fields of `SamplingConfig`.
@@ -62,45 +106,121 @@ class Generator:
         tokens = self.tokens(ids, config, ends=(tokenizer.im_end, tokenizer.endoftext))
         return until(decoded(tokens, tokenizer), config.stop)
 
+    def score(self, ids: Sequence[int], likeliest: int = 0) -> list[Token]:
+        """The tokens of `ids` after the first, as the model would have guessed them from those before.
+
+        Raises `ValueError` for more than `context_len` + 1 of them.
+        """
+        logits = self._read([list(ids[:-1])], self._empty_cache())[0]
+        return [_token(token, row, likeliest) for token, row in zip(ids[1:], logits, strict=True)]
+
     def tokens(self, ids: Sequence[int], config: SamplingConfig, ends: Sequence[int]) -> Iterator[int]:
         """Token ids after `ids`, until `config.max_tokens` or one of `ends`; no other special token comes."""
-        rng = torch.Generator()
-        if config.seed is None:
-            rng.seed()
-        else:
-            rng.manual_seed(config.seed)
+        return (token for token, _ in self._drawn(ids, config, ends))
+
+    def together(
+        self,
+        rows: Sequence[Sequence[int]],
+        config: SamplingConfig,
+        ends: Sequence[int],
+        done: set[int] | None = None,
+    ) -> Iterator[dict[int, int]]:
+        """As `tokens` for several `rows` at once: at each step the next token of each row that goes on.
+
+        Rows that the caller adds to `done` end. Row n is drawn with the seed plus n.
+        """
+        done = set() if done is None else done
+        contexts = [list(ids[-self.context_len :]) for ids in rows]
+        rngs = [_rng(config.seed, row) for row in range(len(rows))]
+        forbidden = self._forbidden(ends)
+        cache, reading = self._empty_cache(), list[int]()
+        for _ in range(config.max_tokens):
+            going = [row for row in range(len(rows)) if row not in done]
+            if not going:
+                return
+            if reading and cache.length < self.context_len:
+                logits = self._read([contexts[row][-1:] for row in reading], cache)[:, -1]
+            else:
+                contexts = [self._shortened(context) for context in contexts]
+                reading = going
+                logits, cache = self._read_padded([contexts[row] for row in reading])
+            step = {}
+            for row, values in zip(reading, logits.index_fill(1, forbidden, -torch.inf), strict=True):
+                token = sample(values, config, rngs[row])
+                contexts[row].append(token)
+                if row not in done and token not in ends:
+                    step[row] = token
+                else:
+                    done.add(row)
+            yield step
+
+    def _drawn(
+        self, ids: Sequence[int], config: SamplingConfig, ends: Sequence[int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Tokens after `ids`, each with the logits (V,) it was drawn from.
+
+        Guessed tokens are read with the token before them. Each position is drawn from as if there had been
+        no guess; as long as that is what was guessed, the next position has been read already.
+        """
+        rng = _rng(config.seed, 0)
         forbidden = self._forbidden(ends)
         context = list(ids[-self.context_len :])
+        ngrams = NGrams(context) if config.speculate else None
         cache, unread = self._empty_cache(), context
-        for _ in range(config.max_tokens):
+        left = config.max_tokens
+        while left:
             if cache.length + len(unread) > self.context_len:
-                context = context[-(self.context_len // 2) :]
+                context = self._shortened(context)
                 cache, unread = self._empty_cache(), context
-            logits = self._read(unread, cache)
-            token = sample(logits.masked_fill(forbidden, -torch.inf), config, rng)
-            if token in ends:
-                return
-            yield token
-            context.append(token)
+            room = self.context_len - cache.length - len(unread)
+            guess = ngrams.guess(min(config.speculate, room, left - 1)) if ngrams else []
+            read = self._read([unread + guess], cache)[0, -len(guess) - 1 :]
+            for position, logits in enumerate(read, 1):
+                token = sample(logits.index_fill(0, forbidden, -torch.inf), config, rng)
+                if token in ends:
+                    return
+                yield token, logits
+                left -= 1
+                context.append(token)
+                if ngrams:
+                    ngrams.append(token)
+                if guess[position - 1 : position] != [token]:
+                    break
+            cache.length -= len(read) - position
             unread = [token]
 
     @torch.inference_mode()
-    def _read(self, ids: list[int], cache: KVCache) -> Tensor:
-        """Logits (V,) of the token after `ids`, on the CPU, where the same seed gives the same text."""
-        row = torch.tensor([ids], device=self._device)
+    def _read(self, rows: list[list[int]], cache: KVCache) -> Tensor:
+        """Logits (B, T, V) of `rows` of one length, on the CPU, where the same seed gives the same text."""
+        ids = torch.tensor(rows, device=self._device)
         with _threads(self._threads):
-            return self.model(row, cache=cache)[0, -1].float().cpu()  # type: ignore[no-any-return]
+            logits = self._decoder(ids, cache) if self._decoder else self.model(ids, cache=cache)
+        return logits.float().cpu()
+
+    def _read_padded(self, rows: list[list[int]]) -> tuple[Tensor, KVCache]:
+        """Logits (B, V) after rows of any length, and the cache that holds them, padded on the left."""
+        longest = max(map(len, rows))
+        padding = torch.tensor([longest - len(row) for row in rows], device=self._device)
+        cache = KVCache(self.model.config, len(rows), self._device, padding if padding.any() else None)
+        filled = [[self.tokenizer.endoftext] * (longest - len(row)) + row for row in rows]
+        return self._read(filled, cache)[:, -1], cache
+
+    def _prompt(self, text: str) -> list[int]:
+        return [self.tokenizer.endoftext, *self.tokenizer.encode(text)]
+
+    def _shortened(self, context: list[int]) -> list[int]:
+        """The newer half of a context that is full, to read again."""
+        return context[-(self.context_len // 2) :] if len(context) > self.context_len else context
 
     def _empty_cache(self) -> KVCache:
         return KVCache(self.model.config, 1, self._device)
 
     def _forbidden(self, ends: Sequence[int]) -> Tensor:
-        """Mask (V,) of special tokens other than `ends`, and of ids that the tokenizer does not have."""
+        """Special tokens other than `ends`, and ids that the tokenizer does not have."""
         tokenizer = self.tokenizer
-        mask = torch.arange(self.model.config.vocab_size) >= tokenizer.vocab_size
-        mask[[tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end]] = True
-        mask[list(ends)] = False
-        return mask
+        special = {tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end}
+        missing = range(tokenizer.vocab_size, self.model.config.vocab_size)
+        return torch.tensor([*(special - {*ends}), *missing], dtype=torch.long)
 
     def _fitting_prompt(self, messages: list[Message], max_tokens: int) -> list[int]:
         if messages[-1]["role"] != "user":
@@ -120,9 +240,28 @@ class Generator:
         return ids
 
 
+def _rng(seed: int | None, row: int) -> torch.Generator:
+    rng = torch.Generator()
+    if seed is None:
+        rng.seed()
+    else:
+        rng.manual_seed(seed + row)
+    return rng
+
+
+def _token(token: int, logits: Tensor, likeliest: int) -> Token:
+    logprobs = logits.log_softmax(-1)
+    top = logprobs.topk(min(likeliest, len(logprobs)))
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return Token(token, float(logprobs[token]), tuple(pairs))
+
+
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
+    if count == before:
+        yield
+        return
     torch.set_num_threads(count)
     try:
         yield

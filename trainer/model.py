@@ -66,7 +66,7 @@ class Sight(NamedTuple):
     """What the positions of one forward pass see of each other and of those before them."""
 
     rotary: tuple[Tensor, Tensor] | None
-    """Cosines and sines (T, D / 2), if positions are rotary."""
+    """Factors of `rotate` (T, D), if positions are rotary."""
     mask: Tensor | None
     """Boolean, or added to the attention logits; (1 or B, 1 or H, T, S). None: all that is not later."""
     cache: KVCache | None
@@ -235,13 +235,13 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.place = config.norm_place
-        self.self_attn = (LatentAttention if config.attention == "mla" else Attention)(config, layer)
-        self.mlp = (SwiGLU if config.mlp == "swiglu" else GELU)(config)
         if self.place in ("pre", "sandwich"):
             self.input_layernorm = norm(config)
+        self.self_attn = (LatentAttention if config.attention == "mla" else Attention)(config, layer)
         self.post_attention_layernorm = norm(config)
         if self.place == "sandwich":
             self.pre_feedforward_layernorm = norm(config)
+        self.mlp = (SwiGLU if config.mlp == "swiglu" else GELU)(config)
         if self.place != "pre":
             self.post_feedforward_layernorm = norm(config)
 
@@ -309,7 +309,7 @@ class GPT(nn.Module):
         end = start + ids.size(1)
         if end > self.config.sequence_len:
             raise ValueError(f"{end} positions in a model of sequence_len = {self.config.sequence_len}")
-        sight = self._sight(start, end, segments, cache)
+        sight = self._sight(start, end, segments, cache, ids.device)
         x = self._embed(ids, start, segments, cache)
         for block in self.layers:
             x = block(x, sight)
@@ -331,11 +331,13 @@ class GPT(nn.Module):
         place = places(start, ids.size(1), segments, padding, ids.device)
         return x + (self.embed_positions(place) if self.config.positions == "learned" else self.waves[place])
 
-    def _sight(self, start: int, end: int, segments: Tensor | None, cache: KVCache | None) -> Sight:
+    def _sight(
+        self, start: int, end: int, segments: Tensor | None, cache: KVCache | None, device: torch.device
+    ) -> Sight:
         rotary = (self.cos[start:end], self.sin[start:end]) if self.config.positions == "rotary" else None
         padding = cache.padding if cache is not None else None
         alibi = self.config.positions == "alibi"
-        new, device = end - start, self.lm_head.weight.device
+        new = end - start
         if segments is None and padding is None and not alibi and (new == 1 or start == 0):
             return Sight(rotary, None, cache)
         mask = visible(new, end, segments, padding, device)

@@ -12,12 +12,12 @@ _LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (sequence_len, D / 2) of the rotary embedding (arXiv 2104.09864), scaled."""
+    """Factors (sequence_len, D) of a head and of its halves exchanged: rotary (arXiv 2104.09864), scaled."""
     width = config.rotary_width
     exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
     frequencies = _scaled(config.rope_theta**-exponents, config)
     angles = torch.outer(torch.arange(config.sequence_len, dtype=torch.float32), frequencies)
-    return angles.cos(), angles.sin()
+    return torch.cat((angles.cos(), angles.cos()), dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
 
 
 def _scaled(frequencies: Tensor, config: ModelConfig) -> Tensor:
@@ -32,8 +32,7 @@ def _scaled(frequencies: Tensor, config: ModelConfig) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (i, i + D / 2) of x (B, heads, T, D) by their position's angles."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -1,11 +1,13 @@
 """The conversation on the terminal, with models that were given one thing to say."""
 
 import io
+import re
 
 import pytest
 import torch
 
 from deploy.chat import converse
+from deploy.cli import app
 from trainer import checkpoint
 from trainer.config import PretrainConfig
 from trainer.model import GPT
@@ -34,6 +36,19 @@ def talk(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return talk
+
+
+def test_completion_shows_how_likely_each_token_was(talk, tmp_path, capsys):
+    (letter,) = TOKENIZER.encode("x")
+    talk(letter)
+    complete = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "3", "--temperature", "0"]
+    with pytest.raises(SystemExit):
+        app([*complete, "--logprobs", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  '.*' 0\.0%", line) for line in lines), (
+        lines
+    )
 
 
 def test_the_conversation_goes_on_after_an_answer_of_nothing(talk):

@@ -165,7 +165,7 @@ def test_llama3_scaling_keeps_short_wavelengths_and_squeezes_long_ones():
     plain, scaled = (
         GPT(ModelConfig(**(sizes | {"rope_theta": 500_000.0} | more))) for more in ({}, settings)
     )
-    angle, squeezed = plain.sin[1].asin(), scaled.sin[1].asin()
+    angle, squeezed = (model.sin[1, 64:].asin() for model in (plain, scaled))
     assert torch.equal(angle[1:20], squeezed[1:20])
     same(angle[-20:] / 8, squeezed[-20:])
 

@@ -1,15 +1,19 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.choices import CHOICES
 from tinylm.errors import ConfigError
 from trainer.chat import ConversationError, render_prompt
 from trainer.config import ModelConfig, SamplingConfig
+from trainer.decoder import Decoder
 from trainer.generate import Generator, decoded, sample, until
-from trainer.model import GPT
+from trainer.model import GPT, KVCache
+from trainer.ngrams import NGrams
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["der Käse — 日本語のテキスト, and some words of a text "] * 3, 300)
@@ -101,12 +105,12 @@ def test_a_chat_stops_at_the_end_of_the_message(generator):
     greedy = take(generator, render_prompt([{"role": "user", "content": "a"}], TOKENIZER), 40, temperature=0)
     model = GPT(generator.model.config)
     model.load_state_dict(generator.model.state_dict())
-    changed = Generator(model, TOKENIZER)
     with torch.no_grad():
         # What this model would have said fourth now is the end of the message, and the other way round.
         pair = [greedy[3], TOKENIZER.im_end]
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.clone())
         model.lm_head.weight[pair] = model.lm_head.weight[pair[::-1]].clone()
+    changed = Generator(model, TOKENIZER)
     first = greedy.index(greedy[3])
     text = "".join(changed.chat([{"role": "user", "content": "a"}], max_tokens=40, temperature=0))
     assert text == TOKENIZER.decode_bytes(greedy[:first]).decode(errors="ignore")
@@ -202,3 +206,140 @@ def test_text_is_passed_on_as_soon_as_no_stop_can_begin_in_it():
         raise AssertionError("asked for more before passing on what was decided")
 
     assert next(until(pieces(), ["ox"])) == "one tw"
+
+
+PROMPTS = ["some words", "a text of some words", "der Käse"]
+
+
+def chosen(generator, choice):
+    """As `generator`, with another choice of the model."""
+    torch.manual_seed(1)
+    sizes = {
+        "vocab_size": TOKENIZER.vocab_size,
+        "sequence_len": CONTEXT,
+        "width": 32,
+        "layers": 2,
+        "heads": 4,
+    }
+    model = GPT(ModelConfig(**{**sizes, **CHOICES[choice]}))
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.3)
+    return Generator(model, TOKENIZER)
+
+
+every_choice = pytest.mark.parametrize("choice", CHOICES)
+
+
+@every_choice
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 5, "temperature": 1.2, "top_p": 0.9}])
+def test_several_prompts_together_go_on_as_each_alone_past_the_context_too(generator, choice, settings):
+    written = chosen(generator, choice)
+    together = written.complete_all(PROMPTS, max_tokens=CONTEXT + 8, **settings)
+    seeds = [{"seed": 5 + row} if "seed" in settings else {} for row in range(3)]
+    alone = [
+        "".join(written.complete(prompt, max_tokens=CONTEXT + 8, **(settings | seed)))
+        for prompt, seed in zip(PROMPTS, seeds, strict=True)
+    ]
+    assert together == alone
+
+
+@every_choice
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 5, "temperature": 0.5}])
+def test_guessing_ahead_gives_exactly_the_same_tokens(generator, choice, settings):
+    written = chosen(generator, choice)
+    prompt = TOKENIZER.encode("some words, some words of a text, some words of")
+    plain = take(written, prompt, CONTEXT + 8, **settings)
+    assert take(written, prompt, CONTEXT + 8, speculate=4, **settings) == plain
+
+
+def test_what_is_guessed_right_is_read_at_once(generator):
+    """A model that repeats itself needs fewer readings than it writes tokens, and no more than without."""
+    for parameter in (model := GPT(generator.model.config)).parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.05)
+    repeating = Generator(model, TOKENIZER)
+    readings = []
+    read = repeating._read
+    repeating._read = lambda rows, cache: (readings.append(len(rows[0])), read(rows, cache))[1]
+    tokens = take(repeating, [1, 2], 24, temperature=0, speculate=6)
+    assert len(tokens) == 24
+    assert len(set(tokens[-8:])) < 8
+    assert len(readings) < 20
+    assert max(readings) <= 7
+
+
+def test_fewer_tokens_than_guessed_are_written_when_fewer_are_asked_for(generator):
+    for count in range(1, 9):
+        assert len(take(generator, [5, 6, 7, 5, 6, 7, 5, 6, 7], count, temperature=0, speculate=5)) == count
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 4), st.integers(0, 5))
+def test_a_guess_is_what_came_after_the_same_tokens_last_time(text, n, most):
+    guess = NGrams(text, n).guess(most)
+    key = text[-n:] if len(text) >= n else None
+    places = [at for at in range(n, len(text)) if text[at - n : at] == key]
+    assert guess == (text[places[-1] :][:most] if places else [])
+
+
+def test_logprobs_are_those_of_the_model_and_of_what_was_written(generator):
+    prompt = "some words"
+    tokens = list(generator.complete_tokens(prompt, likeliest=3, max_tokens=8, temperature=0))
+    ids = [TOKENIZER.endoftext, *TOKENIZER.encode(prompt)]
+    for token in tokens:
+        with torch.no_grad():
+            logprobs = generator.model(torch.tensor([ids]))[0, -1].log_softmax(-1)
+        assert token.logprob == pytest.approx(float(logprobs[token.id]), abs=1e-4)
+        top = logprobs.topk(3)
+        assert [one for one, _ in token.likeliest] == top.indices.tolist()
+        assert [p for _, p in token.likeliest] == pytest.approx(top.values.tolist(), abs=1e-4)
+        ids.append(token.id)
+    scored = generator.score(ids, likeliest=3)
+    assert [token.id for token in scored] == ids[1:]
+    written = scored[-len(tokens) :]
+    assert [token.logprob for token in written] == pytest.approx([t.logprob for t in tokens], abs=1e-4)
+
+
+def test_tokens_with_logprobs_end_before_a_stop_string(generator):
+    settings = {"max_tokens": 20, "temperature": 0}
+    whole = [token.id for token in generator.complete_tokens("a", **settings)]
+    stop = TOKENIZER.decode(whole)[2:4]
+    ended = [token.id for token in generator.complete_tokens("a", **settings, stop=(stop,))]
+    assert ended == whole[: len(ended)]
+    assert stop not in TOKENIZER.decode(ended)
+    assert stop in TOKENIZER.decode(whole[: len(ended) + 1])
+
+
+def test_rows_together_end_at_their_stop_strings(generator):
+    whole = generator.complete_all(PROMPTS, max_tokens=20, temperature=0)
+    stop = whole[0][3:6]
+    ended = generator.complete_all(PROMPTS, max_tokens=20, temperature=0, stop=(stop,))
+    assert ended == ["".join(until([text], [stop])) for text in whole]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"preset": "llama"}, {"kv_heads": 1}, {"tied_embeddings": False}])
+@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+def test_the_decoder_is_the_model(generator, changes, weights, tolerance):
+    torch.manual_seed(0)
+    model = GPT(
+        replace(ModelConfig(vocab_size=300, sequence_len=CONTEXT, width=32, **changes), layers=2)
+    ).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    ids = torch.randint(300, (3, CONTEXT), generator=torch.Generator().manual_seed(1))
+    for padding in (None, torch.tensor([0, 3, 1])):
+        ours, theirs = KVCache(model.config, 3, padding=padding), KVCache(model.config, 3, padding=padding)
+        for piece in ids.split([9, 1, 1, 21], dim=1):
+            expected = model(piece, cache=theirs)
+            largest = float(expected.abs().max())
+            torch.testing.assert_close(
+                Decoder(model, weights)(piece, ours), expected, rtol=0, atol=tolerance * largest
+            )
+    with pytest.raises(ValueError, match="33 positions"):
+        Decoder(model)(ids[:, :1], ours)
+
+
+def test_fp16_is_refused_where_there_is_no_decoder(generator):
+    for choice in ("attention mla", "preset gpt2", "preset olmo2"):
+        with pytest.raises(ConfigError, match=r"^preset = "):
+            Generator(chosen(generator, choice).model, TOKENIZER, weights="fp16")
+    assert "".join(Generator(generator.model, TOKENIZER, weights="fp16").complete("a", max_tokens=4))
