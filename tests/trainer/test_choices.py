@@ -6,7 +6,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from bench.choices import CHOICES
+from bench.architectures import CHOICES
 from tinylm.errors import ConfigError
 from trainer.architecture import PRESETS, ModelConfig
 from trainer.model import GPT, BatchNorm, KVCache

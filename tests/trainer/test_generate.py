@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.choices import CHOICES
+from bench.architectures import CHOICES
 from tinylm.errors import ConfigError
 from trainer.chat import ConversationError, render_prompt
 from trainer.config import ModelConfig, SamplingConfig

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.choices import CHOICES
+from bench.architectures import CHOICES
 from trainer.architecture import ModelConfig
 from trainer.model import GPT
 
