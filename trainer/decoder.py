@@ -94,11 +94,11 @@ class Decoder:
     ) -> Tensor:
         """What the heads bring (N, H * D) of queries, keys and values (B, T, H + 2 K, D)."""
         heads, kv_heads = self.config.heads, self.config.kv_heads
-        qk, v = torch.split(qkv, [heads + kv_heads, kv_heads], dim=2)
+        qk, v = torch.split_with_sizes(qkv, [heads + kv_heads, kv_heads], dim=2)
         if layer.scales is not None:
             qk = self._normed(qk.reshape(-1, qk.size(-1))).view(qk.shape) * layer.scales
         qk = torch.addcmul(qk * turn[0], qk.roll(qk.size(-1) // 2, -1), turn[1])
-        q, k = torch.split(qk.transpose(1, 2), [heads, kv_heads], dim=1)
+        q, k = torch.split_with_sizes(qk.transpose(1, 2), [heads, kv_heads], dim=1)
         k, v = cache.extend(number, k, v.transpose(1, 2))
         causal = mask is None and q.size(2) > 1
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
@@ -142,7 +142,7 @@ def _product(weight: Tensor, weights: Weights) -> Product:
     """x @ weight.T, with the weight in the layout that is read fastest."""
     if weights == "fp16":
         packed = torch.ops.quantized.linear_prepack_fp16(weight, None)
-        multiply = torch.ops.quantized.linear_dynamic_fp16
+        multiply = torch.ops.quantized.linear_dynamic_fp16.default
         return lambda x: multiply(x, packed)
     by_column = weight.t().contiguous()
     return lambda x: torch.mm(x, by_column)
