@@ -32,7 +32,7 @@ def prose(hosts: tuple[str, ...], most_bytes: int) -> list[str]:
     Random(1).shuffle(order)
     extract, found = Extractor(), []
     for name in order:
-        text = extract(pages[name], wanted[name], "text/html", "", 10.0).text
+        text = extract(pages[name], wanted[name], "text/html", False, 10.0).text
         if text:
             found.append(text)
             most_bytes -= len(text.encode())
