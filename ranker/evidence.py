@@ -79,6 +79,11 @@ class Fetch(NamedTuple):
     """Rows of those of them that nobody had met."""
 
 
+def describe(target: Target) -> features.Features:
+    """What is known of a URL when it is discovered."""
+    return features.describe(target.url, locate(target.url).host, target.anchor, target.tag_path)
+
+
 class LinkGraph:
     """Evidence of every queued URL, in rows: about 300 bytes each; 8 once it was fetched, 20 if it had links.
 
@@ -122,8 +127,8 @@ class LinkGraph:
     links: NDArray[np.int32]
     """Of a page."""
 
-    def __init__(self, describe: Callable[[Target], features.Features] | None = None) -> None:
-        self._describe = describe or _describe
+    def __init__(self, describe: Callable[[Target], features.Features] = describe) -> None:
+        self._describe = describe
         self._row_of: dict[int, int] = {}
         self._fetched = Known()
         self._number_of_host: dict[str, int] = {}
@@ -254,20 +259,26 @@ class LinkGraph:
         row = self._row_of.get(target.key)
         if row is not None:
             return row
-        row = self._free.pop() if self._free else self._rows_used
-        if row == self._rows_used:
-            self._rows_used += 1
-            if row == len(self.order):
-                _grow(self, _ROW)
-        self._row_of[target.key] = row
-        for name in _ROW:
-            getattr(self, name)[row] = 0
+        row = self._row_of[target.key] = self._blank_row()
         self.key[row] = target.key
         self.depth[row] = depth
         self.order[row] = self._met
         self.parents[row] = -1
         self._met += 1
         self._note(row, target)
+        return row
+
+    def _blank_row(self) -> int:
+        """One that is zero in all columns."""
+        if self._free:
+            row = self._free.pop()
+            for name in _ROW:
+                getattr(self, name)[row] = 0
+            return row
+        row = self._rows_used
+        self._rows_used += 1
+        if row == len(self.order):
+            _grow(self, _ROW)
         return row
 
     def _note(self, row: int, target: Target) -> None:
@@ -294,7 +305,6 @@ class LinkGraph:
         """What is needed to go on later, as arrays."""
         rows = np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
         return {
-            "queued": np.fromiter(self._row_of, np.uint64, len(self._row_of)),
             "fetched": self._fetched.to_array(),
             "hosts": np.array(list(self._number_of_host), np.str_),
             "met": np.int64(self._met),
@@ -305,7 +315,7 @@ class LinkGraph:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
         self._fetched = Known(map(int, state["fetched"]))
-        self._row_of = {int(key): row for row, key in enumerate(state["queued"])}
+        self._row_of = {int(key): row for row, key in enumerate(state["row.key"])}
         self._number_of_host = {}
         for host in state["hosts"].tolist():
             self.host_number(host)
@@ -320,10 +330,6 @@ class LinkGraph:
         for name in _PAGE:
             getattr(self, name)[: self._pages] = state[f"page.{name}"]
         self.waiting = np.bincount(self.host[: self._rows_used], minlength=len(self.waiting))
-
-
-def _describe(target: Target) -> features.Features:
-    return features.describe(target.url, locate(target.url).host, target.anchor, target.tag_path)
 
 
 def _allocate(graph: LinkGraph, columns: Mapping[str, tuple[type, tuple[int, ...]]], rows: int) -> None:

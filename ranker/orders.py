@@ -225,13 +225,8 @@ class PageRank(Order):
         self._rank = pagerank(Graph.of(int(nodes), sources, targets), tolerance=_RANK_TOLERANCE)
 
     def promise(self, rows: Rows) -> Floats:
-        order = self._graph.order[rows]
-        known = order < len(self._rank)
-        return (
-            np.where(known, self._rank[np.where(known, order, 0)], 0.0)
-            if len(self._rank)
-            else np.zeros(len(rows))
-        )
+        unknown = len(self._rank)
+        return np.append(self._rank, 0.0)[np.minimum(self._graph.order[rows], unknown)]
 
     def state(self) -> dict[str, Any]:
         return {

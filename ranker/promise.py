@@ -164,10 +164,14 @@ class LearnedPromise:
     def promise(self, rows: Rows) -> Floats:
         """(n,) What fetching the queued URLs of (n,) rows is expected to bring."""
         _, expected = self._expect(rows)
-        if self._discovers:
-            gain = self._gain_ingredients(rows, expected) @ self._of_gain.weights
-            expected = expected + _GAIN_SHARE * np.maximum(0.0, gain)
-        return expected * self._unit
+        return (expected + self._discovery(rows, expected)) * self._unit
+
+    def _discovery(self, rows: Rows, expected: Floats) -> Floats:
+        """(n,) What is added for the gain of (n,) rows, of which this worth is expected."""
+        if not self._discovers:
+            return np.zeros(len(rows))
+        gain: Floats = self._gain_ingredients(rows, expected) @ self._of_gain.weights
+        return _GAIN_SHARE * np.maximum(0.0, gain)
 
     @property
     def _unit(self) -> float:
@@ -177,7 +181,7 @@ class LearnedPromise:
         """By ingredient: (n,) what it adds to the promise of each of (n,) rows."""
         x, expected = self._expect(rows)
         added = x * self._of_worth.weights * self._unit
-        discovery = self.promise(rows) - expected * self._unit
+        discovery = self._discovery(rows, expected) * self._unit
         return [*zip(INGREDIENTS, added.T, strict=True), (DISCOVERY, discovery)]
 
     def host_bonus(self, hosts: Rows) -> Floats:

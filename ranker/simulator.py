@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.urls import locate
 from ranker import features
-from ranker.evidence import Fetch, LinkGraph, Rows, Target
+from ranker.evidence import Fetch, LinkGraph, Rows, Target, describe
 from ranker.orders import Order
 from ranker.policy import Moves, Policy
 from ranker.recorded import RecordedWeb
@@ -63,7 +62,7 @@ class Simulation:
     def describe(self, target: Target) -> features.Features:
         """The features of a URL, computed once."""
         if target.key not in self._features:
-            self._features[target.key] = features.describe(target.url, locate(target.url).host)
+            self._features[target.key] = describe(target)
         return self._features[target.key]
 
     def crawl(
@@ -175,15 +174,12 @@ class _Crawl:
         begun = unlearned = 0
         self._price()
         while begun < budget or under_way:
-            rows: list[int] = []
-            if begun < budget and len(under_way) < clock.workers:
-                rows = self._choose(1, rests.ready(now, len(self._graph.waiting)))
-            if rows:
+            idle = begun < budget and len(under_way) < clock.workers
+            if idle and (rows := self._choose(1, rests.ready(now, len(self._graph.waiting)))):
                 begun += 1
                 rests.until(int(self._graph.host[rows[0]]), np.inf)
                 heapq.heappush(under_way, (now + clock.latency, begun, rows[0], self._take(rows[0])))
                 continue
-            idle = begun < budget and len(under_way) < clock.workers
             wakes = rests.next(self._graph.waiting) if idle else np.inf
             if not under_way and wakes == np.inf:
                 return

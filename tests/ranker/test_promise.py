@@ -170,7 +170,7 @@ def taught(history, scale=1.0, **options):
             web.policy.learn()
     web.policy.learn()
     web.queue("http://a.example/src/new.html")
-    waiting = web.graph.state()["queued"].tolist()
+    waiting = web.graph.state()["row.key"].tolist()
     return web, np.array([web.graph.queued(key) for key in waiting])
 
 
