@@ -22,6 +22,7 @@ from ranker.models import Open, open_model
 from ranker.quality import HashedLinear, QualityModel, vote_weight
 from shards.filters import Verdict, judge
 from shards.novelty import Novelty, sketch
+from shards.parts import joined, part_of
 from shards.signals import Signals
 from tinylm.errors import TinylmError
 
@@ -177,9 +178,7 @@ class Judge:
             "calibration": self.calibration,
             "drift": self.drift,
         }
-        arrays = {
-            f"{owner}.{name}": value for owner, part in parts.items() for name, value in part.state().items()
-        }
+        arrays = joined({owner: part.state() for owner, part in parts.items()})
         arrays["contents"] = self._contents.to_array()
         arrays["plain"] = np.frombuffer(json.dumps(plain).encode(), np.uint8)
         return arrays
@@ -194,8 +193,7 @@ class Judge:
         if plain["model"] == self.model.name:
             parts |= {"calibration": self.calibration, "drift": self.drift}
         for owner, part in parts.items():
-            prefix = f"{owner}."
-            part.restore({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+            part.restore(part_of(state, owner))
 
 
 def _content(sha256: str) -> int:

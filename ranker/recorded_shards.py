@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from crawler.page import LISTS
 from ranker.recorded import RecordedWeb, RecordingError, build
-from ranker.webgraph import Links, Names, counted, split_ids
+from ranker.webgraph import Links, Names, counted, latest, split_ids
 from shards.document import DOCUMENTS, FETCHES
 from shards.reader import ShardReader
 from shards.tables import read_fetches, read_links
@@ -38,8 +38,6 @@ def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
         )
     log = _latest(reader)
     keys, fetches = split_ids(log["id"].to_pylist())
-    order = np.argsort(keys)
-    keys, fetches, log = keys[order], fetches[order], log.take(pa.array(order))
     sources, targets = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for shard in reader.manifest.shards:
         links = counted(read_links(directory, shard), Names())
@@ -58,15 +56,12 @@ def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
 
 
 def _latest(reader: ShardReader) -> pa.Table:
-    """The last fetch of each page."""
+    """The last fetch of each page, in the order of their keys."""
     schema = pa.schema([FETCHES.field(name) for name in ("id", *_LOGGED)])
     tables = [table for _, table in read_fetches(reader.directory, reader.manifest, schema.names)]
     log = pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
     log = log.filter(pa.array([reason not in _NOT_PAGES for reason in log["reason"].to_pylist()], pa.bool_()))
-    keys, fetches = split_ids(log["id"].to_pylist())
-    order = np.lexsort((fetches, keys))
-    last = np.append(keys[order][1:] != keys[order][:-1], np.ones(min(1, len(keys)), np.bool_))
-    return log.take(pa.array(order[last]))
+    return log.take(pa.array(latest(*split_ids(log["id"].to_pylist()))))
 
 
 def _of(links: Links, keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -14,6 +14,7 @@ from ranker.policies import POLICIES
 from ranker.policy import Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
+from shards.parts import joined
 
 _VERSION = 4
 _SMALL = 1 << 20
@@ -27,9 +28,7 @@ class State(NamedTuple):
 
     def to_bytes(self) -> bytes:
         """As `numpy.savez_compressed`, but large Bloom filters as they are: they are as good as random."""
-        named = {
-            f"{owner}.{name}": array for owner, part in self.parts.items() for name, array in part.items()
-        }
+        named = joined(self.parts)
         named["plain"] = np.frombuffer(json.dumps({"version": _VERSION, **self.plain}).encode(), np.uint8)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:

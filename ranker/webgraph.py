@@ -156,18 +156,23 @@ def split_ids(ids: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     return keys, np.array([int(number) for _, number in parts], dtype=np.int64)
 
 
+def latest(keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the last fetch of each page stands among these, pages in the order of their keys."""
+    order = np.lexsort((fetches, keys))
+    ends = np.ones(len(keys), dtype=np.bool_)
+    ends[:-1] = keys[order][1:] != keys[order][:-1]
+    return order[ends]
+
+
 def _of_latest_fetch(parts: list[Links], keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> list[Links]:
     """Without links of pages that were fetched again, and without targets that only those name."""
     every = np.concatenate([keys, *(part.pages for part in parts)])
     number = np.concatenate([fetches, *(part.fetches for part in parts)])
-    order = np.lexsort((number, every))
-    every, number = every[order], number[order]
-    last = np.ones(every.size, dtype=np.bool_)
-    last[:-1] = every[1:] != every[:-1]
-    pages, latest = every[last], number[last]
+    last = latest(every, number)
+    pages, newest = every[last], number[last]
     kept = []
     for part in parts:
-        live = latest[np.searchsorted(pages, part.pages)] == part.fetches
+        live = newest[np.searchsorted(pages, part.pages)] == part.fetches
         links = live[part.page]
         used, target = np.unique(part.target[links], return_inverse=True)
         kept.append(

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shards.minhash import bands, minhash, mixed, shingles
+from shards.parts import joined, part_of
 from shards.signals import Signals
 
 BANDS, ROWS = 14, 8
@@ -77,14 +78,12 @@ class Novelty:
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on later, as arrays."""
-        return {f"bands.{name}": value for name, value in self._bands.state().items()} | {
-            f"grams.{name}": value for name, value in self._grams.state().items()
-        }
+        return joined({"bands": self._bands.state(), "grams": self._grams.state()})
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""
-        for owner, bloom in (("bands.", self._bands), ("grams.", self._grams)):
-            bloom.restore({k.removeprefix(owner): v for k, v in state.items() if k.startswith(owner)})
+        for owner, bloom in (("bands", self._bands), ("grams", self._grams)):
+            bloom.restore(part_of(state, owner))
 
 
 class Bloom:

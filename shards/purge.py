@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt
 from shards.manifest import HeldOut, Manifest, ShardEntry
 from shards.reader import verify
+from shards.tables import without_taken_down
 from shards.writer import ShardWriter
 
 Place = Callable[[str], tuple[str, str]]
@@ -76,8 +77,7 @@ class _Gone:
 
     def without(self, documents: pa.Table) -> pa.Table:
         """Documents or fetches."""
-        pairs = zip(documents["url"].to_pylist(), documents["host"].to_pylist(), strict=True)
-        return _filter(documents, [not self._manifest.is_taken_down(url, host) for url, host in pairs])
+        return without_taken_down(documents, self._manifest)
 
     def without_fetches(self, fetches: pa.Table) -> pa.Table:
         left = self.without(fetches)
@@ -86,7 +86,8 @@ class _Gone:
 
     def without_links(self, links: pa.Table) -> pa.Table:
         pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
-        left = _filter(links, [not (self.fetched(source) or self._leads_to_it(url)) for source, url in pairs])
+        stays = [not (self.fetched(source) or self._leads_to_it(url)) for source, url in pairs]
+        left = links.filter(pa.array(stays, pa.bool_()))
         self.links += links.num_rows - left.num_rows
         return left
 
@@ -98,10 +99,6 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=list(columns)):
             yield from zip(*(batch[name].to_pylist() for name in columns), strict=True)
-
-
-def _filter(table: pa.Table, stays: list[bool]) -> pa.Table:
-    return table.filter(pa.array(stays, pa.bool_()))
 
 
 def _rewrite(writer: ShardWriter, shard: ShardEntry, gone: _Gone) -> ShardEntry:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from shards.document import DOCUMENTS, by_version
-from shards.errors import ShardCorrupt
 from shards.files import sha256
 from shards.manifest import Manifest
+from shards.tables import opened
 
 Split = Literal["train", "held_out", "all"]
 
@@ -90,14 +89,10 @@ class ShardReader:
         return (host in self._hosts) == (self.split == "held_out") and document_id not in self._excluded
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
-        path = self.directory / group.shard
-        try:
-            size = path.stat().st_size
-            if size != self._sizes[group.shard]:
-                raise ShardCorrupt(f"{path}: {size} bytes, the manifest says {self._sizes[group.shard]}")
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                there, later = by_version(columns, file.schema_arrow)
-                table = file.read_row_group(group.index, columns=there, use_threads=False)
+        part = f"row group {group.index} is "
+        with opened(self.directory / group.shard, self._sizes[group.shard], part) as file:
+            there, later = by_version(columns, file.schema_arrow)
+            table = file.read_row_group(group.index, columns=there, use_threads=False)
             for name in later:
                 table = table.append_column(
                     DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)
@@ -107,12 +102,6 @@ class ShardReader:
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
             table.validate(full=True)
             return table
-        except FileNotFoundError:
-            raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
-        except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-            raise ShardCorrupt(
-                f"{path}: row group {group.index} is damaged ({error}); see `tinylm shards verify`"
-            ) from error
 
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:

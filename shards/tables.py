@@ -1,8 +1,10 @@
-"""Reading what a corpus has beside its documents, a shard at a time: links and fetches."""
+"""Reading the files of a shard as they were committed: how one is opened, links, and the log of fetches."""
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,11 +39,15 @@ def read_fetches(
         if shard.fetches is None:
             continue
         table = _read(directory, shard.fetches, wanted, ())
-        if manifest.tombstones:
-            pairs = zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
-            given = [not manifest.is_taken_down(url, host) for url, host in pairs]
-            table = table.filter(pa.array(given, pa.bool_()))
-        yield shard, table.select(list(columns))
+        yield shard, without_taken_down(table, manifest).select(list(columns))
+
+
+def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:
+    """A table of documents or fetches, with `url` and `host`, less what was taken down."""
+    if not manifest.tombstones:
+        return table
+    pairs = zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
+    return table.filter(pa.array([not manifest.is_taken_down(*pair) for pair in pairs], pa.bool_()))
 
 
 def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
@@ -54,15 +60,24 @@ def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
 
 
 def _read(directory: Path, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
-    path = directory / entry.name
-    try:
-        if (size := path.stat().st_size) != entry.bytes:
-            raise ShardCorrupt(f"{path}: {size} bytes, the manifest says {entry.bytes}")
-        with pq.ParquetFile(path, read_dictionary=list(words), page_checksum_verification=True) as file:
-            table = file.read(list(columns), use_threads=False)
+    with opened(directory / entry.name, entry.bytes, read_dictionary=list(words)) as file:
+        table = file.read(list(columns), use_threads=False)
         table.validate(full=True)
         return table.select(list(columns))
+
+
+@contextmanager
+def opened(path: Path, size: int, part: str = "", **options: Any) -> Iterator[pq.ParquetFile]:
+    """A committed file of `size` bytes, to be read and checked within; `part` begins what is said of damage.
+
+    Raises ShardCorrupt if it is missing, of another size, or not what it should be.
+    """
+    try:
+        if (found := path.stat().st_size) != size:
+            raise ShardCorrupt(f"{path}: {found} bytes, the manifest says {size}")
+        with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
+            yield file
     except FileNotFoundError:
         raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ShardCorrupt(f"{path}: damaged ({error}); see `tinylm shards verify`") from error
+        raise ShardCorrupt(f"{path}: {part}damaged ({error}); see `tinylm shards verify`") from error
