@@ -1,5 +1,6 @@
 """Real parts for the tests of the crawl: embedded servers, frontiers, and web sites on loopback."""
 
+import io
 import os
 import shutil
 import signal
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import redis
 
@@ -324,3 +326,12 @@ def fetched_pages(frontier: Frontier) -> dict[str, Page]:
     by_url = {page.url: page for page in pages}
     assert len(by_url) == len(pages)
     return by_url
+
+
+def saved(state):
+    """A state of arrays as it comes back from disk."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **state)
+    buffer.seek(0)
+    with np.load(buffer) as arrays:
+        return dict(arrays)

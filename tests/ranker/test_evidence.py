@@ -1,6 +1,5 @@
 """Evidence: cash is conserved, rows are reused without a trace, what was fetched never comes back."""
 
-import io
 from collections import Counter
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ranker.evidence import PARENTS, Evidence, LinkGraph, Target
 from ranker.features import SLOTS
+from tests.conftest import saved
 
 KEYS = st.integers(0, 30) | st.just((1 << 64) - 1)
 WORTH = st.floats(0, 1, width=32)
@@ -90,7 +90,7 @@ class Crawling(RuleBasedStateMachine):
     @rule()
     def restart(self):
         graph = LinkGraph()
-        graph.restore(saved(self.graph))
+        graph.restore(saved(self.graph.state()))
         assert_equal(graph.state(), self.graph.state())
         self.graph = graph
 
@@ -135,15 +135,6 @@ class Crawling(RuleBasedStateMachine):
         for name in {host(key) for key in [*self.queued, *self.fetched]}:
             assert self.graph.waiting[self.graph.host_number(name)] == waiting[name]
         assert self.graph.waiting.sum() == len(self.queued)
-
-
-def saved(graph):
-    """The state as it comes back from disk."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **graph.state())
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
 
 
 def assert_equal(state, other):
@@ -297,7 +288,7 @@ def test_it_grows_and_loses_nothing():
 
 def test_an_empty_graph_survives_a_restart():
     graph = LinkGraph()
-    graph.restore(saved(LinkGraph()))
+    graph.restore(saved(LinkGraph().state()))
     assert_equal(graph.state(), LinkGraph().state())
     assert len(graph) == 0
 

@@ -1,6 +1,5 @@
 """The judge: what a page was worth, what is learned from it, and which model says so."""
 
-import io
 import logging
 from hashlib import sha256
 
@@ -14,6 +13,7 @@ from ranker.config import WalkConfig
 from ranker.judge import Judge
 from shards.filters import RULES
 from shards.signals import COLUMNS
+from tests.conftest import saved
 from tests.ranker.test_models import LANGUAGES
 from tests.ranker.test_walker import prose
 from tinylm.errors import ConfigError
@@ -41,14 +41,6 @@ def changed(text, count):
     for number in range(count):
         words[number * len(words) // count] = f"changed{number}"
     return " ".join(words)
-
-
-def saved(state):
-    buffer = io.BytesIO()
-    np.savez(buffer, **state)
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
 
 
 def test_worth_is_quality_times_length_times_what_is_new():

@@ -1,7 +1,5 @@
 """The orders of the literature: each does on a small graph what its source says."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +12,7 @@ from ranker.policies import POLICIES
 from ranker.promise import LearnedPromise
 from ranker.recorded import build
 from ranker.simulator import Simulation
+from tests.conftest import saved
 
 BY_NAME = {order.name: order for order in ORDERS}
 ROOT, GOOD, BAD = 0, 1, 2
@@ -185,14 +184,6 @@ def crawled(policy_type, pages=40):
         page = min(key for key in range(pages) if graph.queued(key) is not None)
     rows = np.array([graph.queued(key) for key in range(pages) if graph.queued(key) is not None])
     return policy, graph, rows
-
-
-def saved(state):
-    buffer = io.BytesIO()
-    np.savez(buffer, **state)
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
 
 
 @pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.name)

@@ -1,7 +1,5 @@
 """The learned promise: what it learns, that scale does not matter to it, and that it can say why."""
 
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from ranker.evidence import Fetch, LinkGraph, Target
 from ranker.promise import DISCOVERY, INGREDIENTS, PARTS, LearnedPromise, Ridge
+from tests.conftest import saved
 
 ROOT = Target(1 << 40, "http://root.example/")
 
@@ -213,15 +212,6 @@ def test_what_was_learned_survives_a_restart_bit_by_bit(history):
     web.graph.children_worth[:], web.graph.children_fetched[:] = children
     again.learn()
     assert np.array_equal(again.promise(rows), web.policy.promise(rows))
-
-
-def saved(state):
-    """The state as it comes back from disk."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **state)
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
 
 
 @settings(max_examples=50, deadline=None)

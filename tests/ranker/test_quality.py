@@ -1,6 +1,5 @@
 """The quality model: it learns what people choose, and goes on where it stopped."""
 
-import io
 import random
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import strategies as st
 
 from ranker.quality import HashedLinear
 from shards.signals import Signals
+from tests.conftest import saved
 
 ESSAY = (
     "because",
@@ -95,18 +95,10 @@ def test_pages_without_votes_however_many_do_not_wear_it_down():
     assert model.score(text(ESSAY, 2000)) > 0.9 * before
 
 
-def saved(model):
-    buffer = io.BytesIO()
-    np.savez(buffer, **model.state())
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
-
-
 @pytest.mark.parametrize("used", [HashedLinear, trained])
 def test_it_goes_on_exactly_where_it_stopped(used):
     one, other = trained(), used()
-    other.restore(saved(one))
+    other.restore(saved(one.state()))
     for seed in range(300, 330):
         for model in (one, other):
             model.learn(text(ESSAY if seed % 3 else SHOP, seed), chosen=bool(seed % 3))

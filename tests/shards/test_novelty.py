@@ -1,6 +1,5 @@
 """MinHash estimates overlap, near-duplicates are found at the stated rate, and nothing is ever forgotten."""
 
-import io
 import math
 
 import numpy as np
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from shards.minhash import PERMUTATIONS, SHINGLE, bands, minhash, shingles
 from shards.novelty import BANDS, ROWS, Bloom, Novelty, Sketch, sketch
 from shards.signals import Signals
+from tests.conftest import saved
 
 KEYS = st.lists(st.integers(0, 2**64 - 1), max_size=200).map(lambda keys: np.array(keys, dtype=np.uint64))
 
@@ -95,14 +95,6 @@ def test_what_was_added_is_always_found_and_goes_on_after_a_restart(batches):
     assert again.nbytes == bloom.nbytes
     for name, value in bloom.state().items():
         assert np.array_equal(value, again.state()[name])
-
-
-def saved(state):
-    buffer = io.BytesIO()
-    np.savez(buffer, **state)
-    buffer.seek(0)
-    with np.load(buffer) as arrays:
-        return dict(arrays)
 
 
 def test_texts_like_no_other_are_hardly_ever_taken_for_one_and_cost_what_is_stated():
