@@ -10,22 +10,12 @@ from ranker.evidence import Fetch, LinkGraph, Target
 from ranker.orders import ORDERS, HostBandit
 from ranker.policies import POLICIES
 from ranker.promise import LearnedPromise
-from ranker.recorded import build
 from ranker.simulator import Simulation
 from tests.conftest import saved
+from tests.ranker.recordings import make_web
 
 BY_NAME = {order.name: order for order in ORDERS}
 ROOT, GOOD, BAD = 0, 1, 2
-
-
-def web(links, worth, hosts=None):
-    """Page i is at host `hosts[i]` and links to `links[i]`."""
-    hosts = hosts or ["h"] * len(worth)
-    urls = [f"http://{host}.example/{page}" for page, host in enumerate(hosts)]
-    ends = [(source, target) for source, targets in links.items() for target in targets]
-    sources, targets = np.array(ends, np.int64).reshape(-1, 2).T
-    columns = {"worth": np.array(worth, np.float64)}
-    return build("small", np.arange(len(worth)), urls, sources, targets, columns, "worth")
 
 
 def order_of(name, of, budget=None, start=(ROOT,)):
@@ -33,7 +23,7 @@ def order_of(name, of, budget=None, start=(ROOT,)):
     return Simulation(of).crawl(POLICIES[name], np.array(start), budget).pages.tolist()
 
 
-TREE = web({0: [1, 2], 1: [3, 4], 2: [5], 3: [6]}, [1.0] * 7)
+TREE = make_web({0: [1, 2], 1: [3, 4], 2: [5], 3: [6]}, [1.0] * 7)
 
 
 def test_breadth_first_goes_by_depth_and_then_by_discovery():
@@ -41,7 +31,7 @@ def test_breadth_first_goes_by_depth_and_then_by_discovery():
 
 
 def test_breadth_first_moves_up_what_turns_out_to_be_nearer():
-    of = web({0: [2], 2: [3, 4], 1: [4, 5]}, [1.0] * 6)
+    of = make_web({0: [2], 2: [3, 4], 1: [4, 5]}, [1.0] * 6)
     assert order_of("bfs", of, start=(0, 1)) == [0, 1, 2, 4, 5, 3]
 
 
@@ -50,18 +40,18 @@ def test_depth_first_takes_the_latest_discovery():
 
 
 def test_in_degree_takes_what_most_links_lead_to():
-    of = web({0: [1, 2, 3], 1: [4, 5], 2: [5], 3: [5]}, [1.0] * 6)
+    of = make_web({0: [1, 2, 3], 1: [4, 5], 2: [5], 3: [5]}, [1.0] * 6)
     assert order_of("indegree", of) == [0, 1, 2, 5, 3, 4]  # 5 has two links once 2 is fetched
 
 
 def test_opic_takes_what_most_cash_flowed_to():
     # 1 passes 0.85 * 0.425 to one page, 2 the same to three of which two get cash of both.
-    of = web({0: [1, 2], 1: [3], 2: [4, 5, 6], 3: [5], 7: []}, [1.0] * 8)
+    of = make_web({0: [1, 2], 1: [3], 2: [4, 5, 6], 3: [5], 7: []}, [1.0] * 8)
     assert order_of("opic", of) == [0, 1, 2, 3, 5, 4, 6]
 
 
 def test_random_is_an_order_of_its_own_and_always_the_same():
-    of = web({0: range(1, 60)}, [1.0] * 60)
+    of = make_web({0: range(1, 60)}, [1.0] * 60)
     found = order_of("random", of)
     assert sorted(found) == list(range(60))
     assert found == order_of("random", of)
@@ -73,7 +63,7 @@ def test_random_is_an_order_of_its_own_and_always_the_same():
     assert np.histogram(promise, 10, (0, 1))[0] == pytest.approx(200, abs=60)
 
 
-PARENTS = web(
+PARENTS = make_web(
     # 4 is found by the bad page and linked from the good one; 5 by the good one alone; 6 by both bad ones.
     {0: [1, 2, 3], 1: [4, 6], 2: [4, 5], 3: [6]},
     [0.0, 0.25, 0.75, 0.5, 0, 0, 0],
@@ -120,7 +110,7 @@ def test_within_a_host_larger_sites_goes_breadth_first():
 def test_the_host_bandit_tries_every_host_and_stays_with_the_best():
     hosts = ["h0", *(f"h{number}" for number in range(5) for _ in range(100))]
     worth = np.array([0.0] + [float(number == 3) for number in range(5) for _ in range(100)])
-    of = web({0: range(1, 501)}, worth, hosts)
+    of = make_web({0: range(1, 501)}, worth, hosts)
     pages = order_of("host-bandit", of, budget=120)
     tried = [hosts[page] for page in pages]
     assert set(tried) == set(hosts)
@@ -165,7 +155,7 @@ def crawled(policy_type, pages=40):
     """A policy that has seen part of a web of three hosts, its graph, and the rows that wait."""
     random = np.random.default_rng(3)
     hosts = [f"h{page % 3}" for page in range(pages)]
-    of = web(
+    of = make_web(
         {page: random.integers(0, pages, 5).tolist() for page in range(pages)},
         random.random(pages) * 9,
         hosts,

@@ -13,19 +13,10 @@ from ranker.evidence import LinkGraph, Target
 from ranker.policies import POLICIES
 from ranker.recorded import build
 from ranker.simulator import Clock, Craw4LLMOracle, GreedyOracle, Queue, Simulation
+from tests.ranker.recordings import make_web
 
 BUDGET = 60
 START = np.array([0, 7])
-
-
-def make_web(links, worth, hosts=None):
-    """Page i is at host `hosts[i]` and links to `links[i]`."""
-    hosts = hosts or ["h"] * len(worth)
-    urls = [f"http://{host}.example/{page % 3}/{page}.html" for page, host in enumerate(hosts)]
-    ends = [(source, target) for source, targets in links.items() for target in targets]
-    sources, targets = np.array(ends, np.int64).reshape(-1, 2).T
-    columns = {"worth": np.array(worth, np.float64)}
-    return build("small", np.arange(len(worth)), urls, sources, targets, columns, "worth")
 
 
 def random_web(pages=300, hosts=6, links=5, seed=0):
