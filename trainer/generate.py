@@ -78,7 +78,7 @@ class Generator:
         for step in self.together(rows, config, (tokenizer.endoftext,), done):
             for row, token in step.items():
                 tokens[row].append(token)
-                if config.stop and any(string in tokenizer.decode(tokens[row]) for string in config.stop):
+                if self._stops(tokens[row], config):
                     done.add(row)
         return ["".join(until(decoded(row, tokenizer), config.stop)) for row in tokens]
 
@@ -91,7 +91,7 @@ class Generator:
         written: list[int] = []
         for token, logits in self._drawn(self._prompt(prompt), config, (tokenizer.endoftext,)):
             written.append(token)
-            if config.stop and any(string in tokenizer.decode(written) for string in config.stop):
+            if self._stops(written, config):
                 return
             yield _token(token, logits, likeliest)
 
@@ -188,6 +188,11 @@ class Generator:
                     break
             cache.length -= len(read) - position
             unread = [token]
+
+    def _stops(self, tokens: list[int], config: SamplingConfig) -> bool:
+        """Whether a stop string is complete."""
+        text = self.tokenizer.decode(tokens) if config.stop else ""
+        return any(stop in text for stop in config.stop)
 
     @torch.inference_mode()
     def _read(self, rows: list[list[int]], cache: KVCache) -> Tensor:
