@@ -4,10 +4,7 @@ Prose pages stand for what people would choose: some of them get votes, and a fe
 Everything else is unlabelled, as in a crawl. Pages are scored that were not learned. About three minutes.
 """
 
-import csv
-import io
 import math
-import tarfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -18,10 +15,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
-from backports import zstd
 from cyclopts import App
 
-from bench.crawl import DATA
+from bench.pages import bodies, table
 from bench.report import report
 from crawler.extract import Extractor
 from crawler.page import Page
@@ -79,23 +75,17 @@ def main(*, out: Path | None = None) -> None:
 
 def real_pages() -> list[Sample]:
     """English pages of each kind, extracted, in a fixed random order."""
-    with zstd.open(DATA / "pages.tsv.zst", "rt", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file, delimiter="\t") if row["host"] != "jakevdp.github.io"]
+    rows = [row for row in table() if row["host"] != "jakevdp.github.io"]
     source = Random(1)
     chosen: dict[str, dict[str, str]] = {}
     for kind, count in KINDS.items():
         chosen |= {row["file"]: row for row in source.sample([r for r in rows if r["kind"] == kind], count)}
     extract, found = Extractor(), []
-    for host in sorted({row["host"] for row in chosen.values()}):
-        packed = io.BytesIO(zstd.open(DATA / f"{host}.tar.zst").read())
-        with tarfile.open(fileobj=packed) as archive:
-            for member in archive:
-                row = chosen.get(member.name.removeprefix("./"))
-                if row and (file_ := archive.extractfile(member)):
-                    page = extract(file_.read(), row["url"], "text/html", False, 10.0)
-                    if page.text and page.language == "en":
-                        signals = Signals(page.text)
-                        found.append(Sample(host, row["kind"], signals, judge(signals).keep))
+    for row, body in bodies(chosen.values()):
+        page = extract(body, row["url"], "text/html", False, 10.0)
+        if page.text and page.language == "en":
+            signals = Signals(page.text)
+            found.append(Sample(row["host"], row["kind"], signals, judge(signals).keep))
     source.shuffle(found)
     return found
 

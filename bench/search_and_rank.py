@@ -1,11 +1,9 @@
 """Crawl orders on recorded webs: how near each comes to an oracle, its cost, and what each part is worth.
 
 No system publishes an honest order for language-model data that counts its fetches, so the peers are the
-orders of the literature, run by the same simulator on the same draws. The data is in the directory that
-TINYLM_TEST_DATA names.
+orders of the literature, run by the same simulator on the same draws.
 """
 
-import os
 import tracemalloc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from bench.crawl import DATA
 from bench.report import report
 from crawler.urls import fingerprint
 from deploy.simulate import compare
@@ -46,11 +45,11 @@ class Setting:
 
 
 def _documentation(data: Path) -> RecordedWeb:
-    return read_edges(data / "web/edges.parquet", data / "web/pages.tsv.zst", _WORTH)
+    return read_edges(data / "edges.parquet", data / "pages.tsv.zst", _WORTH)
 
 
 def _cnr(data: Path) -> RecordedWeb:
-    return read_edges(data / "web/cnr-2000.parquet", None, PAGERANK)
+    return read_edges(data / "cnr-2000.parquet", None, PAGERANK)
 
 
 SETTINGS = {
@@ -122,10 +121,11 @@ def main(
 
 
 def _data() -> Path:
-    named = os.environ.get("TINYLM_TEST_DATA")
-    if not named or not (Path(named) / "web/edges.parquet").exists():
-        raise ConfigError(f"TINYLM_TEST_DATA = {named}: the directory that has web/edges.parquet is needed")
-    return Path(named)
+    if not (DATA / "edges.parquet").exists():
+        raise ConfigError(
+            f"{DATA / 'edges.parquet'} is not there; TINYLM_TEST_DATA names the folder of `web`"
+        )
+    return DATA
 
 
 def _run(
