@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.errors import CrawlError
+from crawler.errors import CrawlError, ServerError
 from crawler.frontier import Frontier, Limits, connect
 from crawler.seeds import Seed
 from crawler.server import EmbeddedServer
@@ -101,6 +101,9 @@ class Crawl:
             try:
                 with show(frontier) as refresh:
                     reason = self._watch(frontier, parts, environment, refresh)
+            except ServerError:
+                self._check_server()  # that it died says more than that it does not answer
+                raise
             finally:
                 workers = [process for name, process in parts.items() if name != "walk"]
                 stop(workers, patience=self._crawl.timeout + 10)

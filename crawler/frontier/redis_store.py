@@ -109,7 +109,8 @@ class RedisStore:
             except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
                 if time.monotonic() > give_up:
                     raise ServerError(f"the frontier's server does not answer: {error}") from error
-                log.warning("the frontier's server is away: %s", error)
+                if not lost:
+                    log.warning("the frontier's server is away, and waited for: %s", error)
                 lost = True
                 time.sleep(0.2)
             except redis.ResponseError as error:

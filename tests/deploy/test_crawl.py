@@ -86,6 +86,18 @@ def test_a_walker_killed_while_it_drains_is_no_success(crawl, tmp_path):
         crawl(pages=4).run(SEEDS, shown(last=kill))
 
 
+def test_a_server_that_dies_in_the_middle_of_a_call_ends_the_crawl_with_what_to_do(crawl, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.redis_store._RECONNECT_SECONDS", 0.5)
+    running = crawl(pages=4)
+
+    def die_and_ask(frontier):
+        os.kill(running._embedded.pid, signal.SIGKILL)
+        frontier.counts()
+
+    with pytest.raises(CrawlError, match=r"the embedded server died; .*start the same command again"):
+        running.run(SEEDS, shown(each=die_and_ask))
+
+
 @pytest.mark.long
 def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site, tmp_path):
     site.on("b.test", "/", reply(200, article("late page")))
