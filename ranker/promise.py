@@ -6,6 +6,11 @@ gain, which is how much its links promise beyond what the queue has anyway. Most
 empirical Bayes means: of the groups a URL is in, each shrunk towards the wider one; of its words; of its
 parents; of its siblings, the other links of its parents that were fetched. The models learn which of these to
 trust. Every example is what was known before its fetch, so nothing is learned from a page about itself.
+
+Worth is often heavy-tailed, and where more is expected, more varies. So an example of worth counts by
+1 / (1 + expected)^2, as if its standard deviation grew with what was expected of it (weighted least squares);
+otherwise a few very good pages would make the weights. For the same reason the parents' sum and the best
+parent enter by their roots.
 """
 
 import math
@@ -44,16 +49,14 @@ INGREDIENTS = {
     **dict.fromkeys(GROUPS[4:6], ("file", 1.0)),
     GROUPS[6]: ("file", 0.0),
     **dict.fromkeys(GROUPS[7:], ("shapes", 0.0)),
-    "likely group, squared": ("level", 0.0),
     "fetches in the group": ("unknown", 0.0),
     "fetches of the host": ("unknown", 0.0),
     "parents, mean": ("parents", 0.3),
     "parents, best": ("parents", 0.0),
-    "parents, sum": ("parents", 0.0),
+    "parents, sum": ("parents", 1.0),
     "siblings": ("siblings", 0.5),
     "siblings, a parent": ("siblings", 0.0),
     "inlinks": ("inlinks", 0.0),
-    "inlinks times likely group": ("inlinks", 0.0),
     "referring domains": ("inlinks", 0.0),
     "share": ("flow", 0.0),
     "flow": ("flow", 0.0),
@@ -130,7 +133,8 @@ class LearnedPromise:
         z = self._gain_ingredients(rows, expected)
         gain = self._gains([fetch.discovered for fetch in self._observed])
         self._hurdle = _HURDLE_MEMORY * self._hurdle + (1 - _HURDLE_MEMORY) * float(expected.mean())
-        self._of_worth.learn(x, worth / unit)
+        sure = 1 / (1 + np.maximum(0.0, expected))
+        self._of_worth.learn(x * sure[:, None], worth / unit * sure)
         self._of_gain.learn(z, gain)
         self._remember(rows, worth, worth / unit - expected, gain)
         self._graph.child(rows, worth)
@@ -201,6 +205,7 @@ class LearnedPromise:
         host, likely = means[0], means[_NESTED - 1]
         inlinks = graph.inlinks[rows]
         parents = graph.parents_worth[rows] / unit
+        best = np.sqrt(graph.best_parent[rows] / unit)
         flow = 10.0 / unit * graph.flow[rows]
         siblings, a_parent = self._siblings(graph.parents[rows], unit, likely)
         karma = np.log1p(np.maximum(0.0, graph.karma[rows]))
@@ -214,16 +219,14 @@ class LearnedPromise:
             *(inner - outer for outer, inner in pairwise(means[:_NESTED])),
             means[_NESTED] - host,
             *(mean - overall for mean in means[_NESTED + 1 :]),
-            likely**2,
             1 / np.sqrt(1 + fetches[:, 4]),
             1 / np.sqrt(1 + fetches[:, 0]),
             (parents + host) / (inlinks + 1) - host,
-            np.where(inlinks > 0, graph.best_parent[rows] / unit - host, 0.0),
+            np.where(inlinks > 0, best - np.sqrt(np.maximum(0.0, host)), 0.0),
             np.sqrt(parents),
             siblings,
             a_parent,
             np.log1p(inlinks) / 5,
-            np.log1p(inlinks) * likely,
             np.log1p(np.bitwise_count(graph.domains[rows])) / 5,
             np.log(1e-3 + graph.share[rows]) / 5,
             np.log1p(flow),
