@@ -99,7 +99,7 @@ class LearnedPromise:
     """
 
     name = "tinylm"
-    batch = 20
+    batch = 10
     moves = Moves.BEST
 
     def __init__(self, graph: LinkGraph, *, without: frozenset[str] = frozenset()) -> None:
