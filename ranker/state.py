@@ -16,7 +16,7 @@ from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.parts import joined
 
-_VERSION = 4
+_VERSION = 5
 _SMALL = 1 << 20
 
 
