@@ -52,9 +52,10 @@ def _cnr(data: Path) -> RecordedWeb:
     return read_edges(data / "cnr-2000.parquet", None, PAGERANK)
 
 
+_HOSTS = "web, a page of each host"
 SETTINGS = {
     "web": Setting(_documentation),
-    "web, a page of each host": Setting(_documentation, of_hosts=True),
+    _HOSTS: Setting(_documentation, of_hosts=True),
     "cnr-2000, PageRank": Setting(_cnr),
 }
 
@@ -63,7 +64,7 @@ SETTINGS = {
 def main(
     *,
     quick: Annotated[bool, Parameter(negative=())] = False,
-    draws: int = 8,
+    draws: int = 4,
     budget: int = 10_000,
     out: Path | None = None,
 ) -> None:
@@ -93,12 +94,7 @@ def main(
         **{f"without {part}": partial(LearnedPromise, without=frozenset([part])) for part in sorted(PARTS)},
     }
     ablation = (
-        {}
-        if quick
-        else {
-            name: _run(SETTINGS[name], data, without, draws, budget)
-            for name in ("web", "web, a page of each host")
-        }
+        {} if quick else {name: _run(SETTINGS[name], data, without, draws, budget) for name in (_HOSTS,)}
     )
     figures = {
         "percent_of_oracle": {name: _percent(result)[_OURS] for name, result in results.items()},
