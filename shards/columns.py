@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from shards.document import DOCUMENTS
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
-from shards.files import replacing
+from shards.files import is_url, replacing
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
 
@@ -151,6 +151,8 @@ def _hashes(ids: list[str]) -> NDArray[np.int64]:
 
 def _table_with(reader: ShardReader, name: str) -> Path:
     """The one table of the reader's snapshot that has this column."""
+    if is_url(reader.place):
+        raise ShardError(f"{reader.place}: tables in {FOLDER}/ are read beside a local corpus only")
     current: list[Path] = []
     stale: list[Path] = []
     known = _numbers_in(DOCUMENTS)

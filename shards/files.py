@@ -6,11 +6,39 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from shards.errors import ShardError
 
 TEMPORARY_SUFFIX = ".tmp"
 _BLOCK = 1 << 20
+
+
+def is_url(place: Path | str) -> bool:
+    """Whether `place` is a URL for fsspec (s3://, hf://, …) and not a path."""
+    return "://" in str(place)
+
+
+def open_bytes(place: Path | str, name: str) -> Any:
+    """The file `name` in the folder or at the URL `place`, for reading bytes.
+
+    Raises OSError; ShardError for a URL whose scheme is unknown or needs a package that is not installed.
+    """
+    if not is_url(place):
+        return (Path(place) / name).open("rb")
+    try:
+        import fsspec
+
+        return fsspec.open(f"{str(place).rstrip('/')}/{name}", "rb").open()
+    except (ImportError, ValueError) as error:
+        raise ShardError(f"{place}: {error}") from error
+
+
+def size_of(file: Any) -> int:
+    """Bytes of an open file, whose position is at the beginning afterwards."""
+    size = int(file.seek(0, os.SEEK_END))
+    file.seek(0)
+    return size
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from shards.document import SCHEMA_VERSION
 from shards.errors import ShardCorrupt, ShardError
-from shards.files import replacing
+from shards.files import open_bytes, replacing
 
 FILE_NAME = "manifest.json"
 
@@ -116,13 +116,14 @@ class Manifest:
 
     @classmethod
     def load(cls, directory: Path | str) -> Self:
-        """Read the manifest of `directory`.
+        """Read the manifest of `directory`, a folder or a URL.
 
         Raises ShardError if there is none, if it is not one, or if another version of tinylm wrote it.
         """
-        path = Path(directory) / FILE_NAME
+        path = f"{directory}/{FILE_NAME}"
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            with open_bytes(directory, FILE_NAME) as file:
+                data = json.loads(file.read())
             if (found := data["schema_version"]) not in range(1, SCHEMA_VERSION + 1):
                 raise ShardError(
                     f"{path}: the corpus has schema version {found}, not 1 to {SCHEMA_VERSION}: "

@@ -7,8 +7,9 @@ verified on the way, so a flipped bit is an error that names the file and never 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from shards.document import DOCUMENTS, by_version
@@ -28,15 +29,43 @@ class RowGroup:
     rows: int
 
 
-class ShardReader:
-    """Reads one split of the corpus in `directory` as `manifest` (default: the current one) has it.
+class Reader(Protocol):
+    """What is trained on: a corpus, or other Parquet (shards/parquet.py)."""
 
-    What was taken down is in no split, though it was later than `manifest`: that is another snapshot then.
+    place: Path | str
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the snapshot."""
+
+    @property
+    def text_bytes(self) -> int:
+        """About how much text there is."""
+
+    @property
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """All row groups, in the order of the snapshot."""
+
+    def documents(
+        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
+    ) -> list[dict[str, Any]]:
+        """What there is to train on of some `rows` of `group`, each with `row`, its position in the group."""
+
+    def texts(self, group: RowGroup) -> list[str]:
+        """The texts of `group`, in order."""
+
+
+class ShardReader:
+    """Reads one split of the corpus in `directory`, a folder or a URL, as `manifest` has it.
+
+    By default that is the current one. What was taken down is in no split, though it was later than
+    `manifest`: that is another snapshot then.
     """
 
     def __init__(
         self, directory: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
+        self.place = directory
         self.directory = Path(directory)
         current = Manifest.load(directory)
         self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
@@ -47,6 +76,16 @@ class ShardReader:
         self._excluded = frozenset(held_out.excluded) if held_out else frozenset()
 
     @property
+    def fingerprint(self) -> str:
+        """That of the manifest."""
+        return self.manifest.fingerprint
+
+    @property
+    def text_bytes(self) -> int:
+        """That of the manifest, what is held out included."""
+        return self.manifest.text_bytes
+
+    @property
     def row_groups(self) -> tuple[RowGroup, ...]:
         """All row groups, in the order in which they were committed."""
         return tuple(
@@ -55,15 +94,20 @@ class ShardReader:
             for index, rows in enumerate(shard.row_groups)
         )
 
-    def documents(self, group: RowGroup, columns: Sequence[str] = ("text",)) -> list[dict[str, Any]]:
-        """The rows of `group` that are in the split, in order, each with `row`, its position in the group.
+    def documents(
+        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
+    ) -> list[dict[str, Any]]:
+        """Those `rows` of `group` that are in the split, in order, each with `row`, its place in the group.
 
         Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
         """
         wanted = list(dict.fromkeys([*columns, "id", "host", *(["url"] if self.manifest.tombstones else [])]))
+        numbers = range(group.rows)[rows]
         table = self._read(group, wanted)
-        rows = [{"row": row, **document} for row, document in enumerate(table.to_pylist())]
-        kept = [document for document in rows if self._is_given(document)]
+        if len(numbers) < group.rows:
+            table = table.take(np.array(numbers, np.int64))
+        found = [{"row": row, **document} for row, document in zip(numbers, table.to_pylist(), strict=True)]
+        kept = [document for document in found if self._is_given(document)]
         if len(wanted) == len(columns):
             return kept
         return [{name: document[name] for name in ("row", *columns)} for document in kept]
@@ -90,7 +134,7 @@ class ShardReader:
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         part = f"row group {group.index} is "
-        with opened(self.directory / group.shard, self._sizes[group.shard], part) as file:
+        with opened(self.place, group.shard, self._sizes[group.shard], part) as file:
             there, later = by_version(columns, file.schema_arrow)
             table = file.read_row_group(group.index, columns=there, use_threads=False)
             for name in later:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from shards.document import FETCHES, INGREDIENTS, LINKS, FetchRow
 from shards.errors import ShardCorrupt
+from shards.files import open_bytes, size_of
 from shards.manifest import FileEntry, Manifest, ShardEntry
 
 COLUMNS = ("src_id", "dst_url", "tag_path", "nofollow")
@@ -60,23 +61,28 @@ def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
 
 
 def _read(directory: Path, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
-    with opened(directory / entry.name, entry.bytes, read_dictionary=list(words)) as file:
+    with opened(directory, entry.name, entry.bytes, read_dictionary=list(words)) as file:
         table = file.read(list(columns), use_threads=False)
         table.validate(full=True)
         return table.select(list(columns))
 
 
 @contextmanager
-def opened(path: Path, size: int, part: str = "", **options: Any) -> Iterator[pq.ParquetFile]:
-    """A committed file of `size` bytes, to be read and checked within; `part` begins what is said of damage.
+def opened(
+    place: Path | str, name: str, size: int, part: str = "", **options: Any
+) -> Iterator[pq.ParquetFile]:
+    """The committed file `name` of `size` bytes in the folder or at the URL `place`, to be read within.
 
-    Raises ShardCorrupt if it is missing, of another size, or not what it should be.
+    Raises ShardCorrupt, in which `part` begins what is said of damage, if it is missing, of another size, or
+    not what it should be, then or while it is read.
     """
+    path = f"{place}/{name}"
     try:
-        if (found := path.stat().st_size) != size:
-            raise ShardCorrupt(f"{path}: {found} bytes, the manifest says {size}")
-        with pq.ParquetFile(path, page_checksum_verification=True, **options) as file:
-            yield file
+        with open_bytes(place, name) as source:
+            if (found := size_of(source)) != size:
+                raise ShardCorrupt(f"{path}: {found} bytes, the manifest says {size}")
+            with pq.ParquetFile(source, page_checksum_verification=True, **options) as file:
+                yield file
     except FileNotFoundError:
         raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

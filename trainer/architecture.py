@@ -122,9 +122,6 @@ class ModelConfig:
 
     def _choose(self) -> None:
         """Put the preset's choices where none was made."""
-        before: Any = self.qk_norm
-        if isinstance(before, bool):  # as checkpoints had it when there was one kind
-            self._set("qk_norm", "head" if before else "none")
         for field, choice in PRESETS[self.preset].items():
             if getattr(self, field) is None:
                 self._set(field, choice)

@@ -1,18 +1,24 @@
 """Checkpoints: a run's whole state at one step, in a directory that is there complete or not at all.
 
     RUN/tokenizer.json
-    RUN/step_000500/model.safetensors   weights, named as in `trainer.model`
-                    optimizer.pt        AdamW's moments
-                    state.json          step, settings, reading position, digests of the other two
+    RUN/step_000500/shard-00001-model-00001-of-00002.safetensors   weights, named as in `trainer.model`
+                    shard-00001-model-00002-of-00002.safetensors   the optimizer's moments
+                    state.json          step, settings, reading position, digests of the others
 
-A checkpoint is written under a hidden temporary name, fsynced and renamed. What is read back is checked
-against its digests first, so damage is an error that names the file, never a strange model.
+Each rank writes what it holds (torch.distributed.checkpoint), in a thread, while training goes on; what it
+writes was copied before. The directory has a hidden temporary name until all of it is there and fsynced. The
+header of a file says which part of a tensor it holds, so any number of ranks, and a program that knows
+nothing of ranks, can read it, and no file is unpickled: a stranger's checkpoint runs no code. What is read
+back is checked against its digests first, so damage is an error that names the file, never a strange model.
 """
 
 import hashlib
 import json
 import os
 import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,18 +26,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from shards.files import sha256, sync_directory
 from tinylm import __version__
 from tinylm.errors import TinylmError
 from trainer.config import ModelConfig, TrainConfig, as_json, identity
+from trainer.distributed import World
 from trainer.model import GPT
+from trainer.optim import Optimizer
 from trainer.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 TOKENIZER = "tokenizer.json"
-_MODEL, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.pt", "state.json"
+_STATE = "state.json"
+_WEIGHTS, _MOMENTS = 1, 2
+
+# Said of every run of one process.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
 class CheckpointError(TinylmError):
@@ -42,63 +58,106 @@ class CheckpointDamaged(CheckpointError):
     """A file of it is not what was saved; the checkpoint before it may be whole."""
 
 
-def save(
-    run: Path,
-    model: GPT,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    state: dict[str, Any],
-) -> Path:
-    """Write `RUN/step_NNNNNN` for `state["step"]` and keep only the `config.keep_last` up to it.
+class Saver:
+    """Writes `RUN/step_NNNNNN` beside the training and keeps only the `config.keep_last` up to it."""
 
-    What lies beyond it is damaged: otherwise the run had gone on from there. Raises `CheckpointError` if it
-    cannot be written; the checkpoints before it are untouched then.
-    """
-    target = run / f"step_{state['step']:06d}"
-    temporary = run / f".{target.name}.tmp"
-    try:
-        _write(temporary, model, optimizer, config, state)
-        _discard(target)
-        temporary.rename(target)
-        sync_directory(run)
-    except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(
-            f"{target} could not be written ({error}); make room and start again: the run goes on"
-        ) from error
-    found = newest_first(run)
-    kept = found[found.index(target) :][: config.keep_last]
-    for other in found:
-        if other not in kept:
-            _discard(other)
-    return target
+    def __init__(self, config: TrainConfig, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def start(self, model: GPT, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Copy all there is at `state["step"]` and write it in a thread; a collective.
+
+        Waits for the checkpoint before it, and raises the `CheckpointError` if that could not be written; the
+        checkpoints before it are untouched then.
+        """
+        self.wait()
+        target = self._config.out / f"step_{state['step']:06d}"
+        state = {
+            "format": FORMAT,
+            **state,
+            "updates": optimizer.updates,
+            "model": asdict(model.config),
+            "config": as_json(self._config),
+            "rng": bytes(torch.get_rng_state().tolist()).hex(),
+            "torch": torch.__version__,
+            "tinylm": __version__,
+        }
+        weights, moments = _weights(model), optimizer.tensors()
+        files = dict.fromkeys(weights, _WEIGHTS) | dict.fromkeys(moments, _MOMENTS)
+        try:
+            if self._world.is_main:
+                _clear(_temporary(target))
+            self._world.barrier()
+            written = async_save(
+                weights | moments,
+                storage_writer=HuggingFaceStorageWriter(
+                    str(_temporary(target)), fqn_to_index_mapping=files, save_distributed=True
+                ),
+                process_group=self._world.side,
+                no_dist=self._world.size == 1,
+            )
+        except OSError as error:
+            raise _not_written(target, error) from error
+        self._pending = self._thread.submit(self._finish, written, target, state)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole, on all ranks; raises `CheckpointError` if it cannot be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+            self._world.barrier()
+
+    def _finish(self, written: Any, target: Path, state: dict[str, Any]) -> None:
+        """Once all ranks have written, the main one makes a checkpoint of it."""
+        temporary = _temporary(target)
+        try:
+            written.result()
+            if self._world.is_main:
+                names = sorted(path.name for path in temporary.glob("*.safetensors"))
+                state |= {"sha256": {name: sha256(temporary / name) for name in names}}
+                (temporary / _STATE).write_text(json.dumps(state | {"digest": _digest(state)}, indent=1))
+                _sync(temporary / _STATE)
+                sync_directory(temporary)
+                _discard(target)
+                temporary.rename(target)
+                sync_directory(target.parent)
+                self._discard_old(target)
+        except (OSError, SafetensorError) as error:
+            raise _not_written(target, error) from error
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            on_disk = [cause for cause in causes if isinstance(cause, OSError | SafetensorError)]
+            if on_disk or self._world.size == 1:
+                raise _not_written(target, (on_disk or causes)[0]) from error
+            raise RuntimeError(str(error)) from error  # a rank was lost
+
+    def _discard_old(self, target: Path) -> None:
+        """What lies beyond `target` is damaged: otherwise the run had gone on from there."""
+        found = newest_first(self._config.out)
+        kept = found[found.index(target) :][: self._config.keep_last]
+        for other in found:
+            if other not in kept:
+                _discard(other)
 
 
-def _write(
-    directory: Path,
-    model: GPT,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    state: dict[str, Any],
-) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")
+
+
+def _clear(directory: Path) -> None:
+    """An empty directory, and none that a killed run left half written or half deleted beside it."""
+    for left in directory.parent.glob(".step_*"):
+        shutil.rmtree(left)
     directory.mkdir(parents=True)
-    save_file(_tensors(model), directory / _MODEL)
-    torch.save(optimizer.state_dict(), directory / _OPTIMIZER)
-    state = {
-        "format": FORMAT,
-        **state,
-        "model": asdict(model.config),
-        "config": as_json(config),
-        "rng": bytes(torch.get_rng_state().tolist()).hex(),
-        "torch": torch.__version__,
-        "tinylm": __version__,
-        "sha256": {name: sha256(directory / name) for name in (_MODEL, _OPTIMIZER)},
-    }
-    (directory / _STATE).write_text(json.dumps(state | {"digest": _digest(state)}, indent=1))
-    for name in (_MODEL, _OPTIMIZER, _STATE):
-        _sync(directory / name)
-    sync_directory(directory)
+
+
+def _not_written(target: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{target} could not be written ({error}); make room and start again: the run goes on"
+    )
 
 
 def latest(run: Path) -> Path | None:
@@ -145,7 +204,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointDamaged(_damage(path))
     if state["format"] != FORMAT:
         raise CheckpointError(
-            f"{path}: format = {state['format']}, this tinylm reads {FORMAT}; use tinylm {state['tinylm']}"
+            f"{path}: format = {state['format']}, this tinylm reads {FORMAT}: train anew with another --out"
         )
     return state
 
@@ -162,20 +221,25 @@ def check_identity(checkpoint: Path, state: dict[str, Any], config: TrainConfig)
 
 
 def restore(
-    checkpoint: Path, model: GPT, optimizer: torch.optim.Optimizer, config: TrainConfig
+    checkpoint: Path, model: GPT, optimizer: Optimizer, config: TrainConfig, world: World
 ) -> dict[str, Any]:
-    """Put the checkpoint's weights, moments and random state in place; returns its state.
+    """Put the checkpoint's weights, moments and random state in place; returns its state. A collective.
 
     Raises `CheckpointError` for another run's settings, another shape, or a damaged file.
     """
     state = read_state(checkpoint)
     check_identity(checkpoint, state, config)
     _check_shape(checkpoint, state, model.config)
-    _load_weights(checkpoint, state, model)
-    moments = _verified(checkpoint, state, _OPTIMIZER)
-    optimizer.load_state_dict(torch.load(moments, weights_only=True))
+    _verify(checkpoint, state, state["sha256"], world)
+    _load(checkpoint, _weights(model) | optimizer.tensors(), world)
+    optimizer.goes_on_after(state["updates"])
     torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["rng"])), dtype=torch.uint8))
     return state
+
+
+def fingerprint(state: dict[str, Any]) -> str:
+    """Digest of the weights of the checkpoint with this state."""
+    return _digest({name: state["sha256"][name] for name in _weight_files(state)})
 
 
 def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tokenizer]:
@@ -192,27 +256,36 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tok
             f"{tokenizer.vocab_size}; put the run's own tokenizer back"
         )
     model = GPT(ModelConfig(**state["model"]))
-    _load_weights(checkpoint, state, model)
+    _verify(checkpoint, state, _weight_files(state), World())
+    _load(checkpoint, _weights(model), World())
     return model.to(device).eval(), tokenizer
 
 
-def _tensors(model: GPT) -> dict[str, torch.Tensor]:
+def _weights(model: GPT) -> dict[str, Tensor]:
     """The weights, tied ones once."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors: dict[str, Tensor] = model.state_dict()
     if model.config.tied_embeddings:
         del tensors["lm_head.weight"]
     return tensors
 
 
-def _load_weights(checkpoint: Path, state: dict[str, Any], model: GPT) -> None:
-    path = _verified(checkpoint, state, _MODEL)
+def _weight_files(state: dict[str, Any]) -> list[str]:
+    return [name for name in state["sha256"] if f"-model-{_WEIGHTS:05d}-" in name]
+
+
+def _load(checkpoint: Path, tensors: Mapping[str, Tensor], world: World) -> None:
+    """Read into `tensors` what they are called; all ranks together."""
     try:
-        tensors = load_file(path)
-        if model.config.tied_embeddings:
-            tensors["lm_head.weight"] = tensors["embed_tokens.weight"]
-        model.load_state_dict(tensors)
-    except (SafetensorError, KeyError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit the model that {_STATE} describes: {error}") from error
+        load(
+            dict(tensors),
+            storage_reader=HuggingFaceStorageReader(str(checkpoint)),
+            process_group=world.side,
+            no_dist=world.size == 1,
+        )
+    except (SafetensorError, KeyError, RuntimeError, CheckpointException) as error:
+        raise CheckpointError(
+            f"{checkpoint} does not fit the model that {_STATE} describes: {error}"
+        ) from error
 
 
 def _check_shape(checkpoint: Path, state: dict[str, Any], shape: ModelConfig) -> None:
@@ -225,11 +298,16 @@ def _check_shape(checkpoint: Path, state: dict[str, Any], shape: ModelConfig) ->
             )
 
 
-def _verified(checkpoint: Path, state: dict[str, Any], name: str) -> Path:
-    path = checkpoint / name
-    if not path.exists() or sha256(path) != state["sha256"][name]:
-        raise CheckpointDamaged(_damage(path))
-    return path
+def _verify(checkpoint: Path, state: dict[str, Any], names: Iterable[str], world: World) -> None:
+    """Raise `CheckpointDamaged` on all ranks if a file is not what was saved; each reads its share."""
+    mine = sorted(names)[world.rank :: world.size]
+    bad = [name for name in mine if not _is_whole(checkpoint / name, state["sha256"][name])]
+    if damaged := [name for part in world.gather(bad) for name in part]:
+        raise CheckpointDamaged(_damage(checkpoint / damaged[0]))
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.exists() and sha256(path) == digest
 
 
 def _damage(path: Path) -> str:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tinylm.errors import ConfigError
 from trainer.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
 from trainer.checks import require as require
 from trainer.checks import require_positive
@@ -19,6 +20,7 @@ class TrainConfig:
 
     may_change: ClassVar[frozenset[str]] = frozenset(
         {"out", "checkpoint_every", "keep_last", "eval_every", "log_every", "timeout_seconds"}
+        | {"parallel", "activation_checkpointing", "tensorboard", "wandb", "profile"}
     )
     """Fields a run may be continued with other values of; of paths, what they lead to is compared instead."""
 
@@ -28,8 +30,10 @@ class TrainConfig:
     """Rows in one micro-batch: what a rank holds in memory at once."""
     tokens_per_step: int = 8192
     """Tokens behind one optimizer step, over all ranks; a multiple of device_batch_size * sequence_len."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for all, or Muon for the matrices in the layers: fewer steps, each of which costs more."""
     learning_rate: float = 4e-3
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
     warmup: float = 0.02
     """Share of the steps in which the learning rate rises from zero."""
     schedule: Literal["wsd", "cosine"] = "wsd"
@@ -40,6 +44,12 @@ class TrainConfig:
     """Decoupled weight decay, of matrices only."""
     grad_clip: float = 1.0
     """Largest norm of a step's gradient; 0 switches clipping off."""
+    z_loss: float = 0.0
+    """Weight of log(Z)^2, which keeps logits from drifting (PaLM: 1e-4); 0 leaves it out."""
+    spike_sigmas: float = 6.0
+    """A step whose loss or gradient is so many deviations above the last 64 is left out; 0: only NaN is."""
+    bad_steps: int = 3
+    """So many steps left out in a row, and the run goes back to its last checkpoint and reads on."""
     seed: int = 0
     """Of the initial weights and of the data order."""
     checkpoint_every: int = 100
@@ -51,7 +61,19 @@ class TrainConfig:
     log_every: int = 5
     """Steps between lines of metrics.jsonl."""
     compile: bool = False
-    """Compile the model: about 1.2 times the speed on a CPU after 20 s, and it needs a C++ compiler."""
+    """Compile the model: about 1.1 times the speed on a CPU after 20 s, and it needs a C++ compiler."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Each rank holds the whole model, or a shard of each parameter and moment (FSDP2), for large ones."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """What products are computed in; auto: bf16 on GPUs, fp32 on CPUs."""
+    activation_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, a third more work."""
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into the run's folder."""
+    wandb: str = ""
+    """Send the metrics to this project of Weights & Biases too; empty: do not."""
+    profile: Path | None = None
+    """Folder for a profile of a few early steps: a table, and a trace for Perfetto; none: do not."""
     timeout_seconds: float = 600.0
     """How long a rank waits for the others before it gives up."""
 
@@ -63,9 +85,9 @@ class TrainConfig:
         require(
             self, "warmup", self.warmup + self.decay <= 1, f"warmup + decay = {self.decay} must not exceed 1"
         )
-        require(self, "weight_decay", self.weight_decay >= 0, "must not be negative")
-        require(self, "eval_every", self.eval_every >= 0, "must not be negative")
-        require(self, "grad_clip", self.grad_clip >= 0, "must not be negative")
+        require_positive(self, "bad_steps")
+        for least in ("weight_decay", "eval_every", "grad_clip", "z_loss", "spike_sigmas"):
+            require(self, least, getattr(self, least) >= 0, "must not be negative")
 
     def micro_batches_per_step(self, sequence_len: int) -> int:
         """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
@@ -85,19 +107,30 @@ class PretrainConfig(ModelConfig, TrainConfig):
 
     may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | {
         "shards",
+        "mix",
         "tokenizer_bytes",
         "eval_bytes",
         "baseline_bytes",
+        "sample_prompt",
     }
 
-    shards: Path = Path("runs/shards")
-    """Folder of the shards and their manifest."""
+    shards: str = "runs/shards"
+    """Folder of the shards and their manifest, or of other Parquet with a column `text`; or a URL (s3://)."""
+    mix: tuple[str, ...] = ()
+    """More such places, each as PLACE=SHARE of the rows, for example hf://datasets/x/y=0.3; the rest is of
+    shards."""
     steps: int = 300
     """Optimizer steps of the run."""
+    packing: Literal["concat", "best-fit"] = "best-fit"
+    """Texts into rows: concat pads nothing and cuts at any place, best-fit cuts only texts above a row."""
     sample_by: str = ""
-    """Read documents in proportion to this column, of theirs or of a table in columns/; empty: all alike."""
+    """Read documents of shards in proportion to this column, of theirs or in columns/; empty: alike."""
     sample_power: float = 1.0
     """The column is raised to this power first: below 1 evens out, above 1 sharpens."""
+    document_mask: bool = False
+    """Let no document attend to another in its row; measured elsewhere as no gain at pretraining."""
+    sample_prompt: str = "The "
+    """What the model writes after this is shown at each measurement; empty: nothing."""
     lanes: int = 64
     """Fixed logical streams of the data order; at most so many ranks have work."""
     tokenizer_bytes: int = 8_000_000
@@ -114,6 +147,19 @@ class PretrainConfig(ModelConfig, TrainConfig):
             self, "steps", "sample_power", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes"
         )
         self.micro_batches_per_step(self.sequence_len)
+        for place, share in self.sources[1:]:
+            require(self, "mix", bool(place) and share > 0, "each must be PLACE=SHARE, a share above 0")
+        require(self, "mix", self.sources[0][1] > 0, "the shares must leave some of the rows to shards")
+
+    @property
+    def sources(self) -> tuple[tuple[str, float], ...]:
+        """The places text is read from, `shards` first, each with its share of the rows."""
+        parts = [entry.rpartition("=") for entry in self.mix]
+        try:
+            mixed = [(place, float(share)) for place, _, share in parts]
+        except ValueError:
+            raise ConfigError(f"mix = {self.mix!r}: each must be PLACE=SHARE, a share above 0") from None
+        return ((self.shards, 1 - sum(share for _, share in mixed)), *mixed)
 
     def model(self, vocab_size: int) -> ModelConfig:
         """The shape alone, with the vocabulary the tokenizer came out with."""
@@ -164,7 +210,7 @@ class SFTConfig(TrainConfig):
     tokens_per_step: int = 4096
     """Tokens behind one optimizer step, over all ranks; a multiple of device_batch_size * sequence_len."""
     learning_rate: float = 1e-3
-    """Peak learning rate of AdamW: a quarter of pretraining's, which keeps what was learned."""
+    """Peak learning rate: a quarter of pretraining's, which keeps what was learned."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
@@ -207,7 +253,13 @@ class SamplingConfig:
 def as_json(config: TrainConfig | ModelConfig) -> dict[str, Any]:
     """All fields as JSON values, nested dataclasses as objects."""
     fields = asdict(config)
-    return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+    return {name: _as_json(value) for name, value in fields.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

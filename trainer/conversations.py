@@ -8,7 +8,6 @@ conversation and epoch), so a reading position is a step number.
 """
 
 import json
-from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from trainer.distributed import World
 from trainer.loader import DataError
 from trainer.loop import Batch
 from trainer.model import IGNORE
+from trainer.packing import best_fit
 from trainer.tokenizer import Tokenizer
 
 
@@ -119,15 +119,7 @@ def pack(lengths: Sequence[int], sequence_len: int, random: Random) -> list[Row]
     order = list(range(len(lengths)))
     random.shuffle(order)
     order.sort(key=lambda index: -lengths[index])
-    rows: list[Row] = []
-    free: list[tuple[int, int]] = []
-    for index in order:
-        at = bisect_left(free, (lengths[index], -1))
-        space, row = free.pop(at) if at < len(free) else (sequence_len, len(rows))
-        if row == len(rows):
-            rows.append([])
-        rows[row].append(index)
-        insort(free, (space - lengths[index], row))
+    rows = best_fit(order, lengths, sequence_len)
     random.shuffle(rows)
     return rows
 
@@ -187,8 +179,11 @@ class ConversationSource:
         return len(self._rows)
 
     def next_step(self) -> list[Batch]:
-        """This rank's micro-batches of the next step, on its device; maybe none in the last one."""
-        rows = self._rows[self._step]
+        """This rank's micro-batches of the next step, on its device; maybe none in the last one.
+
+        After the last step it begins anew, for a run that left out steps.
+        """
+        rows = self._rows[self._step % self.steps]
         self._step += 1
         return list(batches(self._conversations, rows, self._sequence_len, self._batch_size, self._world))
 

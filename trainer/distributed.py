@@ -35,6 +35,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    side: dist.ProcessGroup | None = None
+    """For a thread beside the training (gloo); in one group they would take each other's data."""
 
     @property
     def is_main(self) -> bool:
@@ -87,8 +89,9 @@ def connect(timeout_seconds: float) -> Iterator[World]:
     if local_size == size and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
-        _initialise(rank, size, device, timedelta(seconds=timeout_seconds))
-        yield World(rank=rank, size=size, device=device)
+        timeout = timedelta(seconds=timeout_seconds)
+        _initialise(rank, size, device, timeout)
+        yield World(rank, size, device, dist.new_group(backend="gloo", timeout=timeout))
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise DistributedError(

@@ -41,10 +41,11 @@ class Generator:
     """A model with its tokenizer, ready to write. Not to be shared between threads.
 
     On a CPU it keeps a copy of the weights as they are read fastest, where the layout allows
-    (`trainer.decoder`): what is changed in `model` later makes no difference then.
+    (`trainer.decoder`): what is changed in `model` later makes no difference then. With `weights` None it
+    runs `model` itself, as for a few words in the midst of training.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, weights: Weights = "fp32") -> None:
+    def __init__(self, model: GPT, tokenizer: Tokenizer, weights: Weights | None = "fp32") -> None:
         """Raises `ConfigError` for weights = fp16 with a layout, or on a device, that has no use for it."""
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -53,7 +54,7 @@ class Generator:
         small = model.parameters_count < _WORTH_SHARING
         self._threads = 1 if small else torch.get_num_threads()
         quick = self._device.type == "cpu" and (weights == "fp16" or fits(model.config))
-        self._decoder = Decoder(model, weights) if quick else None
+        self._decoder = Decoder(model, weights) if weights and quick else None
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "cpu", weights: Weights = "fp32") -> "Generator":

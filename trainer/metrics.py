@@ -6,9 +6,11 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from shards.files import replacing
+from trainer.config import TrainConfig
+from trainer.trackers import trackers
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -17,10 +19,19 @@ class MetricsLog:
     """Appends one JSON object a line to `path`, after cutting off what a killed run wrote past `step`."""
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        with replacing(path) as temporary:
+        self._path = path
+        self._file = self._cut(step)
+
+    def cut(self, step: int) -> None:
+        """Drop what was written past `step`."""
+        self._file.close()
+        self._file = self._cut(step)
+
+    def _cut(self, step: int) -> TextIO:
+        kept = [line for line in _lines(self._path) if line["step"] <= step]
+        with replacing(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a")
+        return self._path.open("a")
 
     def write(self, values: dict[str, Any]) -> None:
         self._file.write(json.dumps(values) + "\n")
@@ -33,6 +44,29 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+class Record:
+    """What the main rank writes of a run that goes on after `step`: metrics.jsonl, and what was asked for."""
+
+    def __init__(self, config: TrainConfig, step: int) -> None:
+        self._log = MetricsLog(config.out / "metrics.jsonl", step)
+        self._trackers = trackers(config, step)
+
+    def write(self, values: dict[str, Any]) -> None:
+        self._log.write(values)
+        for track in self._trackers:
+            track(values["step"], values)
+
+    def cut(self, step: int) -> None:
+        """Drop the lines past `step`, to which the run went back; trackers keep both courses."""
+        self._log.cut(step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._log.__exit__(*error)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -48,21 +82,33 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 class Meter:
-    """Speed since the last reading, and the time left at the average speed of this process."""
+    """Speed since the last reading, and the time left at the average speed of this process.
 
-    def __init__(self, step: int, steps: int, tokens: int) -> None:
+    `peak` is the speed, in tokens a second, that the devices' peak in FLOPs would allow.
+    """
+
+    def __init__(self, step: int, steps: int, tokens: int, peak: float) -> None:
+        self._peak = peak
         self._first_step, self._steps = step, steps
         self._started = self._read_at = time.monotonic()
         self._tokens = tokens
 
     def read(self, step: int, tokens: int) -> dict[str, float]:
-        """`tokens_per_second`, `eta_seconds` and the `time` (Unix seconds), after `step` > the first one."""
+        """`tokens_per_second`, `mfu`, `eta_seconds`, the `time` (Unix seconds), after `step` > the first.
+
+        `mfu` is the share of the devices' peak that the model's own arithmetic uses (PaLM, arXiv 2204.02311).
+        """
         now = time.monotonic()
         speed = (tokens - self._tokens) / max(1e-9, now - self._read_at)
         a_step = (now - self._started) / (step - self._first_step)
         self._read_at, self._tokens = now, tokens
         left = a_step * (self._steps - step)
-        return {"tokens_per_second": round(speed), "eta_seconds": round(left, 1), "time": time.time()}
+        return {
+            "tokens_per_second": round(speed),
+            "mfu": round(speed / self._peak, 4),
+            "eta_seconds": round(left, 1),
+            "time": time.time(),
+        }
 
 
 class Progress:
@@ -88,7 +134,7 @@ def describe(values: dict[str, Any]) -> str:
     measured = [f"{name} {value:.3f}" for name, value in values.items() if name.startswith("val_")]
     parts = [
         f"step {values['step']:>{len(str(values['steps']))}}/{values['steps']}",
-        f"loss {values['loss']:.3f}",
+        f"loss {values['loss']:.3f}" if "loss" in values else "left out",
         *measured,
         f"{values['tokens_per_second']:,} tokens/s",
         f"ETA {duration(values['eta_seconds'])}",

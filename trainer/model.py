@@ -9,19 +9,17 @@ H query heads, K key/value heads, D head width, R rotated width of mla, L its ra
 """
 
 import math
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor, nn
 
 from trainer.architecture import ModelConfig
+from trainer.loss import IGNORE as IGNORE  # part of the model's interface
+from trainer.loss import cross_entropy
 from trainer.positions import alibi_slopes, places, rotary_tables, rotate, sinusoids, visible
-
-IGNORE = -100
-"""Target of a position that is not to be predicted."""
-
-_LOGITS_AT_ONCE = 2**19
+from trainer.products import Linear
 
 
 class KVCache:
@@ -113,10 +111,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_width = config.head_width
         q_width, kv_width = config.heads * config.head_width, config.kv_heads * config.head_width
-        self.q_proj = nn.Linear(config.width, q_width, bias=bool(config.bias))
-        self.k_proj = nn.Linear(config.width, kv_width, bias=bool(config.bias))
-        self.v_proj = nn.Linear(config.width, kv_width, bias=bool(config.bias))
-        self.o_proj = nn.Linear(q_width, config.width, bias=bool(config.bias))
+        self.q_proj = Linear(config.width, q_width, bias=bool(config.bias))
+        self.k_proj = Linear(config.width, kv_width, bias=bool(config.bias))
+        self.v_proj = Linear(config.width, kv_width, bias=bool(config.bias))
+        self.o_proj = Linear(q_width, config.width, bias=bool(config.bias))
         self.whole = config.qk_norm == "whole"
         self.q_norm, self.k_norm = (
             RMSNorm(width if self.whole else config.head_width, config.norm_eps)
@@ -157,11 +155,11 @@ class LatentAttention(nn.Module):
         self.rank, self.rope_width = config.kv_rank, config.rope_width
         self.scale = (self.head_width + self.rope_width) ** -0.5
         width = config.width
-        self.q_proj = nn.Linear(width, self.heads * (self.head_width + self.rope_width), bias=False)
-        self.kv_a_proj_with_mqa = nn.Linear(width, self.rank + self.rope_width, bias=False)
+        self.q_proj = Linear(width, self.heads * (self.head_width + self.rope_width), bias=False)
+        self.kv_a_proj_with_mqa = Linear(width, self.rank + self.rope_width, bias=False)
         self.kv_a_layernorm = RMSNorm(self.rank, config.norm_eps)
-        self.kv_b_proj = nn.Linear(self.rank, self.heads * 2 * self.head_width, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_width, width, bias=False)
+        self.kv_b_proj = Linear(self.rank, self.heads * 2 * self.head_width, bias=False)
+        self.o_proj = Linear(self.heads * self.head_width, width, bias=False)
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         q = self.q_proj(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, T, D + R)
@@ -203,9 +201,9 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.hidden, bias=bool(config.bias))
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=bool(config.bias))
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=bool(config.bias))
+        self.gate_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
+        self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
+        self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -217,8 +215,8 @@ class GELU(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.up_proj = nn.Linear(config.width, config.hidden, bias=bool(config.bias))
-        self.down_proj = nn.Linear(config.hidden, config.width, bias=bool(config.bias))
+        self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
+        self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
@@ -278,7 +276,7 @@ class GPT(nn.Module):
             self.embed_positions = nn.Embedding(config.sequence_len, config.width)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm_place == "post" else norm(config)
-        self.lm_head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.lm_head = Linear(config.width, config.vocab_size, bias=False)
         if config.tied_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
         for name, table in _tables(config).items():
@@ -287,7 +285,7 @@ class GPT(nn.Module):
 
     @overload
     def forward(
-        self, ids: Tensor, targets: Tensor, *, segments: Tensor | None = None
+        self, ids: Tensor, targets: Tensor, *, segments: Tensor | None = None, z_loss: float = 0.0
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(self, ids: Tensor, targets: None = None, cache: KVCache | None = None) -> Tensor: ...
@@ -298,12 +296,14 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         *,
         segments: Tensor | None = None,
+        z_loss: float = 0.0,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Logits (B, T, V) of `ids` (B, T); or, given `targets` (B, T), (sum of the losses in nats, count).
 
         Targets equal to `IGNORE` are left out of both. With a `cache`, `ids` are the positions after those
         it holds, which are attended to, and it grows by T. With `segments` (B, T), positions attend to those
-        of their own segment only, as if it stood alone. Raises `ValueError` past `sequence_len`.
+        of their own segment only, as if it stood alone. `z_loss` is `trainer.loss.cross_entropy`'s. Raises
+        `ValueError` past `sequence_len`.
         """
         start = cache.length if cache is not None else 0
         end = start + ids.size(1)
@@ -319,8 +319,13 @@ class GPT(nn.Module):
         if targets is None:
             logits: Tensor = self.lm_head(x)
             return logits
-        loss = _ChunkedCrossEntropy.apply(x.flatten(0, 1), self.lm_head.weight, targets.flatten())  # type: ignore[no-untyped-call]
+        loss = cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), z_loss)
         return loss, (targets != IGNORE).sum()
+
+    def compile_layers(self) -> None:
+        """Compile the layers, which are alike, so that it is done once for all of them."""
+        for block in self.layers:
+            block.compile()
 
     def _embed(self, ids: Tensor, start: int, segments: Tensor | None, cache: KVCache | None) -> Tensor:
         """Tokens, and where that is the way, their places: (B, T, C)."""
@@ -391,43 +396,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float |
     """Attention of the last T of S positions, 1 or S without a mask; q (B, H, T, D), k, v (B, K, S, D)."""
     causal = mask is None and q.size(2) > 1
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=True)
-
-
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    """Sum of the cross entropies of x @ weight.T, without ever holding all N * V logits.
-
-    The gradient is computed together with the loss, a chunk of rows at a time (as Liger Kernel does,
-    arXiv 2410.10989); chunks that stay in the processor's cache make it twice as fast as the plain way.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        rows = max(16, _LOGITS_AT_ONCE // len(weight))
-        wanted = any(ctx.needs_input_grad)
-        loss = torch.zeros((), dtype=torch.float32, device=x.device)
-        grad_x = torch.empty_like(x) if wanted else None
-        grad_weight = torch.zeros_like(weight) if wanted else None
-        for start in range(0, len(x), rows):
-            chunk, target = x[start : start + rows], targets[start : start + rows]
-            log_p = F.log_softmax(F.linear(chunk, weight).float(), dim=-1)  # (rows, V)
-            loss += F.nll_loss(log_p, target, ignore_index=IGNORE, reduction="sum")
-            if grad_x is not None and grad_weight is not None:
-                grad_logits = _logits_gradient(log_p, target).to(weight.dtype)
-                torch.mm(grad_logits, weight, out=grad_x[start : start + rows])
-                grad_weight.addmm_(grad_logits.t(), chunk)
-        if wanted:
-            ctx.save_for_backward(grad_x, grad_weight)
-        return loss
-
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_x, grad_weight = ctx.saved_tensors
-        return grad_x * grad_loss, grad_weight * grad_loss, None
-
-
-def _logits_gradient(log_p: Tensor, target: Tensor) -> Tensor:
-    """softmax - onehot, and zero in ignored rows; overwrites `log_p` (rows, V)."""
-    kept = (target != IGNORE).unsqueeze(1)
-    gradient = log_p.exp_()
-    gradient.scatter_add_(1, target.clamp(min=0).unsqueeze(1), -torch.ones_like(kept, dtype=gradient.dtype))
-    return gradient.mul_(kept)

@@ -7,30 +7,31 @@ it), tokenizer.json, metrics.jsonl, checkpoints, and at the end evaluation.json.
 folder goes on where the last checkpoint is; on a finished run it says so.
 """
 
+import contextlib
 import json
-from collections.abc import Iterator
-from random import Random
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from cyclopts import App, Parameter
 from numpy.typing import NDArray
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from shards.files import replacing
-from shards.manifest import Manifest
-from shards.reader import ShardReader
 from tinylm.config import layers
-from tinylm.errors import ConfigError, exit_on_error
+from tinylm.errors import exit_on_error
 from trainer import checkpoint
 from trainer.baselines import baselines
-from trainer.checkpoint import CheckpointError
 from trainer.config import PretrainConfig, require
 from trainer.distributed import World, connect, speaks
+from trainer.estimate import Estimate, check, check_memory
 from trainer.evaluate import bits_per_byte, held_out_texts
+from trainer.generate import Generator
+from trainer.hardware import describe_hardware
 from trainer.loader import Loader
 from trainer.loop import Batch, Run
 from trainer.model import GPT
+from trainer.sources import Source, open_sources, pin_sources, sample
 from trainer.tokenizer import Tokenizer
 
 EVALUATION = "evaluation.json"
@@ -42,24 +43,45 @@ def pretrain(config: PretrainConfig) -> None:
         if speaks():
             print(f"{config.out}: finished, {config.steps} steps; start another run with another --out")
         return
+    expected = check(config, config.model(config.vocab_size), config.steps)
     with connect(config.timeout_seconds) as world:
+        if world.device.type != "cpu":  # which `check` has looked at
+            check_memory(config, expected, world.device)
         if world.is_main:
             _prepare(config)
         world.barrier()
-        reader = ShardReader(config.shards, Manifest.load(config.out))
-        texts = held_out_texts(ShardReader(config.shards, reader.manifest, "held_out"), config.eval_bytes)
+        sources = open_sources(config)
+        held_out = sources[0].held_out
+        texts = held_out_texts(held_out, config.eval_bytes) if held_out else []
         tokenizer = Tokenizer.load(config.out / checkpoint.TOKENIZER)
-        loader = Loader(reader, tokenizer, config, world)
-        run = _run(config, world, loader, tokenizer, texts)
-        if world.is_main:
-            print(estimate(config, run.model, reader.manifest.text_bytes))
-            if loader.sampling:
-                print(loader.sampling)
-            print(f"goes on after step {run.step}" if run.step else "starts")
-        run.fit()
-        loader.close()
+        with contextlib.closing(Loader(sources, tokenizer, config, world)) as loader:
+            run = _run(config, world, loader, tokenizer, texts)
+            if world.is_main:
+                print(_before(expected, run, sources, config, world, loader))
+            run.fit()
+            if world.is_main:
+                print(loader.describe_packing())
     if world.is_main:
-        _finish(config, reader, tokenizer, texts, run)
+        _finish(config, sources, tokenizer, texts, run)
+
+
+def _before(
+    expected: Estimate,
+    run: Run,
+    sources: list[Source],
+    config: PretrainConfig,
+    world: World,
+    loader: Loader,
+) -> str:
+    """What is about to happen."""
+    text_bytes = sum(source.reader.text_bytes for source in sources)
+    lines = [
+        expected.describe(run.peak),
+        f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}",
+        str(loader.sampling or ""),
+        f"goes on after step {run.step}" if run.step else "starts",
+    ]
+    return "\n".join(filter(None, lines))
 
 
 def finished(config: PretrainConfig) -> bool:
@@ -72,24 +94,24 @@ def _run(config: PretrainConfig, world: World, loader: Loader, tokenizer: Tokeni
     torch.manual_seed(config.seed)
     model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
 
-    def evaluate() -> dict[str, float]:
-        return {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
+    def evaluate() -> dict[str, Any]:
+        found: dict[str, Any] = {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
+        if config.sample_prompt and world.is_main:
+            generator = Generator(model, tokenizer, weights=None)
+            pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
+            found["sample"] = config.sample_prompt + "".join(pieces)
+            print(f"\n{found['sample']!r}")
+        return found
 
     return Run(model, loader, config, world, steps=config.steps, evaluate=evaluate)
 
 
 def _prepare(config: PretrainConfig) -> None:
-    """Make the run's folder: the pinned manifest, and the tokenizer unless there is one."""
-    config.out.mkdir(parents=True, exist_ok=True)
-    current = Manifest.load(config.shards)
-    if checkpoint.latest(config.out) is None:
-        _check_held_out(config, current)
-        current.save(config.out)
-    pinned = Manifest.load(config.out)
-    _check_pin(config, pinned, current)
+    """Make the run's folder: the pinned snapshots, and the tokenizer unless there is one."""
+    pin_sources(config)
     path = config.out / checkpoint.TOKENIZER
     if not path.exists():
-        texts = _sample(ShardReader(config.shards, pinned), config.tokenizer_bytes, config.seed)
+        texts = sample(open_sources(config), config.tokenizer_bytes, config.seed)
         Tokenizer.train(texts, config.vocab_size).save(path)
     trained = Tokenizer.load(path).vocab_size
     require(
@@ -97,59 +119,13 @@ def _prepare(config: PretrainConfig) -> None:
     )
 
 
-def _check_held_out(config: PretrainConfig, current: Manifest) -> None:
-    """Raise `ConfigError` if text that came in later may nearly stand on both sides."""
-    if not current.held_out_is_current:
-        raise ConfigError(
-            f"{config.shards} grew since its held-out text was compared with the rest: "
-            f"`tinylm shards hold-out {config.shards}` first"
-        )
-
-
-def _check_pin(config: PretrainConfig, pinned: Manifest, current: Manifest) -> None:
-    """A corpus may have grown since a run began; raise `CheckpointError` if it is another one."""
-    there = {(shard.name, shard.sha256) for shard in current.shards}
-    for shard in pinned.shards:
-        if (shard.name, shard.sha256) not in there:
-            raise CheckpointError(
-                f"{config.out} is pinned to manifest {pinned.fingerprint[:12]}, whose {shard.name} is not in "
-                f"{config.shards} (manifest {current.fingerprint[:12]}): give it its own shards back, "
-                "or start anew with another --out"
-            )
-
-
-def _sample(reader: ShardReader, most_bytes: int, seed: int) -> Iterator[str]:
-    """Training texts, row group by row group in a random order, up to about `most_bytes`."""
-    groups = list(reader.row_groups)
-    Random(seed).shuffle(groups)
-    for group in groups:
-        for text in reader.texts(group):
-            yield text
-            most_bytes -= len(text.encode())
-        if most_bytes <= 0:
-            return
-
-
-def estimate(config: PretrainConfig, model: GPT, text_bytes: int) -> str:
-    """What the run is going to take, before it starts."""
-    parameters = model.parameters_count
-    tokens = config.steps * config.tokens_per_step
-    activations = config.device_batch_size * config.sequence_len * config.layers * (16 + 4 * config.mlp_ratio)
-    megabytes = (16 * parameters + 4 * activations * config.width) / 1e6
-    return (
-        f"{parameters / 1e6:.2f} M parameters, {text_bytes / 1e6:.1f} MB of text; {config.steps} steps of "
-        f"{config.tokens_per_step:,} tokens = {tokens / 1e6:.2f} M ({tokens / parameters:.1f} a parameter), "
-        f"{tokens * model.flops_per_token:.1e} FLOPs, about {megabytes:.0f} MB a rank beyond torch itself"
-    )
-
-
 def _finish(
-    config: PretrainConfig, reader: ShardReader, tokenizer: Tokenizer, texts: list[str], run: Run
+    config: PretrainConfig, sources: list[Source], tokenizer: Tokenizer, texts: list[str], run: Run
 ) -> None:
     """Write evaluation.json, which marks the run as finished, and print it."""
     found: dict[str, Any] = {"step": run.step, "tokens": run.tokens, **run.measured}
     if texts:
-        ids, targets = _seen(config, reader, tokenizer)
+        ids, targets = _seen(config, sources, tokenizer)
         found["baselines"] = baselines(ids, targets, texts, tokenizer)
         found["held_out_bytes"] = sum(len(text.encode()) for text in texts)
         print(_table(found))
@@ -160,11 +136,11 @@ def _finish(
 
 
 def _seen(
-    config: PretrainConfig, reader: ShardReader, tokenizer: Tokenizer
+    config: PretrainConfig, sources: list[Source], tokenizer: Tokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids and targets (n, T) of the run's first steps once more, up to `baseline_bytes` of text."""
     lengths = np.array(tokenizer.byte_lengths)
-    loader = Loader(reader, tokenizer, config)
+    loader = Loader(sources, tokenizer, config)
     batches: list[Batch] = []
     left = config.baseline_bytes
     for _ in range(config.steps):
@@ -184,6 +160,7 @@ def _table(found: dict[str, Any]) -> str:
     return "\n".join([title, *(f"  {name:<8} {bits:6.3f}" for name, bits in rows)])
 
 
+@record  # torchrun shows the traceback of the rank that failed first
 def main() -> None:
     with exit_on_error():
         app = App(name="python -m trainer.pretrain", help=__doc__, config=layers(pretrain=PretrainConfig))

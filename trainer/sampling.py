@@ -74,6 +74,7 @@ def weigh(numbers: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     """Weights (n,) in proportion to numbers ** power, with mean 1 and at most MOST_READINGS.
 
     If fewer than 1 in MOST_READINGS is above 0, all of those have the highest weight and the mean is below 1.
+    Numbers above 0 are within a factor of 1e300 of each other: a float's range ends soon after.
     """
     raw = (numbers / numbers.max()) ** power
     falling = np.sort(raw[raw > 0])[::-1]

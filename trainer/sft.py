@@ -13,12 +13,13 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import App, Parameter
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
 from trainer import checkpoint
-from trainer.config import SFTConfig
+from trainer.config import ModelConfig, SFTConfig
 from trainer.conversations import (
     Conversations,
     ConversationSource,
@@ -28,6 +29,7 @@ from trainer.conversations import (
     read_conversations,
 )
 from trainer.distributed import World, connect, speaks
+from trainer.estimate import check
 from trainer.evaluate import evaluating
 from trainer.instructions import held_out_file
 from trainer.loop import Run
@@ -43,6 +45,8 @@ def sft(config: SFTConfig) -> None:
         if speaks():
             print(f"{config.out}: finished; start another run with another --out")
         return
+    shape = checkpoint.read_state(checkpoint.find(config.init_from))["model"]
+    check(config, ModelConfig(**shape), steps=1)
     with connect(config.timeout_seconds) as world:
         model, tokenizer = checkpoint.load_model(config.init_from, world.device)
         sequence_len = model.config.sequence_len
@@ -50,7 +54,7 @@ def sft(config: SFTConfig) -> None:
         held_out = read_held_out(config, tokenizer, sequence_len)
         source = ConversationSource(data, sequence_len, config, world, origin(config))
 
-        def evaluate() -> dict[str, float]:
+        def evaluate() -> dict[str, Any]:
             return {"val_loss": mean_loss(model, held_out, config, world)} if held_out else {}
 
         before = evaluate()
@@ -77,7 +81,7 @@ def finished(config: SFTConfig) -> bool:
 def origin(config: SFTConfig) -> dict[str, str]:
     """What decides the course of a run besides its settings: the digests of its data and first weights."""
     start = checkpoint.read_state(checkpoint.find(config.init_from))
-    return {"data": digest(config.data), "init_from": start["sha256"]["model.safetensors"]}
+    return {"data": digest(config.data), "init_from": checkpoint.fingerprint(start)}
 
 
 def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) -> Conversations | None:
@@ -122,7 +126,7 @@ def _prepare(config: SFTConfig, tokenizer: Tokenizer) -> None:
     tokenizer.save(config.out / checkpoint.TOKENIZER)
 
 
-def _finish(config: SFTConfig, before: dict[str, float], after: dict[str, float]) -> None:
+def _finish(config: SFTConfig, before: dict[str, Any], after: dict[str, Any]) -> None:
     """Write evaluation.json and print it."""
     result: dict[str, Any] = {"val_loss_before": before.get("val_loss"), "val_loss": after.get("val_loss")}
     with replacing(config.out / EVALUATION) as temporary:
@@ -134,6 +138,7 @@ def _finish(config: SFTConfig, before: dict[str, float], after: dict[str, float]
     print(f"written: {checkpoint.latest(config.out)}")
 
 
+@record  # torchrun shows the traceback of the rank that failed first
 def main() -> None:
     with exit_on_error():
         app = App(name="python -m trainer.sft", help=__doc__, config=layers(sft=SFTConfig))

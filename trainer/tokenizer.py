@@ -3,14 +3,21 @@
 The pieces are those of GPT-4's tokenizer (a split regex, then BPE over bytes), with numbers cut into at
 most two digits, which suits a small vocabulary. A document is encoded without special tokens; who strings
 documents together puts `<|endoftext|>` before, between and after them, so the model learns to begin a text
-after it. Training takes about a second per 5 MB, encoding about a second per 3 MB and core.
+after it. Training takes about a second per 2 MB.
+
+`tokenizers` trains, saves and defines what a text's ids are; `fastokens` encodes, to the same ids, at 30 MB a
+second and core instead of 1.5. In one character the two differ: U+180E is white space to the regex engine of
+the second, and has not been since Unicode 6.3. A text that has it is left to the first.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
+import fastokens
+import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
 from shards.files import replacing
@@ -21,6 +28,7 @@ _SPLIT = (
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
 _SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_SPACE_TO_ONE_ENCODER_ONLY = "\u180e"
 
 
 class TokenizerError(TinylmError):
@@ -41,6 +49,7 @@ class Tokenizer:
         self.vocab_size: int = bpe.get_vocab_size()
         self.endoftext, self.im_start, self.im_end = (self._special(name) for name in _SPECIALS)
         self._bytes = [self._token_bytes(token_id) for token_id in range(self.vocab_size)]
+        self._fast = fastokens.Tokenizer.from_json_str(bpe.to_str())
         self.byte_lengths = [len(piece) for piece in self._bytes]
         self.fingerprint = hashlib.sha256(bpe.to_str().encode()).hexdigest()
 
@@ -87,12 +96,19 @@ class Tokenizer:
             temporary.write_text(self._bpe.to_str(), encoding="utf-8")
 
     def encode(self, text: str) -> list[int]:
-        return self._bpe.encode(_encodable(text), add_special_tokens=False).ids
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `encode`, on all cores unless TOKENIZERS_PARALLELISM=false."""
-        batch = [_encodable(text) for text in texts]
-        return [encoding.ids for encoding in self._bpe.encode_batch_fast(batch, add_special_tokens=False)]
+    def encode_array(self, text: str) -> NDArray[np.uint32]:
+        """As `encode`, as an array (n,), which is faster; on one core, without the interpreter lock."""
+        if _SPACE_TO_ONE_ENCODER_ONLY in text:
+            encoding = self._bpe.encode(_encodable(text), add_special_tokens=False)
+            return np.array(encoding.ids, np.uint32)
+        try:
+            ids, _ = self._fast.encode_batch_flat([text], split_special_tokens=True)
+        except UnicodeEncodeError:
+            ids, _ = self._fast.encode_batch_flat([_encodable(text)], split_special_tokens=True)
+        return np.frombuffer(ids, "<u4")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The exact bytes behind `ids`; special tokens stand for none."""

@@ -6,10 +6,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from safetensors.torch import load_file
 
 from shards.document import Document
 from shards.manifest import HeldOut
 from shards.writer import ShardWriter
+from trainer import checkpoint
 from trainer.config import PretrainConfig
 
 HELD_OUT_HOST = "held-out.test"
@@ -61,6 +63,12 @@ def commit(directory: Path, texts: Sequence[str], *, held_out: int = 0, row_grou
         through = writer.commit().shards[-1].name
         writer.update(held_out=HeldOut(hosts=(HELD_OUT_HOST,), through=through))
     return directory
+
+
+def weights(run: Path) -> dict[str, dict[str, bytes]]:
+    """Every tensor of the last checkpoint, the optimizer's too; a file's header is in no fixed order."""
+    files = sorted(checkpoint.latest(run).glob("*.safetensors"))
+    return {file.name: {name: t.numpy().tobytes() for name, t in load_file(file).items()} for file in files}
 
 
 @pytest.fixture(scope="session")

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from trainer import checkpoint
-from trainer.checkpoint import CheckpointError
+from trainer.checkpoint import CheckpointError, Saver
 from trainer.config import TrainConfig
+from trainer.distributed import World
 from trainer.model import GPT
-from trainer.optim import adamw
+from trainer.optim import Optimizer
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["The reader reads and the writer writes."], 300)
-FILES = ["model.safetensors", "optimizer.pt", "state.json"]
+FILES = [f"shard-00001-model-0000{number}-of-00002.safetensors" for number in (1, 2)] + ["state.json"]
 
 
 @pytest.fixture
@@ -26,10 +27,10 @@ def trained(config, seed=0):
     """A model and optimizer after one step."""
     torch.manual_seed(seed)
     model = GPT(config.model(TOKENIZER.vocab_size))
-    optimizer = adamw(model, config)
+    optimizer = Optimizer(model, config, World())
     loss, _ = model(torch.zeros(2, 8, dtype=torch.long), torch.ones(2, 8, dtype=torch.long))
     loss.backward()
-    optimizer.step()
+    optimizer.step(config.learning_rate)
     return model, optimizer
 
 
@@ -42,7 +43,10 @@ def write(config, step=5, seed=0):
         "data": {"lanes": [[0, 1, 2]]},
         "measured": {"val_bpb": 2.25},
     }
-    path = checkpoint.save(config.out, model, optimizer, config, state)
+    saver = Saver(config, World())
+    saver.start(model, optimizer, state)
+    saver.wait()
+    path = config.out / f"step_{step:06d}"
     TOKENIZER.save(config.out / "tokenizer.json")
     return path, model, optimizer
 
@@ -53,13 +57,13 @@ def test_what_is_restored_is_what_was_saved_to_the_last_bit(tiny, tied):
     path, model, optimizer = write(config)
     noise = torch.rand(3)
     other, moments = trained(config, seed=1)
-    state = checkpoint.restore(path, other, moments, config)
+    state = checkpoint.restore(path, other, moments, config, World())
     assert torch.equal(torch.rand(3), noise)
     assert (state["step"], state["tokens"], state["measured"]) == (5, 70, {"val_bpb": 2.25})
     assert state["data"] == {"lanes": [[0, 1, 2]]}
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-    for before, after in zip(optimizer.state.values(), moments.state.values(), strict=True):
-        assert all(torch.equal(before[name], after[name]) for name in before)
+    assert moments.updates == optimizer.updates == 1
+    assert all(torch.equal(tensor, moments.tensors()[name]) for name, tensor in optimizer.tensors().items())
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -79,7 +83,7 @@ def test_a_damaged_file_is_named(config, name, damage):
     with pytest.raises(
         CheckpointError, match=rf"{name} is missing or damaged; delete .*step_000005 to go on"
     ):
-        checkpoint.restore(path, *trained(config), config)
+        checkpoint.restore(path, *trained(config), config, World())
 
 
 def test_a_directory_without_a_state_is_no_checkpoint(config):
@@ -126,13 +130,13 @@ def test_another_setting_is_named_with_both_values(config, tiny):
     with pytest.raises(
         CheckpointError, match=r"learning_rate = 0.004, not 0.125: go on with .* another --out"
     ):
-        checkpoint.restore(path, *trained(other), other)
+        checkpoint.restore(path, *trained(other), other, World())
 
 
 def test_a_setting_that_may_change_does_not_matter(config, tiny):
     path, _, _ = write(config)
     other = tiny(vocab_size=300, log_every=3, keep_last=1, checkpoint_every=100)
-    assert checkpoint.restore(path, *trained(other), other)["step"] == 5
+    assert checkpoint.restore(path, *trained(other), other, World())["step"] == 5
 
 
 def test_another_shape_is_named_with_both_values(config):
@@ -140,16 +144,16 @@ def test_another_shape_is_named_with_both_values(config):
     shape = config.model(TOKENIZER.vocab_size + 1)
     model = GPT(shape)
     with pytest.raises(CheckpointError, match=f"vocab_size = {TOKENIZER.vocab_size}, not {shape.vocab_size}"):
-        checkpoint.restore(path, model, adamw(model, config), config)
+        checkpoint.restore(path, model, Optimizer(model, config, World()), config, World())
 
 
-def test_another_format_is_refused_with_the_version_that_reads_it(config):
+def test_another_format_is_refused_with_what_to_do(config):
     path, _, _ = write(config)
     state = json.loads((path / "state.json").read_text())
     state.pop("digest")
-    state["format"] = 2
+    state["format"] = 3
     (path / "state.json").write_text(json.dumps(state | {"digest": checkpoint._digest(state)}))
-    with pytest.raises(CheckpointError, match=r"format = 2, this tinylm reads 1; use tinylm \d"):
+    with pytest.raises(CheckpointError, match=r"format = 3, this tinylm reads 2: train anew with another --out"):
         checkpoint.read_state(path)
 
 
@@ -186,10 +190,23 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_others(config):
     assert checkpoint.load_model(config.out)
 
 
-def test_nothing_of_an_optimizer_but_tensors_and_numbers_is_unpickled(config):
-    """`optimizer.pt` is read with weights_only, so a checkpoint from a stranger runs no code."""
+def test_what_is_saved_is_what_was_there_when_saving_began(config):
+    model, optimizer = trained(config)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    saver = Saver(config, World())
+    saver.start(model, optimizer, {"step": 5, "steps": 9, "data": {}, "measured": {}})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    saver.wait()
+    TOKENIZER.save(config.out / "tokenizer.json")
+    loaded, _ = checkpoint.load_model(config.out)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in loaded.state_dict().items())
+
+
+def test_a_checkpoint_is_tensors_and_json_so_a_stranger_s_runs_no_code(config):
     path, _, _ = write(config)
-    assert set(torch.load(path / "optimizer.pt", weights_only=True)) == {"state", "param_groups"}
+    assert sorted(file.name for file in path.iterdir()) == FILES
 
 
 def test_a_train_config_is_its_own_identity():

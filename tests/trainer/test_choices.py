@@ -186,12 +186,6 @@ def test_a_choice_made_wins_over_the_preset_and_a_config_is_a_config_again():
     )
 
 
-def test_shapes_saved_before_there_were_choices_are_the_default():
-    saved = {**SIZES, "kv_heads": 2, "mlp_ratio": 3.0, "rope_theta": 1e4, "qk_norm": True, "norm_eps": 1e-6}
-    assert ModelConfig(**saved) == ModelConfig(**SIZES)
-    assert ModelConfig(**saved | {"qk_norm": False}).qk_norm == "none"
-
-
 @pytest.mark.parametrize(
     ("field", "settings"),
     [

@@ -35,7 +35,7 @@ def test_no_file_is_an_empty_one(tmp_path):
 
 
 def test_nothing_is_left_when_nothing_is_left_to_do():
-    assert Meter(0, 10, 0).read(10, 1000)["eta_seconds"] == 0
+    assert Meter(0, 10, 0, 1.0).read(10, 1000)["eta_seconds"] == 0
 
 
 def test_a_line_says_where_the_run_is():

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig, TrainConfig
+from trainer.distributed import World
 from trainer.model import GPT
-from trainer.optim import adamw, clip, learning_rate
+from trainer.optim import Optimizer, adamw, clip, learning_rate, newton_schulz
 
 
 def course(**changes):
@@ -34,7 +35,7 @@ def test_no_step_is_wasted_on_a_rate_of_zero(schedule):
 
 def test_norms_do_not_decay():
     model = GPT(ModelConfig(vocab_size=300, width=16, layers=1, heads=2, kv_heads=1))
-    decayed, others = adamw(model, TrainConfig(weight_decay=0.3)).param_groups
+    decayed, others = adamw(dict(model.named_parameters()), TrainConfig(weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     assert all(parameter.dim() == 2 for parameter in decayed["params"])
     assert sum(p.numel() for group in (decayed, others) for p in group["params"]) == model.parameters_count
@@ -47,3 +48,42 @@ def test_a_long_gradient_is_cut_and_a_short_one_left():
     assert float(layer.weight.grad.norm()) == pytest.approx(12**0.5)
     clip(layer, 1.0)
     assert float(layer.weight.grad.norm()) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 24), (2, 24, 8), (1, 16, 16)])
+def test_newton_schulz_makes_all_singular_values_about_one(shape):
+    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    done = newton_schulz(matrices, torch.float32)
+    values = torch.linalg.svdvals(done)
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+    u, _, v = torch.linalg.svd(matrices, full_matrices=False)
+    cosine = torch.cosine_similarity(done.flatten(1), (u @ v).flatten(1))
+    assert cosine.min() > 0.95
+
+
+def test_newton_schulz_of_one_is_that_of_many():
+    matrices = torch.randn(3, 8, 24)
+    many = newton_schulz(matrices, torch.float32)
+    alone = torch.cat([newton_schulz(matrix[None], torch.float32) for matrix in matrices])
+    torch.testing.assert_close(many, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_muon_takes_the_matrices_in_the_layers_and_no_others():
+    model = GPT(ModelConfig(vocab_size=300, width=16, layers=1, heads=2, kv_heads=1))
+    names = set(Optimizer(model, TrainConfig(optimizer="muon"), World()).tensors())
+    assert "momentum.layers.0.mlp.up_proj.weight" in names
+    assert "exp_avg.layers.0.mlp.up_proj.weight" not in names
+    assert {"exp_avg.embed_tokens.weight", "exp_avg_sq.layers.0.input_layernorm.weight"} < names
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_update_has_about_the_size_of_the_learning_rate(optimizer):
+    """So one learning rate fits both: a fifth of it, as root mean square, is what AdamW settles at."""
+    model = GPT(ModelConfig(vocab_size=300, width=16, layers=1, heads=2, kv_heads=1))
+    optimizer = Optimizer(model, TrainConfig(optimizer=optimizer, weight_decay=0.0), World())
+    weight = model.layers[0].mlp.up_proj.weight
+    before = weight.detach().clone()
+    weight.grad = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    optimizer.step(0.01)
+    assert 0.001 < (weight - before).square().mean().sqrt() < 0.011

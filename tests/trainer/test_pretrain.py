@@ -6,109 +6,30 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
 from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
-from tests.trainer.conftest import document
+from tests.trainer.conftest import document, weights
+from tests.trainer.runs import (
+    MOMENTS,
+    ROOT,
+    WEIGHTS,
+    cut_back,
+    finish,
+    kill_group,
+    losses,
+    rank_pids,
+    start,
+    wait_for_step,
+)
 from tinylm.errors import ConfigError
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
 from trainer.loop import TrainingError
 from trainer.pretrain import pretrain
-
-ROOT = Path(__file__).parents[2]
-
-
-def losses(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        line["step"]: (line["loss"], line["grad_norm"], line.get("val_bpb"), line["tokens"]) for line in lines
-    }
-
-
-def weights(run):
-    return checkpoint.read_state(checkpoint.latest(run))["sha256"]["model.safetensors"]
-
-
-def cut_back(run, step, torn_metrics=""):
-    """Leave of a finished run what a SIGKILL after `step`'s checkpoint would have left."""
-    for path in run.glob("step_*"):
-        if int(path.name[5:]) > step:
-            shutil.rmtree(path)
-    (run / "evaluation.json").unlink()
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(torn_metrics)
-
-
-def command(config, *, size=1, restarts=0):
-    """The command line of a run; every setting as a flag, as a person would give it."""
-    flags = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        name = "--" + field.name.replace("_", "-")
-        flags += (
-            [name.replace("--", "--no-", 1)]
-            if value is False
-            else [name]
-            if value is True
-            else [name, str(value)]
-        )
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    launcher = [*torchrun, f"--max-restarts={restarts}"] if size > 1 else []
-    return [sys.executable, *launcher, "-m", "trainer.pretrain", *flags]
-
-
-def start(config, **launch):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(config, **launch),
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return out
-
-
-def wait_for_step(process, run, step):
-    """Block until the run has logged `step`."""
-    while process.poll() is None:
-        if (run / "metrics.jsonl").exists() and step in losses(run):
-            return
-        time.sleep(0.02)
-    pytest.fail(f"ended before step {step}: {process.communicate()}")
-
-
-def rank_pids(process):
-    """Processes that torchrun started, by rank."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            environment = (path / "environ").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            continue
-        if parent == process.pid:
-            found |= {int(entry[5:]): int(path.name) for entry in environment if entry.startswith(b"RANK=")}
-    return found
-
-
-def kill_group(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 def test_a_run_learns_and_leaves_what_it_promises(tiny, capsys):
@@ -124,9 +45,9 @@ def test_a_run_learns_and_leaves_what_it_promises(tiny, capsys):
     said = capsys.readouterr().out
     assert "M parameters" in said
     assert "bits per byte of" in said
-    keys = {"step", "steps", "loss", "lr", "tokens", "tokens_per_second", "grad_norm", "eta_seconds", "time"}
+    keys = {"step", "steps", "loss", "lr", "tokens", "tokens_per_second", "mfu", "grad_norm", "skipped"}
     line = json.loads((config.out / "metrics.jsonl").read_text().splitlines()[0])
-    assert set(line) == keys
+    assert set(line) == keys | {"eta_seconds", "time"}
 
 
 def test_a_finished_run_says_so_and_changes_nothing(tiny, capsys):
@@ -151,7 +72,7 @@ def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tiny, step):
     assert sorted(losses(config.out)) == list(range(1, 13))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "state.json"])
+@pytest.mark.parametrize("name", [WEIGHTS, MOMENTS, "state.json"])
 def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(tiny, name, capsys):
     config = tiny(steps=12)
     pretrain(config)
@@ -168,8 +89,8 @@ def test_a_run_all_of_whose_checkpoints_are_damaged_does_not_start_anew(tiny):
     config = tiny(steps=8)
     pretrain(config)
     cut_back(config.out, 4)
-    (config.out / "step_000004" / "optimizer.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"optimizer\.pt is missing or damaged"):
+    (config.out / "step_000004" / MOMENTS).unlink()
+    with pytest.raises(CheckpointError, match=rf"{MOMENTS} is missing or damaged"):
         pretrain(config)
 
 
@@ -237,13 +158,61 @@ def test_a_tokenizer_put_there_before_is_used_and_too_large_a_one_refused(tiny):
         pretrain(third)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_at_that_step_without_a_checkpoint(tiny):
+def test_a_loss_that_stays_no_number_ends_the_run_without_a_checkpoint(tiny, capsys):
     config = tiny(steps=8, learning_rate=1e30, grad_clip=0.0, warmup=0.0, checkpoint_every=1)
-    with pytest.raises(TrainingError, match=r"step \d+: loss .*lower learning_rate") as caught:
+    with pytest.raises(TrainingError, match=r"step \d+: .* is (nan|inf).*lower learning_rate"):
         pretrain(config)
-    failed = int(str(caught.value).split()[1].rstrip(":"))
-    assert failed > 1
-    assert checkpoint.latest(config.out).name == f"step_{failed - 1:06d}"
+    assert "step 2 is left out: " in (said := capsys.readouterr().err)
+    assert "back to step 1, with the text that comes after step 4" in said
+    assert checkpoint.latest(config.out).name == "step_000001"
+
+
+def test_metrics_go_to_tensorboard_too(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = tiny(steps=4, tensorboard=True)
+    pretrain(config)
+    found = EventAccumulator(str(config.out / "tensorboard"))
+    found.Reload()
+    assert [event.step for event in found.Scalars("loss")] == [1, 2, 3, 4]
+    assert found.Scalars("val_bpb")[0].value == pytest.approx(losses(config.out)[4][2])
+
+
+def test_a_profile_is_written_on_request(tiny, tmp_path):
+    pretrain(tiny(steps=10, profile=tmp_path / "profile"))
+    assert "aten::" in (tmp_path / "profile" / "rank_0.txt").read_text()
+    assert json.loads((tmp_path / "profile" / "rank_0.json").read_text())["traceEvents"]
+
+
+def test_a_sample_is_shown_at_each_measurement(tiny):
+    config = tiny(steps=8)
+    pretrain(config)
+    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("sample", "").startswith("The ")] == [4, 8]
+
+
+def test_with_a_document_mask_documents_do_not_see_each_other(tiny):
+    """The first steps' losses differ from those without, and the run learns."""
+    plain, masked = tiny(steps=8), tiny(steps=8, document_mask=True)
+    pretrain(plain)
+    before = losses(plain.out)
+    shutil.rmtree(plain.out)
+    pretrain(masked)
+    assert losses(masked.out)[8][0] != before[8][0]
+    assert losses(masked.out)[8][0] < losses(masked.out)[1][0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_compiled_and_in_bf16_it_learns_as_well(tiny, tmp_path, parallel):
+    plain = tiny(steps=12, learning_rate=1e-2)
+    pretrain(plain)
+    config = tiny(
+        steps=12, learning_rate=1e-2, compile=True, precision="bf16", parallel=parallel,
+        activation_checkpointing=True, out=tmp_path / "compiled",
+    )  # fmt: skip
+    finish(start(config, size=2))
+    assert losses(config.out)[12][0] == pytest.approx(losses(plain.out)[12][0], rel=0.05)
 
 
 def test_text_that_holds_nothing_out_is_trained_on_and_not_measured(

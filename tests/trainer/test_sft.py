@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.conftest import weights
 from tinylm.errors import ConfigError
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError
@@ -119,8 +120,7 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_losses(tuning, tmp_path):
     sft(tuning(out=cut))
     assert losses(cut) == losses(whole.out)
     assert len(losses(cut)) > 4
-    weights = [(checkpoint.latest(run) / "model.safetensors").read_bytes() for run in (cut, whole.out)]
-    assert weights[0] == weights[1]
+    assert weights(cut) == weights(whole.out)
 
 
 def test_a_finished_run_says_so_and_does_nothing(tuning, capsys):

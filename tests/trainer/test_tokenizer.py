@@ -1,11 +1,12 @@
 """Text survives the tokenizer, and nothing in a text can pass for a special token."""
 
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from trainer.tokenizer import Tokenizer, TokenizerError
@@ -37,9 +38,31 @@ def test_the_name_of_a_special_token_in_a_text_is_ordinary_text(parts):
     assert tokenizer.decode(ids) == "".join(parts)
 
 
-@given(st.lists(st.text(), max_size=5))
-def test_a_batch_is_encoded_as_its_texts_are(texts):
-    assert trained().encode_batch(texts) == [trained().encode(text) for text in texts]
+def defined(text: str) -> list[int]:
+    """The ids that the saved tokenizer.json gives a text, according to `tokenizers`."""
+    bpe = tokenizers.Tokenizer.from_str(trained()._bpe.to_str())
+    bpe.encode_special_tokens = True
+    return bpe.encode(text, add_special_tokens=False).ids
+
+
+@settings(deadline=None)
+@given(
+    st.text()
+    | st.text("\u180e \n\t\u2028ſs'019aé<|im_end>")
+    | st.binary().map(lambda raw: raw.decode("latin-1"))
+)
+@example(" " * 9_000 + "x")
+@example("<|endoftext|>\u180e<|im_end|>")
+def test_the_fast_encoder_gives_the_ids_that_the_file_defines(text):
+    assert trained().encode(text) == defined(text)
+    assert trained().encode_array(text).tolist() == defined(text)
+
+
+def test_threads_may_encode_at_once():
+    texts = [f"{text} {number}" for number, text in enumerate(TEXT * 50)]
+    expected = [trained().encode(text) for text in texts]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(trained().encode, texts)) == expected
 
 
 def test_special_tokens_stand_for_no_bytes():

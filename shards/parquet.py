@@ -1,0 +1,186 @@
+"""`ParquetReader`: Parquet that something else wrote (FineWeb, DCLM), read in place as text to train on.
+
+A place is a folder, a file, or an fsspec URL of either (s3://, hf://). What lies there is listed once, by the
+size and the footer of each file (which has the place, size and extremes of every part of every column, not a
+digest of the values), and the listing kept by who pins it: files that come later are not seen, and a file
+that changed is an error that names it. Only the column `text` is needed; rows where it is null do
+not count.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from shards.errors import ShardCorrupt, ShardError
+from shards.files import is_url, open_bytes, replacing, size_of
+from shards.reader import RowGroup
+
+FILE_NAME = "listing.json"
+_AT_ONCE = 16
+_FOOTER_END = 8
+"""Bytes after the footer: its length in four, and the magic number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A Parquet file as it was when it was listed; `footer` is the SHA-256 of its footer."""
+
+    name: str
+    bytes: int
+    text_bytes: int
+    footer: str
+    row_groups: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The Parquet files of a place at one moment, by name."""
+
+    files: tuple[ListedFile, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hex SHA-256 of names, sizes and footers."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    @classmethod
+    def of(cls, place: Path | str) -> Self:
+        """Look at every `*.parquet` at `place`; raises ShardError if there are none, or one has no text."""
+        folder, names = _found(place)
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return cls(tuple(threads.map(lambda name: _listed(folder, name), names)))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """What `save` wrote to `folder`; None if it wrote nothing."""
+        try:
+            files = json.loads((folder / FILE_NAME).read_text())["files"]
+        except FileNotFoundError:
+            return None
+        return cls(tuple(ListedFile(**(file | {"row_groups": tuple(file["row_groups"])})) for file in files))
+
+    def save(self, folder: Path) -> None:
+        """Write it to `folder`, whole or not at all."""
+        with replacing(folder / FILE_NAME) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1))
+
+
+class ParquetReader:
+    """Reads the Parquet at `place` as `listing` (default: what lies there now) has it."""
+
+    def __init__(self, place: Path | str, listing: Listing | None = None) -> None:
+        self.place = place
+        self.listing = listing or Listing.of(place)
+        self._folder = _folder_of(place)
+        self._files = {file.name: file for file in self.listing.files}
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the listing."""
+        return self.listing.fingerprint
+
+    @property
+    def text_bytes(self) -> int:
+        """About how much text there is."""
+        return sum(file.text_bytes for file in self.listing.files)
+
+    @property
+    def row_groups(self) -> tuple[RowGroup, ...]:
+        """All row groups, by the names of their files."""
+        return tuple(
+            RowGroup(file.name, index, rows)
+            for file in self.listing.files
+            for index, rows in enumerate(file.row_groups)
+        )
+
+    def documents(
+        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
+    ) -> list[dict[str, Any]]:
+        """Those `rows` of `group` that have a text, in order, each with `row`, its position in the group.
+
+        Raises ShardCorrupt if the file is missing, or another than was listed.
+        """
+        table = self._read(group, [*{*columns, "text"}])
+        numbers = np.arange(group.rows)[rows]
+        numbers = numbers[table["text"].is_valid().to_numpy()[numbers]]
+        kept = table.select(columns).take(numbers).to_pylist()
+        return [{"row": row, **document} for row, document in zip(numbers.tolist(), kept, strict=True)]
+
+    def texts(self, group: RowGroup) -> list[str]:
+        """The texts of `group`, in order."""
+        return [document["text"] for document in self.documents(group)]
+
+    def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        path, listed = f"{self._folder}/{group.shard}", self._files[group.shard]
+        try:
+            with open_bytes(self._folder, group.shard) as source:
+                if size_of(source) != listed.bytes or _footer(source, listed.bytes) != listed.footer:
+                    raise ShardCorrupt(f"{path} is another file than was listed: give the old one back")
+                file = pq.ParquetFile(source, page_checksum_verification=True)
+                return file.read_row_group(group.index, columns=columns, use_threads=False)
+        except FileNotFoundError:
+            raise ShardCorrupt(f"{path} was listed, but it is not there") from None
+        except (pa.ArrowException, OSError) as error:
+            raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
+
+
+def _found(place: Path | str) -> tuple[str, list[str]]:
+    """The folder of `place`, and the names of the Parquet files in it, however deep."""
+    folder = _folder_of(place)
+    if folder != str(place).rstrip("/"):
+        return folder, [str(place).rpartition("/")[2]]
+    if is_url(place):
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(folder)
+        paths = [path.removeprefix(root).lstrip("/") for path in files.find(root)]
+    else:
+        paths = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.parquet")]
+    names = sorted(path for path in paths if path.endswith(".parquet"))
+    if not names:
+        raise ShardError(f"{place}: no manifest.json here, so no corpus, and no other Parquet either")
+    return folder, names
+
+
+def _folder_of(place: Path | str) -> str:
+    path = str(place).rstrip("/")
+    is_file = path.endswith(".parquet") and not Path(path).is_dir()
+    return path.rpartition("/")[0] or "." if is_file else path
+
+
+def _listed(folder: str, name: str) -> ListedFile:
+    path = f"{folder}/{name}"
+    try:
+        with open_bytes(folder, name) as source:
+            size = size_of(source)
+            footer = _footer(source, size)
+            file = pq.ParquetFile(source)
+            schema, metadata = file.schema_arrow, file.metadata
+    except (pa.ArrowException, OSError) as error:
+        raise ShardError(f"{path} cannot be read as Parquet ({error})") from error
+    if "text" not in schema.names:
+        raise ShardError(f"{path}: no column `text`; there are: {', '.join(schema.names)}")
+    if str(kind := schema.field("text").type) not in ("string", "large_string"):
+        raise ShardError(f"{path}: its column `text` is of {kind}, not of strings")
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "text")
+    text_bytes = sum(group.column(column).total_uncompressed_size for group in groups)
+    return ListedFile(name, size, text_bytes, footer, tuple(group.num_rows for group in groups))
+
+
+def _footer(source: Any, size: int) -> str:
+    source.seek(max(0, size - _FOOTER_END))
+    length = int.from_bytes(source.read(4), "little")
+    source.seek(max(0, size - _FOOTER_END - length))
+    digest = hashlib.sha256(source.read(length)).hexdigest()
+    source.seek(0)
+    return digest

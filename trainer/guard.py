@@ -1,0 +1,69 @@
+"""Bad steps: a loss or gradient that is no number, or far above what it lately was.
+
+Such a step is left out (OLMo 2, arXiv 2501.00656, leaves out what is 6 deviations above the
+mean); several in a row, and the run goes back to its last checkpoint and reads on behind them (PaLM,
+arXiv 2204.02311). What is decided follows from the numbers of the run alone, so a restart decides the same.
+"""
+
+import math
+from collections import deque
+from typing import Any
+
+from trainer.config import TrainConfig
+
+_WINDOW = 64
+_LEAST = 32
+_FLOOR = 0.05
+
+
+class Guard:
+    """Remembers the losses and gradient norms of the last good steps; counts bad ones in a row."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self._sigmas = config.spike_sigmas
+        self._most = config.bad_steps
+        self._recent: dict[str, deque[float]] = {}
+        self.bad = 0
+        self.reason = ""
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether as many bad steps in a row as are allowed have been left out."""
+        return self.bad >= self._most
+
+    def accepts(self, **values: float) -> bool:
+        """Whether a step with these values may be taken; they are remembered then, else `reason` says why."""
+        self.reason = next(
+            (why for name, value in values.items() if (why := self._objection(name, value))), ""
+        )
+        if self.reason:
+            self.bad += 1
+            return False
+        for name, value in values.items():
+            self._recent.setdefault(name, deque(maxlen=_WINDOW)).append(value)
+        self.bad = 0
+        return True
+
+    def _objection(self, name: str, value: float) -> str:
+        limit = self._limit(name)
+        if not math.isfinite(value):
+            return f"{name} is {value}"
+        return f"{name} is {value:.3g}, above {limit:.3g}" if value > limit else ""
+
+    def _limit(self, name: str) -> float:
+        """Mean and so many deviations of the last good steps, of which it takes some to say anything."""
+        seen = self._recent.get(name, ())
+        if not self._sigmas or len(seen) < _LEAST:
+            return math.inf
+        mean = sum(seen) / len(seen)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in seen) / len(seen))
+        return mean + self._sigmas * max(deviation, _FLOOR * mean)
+
+    def state(self) -> dict[str, Any]:
+        """What it remembers, as JSON values."""
+        recent = {name: list(seen) for name, seen in self._recent.items()}
+        return {"recent": recent, "bad": self.bad}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._recent = {name: deque(seen, maxlen=_WINDOW) for name, seen in state["recent"].items()}
+        self.bad = state["bad"]
