@@ -56,7 +56,7 @@ def main(
     torch.set_num_threads(1)
     texts, held_out = prose(TRAINED_ON, 100_000 if quick else 3_000_000), prose(HELD_OUT, 100_000)
     tokenizer = Tokenizer.train(texts, VOCABULARY)
-    stream = torch.tensor([t for ids in tokenizer.encode_batch(texts) for t in (tokenizer.endoftext, *ids)])
+    stream = torch.tensor([t for ids in map(tokenizer.encode, texts) for t in (tokenizer.endoftext, *ids)])
     plan = [(name, changes, 0) for name, changes in _distinct().items()] + [("default, seed 1", {}, 1)]
     plan = [row for row in plan if row[0] in only or not only]
     rows = {}

@@ -1,0 +1,123 @@
+"""Contenders of bench.loader: each is an endless iterator of texts from the same Parquet, or of our batches.
+
+What others leave to their users, encoding and packing, is done for all of them by the same few lines.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+import torch
+from numpy.typing import NDArray
+
+from shards.parquet import ParquetReader
+from trainer.config import PretrainConfig
+from trainer.loader import Loader
+from trainer.sources import Source
+from trainer.tokenizer import Tokenizer
+
+Encode = Callable[[Sequence[str]], Iterable[Any]]
+SEQUENCE_LEN, ROWS = 2048, 8
+BUFFER = 1000
+_AT_ONCE = 256
+
+
+def ours(folder: Path, tokenizer: Tokenizer, **changes: Any) -> Loader:
+    """Our loader on plain Parquet; `changes` are settings."""
+    shape = {"sequence_len": SEQUENCE_LEN, "device_batch_size": ROWS, "tokens_per_step": SEQUENCE_LEN * ROWS}
+    config = PretrainConfig(**shape | changes)
+    return Loader([Source(folder, ParquetReader(folder))], tokenizer, config)
+
+
+def by_tokenizers(path: Path) -> Encode:
+    """What others are used with: `tokenizers`, in batches, on one thread."""
+    bpe = tokenizers.Tokenizer.from_file(str(path))
+    bpe.encode_special_tokens = True
+    return lambda texts: [part.ids for part in bpe.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+
+def by_our_encoder(tokenizer: Tokenizer) -> Encode:
+    return lambda texts: map(tokenizer.encode_array, texts)
+
+
+def by_tiktoken(tokenizer: Tokenizer, split: str) -> Encode:
+    """The same merges in tiktoken, which takes a token's id for its rank."""
+    import tiktoken
+
+    ids = range(tokenizer.vocab_size)
+    ranks = {tokenizer.decode_bytes([token]): token for token in ids if tokenizer.byte_lengths[token]}
+    encoding = tiktoken.Encoding("ours", pat_str=split, mergeable_ranks=ranks, special_tokens={})
+    return lambda texts: map(encoding.encode_ordinary, texts)
+
+
+def batches(
+    texts: Iterator[list[str]], encode: Encode, endoftext: int
+) -> Generator[torch.Tensor, None, None]:
+    """Ids and targets (2, ROWS, SEQUENCE_LEN) of the documents of `texts`, strung together."""
+    size = SEQUENCE_LEN * ROWS
+    kept: list[NDArray[Any]] = [np.array([endoftext])]
+    held = 1
+    for some in texts:
+        for ids in encode(some):
+            kept += [np.asarray(ids), np.array([endoftext])]
+            held += len(kept[-2]) + 1
+        if held <= size:
+            continue
+        stream = np.concatenate(kept)
+        while len(stream) > size:
+            both = np.stack([stream[:size], stream[1 : size + 1]]).astype(np.int64)
+            yield torch.from_numpy(both.reshape(2, ROWS, SEQUENCE_LEN))
+            stream = stream[size:]
+        kept, held = [stream], len(stream)
+
+
+def hf_datasets(folder: Path) -> Any:
+    """Hugging Face's streaming, shuffled in its buffer; it has state_dict and load_state_dict."""
+    import datasets
+
+    files = sorted(map(str, folder.glob("*.parquet")))
+    found = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+    return found.shuffle(seed=0, buffer_size=BUFFER)
+
+
+def hf_texts(dataset: Any) -> Iterator[list[str]]:
+    while True:
+        yield from (batch["text"] for batch in dataset.iter(batch_size=_AT_ONCE))
+
+
+def litdata_texts(folder: Path) -> Iterator[list[str]]:
+    """LitData, which reads Parquet in place once it has an index; shuffled."""
+    import litdata
+    from litdata.streaming.item_loader import ParquetLoader
+
+    litdata.index_parquet_dataset(str(folder))
+    dataset = litdata.StreamingDataset(str(folder), item_loader=ParquetLoader(), shuffle=True, seed=0)
+    while True:
+        yield from _in_parts(item["text"] for item in dataset)
+
+
+def mosaic_texts(folder: Path, scratch: Path) -> Iterator[list[str]]:
+    """MosaicML streaming, which reads no Parquet: converted before, outside of what is timed; shuffled."""
+    from streaming import MDSWriter, StreamingDataset
+
+    if not scratch.exists():
+        reader = ParquetReader(folder)
+        with MDSWriter(out=str(scratch), columns={"text": "str"}) as writer:
+            for group in reader.row_groups:
+                for text in reader.texts(group):
+                    writer.write({"text": text})
+    dataset = StreamingDataset(local=str(scratch), shuffle=True, batch_size=1, shuffle_seed=0)
+    while True:
+        yield from _in_parts(item["text"] for item in dataset)
+
+
+def _in_parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    part: list[str] = []
+    for text in texts:
+        part.append(text)
+        if len(part) == _AT_ONCE:
+            yield part
+            part = []
+    yield part
