@@ -18,9 +18,7 @@ WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for n
 
 def losses(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
-        line["step"]: (line.get("loss"), line.get("grad_norm"), line.get("val_bpb"), line["tokens"]) for line in lines
-    }
+    return {line["step"]: tuple(map(line.get, ("loss", "grad_norm", "val_bpb", "tokens"))) for line in lines}
 
 
 def cut_back(run, step, torn_metrics=""):
