@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
@@ -18,6 +19,9 @@ from ranker.recorded_shards import read_shards
 from ranker.recorded_warc import read_warc
 from shards.files import replacing
 from tinylm.errors import ConfigError
+
+_SHOWN = ("0.01", "0.1", "0.5", "1.0")
+"""Shares of the budget whose recall is in the table."""
 
 
 def compare(experiment: Experiment) -> dict[str, Any]:
@@ -39,21 +43,23 @@ def compare(experiment: Experiment) -> dict[str, Any]:
 
 
 def _table(result: dict[str, Any]) -> Table:
+    """Best first: percent of oracle, recall at shares of the budget, CPU time a fetch, simulated time."""
     title = (
         f"{result['graph']}: {result['pages']:,} pages, {result['links']:,} links; "
         f"{result['budget']:,} fetches, {result['draws']} draws"
     )
-    table = Table("policy", "% of oracle", "95 % interval", title=title)
-    for share in ("0.01", "0.1", "0.5", "1.0"):
-        table.add_column(f"recall at {float(share):.0%}", justify="right")
-    table.add_column("µs a fetch", justify="right")
+    table = Table(title=title, box=SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    timed = any("seconds" in of for of in result["policies"].values())
+    names = ("% oracle", "interval", *(f"{float(share):.0%}" for share in _SHOWN), "µs")
+    table.add_column("policy", no_wrap=True)
+    for name in (*names, "seconds") if timed else names:
+        table.add_column(name, justify="right", no_wrap=True)
     for name, of in sorted(result["policies"].items(), key=lambda item: -item[1]["auc"]):
         low, high = of["percent_of_oracle_ci"]
-        recalls = (f"{of['recall'][share]:.3f}" for share in ("0.01", "0.1", "0.5", "1.0"))
-        interval = f"{low:.1f} to {high:.1f}"
-        table.add_row(
-            name, f"{of['percent_of_oracle']:.1f}", interval, *recalls, f"{of['us_per_decision']:.0f}"
-        )
+        recalls = (f"{of['recall'][share]:.3f}" for share in _SHOWN)
+        cells = [f"{of['percent_of_oracle']:.1f}", f"{low:.0f} to {high:.0f}", *recalls]
+        cells += [f"{of['us_per_decision']:.0f}", *([f"{of['seconds']:,.0f}"] if timed else [])]
+        table.add_row(name, *cells)
     return table
 
 

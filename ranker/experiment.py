@@ -176,7 +176,8 @@ def summarize(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
                 "percent_of_oracle": float(percent(name, np.arange(draws))),
                 "percent_of_oracle_ci": _interval(percent(name, resampled)),
                 "recall": {str(share): _recall(recalls[name], share) for share in RECALL_AT},
-                "us_per_decision": 1e6 * _seconds(runs, name) / (draws * curves[name].shape[1]),
+                "us_per_decision": 1e6 * _policy_seconds(runs, name) / (draws * curves[name].shape[1]),
+                **({"seconds": _ends(runs, name)} if experiment.clock else {}),
                 "curve": [round(float(value), 5) for value in recalls[name][:, at].mean(0)],
             }
             for name in names
@@ -196,5 +197,10 @@ def _recall(recalls: NDArray[np.float64], share: float) -> float:
     return float(recalls[:, max(0, round(share * recalls.shape[1]) - 1)].mean())
 
 
-def _seconds(runs: Sequence[Run], name: str) -> float:
+def _policy_seconds(runs: Sequence[Run], name: str) -> float:
     return sum(one.policy_seconds for one in runs if one.policy == name)
+
+
+def _ends(runs: Sequence[Run], name: str) -> float:
+    """When the policy's crawls were over, in simulated seconds: their mean."""
+    return float(np.mean([one.seconds for one in runs if one.policy == name]))
