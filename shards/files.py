@@ -50,8 +50,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         temporary.replace(path)
         sync_directory(path.parent)
     except OSError as error:
@@ -64,6 +63,12 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sync_file(path: Path) -> None:
+    """Make what was written to `path` durable."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:

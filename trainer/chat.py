@@ -69,6 +69,20 @@ def render_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
     return render(messages, tokenizer)[0] + _frame("assistant", tokenizer)[0]
 
 
+def template(*, mask: bool) -> str:
+    """The Jinja template with which other programs render conversations to the same text.
+
+    With `mask`, it says which part is the assistant's to those who ask (transformers' {% generation %}).
+    """
+    said = "{{ message['content'] + '<|im_end|>' }}"
+    begin, end = ("{% generation %}", "{% endgeneration %}") if mask else ("", "")
+    return (
+        "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}"
+        "{% if message['role'] == 'assistant' %}" + begin + said + end + "{% else %}" + said + "{% endif %}"
+        "{{ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
 @lru_cache(maxsize=len(ROLES))
 def _frame(role: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """What stands before a message's content and after its `<|im_end|>`."""

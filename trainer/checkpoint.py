@@ -14,7 +14,6 @@ back is checked against its digests first, so damage is an error that names the 
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
@@ -32,7 +31,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from shards.files import sha256, sync_directory
+from shards.files import sha256, sync_directory, sync_file
 from tinylm import __version__
 from tinylm.errors import TinylmError
 from trainer.config import ModelConfig, TrainConfig, as_json, identity
@@ -85,14 +84,14 @@ class Saver:
             "torch": torch.__version__,
             "tinylm": __version__,
         }
-        weights, moments = _weights(model), optimizer.tensors()
-        files = dict.fromkeys(weights, _WEIGHTS) | dict.fromkeys(moments, _MOMENTS)
+        tensors, moments = weights(model), optimizer.tensors()
+        files = dict.fromkeys(tensors, _WEIGHTS) | dict.fromkeys(moments, _MOMENTS)
         try:
             if self._world.is_main:
                 _clear(_temporary(target))
             self._world.barrier()
             written = async_save(
-                weights | moments,
+                tensors | moments,
                 storage_writer=HuggingFaceStorageWriter(
                     str(_temporary(target)), fqn_to_index_mapping=files, save_distributed=True
                 ),
@@ -119,7 +118,7 @@ class Saver:
                 names = sorted(path.name for path in temporary.glob("*.safetensors"))
                 state |= {"sha256": {name: sha256(temporary / name) for name in names}}
                 (temporary / _STATE).write_text(json.dumps(state | {"digest": _digest(state)}, indent=1))
-                _sync(temporary / _STATE)
+                sync_file(temporary / _STATE)
                 sync_directory(temporary)
                 _discard(target)
                 temporary.rename(target)
@@ -231,7 +230,7 @@ def restore(
     check_identity(checkpoint, state, config)
     _check_shape(checkpoint, state, model.config)
     _verify(checkpoint, state, state["sha256"], world)
-    _load(checkpoint, _weights(model) | optimizer.tensors(), world)
+    _load(checkpoint, weights(model) | optimizer.tensors(), world)
     optimizer.goes_on_after(state["updates"])
     torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["rng"])), dtype=torch.uint8))
     return state
@@ -242,26 +241,30 @@ def fingerprint(state: dict[str, Any]) -> str:
     return _digest({name: state["sha256"][name] for name in _weight_files(state)})
 
 
-def load_model(path: Path, device: torch.device | str = "cpu") -> tuple[GPT, Tokenizer]:
+def load_model(
+    path: Path, device: torch.device | str = "cpu", sequence_len: int = 0
+) -> tuple[GPT, Tokenizer]:
     """The model, in evaluation mode, and tokenizer of a run (its latest checkpoint) or of one checkpoint.
 
-    Raises `CheckpointError` if there is none or it is damaged, `TokenizerError` for the tokenizer.
+    With `sequence_len`, the model reads so many positions instead of as many as before. Raises
+    `CheckpointError` if there is none or it is damaged, `TokenizerError` for the tokenizer.
     """
     checkpoint = find(path)
     state = read_state(checkpoint)
     tokenizer = Tokenizer.load(checkpoint.parent / TOKENIZER)
-    if tokenizer.vocab_size != state["model"]["vocab_size"]:
+    if tokenizer.vocab_size > state["model"]["vocab_size"]:
         raise CheckpointError(
             f"{checkpoint}: vocab_size = {state['model']['vocab_size']}, but its {TOKENIZER} has "
             f"{tokenizer.vocab_size}; put the run's own tokenizer back"
         )
-    model = GPT(ModelConfig(**state["model"]))
+    changed = {"sequence_len": sequence_len} if sequence_len else {}
+    model = GPT(ModelConfig(**state["model"] | changed))
     _verify(checkpoint, state, _weight_files(state), World())
-    _load(checkpoint, _weights(model), World())
+    _load(checkpoint, weights(model), World())
     return model.to(device).eval(), tokenizer
 
 
-def _weights(model: GPT) -> dict[str, Tensor]:
+def weights(model: GPT) -> dict[str, Tensor]:
     """The weights, tied ones once."""
     tensors: dict[str, Tensor] = model.state_dict()
     if model.config.tied_embeddings:
@@ -325,8 +328,3 @@ def _discard(directory: Path) -> None:
         shutil.rmtree(doomed, ignore_errors=True)
         directory.rename(doomed)
         shutil.rmtree(doomed)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

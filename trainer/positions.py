@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.architecture import ModelConfig
 
-_LLAMA3_LOW, _LLAMA3_HIGH = 1.0, 4.0
+LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0
 """Turns within the original context below which a wavelength is squeezed, and above which it is not."""
 
 
@@ -26,7 +26,7 @@ def _scaled(frequencies: Tensor, config: ModelConfig) -> Tensor:
     if config.rope_scaling == "linear":
         return frequencies / config.rope_factor
     turns = config.rope_original_len * frequencies / (2 * math.pi)
-    kept = ((turns - _LLAMA3_LOW) / (_LLAMA3_HIGH - _LLAMA3_LOW)).clamp(0, 1)
+    kept = ((turns - LLAMA3_LOW) / (LLAMA3_HIGH - LLAMA3_LOW)).clamp(0, 1)
     return frequencies * (kept + (1 - kept) / config.rope_factor)
 
 
