@@ -40,7 +40,7 @@ from shards.parquet import ParquetReader
 from trainer.loader import cut
 from trainer.model import IGNORE
 from trainer.packing import Packing, pack
-from trainer.tokenizer import _SPLIT, Tokenizer
+from trainer.tokenizer import SPLIT, Tokenizer
 
 _VOCABULARY = 32_768
 _ROW_GROUP, _ROW_GROUPS_A_FILE = 1024, 4
@@ -109,7 +109,7 @@ def _encoders(texts: list[str], tokenizer: Tokenizer, path: Path) -> dict[str, A
     """Tokens a second and core of each encoder, and the share of texts that get the ids of the first."""
     makers: dict[str, Callable[[], loaders.Encode]] = {
         "tokenizers": partial(loaders.by_tokenizers, path),
-        "tiktoken": partial(loaders.by_tiktoken, tokenizer, _SPLIT),
+        "tiktoken": partial(loaders.by_tiktoken, tokenizer, SPLIT),
         "fastokens": partial(loaders.by_our_encoder, tokenizer),
     }
     expected: list[list[int]] = []

@@ -252,7 +252,7 @@ def load_model(
     checkpoint = find(path)
     state = read_state(checkpoint)
     tokenizer = Tokenizer.load(checkpoint.parent / TOKENIZER)
-    if tokenizer.vocab_size > state["model"]["vocab_size"]:
+    if tokenizer.vocab_size != state["model"]["vocab_size"]:
         raise CheckpointError(
             f"{checkpoint}: vocab_size = {state['model']['vocab_size']}, but its {TOKENIZER} has "
             f"{tokenizer.vocab_size}; put the run's own tokenizer back"

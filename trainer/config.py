@@ -112,6 +112,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
         "eval_bytes",
         "baseline_bytes",
         "sample_prompt",
+        "init_from",
     }
 
     shards: str = "runs/shards"
@@ -119,6 +120,9 @@ class PretrainConfig(ModelConfig, TrainConfig):
     mix: tuple[str, ...] = ()
     """More such places, each as PLACE=SHARE of the rows, for example hf://datasets/x/y=0.3; the rest is of
     shards."""
+    init_from: Path | None = None
+    """Train this model further: a run of ours, one of its checkpoints, or a folder of transformers. Shape and
+    tokenizer are the model's, the length of rows is this run's. None: a new model."""
     steps: int = 300
     """Optimizer steps of the run."""
     packing: Literal["concat", "best-fit"] = "best-fit"
@@ -147,6 +151,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
             self, "steps", "sample_power", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes"
         )
         self.micro_batches_per_step(self.sequence_len)
+        require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
         for place, share in self.sources[1:]:
             require(self, "mix", bool(place) and share > 0, "each must be PLACE=SHARE, a share above 0")
         require(self, "mix", self.sources[0][1] > 0, "the shares must leave some of the rows to shards")
@@ -202,7 +207,9 @@ class SFTConfig(TrainConfig):
     data: Path = Path("runs/instructions.jsonl")
     """JSONL file of conversations, one {"messages": [...]} a line; NAME.val.jsonl beside it is held out."""
     init_from: Path = Path("runs/model")
-    """Folder of the pretraining run, or one of its checkpoints."""
+    """Folder of the pretraining run, one of its checkpoints, or a folder of transformers."""
+    sequence_len: int = 0
+    """Tokens a row holds, and the longest context the model is to look back on. 0: as many as before."""
     epochs: int = 2
     """Passes over the conversations."""
     on_bad_line: Literal["error", "skip"] = "error"
@@ -215,6 +222,7 @@ class SFTConfig(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         require_positive(self, "epochs")
+        require(self, "sequence_len", self.sequence_len >= 0, "must not be negative")
         require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
 
 

@@ -36,6 +36,7 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _USELESS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 """Ends of the names of constants that some checkpoints have among the weights."""
+_OF_TOKENS = ("embed_tokens.weight", "wte.weight", "lm_head.weight")
 _GPT2_NAMES = {
     "embed_tokens": "wte",
     "embed_positions": "wpe",
@@ -121,30 +122,27 @@ def fingerprint(path: Path) -> str:
 def read(path: Path) -> tuple[ModelConfig, Tokenizer, tuple[str, ...]]:
     """Shape and tokenizer of a folder, and the special tokens of ours that its own lacked.
 
-    Those are added after its last token; the shape has room for them. Raises `CheckpointError` naming the key
-    of config.json that cannot be computed here, `TokenizerError` for another kind of tokenizer.
+    Those are added after its last token. The shape has as many tokens as the tokenizer then: rows that fill a
+    matrix up to a round number are left out. Raises `CheckpointError` naming the key of config.json that
+    cannot be computed here, `TokenizerError` for another kind of tokenizer.
     """
-    try:
-        shape = from_json(json.loads((path / CONFIG).read_text()))
-    except (LayoutError, ConfigError) as error:
-        raise CheckpointError(f"{path / CONFIG}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path / CONFIG} cannot be read ({error!r})") from None
+    shape = _shape(path)
     tokenizer, added = Tokenizer.adopt(path / TOKENIZER)
     if tokenizer.vocab_size - len(added) > shape.vocab_size:
         raise CheckpointError(
             f"{path}: vocab_size = {shape.vocab_size}, but its {TOKENIZER} has "
             f"{tokenizer.vocab_size - len(added)}; put the model's own tokenizer back"
         )
-    return replace(shape, vocab_size=max(shape.vocab_size, tokenizer.vocab_size)), tokenizer, added
+    return replace(shape, vocab_size=tokenizer.vocab_size), tokenizer, added
 
 
-def read_weights(path: Path, shape: ModelConfig) -> dict[str, Tensor]:
-    """The weights in the folder, in fp32, for a model of `shape`, under our names.
+def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
+    """The weights in the folder, in fp32, for a model of that many tokens, under our names.
 
     Tokens beyond those the folder has begin as the mean of them all. Raises `CheckpointError` naming a tensor
     that is missing, too many, or of another shape, or a file that is damaged.
     """
+    shape = _shape(path)
     with torch.device("meta"):
         expected = tensors(GPT(shape))
     places = {_full(name, expected): (file, name) for name, file in _places(path).items()}
@@ -155,11 +153,22 @@ def read_weights(path: Path, shape: ModelConfig) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: the tensor {min(names)} {what}; is {CONFIG} of this model?")
     found = {name: _read(*places[name]) for name in expected}
     for name, tensor in found.items():
-        found[name] = _grown(tensor, expected[name].size(0)) if _of_tokens(name) else tensor
-        if found[name].shape != expected[name].shape:
+        if tensor.shape != expected[name].shape:
             sizes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
             raise CheckpointError(f"{path}: the tensor {name} is {sizes}; is {CONFIG} of this model?")
+        if name.endswith(_OF_TOKENS):
+            found[name] = _resized(tensor, vocab_size)
     return _ours(found, shape)
+
+
+def _shape(path: Path) -> ModelConfig:
+    """Of config.json; raises `CheckpointError`."""
+    try:
+        return from_json(json.loads((path / CONFIG).read_text()))
+    except (LayoutError, ConfigError) as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / CONFIG} cannot be read ({error!r})") from None
 
 
 def tensors(model: GPT) -> dict[str, Tensor]:
@@ -244,19 +253,16 @@ def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tens
     With `back`, the other way. The first dimension of `rows` is that of the heads.
     """
     order = torch.arange(turned, device=rows.device).view(2, -1).t().flatten()
-    of_heads = rows.unflatten(0, (heads, -1))
-    kept, moved = of_heads.split((of_heads.size(1) - turned, turned), dim=1)
+    of_heads = rows.view(heads, -1, *rows.shape[1:])
+    kept, moved = of_heads.tensor_split([of_heads.size(1) - turned], dim=1)
     moved = moved.index_select(1, order.argsort() if back else order)
     return torch.cat((kept, moved), dim=1).flatten(0, 1)
 
 
-def _of_tokens(name: str) -> bool:
-    return name.endswith(("embed_tokens.weight", "wte.weight", "lm_head.weight"))
-
-
-def _grown(tensor: Tensor, rows: int) -> Tensor:
-    """A matrix (V, C) with `rows` rows, the new ones the mean of the others."""
-    return torch.cat((tensor, tensor.mean(0, keepdim=True).expand(max(0, rows - len(tensor)), -1)))
+def _resized(tensor: Tensor, rows: int) -> Tensor:
+    """A matrix (V, C) with `rows` rows, new ones the mean of the others."""
+    new = max(0, rows - len(tensor))
+    return torch.cat((tensor[:rows], tensor.mean(0, keepdim=True).expand(new, -1)))
 
 
 def _places(path: Path) -> dict[str, Path]:

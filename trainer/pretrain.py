@@ -4,7 +4,8 @@
 
 The run's folder comes to hold manifest.json (the snapshot it is pinned to, so that a crawl may go on beside
 it), tokenizer.json, metrics.jsonl, checkpoints, and at the end evaluation.json. The same command on the same
-folder goes on where the last checkpoint is; on a finished run it says so.
+folder goes on where the last checkpoint is; on a finished run it says so. With --init-from a model that was
+trained before, here or elsewhere, is trained further.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from trainer.loader import Loader
 from trainer.loop import Batch, Run
 from trainer.model import GPT
 from trainer.sources import Source, open_sources, pin_sources, sample
+from trainer.start import Start, pin, shaped
 from trainer.tokenizer import Tokenizer
 
 EVALUATION = "evaluation.json"
@@ -39,6 +41,9 @@ EVALUATION = "evaluation.json"
 
 def pretrain(config: PretrainConfig) -> None:
     """Train to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
+    start = Start.at(config.init_from) if config.init_from else None
+    if start:
+        config = shaped(config, start)
     if finished(config):
         if speaks():
             print(f"{config.out}: finished, {config.steps} steps; start another run with another --out")
@@ -48,15 +53,17 @@ def pretrain(config: PretrainConfig) -> None:
         if world.device.type != "cpu":  # which `check` has looked at
             check_memory(config, expected, world.device)
         if world.is_main:
-            _prepare(config)
+            _prepare(config, start)
         world.barrier()
         sources = open_sources(config)
         held_out = sources[0].held_out
         texts = held_out_texts(held_out, config.eval_bytes) if held_out else []
         tokenizer = Tokenizer.load(config.out / checkpoint.TOKENIZER)
         with contextlib.closing(Loader(sources, tokenizer, config, world)) as loader:
-            run = _run(config, world, loader, tokenizer, texts)
+            run = _run(config, world, loader, tokenizer, texts, start)
             if world.is_main:
+                if start:
+                    print(start.describe())
                 print(_before(expected, run, sources, config, world, loader))
             run.fit()
             if world.is_main:
@@ -90,9 +97,19 @@ def finished(config: PretrainConfig) -> bool:
     return state is not None and state["step"] == config.steps and (config.out / EVALUATION).exists()
 
 
-def _run(config: PretrainConfig, world: World, loader: Loader, tokenizer: Tokenizer, texts: list[str]) -> Run:
+def _run(
+    config: PretrainConfig,
+    world: World,
+    loader: Loader,
+    tokenizer: Tokenizer,
+    texts: list[str],
+    start: Start | None,
+) -> Run:
     torch.manual_seed(config.seed)
-    model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
+    if start:
+        model = start.load(config.sequence_len, world.device).train()
+    else:
+        model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
 
     def evaluate() -> dict[str, Any]:
         found: dict[str, Any] = {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
@@ -106,11 +123,14 @@ def _run(config: PretrainConfig, world: World, loader: Loader, tokenizer: Tokeni
     return Run(model, loader, config, world, steps=config.steps, evaluate=evaluate)
 
 
-def _prepare(config: PretrainConfig) -> None:
-    """Make the run's folder: the pinned snapshots, and the tokenizer unless there is one."""
+def _prepare(config: PretrainConfig, start: Start | None) -> None:
+    """Make the run's folder: the pinned snapshots and start, and the tokenizer unless there is one."""
     pin_sources(config)
+    pin(config)
     path = config.out / checkpoint.TOKENIZER
-    if not path.exists():
+    if start:
+        start.tokenizer.save(path)
+    elif not path.exists():
         texts = sample(open_sources(config), config.tokenizer_bytes, config.seed)
         Tokenizer.train(texts, config.vocab_size).save(path)
     trained = Tokenizer.load(path).vocab_size

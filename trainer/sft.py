@@ -9,6 +9,7 @@ same command continues a run that was killed, with the same losses, and says so 
 """
 
 import json
+from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
@@ -19,7 +20,7 @@ from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
 from trainer import checkpoint
-from trainer.config import ModelConfig, SFTConfig
+from trainer.config import SFTConfig
 from trainer.conversations import (
     Conversations,
     ConversationSource,
@@ -34,6 +35,7 @@ from trainer.evaluate import evaluating
 from trainer.instructions import held_out_file
 from trainer.loop import Run
 from trainer.model import GPT
+from trainer.start import Start, check_length, fingerprint
 from trainer.tokenizer import Tokenizer
 
 EVALUATION = "evaluation.json"
@@ -45,11 +47,12 @@ def sft(config: SFTConfig) -> None:
         if speaks():
             print(f"{config.out}: finished; start another run with another --out")
         return
-    shape = checkpoint.read_state(checkpoint.find(config.init_from))["model"]
-    check(config, ModelConfig(**shape), steps=1)
+    start = Start.at(config.init_from)
+    check_length(config, start)
+    sequence_len = config.sequence_len or start.shape.sequence_len
+    check(config, replace(start.shape, sequence_len=sequence_len), steps=1)
     with connect(config.timeout_seconds) as world:
-        model, tokenizer = checkpoint.load_model(config.init_from, world.device)
-        sequence_len = model.config.sequence_len
+        model, tokenizer = start.load(sequence_len, world.device), start.tokenizer
         data = read_conversations(config.data, tokenizer, sequence_len, config.on_bad_line)
         held_out = read_held_out(config, tokenizer, sequence_len)
         source = ConversationSource(data, sequence_len, config, world, origin(config))
@@ -61,6 +64,7 @@ def sft(config: SFTConfig) -> None:
         run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate)
         if world.is_main:
             _prepare(config, tokenizer)
+            print(start.describe())
             print(summary(data, held_out, source.steps, config))
             if run.step:
                 print(f"goes on after step {run.step}")
@@ -80,8 +84,7 @@ def finished(config: SFTConfig) -> bool:
 
 def origin(config: SFTConfig) -> dict[str, str]:
     """What decides the course of a run besides its settings: the digests of its data and first weights."""
-    start = checkpoint.read_state(checkpoint.find(config.init_from))
-    return {"data": digest(config.data), "init_from": checkpoint.fingerprint(start)}
+    return {"data": digest(config.data), "init_from": fingerprint(config.init_from)}
 
 
 def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) -> Conversations | None:
