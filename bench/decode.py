@@ -167,7 +167,7 @@ def _transformers(model: GPT) -> Contestant:
 def _llama_cpp(model: GPT, path: Path, weights: Any) -> Contestant:
     import llama_cpp  # a peer that may not be there
 
-    from bench.ggml import write as write_gguf
+    from trainer.llamacpp import write as write_gguf
 
     write_gguf(model, path, weights)
     settings = {"n_ctx": _CONTEXT, "n_batch": _CONTEXT, "n_threads": 1, "n_threads_batch": 1}

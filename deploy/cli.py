@@ -446,6 +446,9 @@ def chat(
     converse(run, message, max_tokens=max_tokens, temperature=temperature, top_k=top_k, seed=seed)
 
 
+app.command("deploy.export:app", name="export", help="A trained model for transformers or llama.cpp.")
+
+
 @app.command(config=layers(frontier=FrontierConfig))
 def dashboard(
     *,

@@ -15,12 +15,13 @@ def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
     """Factors (sequence_len, D) of a head and of its halves exchanged: rotary (arXiv 2104.09864), scaled."""
     width = config.rotary_width
     exponents = torch.arange(0, width, 2, dtype=torch.float32) / width
-    frequencies = _scaled(config.rope_theta**-exponents, config)
+    frequencies = scaled(config.rope_theta**-exponents, config)
     angles = torch.outer(torch.arange(config.sequence_len, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.cos()), dim=-1), torch.cat((-angles.sin(), angles.sin()), dim=-1)
 
 
-def _scaled(frequencies: Tensor, config: ModelConfig) -> Tensor:
+def scaled(frequencies: Tensor, config: ModelConfig) -> Tensor:
+    """Rotary `frequencies` (D / 2,) as `rope_scaling` has them."""
     if config.rope_scaling == "none":
         return frequencies
     if config.rope_scaling == "linear":
