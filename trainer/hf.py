@@ -59,6 +59,12 @@ def export_hf(run: Path, out: Path) -> str:
     Raises `ConfigError` for a model no class fits, or if there is something in `out`.
     """
     model, tokenizer = load_model(run)
+    write(model, tokenizer, out)
+    return layout_of(model.config).architecture
+
+
+def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
+    """As `export_hf`, of a model in memory."""
     config = to_json(model.config)
     ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": [tokenizer.im_end, tokenizer.endoftext]}
     files: dict[str, Any] = {
@@ -83,7 +89,6 @@ def export_hf(run: Path, out: Path) -> str:
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "chat_template.jinja").write_text(template(mask=True))
         tokenizer.save(folder / TOKENIZER)
-    return str(config["architectures"][0])
 
 
 @contextmanager

@@ -1,0 +1,175 @@
+"""llama.cpp reads what is exported: the same ids of a text, and the same tokens after it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from deploy.cli import app
+from tests.trainer.foreign import model, tokenizer
+from tests.trainer.test_start import SPECIALS, byte_level
+from tinylm.errors import ConfigError
+from trainer import checkpoint
+from trainer.architecture import PRESETS
+from trainer.chat import template
+from trainer.config import SamplingConfig
+from trainer.generate import Generator
+from trainer.pretrain import pretrain
+from trainer.tokenizer import Tokenizer, TokenizerError
+
+gguf = pytest.importorskip("gguf", reason="not installed: pip install '.[export]'")
+from trainer import llamacpp  # noqa: E402 (which needs it)
+
+PROMPT = "In 2024 the reader's 12345 rows\n\n    déjà vu, "
+
+
+def runs(path, **more):
+    """llama.cpp's model of a file, computing in fp32."""
+    llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed: docs/model.md")
+    kind = llama_cpp.GGML_TYPE_F32
+    return llama_cpp.Llama(
+        str(path), n_ctx=96, n_batch=96, n_threads=1, type_k=kind, type_v=kind, verbose=False, **more
+    )
+
+
+def written(folder, precision="fp32", **settings):
+    path = Path(folder) / "model.gguf"
+    llamacpp.write(model(**settings), path, precision, tokenizer())
+    return path
+
+
+def likeliest(theirs, ids, count):
+    """Tokens that llama.cpp holds the likeliest after `ids`, none that opens a message."""
+    found, unread = [], ids
+    for _ in range(count):
+        theirs.eval(unread)
+        logits = theirs.scores[theirs.n_tokens - 1].copy()
+        logits[tokenizer().im_start] = -np.inf
+        unread = [int(logits.argmax())]
+        found += unread
+    return found
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"preset": preset} for preset in PRESETS),
+        *({"preset": preset, "tied_embeddings": False} for preset in PRESETS),
+        {"preset": "llama", "bias": True, "kv_heads": 1},
+        {"preset": "llama", "head_width": 24},
+        {"preset": "llama", "rope_scaling": "llama3", "rope_factor": 4.0, "rope_original_len": 16},
+        {"preset": "qwen3", "rope_scaling": "linear", "rope_factor": 4.0, "head_width": 24},
+        {"preset": "deepseek", "kv_rank": 32, "rope_width": 8},
+    ],
+    ids=lambda settings: " ".join(map(str, settings.values())),
+)
+def test_a_text_is_continued_as_we_continue_it(settings, tmp_path):
+    theirs = runs(written(tmp_path, **settings), logits_all=True)
+    ours = model(**settings)
+    ids = theirs.tokenize(PROMPT.encode(), add_bos=True)
+    assert ids == tokenizer().encode(PROMPT)
+    greedy = SamplingConfig(max_tokens=24, temperature=0)
+    ends = (tokenizer().im_end, tokenizer().endoftext)
+    expected = list(Generator(ours, tokenizer()).tokens(ids, greedy, ends))
+    assert likeliest(theirs, ids, len(expected)) == expected
+    with torch.no_grad():
+        logits = ours(torch.tensor([ids]))[0].numpy()
+    theirs.reset()
+    theirs.eval(ids)
+    # llama.cpp looks GELU up in a table of fp16.
+    limit = 1e-3 if ours.config.mlp == "gelu" else 1e-5
+    assert np.abs(theirs.scores[: len(ids)] - logits).max() < limit * np.abs(logits).max()
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tmp_path_factory):
+    found = runs(written(tmp_path_factory.mktemp("gguf")), vocab_only=True)
+    yield found
+    found.close()
+
+
+@settings(deadline=None)
+@given(text=st.text() | st.text(" \n\t's019aé.<|im_end>") | st.lists(st.sampled_from(SPECIALS)).map("".join))
+@example("\n\n  indented\r\n\r\n\tx  y   \n")
+@example("12 345 67890 ½ ٣٤ x1y22")
+def test_ids_are_ours_for_any_text(vocabulary, text):
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").replace("\0", "")
+    found = vocabulary.tokenize(text.encode(), add_bos=False, special=False)
+    assert found == tokenizer().encode(text)
+
+
+def test_special_tokens_are_read_where_they_are_asked_for(vocabulary):
+    found = vocabulary.tokenize(b"<|im_start|>a<|im_end|>", special=True)
+    assert found == [tokenizer().im_start, *tokenizer().encode("a"), tokenizer().im_end]
+    assert vocabulary.token_eos() == tokenizer().im_end
+
+
+def values(path):
+    """What a file says of itself, and its tensors."""
+    reader = gguf.GGUFReader(path)
+    return {name: field.contents() for name, field in reader.fields.items()}, reader.tensors
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_file_says_what_it_is(preset, tmp_path):
+    fields, _ = values(written(tmp_path, preset=preset))
+    assert fields["general.architecture"] == {"deepseek": "deepseek2"}.get(preset, preset)
+    assert fields["tokenizer.ggml.pre"] == "qwen2"
+    assert fields["tokenizer.chat_template"] == template(mask=False)
+    assert fields["tokenizer.ggml.add_bos_token"] is False
+    assert len(fields["tokenizer.ggml.tokens"]) == tokenizer().vocab_size
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("fp16", "F16"), ("q8_0", "Q8_0")])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_matrices_are_as_precise_as_asked_for_and_vectors_always(preset, precision, kind, tmp_path):
+    _, tensors = values(written(tmp_path, precision, preset=preset))
+    assert {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) == 1} == {"F32"}
+    matrices = {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) > 1}
+    odd = {"F16"} if precision == "q8_0" and preset == "deepseek" else set()  # rows of half a block
+    assert matrices == {kind} | odd
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("rope_scaling", {"rope_scaling": "llama3", "rope_factor": 2.0}),
+        ("rope_scaling", {"preset": "deepseek", "rope_scaling": "linear", "rope_factor": 2.0}),
+        ("head_width", {"preset": "olmo2", "head_width": 24}),
+        ("positions", {"positions": "alibi"}),
+    ],
+)
+def test_what_llamacpp_has_not_is_refused_by_field(field, settings, tmp_path):
+    with pytest.raises(ConfigError, match=f"^{field} = "):
+        written(tmp_path, **settings)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_tokenizer_that_splits_otherwise_is_refused_and_families_are_known(tmp_path):
+    def split_by(pattern):
+        return llamacpp.family(Tokenizer(byte_level(SPECIALS, pattern)).definition)
+
+    assert split_by(llamacpp._LLAMA3_SPLIT) == "llama-bpe"
+    with pytest.raises(TokenizerError, match=r"splits texts by .* which llama\.cpp does not know"):
+        split_by(r"\p{N}{1,2}|\P{N}+")
+
+
+def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, capsys, monkeypatch):
+    config = tiny(steps=2, checkpoint_every=2)
+    pretrain(config)
+    out = tmp_path / "some" / "model.gguf"
+    command = ["export", "gguf", str(config.out), "--out", str(out), "--weights", "q8_0"]
+    app(command, result_action="return_value")
+    assert f"{out}: qwen3 in q8_0" in capsys.readouterr().out
+    assert [path.name for path in out.parent.iterdir()] == ["model.gguf"]
+    _, tensors = values(out)
+    ours = checkpoint.load_model(config.out)[0]
+    assert sum(tensor.n_elements for tensor in tensors) == ours.parameters_count
+    with pytest.raises(ConfigError, match=r"out = .*gguf': is there already"):
+        app(command, result_action="return_value")
+    monkeypatch.setattr("deploy.export.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"gguf is not installed: pip install '\.\[export\]'"):
+        app(command, result_action="return_value")
