@@ -226,7 +226,7 @@ def _figures(
     }
     lacking = [name for name in ("transformers", "llama_cpp") if name not in rates]
     if lacking:
-        found["why"] = f"{', '.join(lacking)} not installed: `make bench-setup`; llama.cpp: see docs/model.md"
+        found["why"] = f"{', '.join(lacking)} not installed: `make setup`; llama.cpp: see docs/model.md"
     print(f"{model.parameters_count / 1e6:.1f} M parameters; so much is read at {limit / 1e9:.1f} GB/s")
     for name, values in found["contestants"].items():
         print(f"  {name:<14} {values['tokens_per_s']:6d} tokens/s   first after {values['ttft_ms']:6.1f} ms")

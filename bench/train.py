@@ -2,7 +2,7 @@
 
 All train one model size on the same tokens in one process: forward and backward pass of a few micro-batches,
 clipping, AdamW. Rounds alternate. The limit is the time that the matrix products of a step take alone, in
-their own shapes, by the faster of torch's two libraries. `make bench-setup` installs transformers.
+their own shapes, by the faster of torch's two libraries. `make setup` installs transformers.
 """
 
 import os
@@ -104,7 +104,7 @@ def main(
         "fraction_of_gemm": ratio(kept, "products alone", best),
     }
     if "transformers" not in kept:
-        figures["why"] = "transformers is not installed: make bench-setup"
+        figures["why"] = "transformers is not installed: make setup"
     report(figures, out, "torch", "transformers")
 
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from tests.trainer.foreign import TEXT, ids, model, same_weights, tokenizer
 from tests.trainer.runs import losses
@@ -201,25 +201,45 @@ def test_special_tokens_that_are_missing_are_added_after_the_last(tied, tmp_path
         torch.testing.assert_close(ours.weight[before:], theirs.weight.mean(0).expand(2, -1))
 
 
-ADOPTED = byte_level(SPECIALS, normalizer=normalizers.NFC())
+def as_qwen():
+    return byte_level(SPECIALS, normalizer=normalizers.NFC())
 
 
-@pytest.fixture(scope="module")
-def adopted(tmp_path_factory):
+def as_gpt2():
+    bpe = byte_level(SPECIALS)
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return bpe
+
+
+def as_llama3():
+    """It takes a piece that is a token whole, and puts a token of its own before every text."""
+    bpe = byte_level(SPECIALS, SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|"))
+    bpe.model.ignore_merges = True
+    bpe.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[(SPECIALS[0], bpe.token_to_id(SPECIALS[0]))]
+    )
+    return bpe
+
+
+@pytest.fixture(scope="module", params=[as_qwen, as_gpt2, as_llama3], ids=lambda kind: kind.__name__)
+def adopted(request, tmp_path_factory):
+    """A tokenizer of theirs as we read it, and as it is."""
+    bpe = request.param()
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(ADOPTED.to_str())
-    return Tokenizer.adopt(path)[0]
+    path.write_text(bpe.to_str())
+    bpe.encode_special_tokens = True
+    return Tokenizer.adopt(path)[0], bpe
 
 
 @settings(deadline=None)
 @given(text=st.text() | st.text("e\u0301\u180e \n12'saé<|im_end>") | st.just("<think>\n<|im_end|>"))
 def test_a_foreign_tokenizer_gives_the_ids_it_defines_and_reads_no_marker_out_of_text(adopted, text):
+    ours, theirs = adopted
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    defined = tokenizers.Tokenizer.from_str(ADOPTED.to_str())
-    defined.encode_special_tokens = True
-    assert adopted.encode(text) == defined.encode(text, add_special_tokens=False).ids
-    assert not {adopted.endoftext, adopted.im_start, adopted.im_end} & {*adopted.encode(text)}
-    assert adopted.decode(adopted.encode(text)) == normalizers.NFC().normalize_str(text)
+    found = ours.encode(text)
+    assert found == theirs.encode(text, add_special_tokens=False).ids
+    assert not {ours.endoftext, ours.im_start, ours.im_end} & {*found}
+    assert ours.decode(found) == (theirs.normalizer.normalize_str(text) if theirs.normalizer else text)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
