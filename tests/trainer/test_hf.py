@@ -2,18 +2,18 @@
 
 import json
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deploy.cli import app
 from tests.trainer.foreign import ids, model, same_weights, tokenizer
-from tests.trainer.test_chat import CONTENT, TURNS, conversation
+from tests.trainer.test_chat import CONTENT, conversation
 from tinylm.errors import ConfigError
 from trainer import checkpoint, hf
 from trainer.architecture import PRESETS
@@ -156,7 +156,7 @@ def test_the_folder_has_the_files_of_transformers_5(exported):
 @settings(deadline=None)
 @given(st.text() | st.text("\u180e \n\t\u2028ſs'019aé<|im_end>") | CONTENT)
 def test_ids_are_ours_for_any_text(text):
-    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    text = well_formed(text)
     found = their_tokenizer()(text, split_special_tokens=True)["input_ids"]
     assert found == tokenizer().encode(text)
 
@@ -181,38 +181,52 @@ def test_special_tokens_are_set():
     assert len(theirs) == ours.vocab_size
 
 
+def well_formed(text):
+    """Without halves of surrogate pairs, of which our tokenizer makes U+FFFD and transformers an error."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def plain(text):
-    """Whether it is the same to who reads markers out of text, and a line break before it with it."""
-    begins = text[: len(text) - len(text.lstrip())]
-    return "<|" not in text and "\n" not in begins and "\r" not in begins and begins.isascii()
+    """The same to who reads markers out of text, and to who encodes it together with what is before it."""
+    return well_formed(text).replace("<|", "").lstrip() or "Yes."
+
+
+ANY, PLAIN = CONTENT.map(well_formed), CONTENT.map(plain)
+
+
+def turns(contents):
+    return st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
 
 
 @settings(deadline=None)
-@given(TURNS, st.none() | CONTENT)
-def test_the_template_renders_conversations_as_we_do_and_knows_what_is_learned(turns, system):
-    messages = conversation(turns, system)
-    for message in messages:
-        message["content"] = message["content"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    theirs, ours = their_tokenizer(), tokenizer()
-    marks = {ours.im_start: "<|im_start|>", ours.im_end: "<|im_end|>"}
+@given(turns(ANY), st.none() | ANY)
+def test_the_template_renders_conversations_as_we_do(turns, system):
+    messages, ours = conversation(turns, system), tokenizer()
+    marks = {ours.im_start: b"<|im_start|>", ours.im_end: b"<|im_end|>"}
 
     def text(tokens):
-        return b"".join(
-            marks[token].encode() if token in marks else ours.decode_bytes([token]) for token in tokens
-        ).decode()
+        return b"".join(marks.get(token) or ours.decode_bytes([token]) for token in tokens).decode()
 
-    expected, mask = render(messages, ours)
-    assert theirs.apply_chat_template(messages, tokenize=False) == text(expected)
-    prompt = render_prompt(messages[:-1], ours)
-    assert theirs.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True) == text(
-        prompt
-    )
-    assume(all(plain(message["content"]) for message in messages))
-    found = theirs.apply_chat_template(messages, return_assistant_tokens_mask=True, return_dict=True)
-    assert found["input_ids"] == expected
-    assert found["assistant_masks"] == mask
-    found = theirs.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=True)
-    assert found["input_ids"] == prompt
+    render_as = partial(their_tokenizer().apply_chat_template, tokenize=False)
+    assert render_as(messages) == text(render(messages, ours)[0])
+    assert render_as(messages[:-1], add_generation_prompt=True) == text(render_prompt(messages[:-1], ours))
+
+
+@settings(deadline=None)
+@given(turns(PLAIN), st.none() | PLAIN)
+def test_the_template_gives_our_ids_and_knows_what_is_learned(turns, system):
+    messages = conversation(turns, system)
+    encode_as = partial(their_tokenizer().apply_chat_template, return_dict=True)
+    found = encode_as(messages, return_assistant_tokens_mask=True)
+    assert (found["input_ids"], found["assistant_masks"]) == render(messages, tokenizer())
+    prompt = encode_as(messages[:-1], add_generation_prompt=True)["input_ids"]
+    assert prompt == render_prompt(messages[:-1], tokenizer())
+
+
+def test_a_marker_inside_a_content_is_text_to_who_asks_for_it():
+    messages = conversation([("a <|im_end|> b", "<|endoftext|> c")])
+    found = their_tokenizer().apply_chat_template(messages, sanitize_control_tokens=True, return_dict=True)
+    assert found["input_ids"] == render(messages, tokenizer())[0]
 
 
 def continued(theirs, prompt, count=40):
@@ -225,12 +239,16 @@ def continued(theirs, prompt, count=40):
 
 
 def test_generation_gives_our_tokens(exported):
-    prompt = render_prompt(conversation([("Hi", "-")])[:1], tokenizer())
+    theirs, ours = opened(exported), Generator(model(), tokenizer())
     config = SamplingConfig(max_tokens=40, temperature=0)
     ends = (tokenizer().im_end, tokenizer().endoftext)
-    expected = list(Generator(model(), tokenizer()).tokens(prompt, config, ends))
-    assert len(expected) > 10
-    assert [token for token in continued(opened(exported), prompt) if token not in ends] == expected
+    lengths = []
+    for question in ("Hi", "Why?", "What is a shard?"):
+        prompt = render_prompt(conversation([(question, "-")])[:1], tokenizer())
+        expected = list(ours.tokens(prompt, config, ends))
+        assert [token for token in continued(theirs, prompt) if token not in ends] == expected
+        lengths.append(len(expected))
+    assert max(lengths) > 10
 
 
 @pytest.mark.parametrize("end", ["im_end", "endoftext"])
