@@ -1,0 +1,220 @@
+"""The closing test: one small language model, trained on what each crawl order harvested in as many fetches.
+
+Crawls of the documentation web are simulated, without the hosts that are held out. What was fetched is
+extracted and judged as a crawl does it; the model reads the first tokens that were kept, again and again if
+they are too few, and is measured on English prose of the held-out hosts. Model, tokenizer and steps are the
+same for all; the draw of start pages and the seed of the weights differ from round to round.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from hashlib import sha256
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench.choices import LENGTH, ROWS, VOCABULARY, train
+from bench.crawl import DATA
+from bench.pages import bodies, table
+from bench.report import report
+from crawler.extract import Extracted, Extractor
+from crawler.page import Page
+from ranker.config import WalkConfig
+from ranker.experiment import draw_starts, policies
+from ranker.judge import Judge
+from ranker.recorded import RecordedWeb, build, read_edges
+from ranker.simulator import Simulation
+from trainer.architecture import ModelConfig
+from trainer.evaluate import bits_per_byte
+from trainer.model import GPT
+from trainer.tokenizer import Tokenizer
+
+WORTH = "where(kind == 'nonenglish', 0, min(prose_chars, 20000))"
+ORDERS = ("tinylm", "opic", "bfs", "random")
+HELD_OUT = ("docs.pytest.org", "docs.scrapy.org", "rand-mh.sourceforge.io", "www.libpng.org")
+_NO_PAGES = ("jakevdp.github.io",)
+_SEEDS = 20
+_HELD_OUT_BYTES = 100_000
+_TOKENIZER_PAGES = 1500
+_SIZES: dict[str, Any] = {"sequence_len": LENGTH, "width": 128, "layers": 5}
+
+app = App(name="python -m bench.language_models", help=__doc__)
+
+
+class Harvest(NamedTuple):
+    """What one crawl brought: its pages in the order of their fetches."""
+
+    order: str
+    round: int
+    urls: list[str]
+
+
+@app.default
+def main(
+    *only: str,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    rounds: int = 3,
+    fetches: int = 400,
+    tokens: int = 2_000_000,
+    out: Path | None = None,
+) -> None:
+    """Crawl, train and measure; the last line is JSON. About 40 minutes on two cores.
+
+    Parameters
+    ----------
+    only
+        Crawl orders, oracles among them; ours, OPIC, BFS and random order, if none is given.
+    quick
+        One round, 100 fetches, 20,000 tokens: does it run at all.
+    rounds
+        Draws of start pages, each with weights of its own.
+    fetches
+        Of each crawl.
+    tokens
+        That each model reads.
+    out
+        File that gets the JSON too.
+    """
+    if quick:
+        rounds, fetches, tokens = 1, 100, 20_000
+    report(compare(only or ORDERS, rounds, fetches, tokens) | {"quick": quick}, out, "torch", "trafilatura")
+
+
+def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> dict[str, Any]:
+    """Figures of all orders, with bits per byte by order under `lm_bpb`."""
+    harvests = list(_harvests(orders, rounds, fetches))
+    wanted = {url for harvest in harvests for url in harvest.urls}
+    rows = [row for row in table() if row["host"] not in _NO_PAGES]
+    outside = [row for row in rows if row["host"] in HELD_OUT and row["kind"] != "index"]
+    inside = Random(0).sample([row for row in rows if row["host"] not in HELD_OUT], _TOKENIZER_PAGES)
+    pages = _extracted([row for row in rows if row["url"] in wanted] + outside + inside)
+    tokenizer = Tokenizer.train(_kept([row["url"] for row in inside], pages), VOCABULARY)
+    held_out = _first(_kept(Random(0).sample([row["url"] for row in outside], len(outside)), pages))
+    found: dict[str, list[dict[str, Any]]] = {order: [] for order in orders}
+    with (
+        TemporaryDirectory() as folder,
+        Progress() as bar,
+        ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
+    ):
+        tokenizer.save(path := Path(folder) / "tokenizer.json")
+        jobs = [(h.round, _kept(h.urls, pages), tokens, path, held_out) for h in harvests]
+        for harvest, result in zip(
+            harvests, bar.track(pool.map(_measure, jobs), len(jobs), description="training"), strict=True
+        ):
+            found[harvest.order].append(result)
+    _print(found)
+    return {
+        "lm_bpb": {order: round(mean(r["bpb"] for r in results), 4) for order, results in found.items()},
+        "rounds": found,
+        "fetches": fetches,
+        "tokens": tokens,
+        "held_out_bytes": sum(len(text.encode()) for text in held_out),
+    }
+
+
+def _harvests(orders: Sequence[str], rounds: int, fetches: int) -> Iterator[Harvest]:
+    web = _without_held_out(read_edges(DATA / "edges.parquet", DATA / "pages.tsv.zst", WORTH))
+    simulation = Simulation(web)
+    for number, start in enumerate(draw_starts(web, _SEEDS, rounds, seed=0, of_hosts=False)):
+        for order, make in policies(orders, web, fetches).items():
+            crawl = simulation.crawl(make, start, fetches, seed=number)
+            yield Harvest(order, number, [web.urls[page] for page in crawl.pages])
+
+
+def _without_held_out(web: RecordedWeb) -> RecordedWeb:
+    ids = np.flatnonzero(~np.isin(np.array(web.hosts), [*HELD_OUT, *_NO_PAGES]))
+    sources = np.repeat(np.arange(len(web.urls)), np.diff(web.starts))
+    urls = [web.urls[page] for page in ids.tolist()]
+    return build(
+        web.name, ids, urls, sources, web.targets.astype(np.int64), {"worth": web.worth[ids]}, "worth"
+    )
+
+
+def _extracted(rows: Sequence[dict[str, str]]) -> dict[str, Extracted]:
+    """Text and more of each page, by URL."""
+    hosts: dict[str, list[dict[str, str]]] = {}
+    for row in {row["url"]: row for row in rows}.values():
+        hosts.setdefault(row["host"], []).append(row)
+    ordered = sorted(hosts.values(), key=len, reverse=True)
+    found: dict[str, Extracted] = {}
+    with Progress() as bar, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        for pages in bar.track(pool.map(_extract, ordered), len(ordered), description="extracting"):
+            found |= pages
+    return found
+
+
+def _extract(rows: Sequence[dict[str, str]]) -> dict[str, Extracted]:
+    extract = Extractor()
+    return {row["url"]: extract(body, row["url"], "text/html", False, 10.0) for row, body in bodies(rows)}
+
+
+def _kept(urls: Sequence[str], pages: dict[str, Extracted]) -> list[str]:
+    """The texts that a crawl which fetched these pages in this order would have kept."""
+    judge, texts = Judge(WalkConfig()), []
+    for url in urls:
+        found = pages[url]
+        page = Page(
+            url=url, fetch_no=1, fetched_at=0, status=200, promise=0.0, propensity=1.0, reason=found.reason,
+            text=found.text, language=found.language, language_score=found.language_score,
+            content_sha256=sha256(found.text.encode()).hexdigest(), opt_out=found.opt_out,
+        )  # fmt: skip
+        if judge(page, 0.0).verdict.keep:
+            texts.append(found.text)
+    return texts
+
+
+def _first(texts: Sequence[str]) -> list[str]:
+    chosen: list[str] = []
+    left = _HELD_OUT_BYTES
+    for text in texts:
+        if left <= 0:
+            break
+        chosen.append(text)
+        left -= len(text.encode())
+    return chosen
+
+
+def _measure(job: tuple[int, list[str], int, Path, list[str]]) -> dict[str, Any]:
+    """Train on the first tokens of a harvest, and measure."""
+    seed, texts, tokens, path, held_out = job
+    tokenizer = Tokenizer.load(path)
+    torch.set_num_threads(1)
+    ids = [token for text in texts for token in (tokenizer.endoftext, *tokenizer.encode(text))]
+    torch.manual_seed(seed)
+    model = GPT(ModelConfig(vocab_size=tokenizer.vocab_size, **_SIZES))
+    began = time.process_time()
+    train(model, torch.tensor(ids[:tokens]), tokens // (ROWS * LENGTH))
+    return {
+        "bpb": round(bits_per_byte(model, tokenizer, held_out), 4),
+        "documents": len(texts),
+        "harvested_tokens": len(ids),
+        "parameters": model.parameters_count,
+        "cpu_s": round(time.process_time() - began),
+    }
+
+
+def _print(found: dict[str, list[dict[str, Any]]]) -> None:
+    table = Table("order", "bits per byte", "of each round", "documents", "tokens harvested")
+    for order, results in found.items():
+        means = {name: mean(result[name] for result in results) for name in results[0]}
+        each = "  ".join(f"{result['bpb']:.3f}" for result in results)
+        table.add_row(
+            order, f"{means['bpb']:.3f}", each, f"{means['documents']:,.0f}",
+            f"{means['harvested_tokens']:,.0f}",
+        )  # fmt: skip
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()

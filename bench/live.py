@@ -1,0 +1,193 @@
+"""A live crawl beside its simulation: is what the simulator says of a policy what a crawl does?
+
+The local web (real HTTP, host delays, several workers) is crawled whole and so recorded. Then each policy
+crawls it again from the same pages, live with a budget of fetches, and in the simulator on the recording.
+Both harvests are counted in the worth that the recording gives each page; a live crawl is steered by what it
+finds pages worth itself, which depends on what its quality model has seen by then.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+from cyclopts import App, Parameter
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from bench.report import report
+from crawler.config import CrawlConfig, FrontierConfig
+from crawler.frontier import Frontier
+from crawler.page import LISTS
+from crawler.seeds import Seed, read_seeds
+from deploy.crawl import Crawl
+from deploy.localweb.sites import discover
+from deploy.reddit_dump import write_dump
+from ranker.config import WalkConfig
+from ranker.policies import POLICIES
+from ranker.recorded import RecordedWeb
+from ranker.recorded_shards import read_shards
+from ranker.simulator import Clock, Simulation
+from shards.manifest import Manifest
+from shards.tables import read_fetches
+from tinylm.processes import start, stop
+
+PACKAGES = "scrapy,redis,rich,numpy,aiohttp,pyarrow,trafilatura,parsel"
+SEEDS = 60
+"""Pages with the most votes, from which crawls start."""
+ORDERS = ("tinylm", "opic", "bfs", "random")
+_DELAY, _WORKERS, _CONCURRENCY = 0.1, 2, 8
+_MOST = 20_000
+
+app = App(name="python -m bench.live", help=__doc__)
+
+
+@app.default
+def main(
+    *,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    budget: int = 600,
+    rounds: int = 3,
+    out: Path | None = None,
+) -> None:
+    """Record, crawl, simulate; the last line is JSON.
+
+    Parameters
+    ----------
+    quick
+        One policy, once, 150 fetches.
+    budget
+        Fetches of a crawl.
+    rounds
+        Live crawls of each policy; simulations are as many, with other random draws.
+    out
+        File that gets the JSON too.
+    """
+    figures = compare(("tinylm",), 150, 1) if quick else compare(ORDERS, budget, rounds)
+    report(figures | {"quick": quick}, out, "scrapy")
+
+
+def compare(orders: Sequence[str], budget: int, rounds: int) -> dict[str, Any]:
+    """The harvest of each order at the end and its area under the curve, live and simulated, and ratios."""
+    with tempfile.TemporaryDirectory() as scratch, local_web(Path(scratch)) as web:
+        folder = Path(scratch)
+        seeds = _seeds(folder)
+        crawl(folder / "whole", web, "bfs", seeds, _MOST)
+        recorded = read_shards(folder / "whole" / "shards")
+        print(f"{len(recorded.urls):,} pages recorded, worth {recorded.worth.sum():,.0f}", flush=True)
+        found = {}
+        for order in orders:
+            live, simulated = [], []
+            for number in range(rounds):
+                data = folder / f"{order}-{number}"
+                crawl(data, web, order, seeds, budget)
+                live.append(_curve(_fetched(data / "shards"), recorded, budget))
+                fetched = _simulated(recorded, order, seeds, len(live[-1]), number)
+                simulated.append(_curve(fetched, recorded, budget))
+            found[order] = _beside(live, simulated)
+    _print(found)
+    return {"orders": found, "pages": len(recorded.urls), "budget": budget, "rounds": rounds}
+
+
+@contextmanager
+def local_web(folder: Path) -> Iterator[dict[str, Any]]:
+    """The local web of PACKAGES; yields its port and where its hosts are."""
+    ready = folder / "ready.json"
+    argv = [sys.executable, "-m", "deploy.localweb", "--ready-file", str(ready), "--packages", PACKAGES]
+    process = start(argv, log=folder / "web.log")
+    try:
+        while not ready.exists():
+            if process.poll() is not None:
+                raise RuntimeError((folder / "web.log").read_text())
+            time.sleep(0.05)
+        yield json.loads(ready.read_text())
+    finally:
+        stop([process], patience=10)
+
+
+def _seeds(folder: Path) -> list[Seed]:
+    """Those of a generated Reddit dump that people liked best."""
+    dump = folder / "RS.zst"
+    write_dump(dump, discover(PACKAGES.split(",")))
+    return sorted(read_seeds(str(dump)), key=lambda seed: -seed.prior)[:SEEDS]
+
+
+def crawl(data: Path, web: dict[str, Any], policy: str, seeds: list[Seed], pages: int) -> None:
+    """Crawl `web` from `seeds` with real workers and a walker."""
+    frontier = FrontierConfig(
+        data=data, delay=_DELAY, latency_factor=0.0, backoff=1.0, lease_seconds=40.0, pages_per_host=500
+    )
+    fetching = CrawlConfig(
+        user_agent="tinylm-bench/0 (+http://python.test/)",
+        pages=pages,
+        disk_reserve_gigabytes=0.1,
+        allowed_networks=(f"127.0.0.0/8:{web['port']}",),
+        resolve=tuple(web["resolve"]),
+        workers=_WORKERS,
+        concurrency=_CONCURRENCY,
+        ip_concurrency=_WORKERS * _CONCURRENCY,
+        ip_delay=0.0,
+        timeout=15.0,
+        extract_timeout=5.0,
+    )
+    Crawl(frontier, fetching, WalkConfig(policy=policy)).run(seeds, _shown)
+
+
+@contextmanager
+def _shown(_frontier: Frontier) -> Iterator[Callable[[], None]]:
+    yield lambda: None
+
+
+def _fetched(shards: Path) -> list[str]:
+    """URLs of pages in the order in which their fetches were over."""
+    columns = ("url", "fetched_at", "reason")
+    log = pa.concat_tables([table for _, table in read_fetches(shards, Manifest.load(shards), columns)])
+    rows = sorted(log.to_pylist(), key=lambda row: row["fetched_at"])
+    return [row["url"] for row in rows if row["reason"] not in LISTS]
+
+
+def _simulated(web: RecordedWeb, policy: str, seeds: list[Seed], budget: int, number: int) -> list[str]:
+    pages = {url: page for page, url in enumerate(web.urls)}
+    begin = np.array([pages[seed.url] for seed in seeds if seed.url in pages], np.int64)
+    clock = Clock(delay=_DELAY, latency=0.05, workers=_WORKERS * _CONCURRENCY)
+    exploration = FrontierConfig().exploration
+    harvest = Simulation(web).crawl(
+        POLICIES[policy], begin, budget, clock=clock, exploration=exploration, seed=number
+    )
+    return [web.urls[page] for page in harvest.pages]
+
+
+def _curve(urls: Sequence[str], web: RecordedWeb, budget: int) -> NDArray[np.float64]:
+    """(fetches,) Recorded worth gathered after each fetch, each page counted once."""
+    worth = dict(zip(web.urls, web.worth.tolist(), strict=True))
+    return np.cumsum([worth.pop(url, 0.0) for url in urls[:budget]])
+
+
+def _beside(live: list[NDArray[np.float64]], simulated: list[NDArray[np.float64]]) -> dict[str, Any]:
+    pairs = list(zip(live, simulated, strict=True))
+    return {
+        "live": [round(float(curve[-1]), 1) for curve in live],
+        "simulated": [round(float(curve[-1]), 1) for curve in simulated],
+        "ratio_harvest": round(median(float(one[-1] / other[-1]) for one, other in pairs), 3),
+        "ratio_auc": round(median(float(one.mean() / other.mean()) for one, other in pairs), 3),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    table = Table("order", "live", "simulated", "ratio", "ratio of areas")
+    for order, figures in found.items():
+        harvests = ("  ".join(f"{worth:.0f}" for worth in figures[kind]) for kind in ("live", "simulated"))
+        table.add_row(order, *harvests, f"{figures['ratio_harvest']:.2f}", f"{figures['ratio_auc']:.2f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    app()
