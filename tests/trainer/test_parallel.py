@@ -74,7 +74,7 @@ def same(run, reference, optimizer):
         np.testing.assert_allclose(tensor, theirs[name], rtol=0.01, atol=absolute, err_msg=name)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw", pytest.param("muon", marks=pytest.mark.long)])
 def test_two_replicas_and_two_shards_are_one_process(tiny, tmp_path, optimizer):
     config = {"steps": 8, "optimizer": optimizer}
     alone = tiny(**config, out=tmp_path / "alone")
@@ -85,6 +85,7 @@ def test_two_replicas_and_two_shards_are_one_process(tiny, tmp_path, optimizer):
         same(together.out, alone.out, optimizer)
 
 
+@pytest.mark.long
 def test_shards_resume_to_the_last_bit(tiny, tmp_path):
     config = tiny(parallel="fsdp")
     finish(start(config, size=2))
