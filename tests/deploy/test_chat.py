@@ -8,10 +8,10 @@ import torch
 
 from deploy.chat import converse
 from deploy.cli import app
+from tests.trainer.runs import save
 from trainer import checkpoint
 from trainer.config import PretrainConfig
 from trainer.model import GPT
-from trainer.optim import adamw
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["one two three"] * 3, 270)
@@ -28,8 +28,7 @@ def talk(tmp_path, monkeypatch, capsys):
         with torch.no_grad():
             model.embed_tokens.weight.fill_(1)
             model.lm_head.weight.zero_()[token] = 1
-        state = {"step": 1, "steps": 1, "tokens": 1, "data": {}, "measured": {}}
-        checkpoint.save(config.out, model, adamw(model, config), config, state)
+        save(model, config)
         TOKENIZER.save(config.out / checkpoint.TOKENIZER)
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
         converse(config.out, None, temperature=0, max_tokens=4)

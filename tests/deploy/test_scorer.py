@@ -12,11 +12,11 @@ from shards.reader import ShardReader
 from tests.conftest import eventually, open_frontier
 from tests.ranker.test_walker import committed_all, feed, prose, walk
 from tests.tinylm.test_processes import gone
+from tests.trainer.runs import save
 from tinylm.errors import ConfigError
 from trainer import checkpoint
 from trainer.config import PretrainConfig
 from trainer.model import GPT
-from trainer.optim import adamw
 from trainer.quality import CheckpointQuality
 from trainer.tokenizer import Tokenizer
 
@@ -29,8 +29,7 @@ def run(tmp_path_factory):
     tokenizer = Tokenizer.train([prose(n) for n in range(5)], 400)
     torch.manual_seed(1)
     model = GPT(config.model(tokenizer.vocab_size))
-    state = {"step": 1, "steps": 1, "tokens": 1, "data": {}, "measured": {}}
-    checkpoint.save(config.out, model, adamw(model, config), config, state)
+    save(model, config)
     tokenizer.save(config.out / checkpoint.TOKENIZER)
     return config.out
 

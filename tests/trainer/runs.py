@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from trainer.checkpoint import Saver
+from trainer.distributed import World
+from trainer.optim import Optimizer
+
 ROOT = Path(__file__).parents[2]
 WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for number in (1, 2))
 
@@ -19,6 +23,14 @@ WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for n
 def losses(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: tuple(map(line.get, ("loss", "grad_norm", "val_bpb", "tokens"))) for line in lines}
+
+
+def save(model, config):
+    """The checkpoint of a run of one step that came out as `model`."""
+    saver = Saver(config, World())
+    state = {"step": 1, "steps": 1, "tokens": 1, "skipped": 0, "data": {}, "measured": {}}
+    saver.start(model, Optimizer(model, config, World()), state)
+    saver.wait()
 
 
 def cut_back(run, step, torn_metrics=""):
