@@ -110,7 +110,7 @@ def main(
         },
         "bytes_per_url": _bytes_per_url(),
         "lm_bpb": None,
-        "why": "lm_bpb: not part of this command yet",
+        "why": "lm_bpb: `python -m bench.language_models`",
     }
     _print(figures)
     report(figures | {"draws": draws, "budget": budget, "quick": quick}, out, "numpy")

@@ -499,7 +499,7 @@ def test_a_blocked_host_is_left_alone_until_then_even_if_it_is_being_asked(singl
     assert single.why_idle()["blocked"] == 3
     assert lease_one(single)
     assert time.time() >= until - 2 * RESOLUTION
-    assert single.why_idle()["blocked"] == 0
+    assert eventually(lambda: single.why_idle()["blocked"] == 0)
 
 
 def test_a_paused_host_gives_nothing_until_it_is_resumed(frontier):
