@@ -8,6 +8,7 @@ differ otherwise. Peers there are none; the default is what the others stand bes
 
 import math
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -56,12 +57,12 @@ def main(
     torch.set_num_threads(1)
     texts, held_out = prose(TRAINED_ON, 100_000 if quick else 3_000_000), prose(HELD_OUT, 100_000)
     tokenizer = Tokenizer.train(texts, VOCABULARY)
-    stream = torch.tensor([t for ids in map(tokenizer.encode, texts) for t in (tokenizer.endoftext, *ids)])
+    tokens = stream(texts, tokenizer)
     plan = [(name, changes, 0) for name, changes in _distinct().items()] + [("default, seed 1", {}, 1)]
     plan = [row for row in plan if row[0] in only or not only]
     rows = {}
     for name, changes, seed in track(plan, description="choices", transient=True):
-        rows[name] = _measure(changes, seed, steps, stream, tokenizer, held_out)
+        rows[name] = _measure(changes, seed, steps, tokens, tokenizer, held_out)
         print(_line(name, rows[name]), flush=True)
     sizes = {"tokens": steps * ROWS * LENGTH, "vocabulary": tokenizer.vocab_size, "sequence_len": LENGTH}
     held = sum(len(text.encode()) for text in held_out)
@@ -114,6 +115,11 @@ def _looking_ahead(model: GPT) -> GPT:
         if isinstance(module, BatchNorm):
             module.running_mean = module.running_var = None
     return copied
+
+
+def stream(texts: Sequence[str], tokenizer: Tokenizer) -> Tensor:
+    """The ids of `texts`, each after `<|endoftext|>`, as one stream."""
+    return torch.tensor([t for ids in map(tokenizer.encode, texts) for t in (tokenizer.endoftext, *ids)])
 
 
 def train(model: GPT, stream: Tensor, steps: int) -> float:

@@ -22,6 +22,8 @@ from trainer.architecture import ModelConfig
 from trainer.config import SamplingConfig
 from trainer.decoder import Weights
 from trainer.generate import Generator
+from trainer.hf import tensors
+from trainer.layouts import to_json
 from trainer.model import GPT
 from trainer.tokenizer import Tokenizer
 
@@ -127,27 +129,9 @@ def _ours(model: GPT, weights: Weights) -> Contestant:
 def _transformers(model: GPT) -> Contestant:
     from transformers import Qwen3Config, Qwen3ForCausalLM  # a peer that may not be there
 
-    config = model.config
-    theirs = Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            intermediate_size=config.hidden,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.heads,
-            num_key_value_heads=config.kv_heads,
-            head_dim=config.head_width,
-            max_position_embeddings=config.sequence_len,
-            rms_norm_eps=config.norm_eps,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            tie_word_embeddings=config.tied_embeddings,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-    ).eval()
-    state = model.state_dict()
-    names = {name: name if name.startswith("lm_head") else f"model.{name}" for name in state}
-    theirs.load_state_dict({names[name]: tensor for name, tensor in state.items()})
+    shape = to_json(model.config) | {"eos_token_id": None, "pad_token_id": 0}
+    theirs = Qwen3ForCausalLM(Qwen3Config(**shape)).eval()
+    theirs.load_state_dict({"lm_head.weight": model.lm_head.weight, **tensors(model)})
     ids = torch.tensor([PROMPT])
 
     def write(count: int) -> list[int]:

@@ -9,7 +9,6 @@ same for all; the draw of start pages and the seed of the weights differ from ro
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from hashlib import sha256
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -24,27 +23,24 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench.choices import LENGTH, ROWS, VOCABULARY, train
+from bench.choices import LENGTH, ROWS, VOCABULARY, stream, train
 from bench.crawl import DATA
-from bench.pages import bodies, table
+from bench.pages import bodies, fetched, head, table
 from bench.report import report
+from bench.search_and_rank import SEEDS, documentation
 from crawler.extract import Extracted, Extractor
-from crawler.page import Page
 from ranker.config import WalkConfig
 from ranker.experiment import draw_starts, policies
 from ranker.judge import Judge
-from ranker.recorded import RecordedWeb, build, read_edges
+from ranker.recorded import RecordedWeb, build
 from ranker.simulator import Simulation
 from trainer.architecture import ModelConfig
 from trainer.evaluate import bits_per_byte
 from trainer.model import GPT
 from trainer.tokenizer import Tokenizer
 
-WORTH = "where(kind == 'nonenglish', 0, min(prose_chars, 20000))"
 ORDERS = ("tinylm", "opic", "bfs", "random")
 HELD_OUT = ("docs.pytest.org", "docs.scrapy.org", "rand-mh.sourceforge.io", "www.libpng.org")
-_NO_PAGES = ("jakevdp.github.io",)
-_SEEDS = 20
 _HELD_OUT_BYTES = 100_000
 _TOKENIZER_PAGES = 1500
 _SIZES: dict[str, Any] = {"sequence_len": LENGTH, "width": 128, "layers": 5}
@@ -95,12 +91,14 @@ def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> di
     """Figures of all orders, with bits per byte by order under `lm_bpb`."""
     harvests = list(_harvests(orders, rounds, fetches))
     wanted = {url for harvest in harvests for url in harvest.urls}
-    rows = [row for row in table() if row["host"] not in _NO_PAGES]
+    rows = table()
     outside = [row for row in rows if row["host"] in HELD_OUT and row["kind"] != "index"]
     inside = Random(0).sample([row for row in rows if row["host"] not in HELD_OUT], _TOKENIZER_PAGES)
     pages = _extracted([row for row in rows if row["url"] in wanted] + outside + inside)
     tokenizer = Tokenizer.train(_kept([row["url"] for row in inside], pages), VOCABULARY)
-    held_out = _first(_kept(Random(0).sample([row["url"] for row in outside], len(outside)), pages))
+    held_out = head(
+        _kept(Random(0).sample([row["url"] for row in outside], len(outside)), pages), _HELD_OUT_BYTES
+    )
     found: dict[str, list[dict[str, Any]]] = {order: [] for order in orders}
     with (
         TemporaryDirectory() as folder,
@@ -124,16 +122,17 @@ def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> di
 
 
 def _harvests(orders: Sequence[str], rounds: int, fetches: int) -> Iterator[Harvest]:
-    web = _without_held_out(read_edges(DATA / "edges.parquet", DATA / "pages.tsv.zst", WORTH))
+    web = _with_pages_to_train_on(documentation(DATA))
     simulation = Simulation(web)
-    for number, start in enumerate(draw_starts(web, _SEEDS, rounds, seed=0, of_hosts=False)):
+    for number, start in enumerate(draw_starts(web, SEEDS, rounds, seed=0, of_hosts=False)):
         for order, make in policies(orders, web, fetches).items():
             crawl = simulation.crawl(make, start, fetches, seed=number)
             yield Harvest(order, number, [web.urls[page] for page in crawl.pages])
 
 
-def _without_held_out(web: RecordedWeb) -> RecordedWeb:
-    ids = np.flatnonzero(~np.isin(np.array(web.hosts), [*HELD_OUT, *_NO_PAGES]))
+def _with_pages_to_train_on(web: RecordedWeb) -> RecordedWeb:
+    hosts = {row["host"] for row in table()} - {*HELD_OUT}
+    ids = np.flatnonzero(np.isin(np.array(web.hosts), list(hosts)))
     sources = np.repeat(np.arange(len(web.urls)), np.diff(web.starts))
     urls = [web.urls[page] for page in ids.tolist()]
     return build(
@@ -163,26 +162,10 @@ def _kept(urls: Sequence[str], pages: dict[str, Extracted]) -> list[str]:
     """The texts that a crawl which fetched these pages in this order would have kept."""
     judge, texts = Judge(WalkConfig()), []
     for url in urls:
-        found = pages[url]
-        page = Page(
-            url=url, fetch_no=1, fetched_at=0, status=200, promise=0.0, propensity=1.0, reason=found.reason,
-            text=found.text, language=found.language, language_score=found.language_score,
-            content_sha256=sha256(found.text.encode()).hexdigest(), opt_out=found.opt_out,
-        )  # fmt: skip
+        page = fetched(url, pages[url])
         if judge(page, 0.0).verdict.keep:
-            texts.append(found.text)
+            texts.append(page.text)
     return texts
-
-
-def _first(texts: Sequence[str]) -> list[str]:
-    chosen: list[str] = []
-    left = _HELD_OUT_BYTES
-    for text in texts:
-        if left <= 0:
-            break
-        chosen.append(text)
-        left -= len(text.encode())
-    return chosen
 
 
 def _measure(job: tuple[int, list[str], int, Path, list[str]]) -> dict[str, Any]:
@@ -190,11 +173,11 @@ def _measure(job: tuple[int, list[str], int, Path, list[str]]) -> dict[str, Any]
     seed, texts, tokens, path, held_out = job
     tokenizer = Tokenizer.load(path)
     torch.set_num_threads(1)
-    ids = [token for text in texts for token in (tokenizer.endoftext, *tokenizer.encode(text))]
+    ids = stream(texts, tokenizer)
     torch.manual_seed(seed)
     model = GPT(ModelConfig(vocab_size=tokenizer.vocab_size, **_SIZES))
     began = time.process_time()
-    train(model, torch.tensor(ids[:tokens]), tokens // (ROWS * LENGTH))
+    train(model, ids[:tokens], tokens // (ROWS * LENGTH))
     return {
         "bpb": round(bits_per_byte(model, tokenizer, held_out), 4),
         "documents": len(texts),

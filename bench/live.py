@@ -6,10 +6,7 @@ Both harvests are counted in the worth that the recording gives each page; a liv
 finds pages worth itself, which depends on what its quality model has seen by then.
 """
 
-import json
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +26,7 @@ from crawler.frontier import Frontier
 from crawler.page import LISTS
 from crawler.seeds import Seed, read_seeds
 from deploy.crawl import Crawl
+from deploy.demo import local_web
 from deploy.localweb.sites import discover
 from deploy.reddit_dump import write_dump
 from ranker.config import WalkConfig
@@ -38,7 +36,6 @@ from ranker.recorded_shards import read_shards
 from ranker.simulator import Clock, Simulation
 from shards.manifest import Manifest
 from shards.tables import read_fetches
-from tinylm.processes import start, stop
 
 PACKAGES = "scrapy,redis,rich,numpy,aiohttp,pyarrow,trafilatura,parsel"
 SEEDS = 60
@@ -77,7 +74,7 @@ def main(
 
 def compare(orders: Sequence[str], budget: int, rounds: int) -> dict[str, Any]:
     """The harvest of each order at the end and its area under the curve, live and simulated, and ratios."""
-    with tempfile.TemporaryDirectory() as scratch, local_web(Path(scratch)) as web:
+    with tempfile.TemporaryDirectory() as scratch, local_web(Path(scratch), PACKAGES) as web:
         folder = Path(scratch)
         seeds = _seeds(folder)
         crawl(folder / "whole", web, "bfs", seeds, _MOST)
@@ -95,22 +92,6 @@ def compare(orders: Sequence[str], budget: int, rounds: int) -> dict[str, Any]:
             found[order] = _beside(live, simulated)
     _print(found)
     return {"orders": found, "pages": len(recorded.urls), "budget": budget, "rounds": rounds}
-
-
-@contextmanager
-def local_web(folder: Path) -> Iterator[dict[str, Any]]:
-    """The local web of PACKAGES; yields its port and where its hosts are."""
-    ready = folder / "ready.json"
-    argv = [sys.executable, "-m", "deploy.localweb", "--ready-file", str(ready), "--packages", PACKAGES]
-    process = start(argv, log=folder / "web.log")
-    try:
-        while not ready.exists():
-            if process.poll() is not None:
-                raise RuntimeError((folder / "web.log").read_text())
-            time.sleep(0.05)
-        yield json.loads(ready.read_text())
-    finally:
-        stop([process], patience=10)
 
 
 def _seeds(folder: Path) -> list[Seed]:

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from cyclopts import App
 
-from bench.pages import bodies, table
+from bench.pages import bodies, fetched, table
 from bench.report import report
-from crawler.extract import Extractor
-from crawler.page import Page
+from crawler.extract import Extracted, Extractor
 from ranker.calibration import Calibration
 from ranker.config import WalkConfig
 from ranker.judge import Judge
@@ -75,7 +74,7 @@ def main(*, out: Path | None = None) -> None:
 
 def real_pages() -> list[Sample]:
     """English pages of each kind, extracted, in a fixed random order."""
-    rows = [row for row in table() if row["host"] != "jakevdp.github.io"]
+    rows = table()
     source = Random(1)
     chosen: dict[str, dict[str, str]] = {}
     for kind, count in KINDS.items():
@@ -95,10 +94,9 @@ def cost(samples: Sequence[Sample]) -> dict[str, float]:
     one, source, times = Judge(WalkConfig()), Random(1), []
     for number, sample in enumerate(samples):
         text = sample.signals.text
-        page = Page(
-            url=str(number), fetch_no=1, fetched_at=0, status=200, promise=0.5, propensity=1.0, text=text,
-            language="en", language_score=1.0, content_sha256=sha256(text.encode()).hexdigest(),
-        )  # fmt: skip
+        digest = sha256(text.encode()).hexdigest()
+        found = Extracted(text=text, language="en", language_score=1.0, content_sha256=digest)
+        page = fetched(str(number), found)
         karma = 100.0 * voted(sample, source)
         began = time.process_time()
         one(page, karma)

@@ -30,7 +30,7 @@ from ranker.simulator import GreedyOracle
 from tinylm.errors import ConfigError
 
 _WORTH = "where(kind == 'nonenglish', 0, min(prose_chars, 20000))"
-_SEEDS = 20
+SEEDS = 20
 _OURS = LearnedPromise.name
 
 app = App(name="python -m bench.search_and_rank", help=__doc__)
@@ -44,7 +44,8 @@ class Setting:
     of_hosts: bool = False
 
 
-def _documentation(data: Path) -> RecordedWeb:
+def documentation(data: Path) -> RecordedWeb:
+    """The documentation web, a page worth its English prose."""
     return read_edges(data / "edges.parquet", data / "pages.tsv.zst", _WORTH)
 
 
@@ -54,8 +55,8 @@ def _cnr(data: Path) -> RecordedWeb:
 
 _HOSTS = "web, a page of each host"
 SETTINGS = {
-    "web": Setting(_documentation),
-    _HOSTS: Setting(_documentation, of_hosts=True),
+    "web": Setting(documentation),
+    _HOSTS: Setting(documentation, of_hosts=True),
     "cnr-2000, PageRank": Setting(_cnr),
 }
 
@@ -93,9 +94,7 @@ def main(
         _OURS: LearnedPromise,
         **{f"without {part}": partial(LearnedPromise, without=frozenset([part])) for part in sorted(PARTS)},
     }
-    ablation = (
-        {} if quick else {name: _run(SETTINGS[name], data, without, draws, budget) for name in (_HOSTS,)}
-    )
+    ablation = {} if quick else {_HOSTS: _run(SETTINGS[_HOSTS], data, without, draws, budget)}
     figures = {
         "percent_of_oracle": {name: _percent(result)[_OURS] for name, result in results.items()},
         "percent_of_oracle_ci": {
@@ -132,7 +131,7 @@ def _run(
     budget: int,
 ) -> dict[str, Any]:
     web = setting.read(data)
-    starts = draw_starts(web, _SEEDS, draws, seed=0, of_hosts=setting.of_hosts)
+    starts = draw_starts(web, SEEDS, draws, seed=0, of_hosts=setting.of_hosts)
     return compare(Experiment(web=web, policies=policies, starts=starts, budget=budget))
 
 

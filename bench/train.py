@@ -22,9 +22,11 @@ from torch.nn import functional as F  # noqa: N812
 from bench.report import report
 from trainer.config import PretrainConfig
 from trainer.distributed import StopSignal, World
+from trainer.layouts import to_json
 from trainer.loop import Run
 from trainer.model import GPT
 from trainer.products import multiply
+from trainer.profiling import profiled
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -71,7 +73,7 @@ def main(
     torch.set_num_threads(threads or os.cpu_count() or 1)
     config = settings("tiny" if quick else size, precision)
     if profile:
-        print(profiled(ours(config, compiled=True)))
+        print(profile_of(ours(config, compiled=True)))
         return
     tokens = config.tokens_per_step
     contenders = {
@@ -191,18 +193,8 @@ def transformers(config: PretrainConfig) -> dict[str, Step]:
         from transformers import LlamaConfig, LlamaForCausalLM
     except ImportError:
         return {}
-    shape = LlamaConfig(
-        vocab_size=config.vocab_size,
-        hidden_size=config.width,
-        intermediate_size=config.hidden,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.kv_heads,
-        max_position_embeddings=LENGTH,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-        use_cache=False,
-    )
+    ours = to_json(config.model(config.vocab_size))
+    shape = LlamaConfig(**ours, attn_implementation="sdpa", use_cache=False)
 
     def made(*, compiled: bool) -> Step:
         torch.manual_seed(0)
@@ -302,16 +294,14 @@ def _seconds_of(work: Callable[[], Any]) -> float:
     return (seconds() - began) / 4
 
 
-def profiled(step: Step) -> str:
+def profile_of(step: Step) -> str:
     """Where our step's time goes, by operator."""
-    for _ in range(3):
-        step()
-    with torch.profiler.profile() as found:
-        for _ in range(4):
-            step()
-    averages = found.key_averages()
-    text: str = averages.table(sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=60)
-    return text
+    with TemporaryDirectory() as folder:
+        with profiled(Path(folder), rank=0) as stepped:
+            for _ in range(8):
+                step()
+                stepped()
+        return (Path(folder) / "rank_0.txt").read_text()
 
 
 if __name__ == "__main__":

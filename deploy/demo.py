@@ -75,7 +75,7 @@ def _crawl(data: Path) -> None:
     _stage("1  crawl: karma seeds, a frontier, workers, and a walker that says what is next")
     done = data / "crawl.json"
     if not done.exists():
-        with _local_web(data) as web:
+        with local_web(data) as web:
             dump = _reddit_dump(data)
             seeds = list(read_seeds(str(dump)))
             reason = Crawl(*_crawl_settings(data, web)).run(seeds, show_crawl)
@@ -116,12 +116,16 @@ def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cr
 
 
 @contextmanager
-def _local_web(data: Path) -> Iterator[dict[str, Any]]:
+def local_web(data: Path, packages: str = "") -> Iterator[dict[str, Any]]:
+    """The local web, of all packages or of these, for as long as the block lasts; its logs go to `data`.
+
+    Yields its port and where its hosts are. Raises StageError if it does not start, or died meanwhile.
+    """
     ready = data / "web" / "ready.json"
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "deploy.localweb", "--ready-file", str(ready)]
-    argv += ["--access-log", str(_access_log(data))]
+    argv += ["--access-log", str(_access_log(data)), "--packages", packages]
     log = data / "logs" / "web.log"
     process = start(argv, log=log)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from crawler.config import FrontierConfig
-from deploy.demo import StageError, _crawl_settings, _local_web, _next_steps
+from deploy.demo import StageError, _crawl_settings, _next_steps, local_web
 from deploy.localweb.audit import Audit, audit
 from deploy.localweb.hosts import build_hosts
 from deploy.localweb.sites import Web, discover
@@ -134,7 +134,7 @@ def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path
 
 def test_a_web_that_died_is_an_error_and_no_finished_crawl(tmp_path: Path) -> None:
     def crawl() -> None:
-        with _local_web(tmp_path):
+        with local_web(tmp_path):
             web = next(processes_of(tmp_path, "deploy.localweb"))
             os.kill(web, signal.SIGKILL)
             while ") Z " not in Path(f"/proc/{web}/stat").read_text():
