@@ -63,7 +63,7 @@ class World:
 
 def speaks() -> bool:
     """Whether this is the rank that talks to people, for use before the ranks are connected."""
-    return _environment("RANK", 0) == 0
+    return environment("RANK", 0) == 0
 
 
 @contextlib.contextmanager
@@ -73,8 +73,8 @@ def connect(timeout_seconds: float) -> Iterator[World]:
     A collective that takes longer than `timeout_seconds` fails, so a dead rank never hangs the others:
     its loss is raised as `DistributedError`.
     """
-    rank, size = _environment("RANK", 0), _environment("WORLD_SIZE", 1)
-    local_rank, local_size = _environment("LOCAL_RANK", 0), _environment("LOCAL_WORLD_SIZE", 1)
+    rank, size = environment("RANK", 0), environment("WORLD_SIZE", 1)
+    local_rank, local_size = environment("LOCAL_RANK", 0), environment("LOCAL_WORLD_SIZE", 1)
     device = _device(local_rank)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A rank that outlived a killed torchrun would write to the run beside the command's next start.
@@ -108,20 +108,21 @@ def _initialise(rank: int, size: int, device: torch.device, timeout: timedelta) 
     agent_has_the_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = TCPStore(
         os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        _environment("MASTER_PORT", 29500),
+        environment("MASTER_PORT", 29500),
         size,
         is_master=rank == 0 and not agent_has_the_store,
         timeout=timeout,
         wait_for_workers=False,
     )
-    attempt = f"attempt{_environment('TORCHELASTIC_RESTART_COUNT', 0)}"
+    attempt = f"attempt{environment('TORCHELASTIC_RESTART_COUNT', 0)}"
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(
         backend, store=PrefixStore(attempt, store), rank=rank, world_size=size, timeout=timeout
     )
 
 
-def _environment(name: str, default: int) -> int:
+def environment(name: str, default: int) -> int:
+    """A number that torchrun puts into the environment; raises `DistributedError` if it is none."""
     value = os.environ.get(name, str(default))
     if not value.isdecimal():
         raise DistributedError(f"the environment says {name}={value!r}, which is no number; use torchrun")

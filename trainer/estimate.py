@@ -8,6 +8,7 @@ import torch
 
 from tinylm.errors import ConfigError
 from trainer.config import ModelConfig, TrainConfig, require
+from trainer.distributed import environment
 from trainer.hardware import memory_bytes
 from trainer.loss import LOGITS_AT_ONCE
 from trainer.metrics import duration
@@ -58,7 +59,7 @@ def check(config: TrainConfig, shape: ModelConfig, steps: int) -> Estimate:
     check_installed(config)
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
     cpu = not torch.cuda.is_available()
-    alone = not config.activation_checkpointing and int(os.environ.get("WORLD_SIZE", "1")) == 1
+    alone = not config.activation_checkpointing and environment("WORLD_SIZE", 1) == 1
     require(
         shape,
         "norm",
@@ -74,7 +75,7 @@ def check(config: TrainConfig, shape: ModelConfig, steps: int) -> Estimate:
 
 def check_memory(config: TrainConfig, expected: Estimate, device: torch.device) -> None:
     """Raise `ConfigError` if the ranks on one machine do not fit into its memory, or one into its GPU's."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if device.type == "cpu" else 1
+    ranks = environment("LOCAL_WORLD_SIZE", 1) if device.type == "cpu" else 1
     there = memory_bytes(device)
     if expected.memory * ranks > there:
         field, advice = _largest(config, expected.parameters, there / ranks)
@@ -86,8 +87,8 @@ def check_memory(config: TrainConfig, expected: Estimate, device: torch.device) 
 
 def _memory(config: TrainConfig, model: GPT) -> int:
     """Weights, gradient, moments and, on CPUs, the copy that is written; activations; a chunk of logits."""
-    sharers = int(os.environ.get("WORLD_SIZE", "1")) if config.parallel == "fsdp" else 1
-    kept = (_BYTES + _copied()) * model.parameters_count / sharers
+    sharers = environment("WORLD_SIZE", 1) if config.parallel == "fsdp" else 1
+    kept = _bytes_a_parameter() * model.parameters_count / sharers
     if sharers > 1:  # measured, the model is whole on each rank
         kept += 4 * model.parameters_count
     shape = model.config
@@ -98,13 +99,13 @@ def _memory(config: TrainConfig, model: GPT) -> int:
     return round(kept + activations + 3 * 4 * LOGITS_AT_ONCE)
 
 
-def _copied() -> int:
-    return 0 if torch.cuda.is_available() else _COPIED
+def _bytes_a_parameter() -> int:
+    return _BYTES if torch.cuda.is_available() else _BYTES + _COPIED
 
 
 def _largest(config: TrainConfig, parameters: int, there: float) -> tuple[str, str]:
     """The field to name when a rank's memory does not suffice, and what to do."""
-    if (_BYTES + _copied()) * parameters > there and config.parallel == "ddp":
+    if _bytes_a_parameter() * parameters > there and config.parallel == "ddp":
         return "parallel", "shard it over more ranks with fsdp, or make the model smaller"
     if not config.activation_checkpointing:
         return "device_batch_size", "lower it, or set activation_checkpointing"

@@ -190,14 +190,15 @@ def tensors(model: GPT) -> dict[str, Tensor]:
 
 def _ours(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse of `tensors`; a tied head is there again."""
+    preset = layout_of(config).preset
     with torch.device("meta"):
         names = weights(GPT(config))
-    if config.positions == "learned":
+    if preset == "gpt2":
         names = _joined(names)
-    found = {name: theirs[_name(name, config.positions == "learned")] for name in names}
-    if config.positions == "learned":
+    found = {name: theirs[_name(name, preset == "gpt2")] for name in names}
+    if preset == "gpt2":
         found = _parted(found)
-    if config.attention == "mla":
+    if preset == "deepseek":
         found = {name: _paired(tensor, name, config, back=True) for name, tensor in found.items()}
     return {"lm_head.weight": found["embed_tokens.weight"], **found}
 

@@ -107,7 +107,7 @@ def _run(
 ) -> Run:
     torch.manual_seed(config.seed)
     if start:
-        model = start.load(config.sequence_len, world.device).train()
+        model = start.load(config.sequence_len, world.device)
     else:
         model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
 
@@ -160,15 +160,14 @@ def _seen(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Ids and targets (n, T) of the run's first steps once more, up to `baseline_bytes` of text."""
     lengths = np.array(tokenizer.byte_lengths)
-    loader = Loader(sources, tokenizer, config)
     batches: list[Batch] = []
     left = config.baseline_bytes
-    for _ in range(config.steps):
-        batches += (step := loader.next_step())
-        left -= sum(int(lengths[batch["ids"]].sum()) for batch in step)
-        if left <= 0:
-            break
-    loader.close()
+    with contextlib.closing(Loader(sources, tokenizer, config)) as loader:
+        for _ in range(config.steps):
+            batches += (step := loader.next_step())
+            left -= sum(int(lengths[batch["ids"]].sum()) for batch in step)
+            if left <= 0:
+                break
     ids, targets = (torch.cat([batch[name] for batch in batches]).numpy() for name in ("ids", "targets"))
     return ids, targets
 
