@@ -58,7 +58,7 @@ def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
 def _latest(reader: ShardReader) -> pa.Table:
     """The last fetch of each page, in the order of their keys."""
     schema = pa.schema([FETCHES.field(name) for name in ("id", *_LOGGED)])
-    tables = [table for _, table in read_fetches(reader.directory, reader.manifest, schema.names)]
+    tables = [table for _, table in read_fetches(reader.place, reader.manifest, schema.names)]
     log = pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
     log = log.filter(pa.array([reason not in _NOT_PAGES for reason in log["reason"].to_pylist()], pa.bool_()))
     return log.take(pa.array(latest(*split_ids(log["id"].to_pylist()))))

@@ -92,9 +92,9 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     parts = []
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
-        parts.append(counted(read_links(reader.directory, shard), names))
+        parts.append(counted(read_links(reader.place, shard), names))
     if not any(len(rows.ids) for rows in groups):
-        raise ShardError(f"{reader.directory}: no documents, so no graph of them")
+        raise ShardError(f"{reader.place}: no documents, so no graph of them")
     ids, urls, *numbers = zip(*groups, strict=True)
     keys, fetches, hosts, karma = map(np.concatenate, numbers)
     parts = _of_latest_fetch(parts, keys, fetches)

@@ -93,7 +93,7 @@ def read_column(reader: ShardReader, name: str) -> Column:
     numbers, if they are of another snapshot, or if a document of the split has none.
     """
     path = None if name in DOCUMENTS.names else _table_with(reader, name)
-    source = f"{path or reader.directory}: column {name!r}"
+    source = f"{path or reader.place}: column {name!r}"
     if path is None and not _is_number(DOCUMENTS.field(name).type):
         raise ShardError(f"{source} holds no numbers; there are: {', '.join(_numbers_in(DOCUMENTS))}")
     joined = path and _Table(path, name)
@@ -156,7 +156,7 @@ def _table_with(reader: ShardReader, name: str) -> Path:
     current: list[Path] = []
     stale: list[Path] = []
     known = _numbers_in(DOCUMENTS)
-    for path in sorted((reader.directory / FOLDER).glob("*.parquet")):
+    for path in sorted((Path(reader.place) / FOLDER).glob("*.parquet")):
         try:
             schema = pq.read_schema(path)
         except _DAMAGE as error:
@@ -172,12 +172,12 @@ def _table_with(reader: ShardReader, name: str) -> Path:
     if not current and stale:
         raise ShardError(
             f"{stale[-1]}: computed from manifest {facts_of(stale[-1]).get(_SNAPSHOT, '?')[:12]}, this is "
-            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.directory}`)"
+            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.place}`)"
         )
     if not current or name not in known:
         raise ShardError(
-            f"{current[0] if current else reader.directory}: no numbers called {name!r}; there are: "
-            f"{', '.join(sorted(set(known)))} (more after `tinylm shards rank {reader.directory}`)"
+            f"{current[0] if current else reader.place}: no numbers called {name!r}; there are: "
+            f"{', '.join(sorted(set(known)))} (more after `tinylm shards rank {reader.place}`)"
         )
     return current[0]
 

@@ -66,7 +66,6 @@ class ShardReader:
         self, directory: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
         self.place = directory
-        self.directory = Path(directory)
         current = Manifest.load(directory)
         self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
         self.split = split

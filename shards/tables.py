@@ -18,7 +18,7 @@ COLUMNS = ("src_id", "dst_url", "tag_path", "nofollow")
 """What the graph is made of."""
 
 
-def read_links(directory: Path, shard: ShardEntry) -> dict[str, pa.Array]:
+def read_links(directory: Path | str, shard: ShardEntry) -> dict[str, pa.Array]:
     """The links of a shard's pages by column of COLUMNS; what is text comes as a dictionary array.
 
     Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
@@ -29,7 +29,7 @@ def read_links(directory: Path, shard: ShardEntry) -> dict[str, pa.Array]:
 
 
 def read_fetches(
-    directory: Path, manifest: Manifest, columns: Sequence[str] = tuple(FETCHES.names)
+    directory: Path | str, manifest: Manifest, columns: Sequence[str] = tuple(FETCHES.names)
 ) -> Iterator[tuple[ShardEntry, pa.Table]]:
     """Each shard that has a log of fetches, and that, less what was taken down.
 
@@ -60,7 +60,7 @@ def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
         yield FetchRow(**(row | {"fetched_at": fetched_at, "ingredients": ingredients}))
 
 
-def _read(directory: Path, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
+def _read(directory: Path | str, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
     with opened(directory, entry.name, entry.bytes, read_dictionary=list(words)) as file:
         table = file.read(list(columns), use_threads=False)
         table.validate(full=True)
