@@ -26,8 +26,7 @@ FLAGS += " --tokens-per-step 256 --lanes 4 --log-every 1 --eval-every 0 --sample
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    texts = [conftest.prose(number, 1 + number * 7 % 40) for number in range(60)]
-    return conftest.commit(tmp_path_factory.mktemp("corpus"), texts, held_out=3)
+    return conftest.commit(tmp_path_factory.mktemp("corpus"), conftest.sixty_texts(), held_out=3)
 
 
 def start(recipe, corpus, out, steps, **settings):

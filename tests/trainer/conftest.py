@@ -76,10 +76,14 @@ def write_corpus() -> Callable[..., Path]:
     return commit
 
 
-@pytest.fixture(scope="session")
-def texts() -> list[str]:
+def sixty_texts() -> list[str]:
     """60 documents of 1 to 40 sentences."""
     return [prose(number, 1 + number * 7 % 40) for number in range(60)]
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return sixty_texts()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.trainer.conftest import weights
 from trainer.checkpoint import Saver
 from trainer.distributed import World
 from trainer.optim import Optimizer
@@ -25,12 +26,22 @@ def losses(run):
     return {line["step"]: tuple(map(line.get, ("loss", "grad_norm", "val_bpb", "tokens"))) for line in lines}
 
 
-def save(model, config):
-    """The checkpoint of a run of one step that came out as `model`."""
+def save(model, config, optimizer=None, **state):
+    """The checkpoint of a run of one step that came out as `model`; `state` says otherwise."""
     saver = Saver(config, World())
-    state = {"step": 1, "steps": 1, "tokens": 1, "skipped": 0, "data": {}, "measured": {}}
-    saver.start(model, Optimizer(model, config, World()), state)
+    usual = {"step": 1, "steps": 1, "tokens": 1, "skipped": 0, "data": {}, "measured": {}}
+    saver.start(model, optimizer or Optimizer(model, config, World()), usual | state)
     saver.wait()
+
+
+def check_resume(config, size):
+    """A run on `size` ranks that lost what came after step 4 makes it again to the last bit."""
+    finish(start(config, size=size))
+    expected, bits = losses(config.out), weights(config.out)
+    cut_back(config.out, 4)
+    finish(start(config, size=size))
+    assert losses(config.out) == expected
+    assert weights(config.out) == bits
 
 
 def cut_back(run, step, torn_metrics=""):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from tests.trainer.runs import save
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, Saver
 from trainer.config import TrainConfig
@@ -36,16 +37,8 @@ def trained(config, seed=0):
 
 def write(config, step=5, seed=0):
     model, optimizer = trained(config, seed)
-    state = {
-        "step": step,
-        "steps": 9,
-        "tokens": 70,
-        "data": {"lanes": [[0, 1, 2]]},
-        "measured": {"val_bpb": 2.25},
-    }
-    saver = Saver(config, World())
-    saver.start(model, optimizer, state)
-    saver.wait()
+    found = {"data": {"lanes": [[0, 1, 2]]}, "measured": {"val_bpb": 2.25}}
+    save(model, config, optimizer, step=step, steps=9, tokens=70, **found)
     path = config.out / f"step_{step:06d}"
     TOKENIZER.save(config.out / "tokenizer.json")
     return path, model, optimizer

@@ -52,10 +52,14 @@ class Thread(World):
         return [self.room.values[rank] for rank in range(self.size)]
 
 
-def loaders(corpus, size=1, config=CONFIG):
+def worlds(size):
+    """Ranks that are threads, in one room."""
     room = Room(size)
-    worlds = [Thread(rank=rank, size=size, room=room) for rank in range(size)]
-    return [Loader([Source(corpus, ShardReader(corpus))], TOKENIZER, config, world) for world in worlds]
+    return [Thread(rank=rank, size=size, room=room) for rank in range(size)]
+
+
+def loaders(corpus, size=1, config=CONFIG):
+    return [Loader([Source(corpus, ShardReader(corpus))], TOKENIZER, config, world) for world in worlds(size)]
 
 
 def states(ranks):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from shards.errors import ShardError
 from shards.parquet import Listing
 from shards.reader import ShardReader
-from tests.trainer.test_loader import CONFIG, TOKENIZER, Room, Thread, read, states
+from tests.trainer.test_loader import CONFIG, TOKENIZER, read, states, worlds
 from tinylm.errors import ConfigError
 from trainer.checkpoint import CheckpointError
 from trainer.config import PretrainConfig
@@ -38,9 +38,7 @@ def mixed(corpus, other, tmp_path):
 
 
 def loaders(config, size=1):
-    room = Room(size)
-    worlds = [Thread(rank=rank, size=size, room=room) for rank in range(size)]
-    return [Loader(open_sources(config), TOKENIZER, config, world) for world in worlds]
+    return [Loader(open_sources(config), TOKENIZER, config, world) for world in worlds(size)]
 
 
 @given(

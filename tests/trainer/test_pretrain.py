@@ -17,6 +17,7 @@ from tests.trainer.runs import (
     MOMENTS,
     ROOT,
     WEIGHTS,
+    check_resume,
     cut_back,
     finish,
     kill_group,
@@ -271,13 +272,7 @@ def test_a_killed_rank_is_started_again_by_torchrun_and_the_losses_are_the_same(
 
 @pytest.mark.long
 def test_three_ranks_resume_to_the_last_bit_too(tiny):
-    config = tiny(steps=12, tokens_per_step=320)
-    finish(start(config, size=3))
-    expected, bits = losses(config.out), weights(config.out)
-    cut_back(config.out, 4)
-    finish(start(config, size=3))
-    assert losses(config.out) == expected
-    assert weights(config.out) == bits
+    check_resume(tiny(steps=12, tokens_per_step=320), size=3)
 
 
 @pytest.mark.long
