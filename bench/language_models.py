@@ -1,13 +1,14 @@
 """The closing test: one small language model, trained on what each crawl order harvested in as many fetches.
 
-Crawls of the documentation web are simulated, without the hosts that are held out. What was fetched is
-extracted and judged as a crawl does it; the model reads the first tokens that were kept, again and again if
+Crawls of the documentation web are simulated, without the hosts that are held out. A page is extracted and
+judged when it is fetched, by what a crawl extracts and judges with, and that is its worth; oracles know the
+prose that the table of pages gives it. The model reads the first tokens that were kept, again and again if
 they are too few, and is measured on English prose of the held-out hosts. Model, tokenizer and steps are the
 same for all; the draw of start pages and the seed of the weights differ from round to round.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,10 +26,10 @@ from rich.table import Table
 
 from bench.choices import LENGTH, ROWS, VOCABULARY, stream, train
 from bench.crawl import DATA
-from bench.pages import bodies, fetched, head, table
+from bench.pages import body, fetched, head, table
 from bench.report import report
 from bench.search_and_rank import SEEDS, documentation
-from crawler.extract import Extracted, Extractor
+from crawler.extract import Extractor
 from ranker.config import WalkConfig
 from ranker.experiment import draw_starts, policies
 from ranker.judge import Judge
@@ -49,11 +50,11 @@ app = App(name="python -m bench.language_models", help=__doc__)
 
 
 class Harvest(NamedTuple):
-    """What one crawl brought: its pages in the order of their fetches."""
+    """What one crawl kept: texts in the order of their fetches."""
 
     order: str
     round: int
-    urls: list[str]
+    texts: list[str]
 
 
 @app.default
@@ -89,24 +90,22 @@ def main(
 
 def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> dict[str, Any]:
     """Figures of all orders, with bits per byte by order under `lm_bpb`."""
-    harvests = list(_harvests(orders, rounds, fetches))
-    wanted = {url for harvest in harvests for url in harvest.urls}
     rows = table()
     outside = [row for row in rows if row["host"] in HELD_OUT and row["kind"] != "index"]
     inside = Random(0).sample([row for row in rows if row["host"] not in HELD_OUT], _TOKENIZER_PAGES)
-    pages = _extracted([row for row in rows if row["url"] in wanted] + outside + inside)
-    tokenizer = Tokenizer.train(_kept([row["url"] for row in inside], pages), VOCABULARY)
-    held_out = head(
-        _kept(Random(0).sample([row["url"] for row in outside], len(outside)), pages), _HELD_OUT_BYTES
-    )
     found: dict[str, list[dict[str, Any]]] = {order: [] for order in orders}
     with (
         TemporaryDirectory() as folder,
         Progress() as bar,
         ProcessPoolExecutor(mp_context=get_context("spawn")) as pool,
     ):
+        crawls = [(order, number, rounds, fetches) for number in range(rounds) for order in orders]
+        harvests = list(bar.track(pool.map(_crawl, crawls), len(crawls), description="crawling"))
+        prose = pool.map(_kept, (inside, Random(0).sample(outside, len(outside))))
+        tokenizer = Tokenizer.train(next(prose), VOCABULARY)
+        held_out = head(next(prose), _HELD_OUT_BYTES)
         tokenizer.save(path := Path(folder) / "tokenizer.json")
-        jobs = [(h.round, _kept(h.urls, pages), tokens, path, held_out) for h in harvests]
+        jobs = [(harvest.round, harvest.texts, tokens, path, held_out) for harvest in harvests]
         for harvest, result in zip(
             harvests, bar.track(pool.map(_measure, jobs), len(jobs), description="training"), strict=True
         ):
@@ -121,13 +120,19 @@ def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> di
     }
 
 
-def _harvests(orders: Sequence[str], rounds: int, fetches: int) -> Iterator[Harvest]:
-    web = _with_pages_to_train_on(documentation(DATA))
-    simulation = Simulation(web)
-    for number, start in enumerate(draw_starts(web, SEEDS, rounds, seed=0, of_hosts=False)):
-        for order, make in policies(orders, web, fetches).items():
-            crawl = simulation.crawl(make, start, fetches, seed=number)
-            yield Harvest(order, number, [web.urls[page] for page in crawl.pages])
+def _crawl(job: tuple[str, int, int, int]) -> Harvest:
+    """A crawl in one of the orders, from one of so many draws of start pages, of so many fetches."""
+    order, number, rounds, fetches = job
+    web, reader = _with_pages_to_train_on(documentation(DATA)), Reader()
+    start = draw_starts(web, SEEDS, rounds, seed=0, of_hosts=False)[number]
+    Simulation(web).crawl(
+        policies((order,), web, fetches)[order],
+        start,
+        fetches,
+        seed=number,
+        worth=lambda page: reader(web.urls[page]),
+    )
+    return Harvest(order, number, reader.texts)
 
 
 def _with_pages_to_train_on(web: RecordedWeb) -> RecordedWeb:
@@ -140,32 +145,30 @@ def _with_pages_to_train_on(web: RecordedWeb) -> RecordedWeb:
     )
 
 
-def _extracted(rows: Sequence[dict[str, str]]) -> dict[str, Extracted]:
-    """Text and more of each page, by URL."""
-    hosts: dict[str, list[dict[str, str]]] = {}
-    for row in {row["url"]: row for row in rows}.values():
-        hosts.setdefault(row["host"], []).append(row)
-    ordered = sorted(hosts.values(), key=len, reverse=True)
-    found: dict[str, Extracted] = {}
-    with Progress() as bar, ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for pages in bar.track(pool.map(_extract, ordered), len(ordered), description="extracting"):
-            found |= pages
-    return found
+class Reader:
+    """Pages as a crawl reads them: extracted, judged, and kept or not."""
+
+    def __init__(self) -> None:
+        self._rows = {row["url"]: row for row in table()}
+        self._extract, self._judge = Extractor(), Judge(WalkConfig())
+        self.texts: list[str] = []
+        """What was kept."""
+
+    def __call__(self, url: str) -> float:
+        """What a page is worth."""
+        found = self._extract(body(self._rows[url]), url, "text/html", False, 10.0)
+        judged = self._judge(page := fetched(url, found), 0.0)
+        if judged.verdict.keep:
+            self.texts.append(page.text)
+        return judged.worth
 
 
-def _extract(rows: Sequence[dict[str, str]]) -> dict[str, Extracted]:
-    extract = Extractor()
-    return {row["url"]: extract(body, row["url"], "text/html", False, 10.0) for row, body in bodies(rows)}
-
-
-def _kept(urls: Sequence[str], pages: dict[str, Extracted]) -> list[str]:
-    """The texts that a crawl which fetched these pages in this order would have kept."""
-    judge, texts = Judge(WalkConfig()), []
-    for url in urls:
-        page = fetched(url, pages[url])
-        if judge(page, 0.0).verdict.keep:
-            texts.append(page.text)
-    return texts
+def _kept(rows: Sequence[dict[str, str]]) -> list[str]:
+    """What a crawl would have kept of these pages."""
+    reader = Reader()
+    for row in rows:
+        reader(row["url"])
+    return reader.texts
 
 
 def _measure(job: tuple[int, list[str], int, Path, list[str]]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 The local web (real HTTP, host delays, several workers) is crawled whole and so recorded. Then each policy
 crawls it again from the same pages, live with a budget of fetches, and in the simulator on the recording.
-Both harvests are counted in the worth that the recording gives each page; a live crawl is steered by what it
-finds pages worth itself, which depends on what its quality model has seen by then.
+What steers either is what it finds pages worth itself, judged as they come, since that depends on what the
+quality model has seen by then; what counts is the worth that the recording gives each page.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from bench.pages import fetched
 from bench.report import report
 from crawler.config import CrawlConfig, FrontierConfig
+from crawler.extract import Extracted
 from crawler.frontier import Frontier
 from crawler.page import LISTS
 from crawler.seeds import Seed, read_seeds
@@ -30,11 +32,13 @@ from deploy.demo import local_web
 from deploy.localweb.sites import discover
 from deploy.reddit_dump import write_dump
 from ranker.config import WalkConfig
+from ranker.judge import Judge
 from ranker.policies import POLICIES
 from ranker.recorded import RecordedWeb
 from ranker.recorded_shards import read_shards
 from ranker.simulator import Clock, Simulation
 from shards.manifest import Manifest
+from shards.reader import ShardReader
 from shards.tables import read_fetches
 
 PACKAGES = "scrapy,redis,rich,numpy,aiohttp,pyarrow,trafilatura,parsel"
@@ -43,6 +47,9 @@ SEEDS = 60
 ORDERS = ("tinylm", "opic", "bfs", "random")
 _DELAY, _WORKERS, _CONCURRENCY = 0.1, 2, 8
 _MOST = 20_000
+_JUDGED_BY = ("text", "language", "language_score", "content_sha256", "opt_out")
+Documents = Mapping[str, dict[str, Any]]
+"""Rows of a recording's documents, by URL."""
 
 app = App(name="python -m bench.live", help=__doc__)
 
@@ -79,6 +86,7 @@ def compare(orders: Sequence[str], budget: int, rounds: int) -> dict[str, Any]:
         seeds = _seeds(folder)
         crawl(folder / "whole", web, "bfs", seeds, _MOST)
         recorded = read_shards(folder / "whole" / "shards")
+        documents = {row["url"]: row for row in ShardReader(folder / "whole" / "shards", split="all")}
         print(f"{len(recorded.urls):,} pages recorded, worth {recorded.worth.sum():,.0f}", flush=True)
         found = {}
         for order in orders:
@@ -87,8 +95,8 @@ def compare(orders: Sequence[str], budget: int, rounds: int) -> dict[str, Any]:
                 data = folder / f"{order}-{number}"
                 crawl(data, web, order, seeds, budget)
                 live.append(_curve(_fetched(data / "shards"), recorded, budget))
-                fetched = _simulated(recorded, order, seeds, len(live[-1]), number)
-                simulated.append(_curve(fetched, recorded, budget))
+                urls = _simulated(recorded, documents, order, seeds, len(live[-1]), number)
+                simulated.append(_curve(urls, recorded, budget))
             found[order] = _beside(live, simulated)
     _print(found)
     return {"orders": found, "pages": len(recorded.urls), "budget": budget, "rounds": rounds}
@@ -135,15 +143,35 @@ def _fetched(shards: Path) -> list[str]:
     return [row["url"] for row in rows if row["reason"] not in LISTS]
 
 
-def _simulated(web: RecordedWeb, policy: str, seeds: list[Seed], budget: int, number: int) -> list[str]:
+def _simulated(
+    web: RecordedWeb, documents: Documents, policy: str, seeds: list[Seed], budget: int, number: int
+) -> list[str]:
     pages = {url: page for page, url in enumerate(web.urls)}
     begin = np.array([pages[seed.url] for seed in seeds if seed.url in pages], np.int64)
-    clock = Clock(delay=_DELAY, latency=0.05, workers=_WORKERS * _CONCURRENCY)
-    exploration = FrontierConfig().exploration
     harvest = Simulation(web).crawl(
-        POLICIES[policy], begin, budget, clock=clock, exploration=exploration, seed=number
+        POLICIES[policy],
+        begin,
+        budget,
+        clock=Clock(delay=_DELAY, latency=0.05, workers=_WORKERS * _CONCURRENCY),
+        exploration=FrontierConfig().exploration,
+        seed=number,
+        worth=_judged(web, documents),
     )
     return [web.urls[page] for page in harvest.pages]
+
+
+def _judged(web: RecordedWeb, documents: Documents) -> Callable[[int], float]:
+    """What a new judge says of pages as they come; of one that was not recorded as kept, nothing."""
+    judge = Judge(WalkConfig())
+
+    def worth(page: int) -> float:
+        document = documents.get(web.urls[page])
+        if not document:
+            return 0.0
+        found = Extracted(**{name: document[name] for name in _JUDGED_BY})
+        return judge(fetched(document["url"], found), document["karma"]).worth
+
+    return worth
 
 
 def _curve(urls: Sequence[str], web: RecordedWeb, budget: int) -> NDArray[np.float64]:

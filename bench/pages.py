@@ -3,7 +3,8 @@
 import csv
 import io
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
+from functools import cache
 from random import Random
 
 from backports import zstd
@@ -29,11 +30,27 @@ def bodies(rows: Iterable[dict[str, str]]) -> Iterator[tuple[dict[str, str], byt
     """The pages of these rows of the table, host by host."""
     wanted = {row["file"]: row for row in rows}
     for host in sorted({row["host"] for row in wanted.values()}):
-        with tarfile.open(fileobj=io.BytesIO(zstd.open(DATA / f"{host}.tar.zst").read())) as archive:
-            for member in archive:
-                row = wanted.get(member.name.removeprefix("./"))
-                if row and (file := archive.extractfile(member)):
-                    yield row, file.read()
+        for name, body in _files(host, wanted):
+            yield wanted[name], body
+
+
+def body(row: dict[str, str]) -> bytes:
+    """One page, in any order: the hosts that were asked for stay in memory, 900 MB if it is all of them."""
+    return _host(row["host"])[row["file"]]
+
+
+@cache
+def _host(host: str) -> dict[str, bytes]:
+    return dict(_files(host))
+
+
+def _files(host: str, wanted: Container[str] | None = None) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of the files of a host; all, or those that are wanted."""
+    with tarfile.open(fileobj=io.BytesIO(zstd.open(DATA / f"{host}.tar.zst").read())) as archive:
+        for member in archive:
+            name = member.name.removeprefix("./")
+            if (wanted is None or name in wanted) and (file := archive.extractfile(member)):
+                yield name, file.read()
 
 
 def prose(hosts: tuple[str, ...], most_bytes: int) -> list[str]:

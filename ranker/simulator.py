@@ -74,15 +74,21 @@ class Simulation:
         clock: Clock | None = None,
         exploration: float = 0.0,
         seed: int = 0,
+        worth: Callable[[int], float] | None = None,
     ) -> Harvest:
-        """Fetch at most `budget` pages, from `start` on, in the order of the policy that `make` makes."""
+        """Fetch at most `budget` pages, from `start` on, in the order of the policy that `make` makes.
+
+        `worth`: of a page at the moment it is fetched, if that depends on what was fetched before; it is
+        called once a fetch, and without it a page is worth what the recording says.
+        """
         queue = Queue(LinkGraph(self.describe))
-        crawl = _Crawl(self.web, queue, make(queue.graph), exploration, np.random.default_rng(seed))
+        worth = worth or self.web.worth.__getitem__
+        crawl = _Crawl(self.web, worth, queue, make(queue.graph), exploration, np.random.default_rng(seed))
         crawl.begin(start)
         done = list(crawl.timed(budget, clock) if clock else crawl.one_by_one(budget))
         pages = np.array([page for page, _ in done], np.int64)
         at = np.array([moment for _, moment in done], np.float64)
-        return Harvest(pages, self.web.worth[pages], at, crawl.policy_seconds)
+        return Harvest(pages, np.array(crawl.worth, np.float64), at, crawl.policy_seconds)
 
 
 class Queue:
@@ -133,15 +139,22 @@ class _Crawl:
     """The state of one simulated crawl."""
 
     def __init__(
-        self, web: RecordedWeb, queue: Queue, policy: Policy, exploration: float, random: np.random.Generator
+        self,
+        web: RecordedWeb,
+        worth_of: Callable[[int], float],
+        queue: Queue,
+        policy: Policy,
+        exploration: float,
+        random: np.random.Generator,
     ) -> None:
-        self._web, self._queue, self._policy = web, queue, policy
+        self._web, self._worth_of, self._queue, self._policy = web, worth_of, queue, policy
         self._graph = queue.graph
         self._exploration, self._random = exploration, random
         self._linked: list[Rows] = []
         self._learned: list[int] = []
         self._bonus = np.zeros(0)
-        self._fetches = 0
+        self.worth: list[float] = []
+        """Of the fetches that are over."""
         self.policy_seconds = 0.0
 
     def begin(self, start: NDArray[np.int64]) -> None:
@@ -156,16 +169,16 @@ class _Crawl:
 
     def one_by_one(self, budget: int) -> Iterator[tuple[int, float]]:
         """Fetch the best, without any rests; yields pages and their number."""
-        while self._fetches < budget:
+        while len(self.worth) < budget:
             self._price()
-            count = min(self._batch(), budget - self._fetches)
+            count = min(self._batch(), budget - len(self.worth))
             rows = self._choose(count, None)
             if not rows:
                 return
             for row in rows:
                 page = self._take(row)
                 self._finish(row, page)
-                yield page, float(self._fetches)
+                yield page, float(len(self.worth))
 
     def timed(self, budget: int, clock: Clock) -> Iterator[tuple[int, float]]:
         """Fetch the best of the hosts that may be asked; yields pages and when they were there."""
@@ -200,7 +213,7 @@ class _Crawl:
 
     def _batch(self) -> int:
         """Pages between two lessons: few at first."""
-        return min(self._policy.batch, 1 + self._fetches // 20)
+        return min(self._policy.batch, 1 + len(self.worth) // 20)
 
     def _price(self) -> None:
         began = time.process_time()
@@ -252,8 +265,8 @@ class _Crawl:
 
     def _finish(self, row: int, page: int) -> None:
         """A page is there: what it is worth and where it links to becomes known."""
-        self._fetches += 1
-        worth = float(self._web.worth[page])
+        worth = float(self._worth_of(page))
+        self.worth.append(worth)
         targets = [self._target(target) for target in self._web.links(page).tolist()]
         linked, discovered = self._graph.link(row, self._web.urls[page], worth, targets)
         self._queue.add(discovered)

@@ -76,6 +76,21 @@ def test_an_oracle_does_see_it():
     assert not np.array_equal(again, pages)
 
 
+def test_worth_may_depend_on_what_was_fetched_before_and_steers_as_the_recorded_one():
+    """It is asked for once a fetch, in the order of the fetches."""
+    asked = []
+
+    def worth(page):
+        asked.append(page)
+        return float(WEB.worth[page]) if len(asked) < BUDGET / 2 else 0.5
+
+    harvest = crawl(WEB, "tinylm", worth=worth)
+    assert harvest.pages.tolist() == asked
+    assert harvest.worth[-BUDGET // 2 :].tolist() == [0.5] * (BUDGET // 2)
+    assert np.array_equal(crawl(WEB, "tinylm", worth=WEB.worth.__getitem__).pages, crawl(WEB, "tinylm").pages)
+    assert not np.array_equal(harvest.pages, crawl(WEB, "tinylm").pages)
+
+
 # Order and budget
 
 
