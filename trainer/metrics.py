@@ -1,5 +1,6 @@
 """What a run says about itself: `metrics.jsonl` for programs, one line of progress for people."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -46,12 +47,13 @@ class MetricsLog:
         self._file.close()
 
 
-class Record:
+class Record(contextlib.ExitStack[bool | None]):
     """What the main rank writes of a run that goes on after `step`: metrics.jsonl, and what was asked for."""
 
     def __init__(self, config: TrainConfig, step: int) -> None:
-        self._log = MetricsLog(config.out / "metrics.jsonl", step)
-        self._trackers = trackers(config, step)
+        super().__init__()
+        self._log = self.enter_context(MetricsLog(config.out / "metrics.jsonl", step))
+        self._trackers = self.enter_context(trackers(config, step))
 
     def write(self, values: dict[str, Any]) -> None:
         self._log.write(values)
@@ -61,12 +63,6 @@ class Record:
     def cut(self, step: int) -> None:
         """Drop the lines past `step`, to which the run went back; trackers keep both courses."""
         self._log.cut(step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._log.__exit__(*error)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -177,6 +178,19 @@ def test_metrics_go_to_tensorboard_too(tiny):
     found.Reload()
     assert [event.step for event in found.Scalars("loss")] == [1, 2, 3, 4]
     assert found.Scalars("val_bpb")[0].value == pytest.approx(losses(config.out)[4][2])
+
+
+def test_tensorboard_is_closed_when_a_run_ends_well_or_not(tiny, tmp_path):
+    pretrain(tiny(steps=2, tensorboard=True))
+    assert not writing()
+    with pytest.raises(TrainingError):
+        pretrain(tiny(tensorboard=True, learning_rate=1e30, grad_clip=0.0, warmup=0.0, out=tmp_path / "bad"))
+    assert not writing()
+
+
+def writing():
+    """Threads of TensorBoard's."""
+    return [thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__]
 
 
 def test_a_profile_is_written_on_request(tiny, tmp_path):
