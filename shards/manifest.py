@@ -156,6 +156,15 @@ class Manifest:
         return saved
 
 
+def is_corpus(place: Path | str) -> bool:
+    """Whether there is a manifest in the folder or at the URL `place`."""
+    try:
+        open_bytes(place, FILE_NAME).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 def _shard(entry: dict[str, Any]) -> ShardEntry:
     parts: dict[str, Any] = {
         "row_groups": tuple(entry["row_groups"]),

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, open_bytes, replacing, size_of
+from shards.manifest import is_corpus
 from shards.reader import RowGroup
 
 FILE_NAME = "listing.json"
@@ -54,7 +55,10 @@ class Listing:
 
     @classmethod
     def of(cls, place: Path | str) -> Self:
-        """Look at every `*.parquet` at `place`; raises ShardError if there are none, or one has no text."""
+        """Look at every `*.parquet` at `place`.
+
+        Raises ShardError if there are none, if one has no text, or if the one that is named is of a corpus.
+        """
         folder, names = _found(place)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return cls(tuple(threads.map(lambda name: _listed(folder, name), names)))
@@ -137,6 +141,8 @@ def _found(place: Path | str) -> tuple[str, list[str]]:
     """The folder of `place`, and the names of the Parquet files in it, however deep."""
     folder = _folder_of(place)
     if folder != str(place).rstrip("/"):
+        if is_corpus(folder):  # what is held out, and what was taken down, stands in its manifest
+            raise ShardError(f"{place}: a file of the corpus in {folder}; name that folder instead")
         return folder, [str(place).rpartition("/")[2]]
     if is_url(place):
         import fsspec

@@ -11,8 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from shards import parquet
-from shards.files import open_bytes
-from shards.manifest import FILE_NAME, Manifest
+from shards.manifest import FILE_NAME, Manifest, is_corpus
 from shards.parquet import Listing, ParquetReader
 from shards.reader import Reader, RowGroup, ShardReader
 from tinylm.errors import ConfigError
@@ -56,7 +55,7 @@ def pin_sources(config: PretrainConfig) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             for name in (FILE_NAME, parquet.FILE_NAME):
                 (folder / name).unlink(missing_ok=True)
-        if not _is_corpus(place):
+        if not is_corpus(place):
             if not begun:
                 Listing.of(place).save(folder)
             continue
@@ -86,14 +85,6 @@ def _first(reader: Reader, groups: Sequence[RowGroup], left: float) -> Iterator[
 
 def _folders(config: PretrainConfig) -> list[Path]:
     return [config.out, *(config.out / f"mix-{number}" for number in range(1, len(config.sources)))]
-
-
-def _is_corpus(place: Path | str) -> bool:
-    try:
-        open_bytes(place, FILE_NAME).close()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
 
 
 def _pinned(place: Path | str, folder: Path) -> Reader:

@@ -119,6 +119,13 @@ def test_a_run_trains_on_foreign_parquet_alone(tiny, other, capsys):
     assert (config.out / "listing.json").exists()
 
 
+def test_a_shard_is_not_taken_for_foreign_parquet_which_holds_nothing_out(tiny, corpus, other):
+    [shard, *_] = corpus.glob("shard*.parquet")
+    for config in (tiny(shards=str(shard)), tiny(shards=str(other), mix=(f"{shard}=0.5",))):
+        with pytest.raises(ShardError, match=f"{shard}: a file of the corpus in {corpus}; name that folder"):
+            pretrain(config)
+
+
 def test_a_corpus_in_the_mix_is_held_to_its_own_shards(tiny, write_corpus, texts, tmp_path):
     second = write_corpus(tmp_path / "second", texts[:30], held_out=2)
     config = tiny(mix=(f"{second}=0.5",), steps=2, checkpoint_every=1)
