@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,44 @@ def is_url(place: Path | str) -> bool:
 def open_bytes(place: Path | str, name: str) -> Any:
     """The file `name` in the folder or at the URL `place`, for reading bytes.
 
-    Raises OSError; ShardError for a URL whose scheme is unknown or needs a package that is not installed.
+    Raises OSError; at a URL FileNotFoundError if it is not there, and ShardError for all else.
     """
     if not is_url(place):
         return (Path(place) / name).open("rb")
-    try:
+    with _reaching(place):
         import fsspec
 
         return fsspec.open(f"{str(place).rstrip('/')}/{name}", "rb").open()
-    except (ImportError, ValueError) as error:
-        raise ShardError(f"{place}: {error}") from error
+
+
+def names_below(url: str) -> list[str]:
+    """Files at `url`, however deep, none if it is not there; by HTTP those that index pages link to.
+
+    Raises ShardError.
+    """
+    with suppress(FileNotFoundError), _reaching(url):
+        import fsspec
+
+        files, root = fsspec.core.url_to_fs(url)
+        folders = files.walk(root, on_error="raise")  # `find` leaves out a folder that cannot be read
+        paths = [f"{folder}/{name}" for folder, _, names in folders for name in names]
+        return [path.removeprefix(root).lstrip("/") for path in paths]
+    return []
+
+
+@contextmanager
+def _reaching(place: Path | str) -> Iterator[None]:
+    """What keeps from a URL becomes a ShardError, whatever the package of its scheme raises."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        # By HTTP, fsspec says this of whatever went wrong, too.
+        by_http, cause = str(place).startswith("http"), error.__cause__
+        if by_http and cause and getattr(cause, "status", None) not in (404, 410):
+            raise ShardError(f"{place} cannot be reached ({cause})") from error
+        raise
+    except Exception as error:
+        raise ShardError(f"{place} cannot be reached ({error})") from error
 
 
 def size_of(file: Any) -> int:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError
-from shards.files import is_url, open_bytes, replacing, size_of
+from shards.files import is_url, names_below, open_bytes, replacing, size_of
 from shards.manifest import is_corpus
 from shards.reader import RowGroup
 
@@ -145,10 +145,7 @@ def _found(place: Path | str) -> tuple[str, list[str]]:
             raise ShardError(f"{place}: a file of the corpus in {folder}; name that folder instead")
         return folder, [str(place).rpartition("/")[2]]
     if is_url(place):
-        import fsspec
-
-        files, root = fsspec.core.url_to_fs(folder)
-        paths = [path.removeprefix(root).lstrip("/") for path in files.find(root)]
+        paths = names_below(folder)
     else:
         paths = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.parquet")]
     names = sorted(path for path in paths if path.endswith(".parquet"))
@@ -171,7 +168,7 @@ def _listed(folder: str, name: str) -> ListedFile:
             footer = _footer(source, size)
             file = pq.ParquetFile(source)
             schema, metadata = file.schema_arrow, file.metadata
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:  # the last of a server without ranges
         raise ShardError(f"{path} cannot be read as Parquet ({error})") from error
     if "text" not in schema.names:
         raise ShardError(f"{path}: no column `text`; there are: {', '.join(schema.names)}")
