@@ -193,13 +193,18 @@ class ConversationSource:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from `state`, whatever the number of ranks; raises `DataError` for another `origin`."""
-        for name, digest in self._origin.items():
-            if state["origin"][name] != digest:
-                raise DataError(
-                    f"{name}: the run was started with SHA-256 {state['origin'][name]}, this has {digest}; "
-                    "give back what it was started with, or start anew with another --out"
-                )
+        check_origin(state["origin"], self._origin)
         self._step = state["step"]
+
+
+def check_origin(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise `DataError` for the first digest of `now` that was another when the run began."""
+    for name, digest in now.items():
+        if then[name] != digest:
+            raise DataError(
+                f"{name}: the run was started with SHA-256 {then[name]}, this has {digest}; "
+                "give back what it was started with, or start anew with another --out"
+            )
 
 
 def _lines(path: Path) -> list[bytes]:

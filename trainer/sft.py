@@ -25,6 +25,7 @@ from trainer.conversations import (
     Conversations,
     ConversationSource,
     batches,
+    check_origin,
     digest,
     plan,
     read_conversations,
@@ -74,12 +75,16 @@ def sft(config: SFTConfig) -> None:
 
 
 def finished(config: SFTConfig) -> bool:
-    """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
+    """Whether `config.out` holds this run, complete.
+
+    Raises `CheckpointError` if it holds one of other settings, `DataError` if a complete one of other data or
+    first weights.
+    """
     state = checkpoint.last_state(config)
-    if state is None:
+    if state is None or state["step"] < state["steps"] or not (config.out / EVALUATION).exists():
         return False
-    complete = state["step"] == state["steps"] and (config.out / EVALUATION).exists()
-    return complete and state["data"]["origin"] == origin(config)
+    check_origin(state["data"]["origin"], origin(config))
+    return True
 
 
 def origin(config: SFTConfig) -> dict[str, str]:

@@ -140,6 +140,13 @@ def test_a_run_is_not_continued_on_other_data(tuning, tmp_path):
         sft(tuning(epochs=1, data=other))
 
 
+def test_what_a_finished_run_was_not_made_of_is_digested_and_not_read(tuning, tmp_path):
+    sft(tuning(epochs=1))
+    (other := tmp_path / "other.jsonl").write_text("no conversation\n")
+    with pytest.raises(DataError, match="data: the run was started with SHA-256"):
+        sft(tuning(epochs=1, data=other))
+
+
 def test_a_run_is_not_continued_with_another_setting(tuning):
     sft(tuning(epochs=1))
     with pytest.raises(CheckpointError, match=r"learning_rate = 0\.01, not 0\.5"):
