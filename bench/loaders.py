@@ -100,8 +100,10 @@ def litdata_texts(folder: Path) -> Iterator[list[str]]:
 
 def mosaic_texts(folder: Path, scratch: Path) -> Iterator[list[str]]:
     """MosaicML streaming, which reads no Parquet: converted before, outside of what is timed; shuffled."""
-    from streaming import MDSWriter, StreamingDataset
-
+    try:
+        from streaming import MDSWriter, StreamingDataset
+    except RuntimeError as error:  # of torchvision, which it loads
+        raise ImportError(f"torchvision is of another build (CPU or CUDA) than torch: {error}") from error
     if not scratch.exists():
         reader = ParquetReader(folder)
         with MDSWriter(out=str(scratch), columns={"text": "str"}) as writer:
