@@ -10,6 +10,7 @@ same for all; the draw of start pages and the seed of the weights differ from ro
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from random import Random
@@ -123,16 +124,22 @@ def compare(orders: Sequence[str], rounds: int, fetches: int, tokens: int) -> di
 def _crawl(job: tuple[str, int, int, int]) -> Harvest:
     """A crawl in one of the orders, from one of so many draws of start pages, of so many fetches."""
     order, number, rounds, fetches = job
-    web, reader = _with_pages_to_train_on(documentation(DATA)), Reader()
+    simulation, reader, rows = _simulation(), Reader(), {row["url"]: row for row in table()}
+    web = simulation.web
     start = draw_starts(web, SEEDS, rounds, seed=0, of_hosts=False)[number]
-    Simulation(web).crawl(
+    simulation.crawl(
         policies((order,), web, fetches)[order],
         start,
         fetches,
         seed=number,
-        worth=lambda page: reader(web.urls[page]),
+        worth=lambda page: reader(rows[web.urls[page]]),
     )
     return Harvest(order, number, reader.texts)
+
+
+@cache
+def _simulation() -> Simulation:
+    return Simulation(_with_pages_to_train_on(documentation(DATA)))
 
 
 def _with_pages_to_train_on(web: RecordedWeb) -> RecordedWeb:
@@ -149,15 +156,14 @@ class Reader:
     """Pages as a crawl reads them: extracted, judged, and kept or not."""
 
     def __init__(self) -> None:
-        self._rows = {row["url"]: row for row in table()}
         self._extract, self._judge = Extractor(), Judge(WalkConfig())
         self.texts: list[str] = []
         """What was kept."""
 
-    def __call__(self, url: str) -> float:
-        """What a page is worth."""
-        found = self._extract(body(self._rows[url]), url, "text/html", False, 10.0)
-        judged = self._judge(page := fetched(url, found), 0.0)
+    def __call__(self, row: dict[str, str]) -> float:
+        """What a page of the table is worth."""
+        found = self._extract(body(row), row["url"], "text/html", False, 10.0)
+        judged = self._judge(page := fetched(row["url"], found), 0.0)
         if judged.verdict.keep:
             self.texts.append(page.text)
         return judged.worth
@@ -167,7 +173,7 @@ def _kept(rows: Sequence[dict[str, str]]) -> list[str]:
     """What a crawl would have kept of these pages."""
     reader = Reader()
     for row in rows:
-        reader(row["url"])
+        reader(row)
     return reader.texts
 
 
