@@ -1,4 +1,4 @@
-"""A model for each choice of `trainer.architecture`: the default with one thing changed, and the presets."""
+"""A model for each choice of `trainer.model.architecture`: the default with one change, and the presets."""
 
 from typing import Any
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from bench.architectures import CHOICES
 from bench.pages import HELD_OUT, TRAINED_ON, prose
 from bench.report import report
-from trainer.architecture import ModelConfig
 from trainer.evaluate import bits_per_byte
-from trainer.model import GPT, BatchNorm
+from trainer.model.architecture import ModelConfig
+from trainer.model.model import GPT, BatchNorm
 from trainer.tokenizer import Tokenizer
 
 VOCABULARY, LENGTH, ROWS = 2048, 256, 4

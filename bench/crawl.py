@@ -30,10 +30,10 @@ from rich.progress import Progress
 
 from bench.crawlers import Job
 from bench.report import report
-from crawler.language import detect_language
-from crawler.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer
+from crawler.read.language import detect_language
 from crawler.urls import canonicalize
-from shards.filters import judge
+from shards.text.filters import judge
 
 DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "web"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tinylm" / "web"

@@ -18,13 +18,13 @@ import torch
 from cyclopts import App, Parameter
 
 from bench.report import report
-from trainer.architecture import ModelConfig
 from trainer.config import SamplingConfig
-from trainer.decoder import Weights
 from trainer.generate import Generator
-from trainer.hf import tensors
-from trainer.layouts import to_json
-from trainer.model import GPT
+from trainer.interop.hf import tensors
+from trainer.interop.layouts import to_json
+from trainer.model.architecture import ModelConfig
+from trainer.model.decoder import Weights
+from trainer.model.model import GPT
 from trainer.tokenizer import Tokenizer
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -151,7 +151,7 @@ def _transformers(model: GPT) -> Contestant:
 def _llama_cpp(model: GPT, path: Path, weights: Any) -> Contestant:
     import llama_cpp  # a peer that may not be there
 
-    from trainer.llamacpp import write as write_gguf
+    from trainer.interop.gguf import write as write_gguf
 
     write_gguf(model, path, weights)
     settings = {"n_ctx": _CONTEXT, "n_batch": _CONTEXT, "n_threads": 1, "n_threads_batch": 1}

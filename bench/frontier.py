@@ -28,9 +28,9 @@ from rich.table import Table
 from bench.report import report
 from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, Lease, connect
+from crawler.frontier.server import EmbeddedServer
 from crawler.frontier.spill import Spill
 from crawler.page import Page
-from crawler.server import EmbeddedServer
 
 _DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _BATCH = 2000

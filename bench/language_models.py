@@ -30,15 +30,15 @@ from bench.crawl import DATA
 from bench.pages import body, fetched, head, table
 from bench.report import report
 from bench.search_and_rank import SEEDS, documentation
-from crawler.extract import Extractor
+from crawler.read.extract import Extractor
 from ranker.config import WalkConfig
-from ranker.experiment import draw_starts, policies
-from ranker.judge import Judge
-from ranker.recorded import RecordedWeb, build
-from ranker.simulator import Simulation
-from trainer.architecture import ModelConfig
+from ranker.judge.judge import Judge
+from ranker.replay.experiment import draw_starts, policies
+from ranker.replay.recorded import RecordedWeb, build
+from ranker.replay.simulator import Simulation
 from trainer.evaluate import bits_per_byte
-from trainer.model import GPT
+from trainer.model.architecture import ModelConfig
+from trainer.model.model import GPT
 from trainer.tokenizer import Tokenizer
 
 ORDERS = ("tinylm", "opic", "bfs", "random")

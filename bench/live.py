@@ -23,20 +23,20 @@ from rich.table import Table
 from bench.pages import fetched
 from bench.report import report
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.extract import Extracted
 from crawler.frontier import Frontier
 from crawler.page import LISTS
-from crawler.seeds import Seed, read_seeds
+from crawler.read.extract import Extracted
+from crawler.seeds.read import Seed, read_seeds
 from deploy.crawl import Crawl
-from deploy.demo import local_web
-from deploy.localweb.sites import discover
-from deploy.reddit_dump import write_dump
+from deploy.demo.dump import write_dump
+from deploy.demo.run import local_web
+from deploy.demo.sites import discover
 from ranker.config import WalkConfig
-from ranker.judge import Judge
-from ranker.policies import POLICIES
-from ranker.recorded import RecordedWeb
-from ranker.recorded_shards import read_shards
-from ranker.simulator import Clock, Simulation
+from ranker.judge.judge import Judge
+from ranker.policy.names import POLICIES
+from ranker.replay.recorded import RecordedWeb
+from ranker.replay.recorded_shards import read_shards
+from ranker.replay.simulator import Clock, Simulation
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from shards.tables import read_fetches

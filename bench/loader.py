@@ -36,10 +36,10 @@ from rich.table import Table
 from bench import loaders
 from bench.crawl import DATA
 from bench.report import report
-from shards.parquet import ParquetReader
-from trainer.loader import cut
-from trainer.model import IGNORE
-from trainer.packing import Packing, pack
+from shards.foreign import ParquetReader
+from trainer.data.loader import cut
+from trainer.data.packing import Packing, pack
+from trainer.model.model import IGNORE
 from trainer.tokenizer import SPLIT, Tokenizer
 
 _VOCABULARY = 32_768

@@ -12,10 +12,10 @@ import tokenizers
 import torch
 from numpy.typing import NDArray
 
-from shards.parquet import ParquetReader
+from shards.foreign import ParquetReader
 from trainer.config import PretrainConfig
-from trainer.loader import Loader
-from trainer.sources import Source
+from trainer.data.loader import Loader
+from trainer.data.sources import Source
 from trainer.tokenizer import Tokenizer
 
 Encode = Callable[[Sequence[str]], Iterable[Any]]

@@ -14,9 +14,9 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from bench.report import report
-from deploy.localweb.audit import audit
-from deploy.localweb.hosts import build_hosts
-from deploy.localweb.sites import Web, discover
+from deploy.demo.audit import audit
+from deploy.demo.hosts import build_hosts
+from deploy.demo.sites import Web, discover
 from shards.manifest import Manifest
 
 _DELAY = 0.1
@@ -45,7 +45,7 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
 
 def _demo(data: Path) -> float:
     began = time.monotonic()
-    subprocess.run([sys.executable, "-m", "deploy.cli", "demo", "--data", str(data)], check=True)
+    subprocess.run([sys.executable, "-m", "deploy.cli.app", "demo", "--data", str(data)], check=True)
     return round(time.monotonic() - began, 1)
 
 

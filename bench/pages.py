@@ -10,8 +10,8 @@ from random import Random
 from backports import zstd
 
 from bench.crawl import DATA
-from crawler.extract import Extracted, Extractor
 from crawler.page import Page
+from crawler.read.extract import Extracted, Extractor
 
 TRAINED_ON = ("docs.djangoproject.com", "docs.python.org", "docs.scrapy.org", "docs.sqlalchemy.org")
 HELD_OUT = ("docs.pytest.org",)

@@ -19,15 +19,15 @@ from cyclopts import App
 
 from bench.pages import bodies, fetched, table
 from bench.report import report
-from crawler.extract import Extracted, Extractor
-from ranker.calibration import Calibration
+from crawler.read.extract import Extracted, Extractor
 from ranker.config import WalkConfig
-from ranker.judge import Judge
-from ranker.quality import HashedLinear, sigmoid
-from shards.filters import judge
-from shards.minhash import shingles
-from shards.novelty import BANDS, Novelty, Sketch, sketch
-from shards.signals import Signals
+from ranker.judge.calibration import Calibration
+from ranker.judge.judge import Judge
+from ranker.judge.quality import HashedLinear, sigmoid
+from shards.text.filters import judge
+from shards.text.minhash import shingles
+from shards.text.novelty import BANDS, Novelty, Sketch, sketch
+from shards.text.signals import Signals
 
 KINDS = {
     "prose": 1000,

@@ -18,15 +18,15 @@ from rich.table import Table
 from bench.crawl import DATA
 from bench.report import report
 from crawler.urls import fingerprint
-from deploy.simulate import compare
-from ranker.evidence import LinkGraph, Target
-from ranker.experiment import Experiment, draw_starts
-from ranker.orders import Random
-from ranker.policies import POLICIES
-from ranker.policy import Policy
-from ranker.promise import PARTS, LearnedPromise
-from ranker.recorded import PAGERANK, RecordedWeb, read_edges
-from ranker.simulator import GreedyOracle
+from deploy.cli.simulate import compare
+from ranker.graph import LinkGraph, Target
+from ranker.policy.names import POLICIES
+from ranker.policy.orders import Random
+from ranker.policy.policy import Policy
+from ranker.policy.promise import PARTS, LearnedPromise
+from ranker.replay.experiment import Experiment, draw_starts
+from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
+from ranker.replay.simulator import GreedyOracle
 from tinylm.errors import ConfigError
 
 _WORTH = "where(kind == 'nonenglish', 0, min(prose_chars, 20000))"

@@ -21,12 +21,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from bench.report import report
 from trainer.config import PretrainConfig
-from trainer.distributed import StopSignal, World
-from trainer.layouts import to_json
-from trainer.loop import Run
-from trainer.model import GPT
-from trainer.products import multiply
-from trainer.profiling import profiled
+from trainer.interop.layouts import to_json
+from trainer.model.model import GPT
+from trainer.model.products import multiply
+from trainer.run.distributed import StopSignal, World
+from trainer.run.loop import Run
+from trainer.run.profiling import profiled
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {

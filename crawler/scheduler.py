@@ -30,10 +30,10 @@ from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost
-from crawler.failures import classify
+from crawler.fetch.failures import classify
+from crawler.fetch.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.requests import RequestFrontier
-from crawler.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, retry_at
 from crawler.urls import canonicalize
 
 _POLL_SECONDS = 0.05

@@ -15,8 +15,8 @@ from typing import Any
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
 from crawler.frontier import Frontier, Limits, connect
-from crawler.seeds import Seed
-from crawler.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer
+from crawler.seeds.read import Seed
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
 from tinylm.processes import start, stop
@@ -136,7 +136,7 @@ class Crawl:
         return {name: self._start(name, environment) for name in names}
 
     def _start(self, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        argv = [sys.executable, "-m", "deploy.cli", name.partition("-")[0]]
+        argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
         return start(argv, log=self._log(name), env=environment)
 
     def _log(self, name: str) -> Path:

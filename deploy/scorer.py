@@ -8,8 +8,8 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ranker.models import open_model
-from ranker.quality import QualityModel
+from ranker.judge.models import open_model
+from ranker.judge.quality import QualityModel
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import die_with_parent, ignore_interrupts
 

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ranker.evidence import LinkGraph
-from ranker.policies import POLICIES
-from ranker.policy import Policy
+from ranker.graph import LinkGraph
+from ranker.policy.names import POLICIES
+from ranker.policy.policy import Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
-from shards.parts import joined
+from shards.text.parts import joined
 
 _VERSION = 5
 _SMALL = 1 << 20

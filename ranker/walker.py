@@ -18,19 +18,19 @@ from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
-from crawler.seeds import Seed
-from crawler.traps import Traps
+from crawler.seeds.read import Seed
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
-from ranker.evidence import Evidence, Fetch, LinkGraph, Rows, Target
-from ranker.judge import Judge, Judged
+from ranker.graph import Evidence, Fetch, LinkGraph, Rows, Target
+from ranker.judge.judge import Judge, Judged
+from ranker.judge.models import Open, open_model
 from ranker.known import Known
-from ranker.models import Open, open_model
-from ranker.policies import POLICIES
-from ranker.policy import Policy
+from ranker.policy.names import POLICIES
+from ranker.policy.policy import Policy
 from ranker.state import State
-from shards.document import Document, FetchRow, LinkRow
-from shards.filters import Verdict
+from ranker.traps import Traps
+from shards.schema import Document, FetchRow, LinkRow
+from shards.text.filters import Verdict
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 

@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.document import DOCUMENTS
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.files import is_url, replacing
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
+from shards.schema import DOCUMENTS
 
 FOLDER = "columns"
 _SNAPSHOT = "manifest"

@@ -3,8 +3,8 @@
 Hosts are taken in the order of a hash of their names until they hold the wanted share of the text, so the
 choice says nothing about their content. A held-out page whose text nearly stands in training as well (a
 mirror, a version) is put on neither side; a crawl that grew may bring more of those, but never another host.
-Near: estimated Jaccard of word 5-grams at least 0.7 (shards/minhash.py), looked up by 32 bands of 4, which
-finds 99.98 % of the pairs at 0.7.
+Near: estimated Jaccard of word 5-grams at least 0.7 (shards/text/minhash.py), looked up by 32 bands of 4,
+which finds 99.98 % of the pairs at 0.7.
 """
 
 import hashlib
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from shards.errors import ShardError
 from shards.manifest import HeldOut, Manifest
-from shards.minhash import Signature, bands, signature
 from shards.reader import ShardReader
+from shards.text.minhash import Signature, bands, signature
 from shards.writer import ShardWriter
 
 _BANDS, _ROWS = 32, 4

@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from shards.document import SCHEMA_VERSION
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import open_bytes, replacing
+from shards.schema import SCHEMA_VERSION
 
 FILE_NAME = "manifest.json"
 

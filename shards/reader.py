@@ -12,9 +12,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from shards.document import DOCUMENTS, by_version
 from shards.files import sha256
 from shards.manifest import Manifest
+from shards.schema import DOCUMENTS, by_version
 from shards.tables import opened
 
 Split = Literal["train", "held_out", "all"]
@@ -30,7 +30,7 @@ class RowGroup:
 
 
 class Reader(Protocol):
-    """What is trained on: a corpus, or other Parquet (shards/parquet.py)."""
+    """What is trained on: a corpus, or other Parquet (shards/foreign.py)."""
 
     place: Path | str
 

@@ -9,10 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.document import FETCHES, INGREDIENTS, LINKS, FetchRow
 from shards.errors import ShardCorrupt
 from shards.files import open_bytes, size_of
 from shards.manifest import FileEntry, Manifest, ShardEntry
+from shards.schema import FETCHES, INGREDIENTS, LINKS, FetchRow
 
 COLUMNS = ("src_id", "dst_url", "tag_path", "nofollow")
 """What the graph is made of."""

@@ -23,8 +23,8 @@ import redis
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier, Lease, connect
+from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
-from crawler.server import EmbeddedServer
 
 SYSTEM_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
@@ -286,7 +286,7 @@ def command(log: Path, *arguments: str, **environment: str) -> Iterator[subproce
     """A real `tinylm` command that ends with the block at the latest."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", *arguments],
+            [sys.executable, "-m", "deploy.cli.app", *arguments],
             stdout=output,
             stderr=output,
             env=os.environ | environment,

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.model import IGNORE
+from trainer.model.model import IGNORE
 from trainer.tokenizer import Tokenizer
 
 Tokens = NDArray[np.int64]

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from tinylm.errors import ConfigError
-from trainer.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
 from trainer.checks import require as require
 from trainer.checks import require_positive
+from trainer.model.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: they would keep PretrainConfig from having two bases

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from shards.reader import ShardReader
-from trainer.distributed import World
-from trainer.model import GPT, IGNORE
+from trainer.model.model import GPT, IGNORE
+from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
 _ROWS_AT_ONCE = 16

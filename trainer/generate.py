@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.chat import ConversationError, Message, parse_messages, render_prompt
-from trainer.checkpoint import load_model
 from trainer.config import SamplingConfig
-from trainer.decoder import Decoder, Weights, fits
-from trainer.model import GPT, KVCache
+from trainer.model.decoder import Decoder, Weights, fits
+from trainer.model.model import GPT, KVCache
 from trainer.ngrams import NGrams
+from trainer.post.chat import ConversationError, Message, parse_messages, render_prompt
+from trainer.run.checkpoint import load_model
 from trainer.tokenizer import Tokenizer
 
 _WORTH_SHARING = 2**25
@@ -41,8 +41,8 @@ class Generator:
     """A model with its tokenizer, ready to write. Not to be shared between threads.
 
     On a CPU it keeps a copy of the weights as they are read fastest, where the layout allows
-    (`trainer.decoder`): what is changed in `model` later makes no difference then. With `weights` None it
-    runs `model` itself, as for a few words in the midst of training.
+    (`trainer.model.decoder`): what is changed in `model` later makes no difference then. With `weights` None
+    it runs `model` itself, as for a few words in the midst of training.
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, weights: Weights | None = "fp32") -> None:

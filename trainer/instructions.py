@@ -1,6 +1,6 @@
 """A first instruction set out of a corpus, without a model: its own definitions, headings and signatures.
 
-`trainer.questions` says what counts as a question and its answer; here good ones are told from bad ones,
+`trainer.post.questions` says what counts as a question and its answer; here good ones are told from bad ones,
 duplicates dropped, and an even sample of the kinds written. One pass over the corpus, memory for
 `max_examples` of each kind and two hashes of each candidate kept.
 
@@ -26,7 +26,7 @@ from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
 from trainer.config import InstructionsConfig
-from trainer.questions import Candidate, candidates, fault, hashed
+from trainer.post.questions import Candidate, candidates, fault, hashed
 
 COLUMNS = ("id", "url", "title", "text", "content_sha256")
 KINDS = ("definition", "heading", "api")

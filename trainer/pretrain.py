@@ -21,19 +21,19 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
-from trainer import checkpoint
 from trainer.baselines import baselines
 from trainer.config import PretrainConfig, require
-from trainer.distributed import World, connect, speaks
-from trainer.estimate import Estimate, check, check_memory
+from trainer.data.loader import Loader
+from trainer.data.sources import Source, open_sources, pin_sources, sample
 from trainer.evaluate import bits_per_byte, held_out_texts
 from trainer.generate import Generator
-from trainer.hardware import describe_hardware
-from trainer.loader import Loader
-from trainer.loop import Batch, Run
-from trainer.model import GPT
-from trainer.sources import Source, open_sources, pin_sources, sample
-from trainer.start import Start, pin, shaped
+from trainer.interop.start import Start, pin, shaped
+from trainer.model.model import GPT
+from trainer.run import checkpoint
+from trainer.run.distributed import World, connect, speaks
+from trainer.run.hardware import describe_hardware
+from trainer.run.loop import Batch, Run
+from trainer.run.preflight import Estimate, check, check_memory
 from trainer.tokenizer import Tokenizer
 
 EVALUATION = "evaluation.json"

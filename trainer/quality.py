@@ -6,8 +6,8 @@ It has the shape of the ranker's `QualityModel`; the two rooms know nothing of e
 import math
 from pathlib import Path
 
-from trainer.checkpoint import find, load_model
 from trainer.evaluate import bits_per_byte
+from trainer.run.checkpoint import find, load_model
 
 _CHARACTERS = 2000
 

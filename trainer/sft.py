@@ -19,9 +19,12 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
-from trainer import checkpoint
 from trainer.config import SFTConfig
-from trainer.conversations import (
+from trainer.evaluate import evaluating
+from trainer.instructions import held_out_file
+from trainer.interop.start import Start, check_length, fingerprint
+from trainer.model.model import GPT
+from trainer.post.conversations import (
     Conversations,
     ConversationSource,
     batches,
@@ -30,13 +33,10 @@ from trainer.conversations import (
     plan,
     read_conversations,
 )
-from trainer.distributed import World, connect, speaks
-from trainer.estimate import check
-from trainer.evaluate import evaluating
-from trainer.instructions import held_out_file
-from trainer.loop import Run
-from trainer.model import GPT
-from trainer.start import Start, check_length, fingerprint
+from trainer.run import checkpoint
+from trainer.run.distributed import World, connect, speaks
+from trainer.run.loop import Run
+from trainer.run.preflight import check
 from trainer.tokenizer import Tokenizer
 
 EVALUATION = "evaluation.json"

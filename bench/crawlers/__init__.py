@@ -10,7 +10,7 @@ CONCURRENCY = 16
 TRAFILATURA: dict[str, Any] = {
     "output_format": "markdown", "include_comments": False, "include_formatting": True, "fast": True
 }  # fmt: skip
-"""What crawler/extract.py asks of it."""
+"""What crawler/read/extract.py asks of it."""
 
 
 class Job(NamedTuple):

@@ -9,12 +9,12 @@ from typing import cast
 
 from bench.crawlers import CONCURRENCY, Job
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.encoding import decode
-from crawler.extract import Extracted, Extractor
+from crawler.fetch.worker import run
 from crawler.frontier import Discovered, Frontier, connect
 from crawler.page import Page
-from crawler.screen import Wanted
-from crawler.worker import run
+from crawler.read.encoding import decode
+from crawler.read.extract import Extracted, Extractor
+from crawler.read.screen import Wanted
 from tinylm.processes import start, stop
 
 _BATCH = 64

@@ -7,6 +7,6 @@ are in `lua/`, with the key layout at the top of `lua/common.lua`, and once more
 
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
-from crawler.frontier.redis_store import connect
+from crawler.frontier.store import connect
 
 __all__ = ["SEED", "Discovered", "Entry", "Frontier", "Lease", "Limits", "connect"]

@@ -19,10 +19,10 @@ from typing import Any, Protocol
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
-from crawler.frontier.ends import Batch, Call, Ends, call_for, ms
+from crawler.frontier.batch import Batch, Call, Ends, call_for, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.page import Page
-from crawler.seeds import Seed
+from crawler.seeds.read import Seed
 from crawler.urls import fingerprint, locate, url_at
 
 STATE_VERSION = 3

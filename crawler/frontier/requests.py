@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from crawler.frontier.ends import ms
+from crawler.frontier.batch import ms
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Lease
 from crawler.urls import locate

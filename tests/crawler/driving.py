@@ -10,8 +10,8 @@ import redis
 from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, connect
 from crawler.frontier.memory_store import MemoryStore
+from crawler.frontier.server import find_server
 from crawler.page import Page
-from crawler.server import find_server
 from tests.conftest import eventually, make_page
 
 DAY = 24 * 3600.0

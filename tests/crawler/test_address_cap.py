@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 import pytest
 
+from crawler.fetch.handler import address_group
 from crawler.frontier import Discovered
-from crawler.handler import address_group
 from tests.conftest import article, eventually, fetched_pages, open_frontier, reply, worker
 
 

@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier, connect
-from crawler.worker import run
+from crawler.fetch.worker import run
 
 class Again(Frontier):
     def lease(self, n):

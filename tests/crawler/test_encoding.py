@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.encoding import codec, declared, decode
+from crawler.read.encoding import codec, declared, decode
 
 
 def html5lib_cases(conformance):

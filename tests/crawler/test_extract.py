@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crawler.extract
-from crawler.extract import Extractor, extractor_name
-from crawler.language import detect_language
+import crawler.read.extract
 from crawler.page import Link
-from crawler.screen import Wanted
+from crawler.read.extract import Extractor, extractor_name
+from crawler.read.language import detect_language
+from crawler.read.screen import Wanted
 
 URL = "http://h.example/dir/page"
 HTML = "text/html; charset=utf-8"
@@ -231,7 +231,7 @@ def test_what_a_library_raises_is_a_reason(monkeypatch):
     def broken(*args, **kwargs):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(crawler.extract.trafilatura, "extract", broken)
+    monkeypatch.setattr(crawler.read.extract.trafilatura, "extract", broken)
     found = run(page('<a href="/a">a</a>', head='<title>T</title><meta name="robots" content="noai">'))
     assert found.reason == "extract_AttributeError"
     assert (found.title, found.opt_out, len(found.links)) == ("T", ("meta:noai",), 1)
@@ -245,7 +245,7 @@ def test_a_page_that_takes_too_long_is_given_up_even_if_a_library_catches_everyt
         except Exception:
             return "text"
 
-    monkeypatch.setattr(crawler.extract.trafilatura, "extract", stubborn)
+    monkeypatch.setattr(crawler.read.extract.trafilatura, "extract", stubborn)
     assert run(page(), seconds=0.05).reason == "extract_timeout"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

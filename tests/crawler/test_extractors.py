@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from crawler.extract import Extracted, Extractor
-from crawler.extractors import Extractors, Limits
-from crawler.times import Times
+from crawler.read.extract import Extracted, Extractor
+from crawler.read.pool import Extractors, Limits
+from crawler.read.times import Times
 
 LIMITS = Limits(seconds=5.0, megabytes=256)
 

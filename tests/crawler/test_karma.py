@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.errors import SeedError
-from crawler.karma import FEWEST_VOTES, count_votes, linked_url, seeds_of_dump, why_not
-from crawler.seeds import Seed, read_seeds
+from crawler.seeds.karma import FEWEST_VOTES, count_votes, linked_url, seeds_of_dump, why_not
+from crawler.seeds.read import Seed, read_seeds
 from crawler.urls import canonicalize
 
 NOON = 1_500_000_000

@@ -3,8 +3,8 @@
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
-from crawler.links import Canonicals, Markup
 from crawler.page import Link
+from crawler.read.links import Canonicals, Markup
 
 URL = "http://h.example/docs/page.html"
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.optout import addressed, forbids_training, from_headers, from_metas
-from crawler.robots import Rules
+from crawler.fetch.robots import Rules
+from crawler.read.optout import addressed, forbids_training, from_headers, from_metas
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
 

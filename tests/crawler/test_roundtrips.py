@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from crawler.errors import LeaseLost, ServerError
+from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier import Discovered
-from crawler.roundtrips import RoundTrips
 from tests.conftest import eventually
 
 ADDRESS = "192.0.2.1"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from crawler.errors import SeedError
-from crawler.seeds import Seed, read_seeds
+from crawler.seeds.read import Seed, read_seeds
 
 
 def test_a_url_is_a_seed_of_one_vote():

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from crawler.errors import ServerError
-from crawler.server import EmbeddedServer, find_server
+from crawler.frontier.server import EmbeddedServer, find_server
 from tests.conftest import SYSTEM_SERVER, eventually, kill, listening, running_server
 
 KINDS = [
@@ -20,7 +20,7 @@ KINDS = [
 OWNER = """
 import sys, time
 from pathlib import Path
-from crawler.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer
 with EmbeddedServer(Path(sys.argv[1])) as server:
     print(server.pid or 0, flush=True)
     sys.stdin.readline()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.extract import Extracted
-from crawler.sitemaps import MOST_LINKS, Reader, listed, may_list
+from crawler.read.extract import Extracted
+from crawler.read.sitemaps import MOST_LINKS, Reader, listed, may_list
 
 SITE = "https://www.example.com/sitemap.xml"
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.extract import Extractor
-from crawler.screen import Wanted
-from crawler.traps import Traps, trap_of_shape
-from deploy.localweb.hosts import Calendar
+from crawler.read.extract import Extractor
+from crawler.read.screen import Wanted
+from deploy.demo.hosts import Calendar
+from ranker.traps import Traps, trap_of_shape
 
 HOST = "http://h.example"
 

@@ -17,8 +17,8 @@ import pytest
 from crawler.config import FrontierConfig
 from crawler.errors import ServerError
 from crawler.frontier import Frontier, connect
-from crawler.seeds import Seed
-from crawler.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer
+from crawler.seeds.read import Seed
 from shards.reader import ShardReader, verify
 from tests.conftest import reply
 from tests.ranker.test_walker import prose
@@ -74,7 +74,7 @@ class Cluster:
     def start(self, name):
         with (self.folder / f"{name}.log").open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "deploy.cli", name.partition("-")[0]],
+                [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]],
                 stdout=log,
                 stderr=log,
                 env=os.environ | self.settings,

@@ -6,12 +6,12 @@ import re
 import pytest
 import torch
 
-from deploy.chat import converse
-from deploy.cli import app
+from deploy.cli.app import app
+from deploy.cli.model import converse
 from tests.trainer.runs import save
-from trainer import checkpoint
 from trainer.config import PretrainConfig
-from trainer.model import GPT
+from trainer.model.model import GPT
+from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["one two three"] * 3, 270)

@@ -15,11 +15,11 @@ import yaml
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier, connect
-from crawler.seeds import Seed
-from crawler.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer
+from crawler.seeds.read import Seed
 from deploy.crawl import begin, limits_from_now
-from deploy.localweb.hosts import build_hosts
-from deploy.localweb.sites import Web, discover
+from deploy.demo.hosts import build_hosts
+from deploy.demo.sites import Web, discover
 from ranker.config import WalkConfig
 
 ROOT = Path(__file__).parents[2]
@@ -182,7 +182,7 @@ class Cluster:
         check = "import socket; socket.create_connection(('127.0.0.1', 8000))"
         web = {
             "image": "tinylm-test",
-            "entrypoint": ["python", "-m", "deploy.localweb", "--bind", "0.0.0.0", "--port", "8000"],  # noqa: S104
+            "entrypoint": ["python", "-m", "deploy.demo.web", "--bind", "0.0.0.0", "--port", "8000"],  # noqa: S104
             "command": ["--packages", ",".join(PACKAGES)],
             "init": True,
             "networks": {"default": {"ipv4_address": WEB}},

@@ -6,7 +6,7 @@ import pytest
 
 from crawler.frontier import Discovered
 from crawler.urls import fingerprint
-from deploy.cli import main
+from deploy.cli.app import main
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from shards.writer import ShardWriter

@@ -11,7 +11,7 @@ import pytest
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
-from crawler.seeds import Seed
+from crawler.seeds.read import Seed
 from deploy.crawl import Crawl
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
@@ -62,7 +62,7 @@ def walker_of(data):
             words, settings = ((entry / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:
             continue
-        if words.endswith(b"deploy.cli\0walk\0") and bytes(data) in settings:
+        if words.endswith(b"deploy.cli.app\0walk\0") and bytes(data) in settings:
             return int(entry.name)
     return None
 
@@ -87,7 +87,7 @@ def test_a_walker_killed_while_it_drains_is_no_success(crawl, tmp_path):
 
 
 def test_a_server_that_dies_in_the_middle_of_a_call_ends_the_crawl_with_what_to_do(crawl, monkeypatch):
-    monkeypatch.setattr("crawler.frontier.redis_store._RECONNECT_SECONDS", 0.5)
+    monkeypatch.setattr("crawler.frontier.store._RECONNECT_SECONDS", 0.5)
     running = crawl(pages=4)
 
     def die_and_ask(frontier):
@@ -140,6 +140,6 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
     data = tmp_path / "file" / "data"
     argv = ["crawl", "http://a.test/", "--data", str(data), "--allowed-networks", "127.0.0.1"]
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.cli", *argv], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "deploy.cli.app", *argv], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, f"error: {data}: Not a directory\n")

@@ -22,13 +22,13 @@ from rich.console import Console
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, Limits, connect
+from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
-from crawler.seeds import Seed
-from crawler.server import EmbeddedServer
+from crawler.seeds.read import Seed
 from deploy.crawl import attach
 from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled, not_fetched, verdict
-from deploy.display import CrawlDisplay
+from deploy.status import CrawlDisplay
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from tinylm.errors import ConfigError
 
@@ -192,7 +192,7 @@ def test_a_dashboard_may_be_there_before_the_crawl_and_owns_nothing_of_it(tmp_pa
 
 
 def test_the_status_of_a_crawl_that_does_not_run_is_one_clear_error(tmp_path):
-    argv = [sys.executable, "-m", "deploy.cli", "status", "--data", str(tmp_path)]
+    argv = [sys.executable, "-m", "deploy.cli.app", "status", "--data", str(tmp_path)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert (
@@ -372,7 +372,7 @@ def free_port():
 def dashboard(server, tmp_path, runs):
     """`tinylm dashboard` as a process; yields its address."""
     port = free_port()
-    argv = [sys.executable, "-m", "deploy.cli", "dashboard", "--data", str(tmp_path), "--port", str(port)]
+    argv = [sys.executable, "-m", "deploy.cli.app", "dashboard", "--data", str(tmp_path), "--port", str(port)]
     argv += ["--redis-url", server.url, *(part for run in runs for part in ("--runs", str(run)))]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:

@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 
 from crawler.config import FrontierConfig
-from deploy.demo import StageError, _crawl_settings, _next_steps, local_web
-from deploy.localweb.audit import Audit, audit
-from deploy.localweb.hosts import build_hosts
-from deploy.localweb.sites import Web, discover
+from deploy.demo.audit import Audit, audit
+from deploy.demo.hosts import build_hosts
+from deploy.demo.run import StageError, _crawl_settings, _next_steps, local_web
+from deploy.demo.sites import Web, discover
 from shards.reader import ShardReader, verify
 
 
 def start_demo(data: Path) -> subprocess.Popen[str]:
     with (data.parent / "demo.log").open("a") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "deploy.cli", "demo", "--data", str(data)],
+            [sys.executable, "-m", "deploy.cli.app", "demo", "--data", str(data)],
             stdout=log,
             stderr=log,
             text=True,
@@ -72,8 +72,8 @@ def test_killed_at_every_stage_it_goes_on_and_loses_nothing(tmp_path: Path) -> N
     data = tmp_path / "demo"
     demo = start_demo(data)
     wait_for(lambda: committed(data), demo)
-    kill_one(data, "deploy.cli worker", demo)
-    kill_one(data, "deploy.cli walk", demo)
+    kill_one(data, "deploy.cli.app worker", demo)
+    kill_one(data, "deploy.cli.app walk", demo)
     time.sleep(3)
     assert demo.poll() is None, "a worker and a walker are started again"
     kill_one(data, "redis.sock", demo)
@@ -135,7 +135,7 @@ def test_an_undisturbed_run_keeps_a_thousand_documents_and_learns(tmp_path: Path
 def test_a_web_that_died_is_an_error_and_no_finished_crawl(tmp_path: Path) -> None:
     def crawl() -> None:
         with local_web(tmp_path):
-            web = next(processes_of(tmp_path, "deploy.localweb"))
+            web = next(processes_of(tmp_path, "deploy.demo.web"))
             os.kill(web, signal.SIGKILL)
             while ") Z " not in Path(f"/proc/{web}/stat").read_text():
                 time.sleep(0.02)

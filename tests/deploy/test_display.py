@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from deploy.display import CrawlDisplay
+from deploy.status import CrawlDisplay
 from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.writer import ShardWriter

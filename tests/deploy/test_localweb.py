@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from protego import Protego
 
-from deploy.localweb.server import listen
+from deploy.demo.server import listen
 
 PACKAGES = "rich,markdown-it-py,hypothesis"
 AGENT = "tinylm-test"
@@ -61,7 +61,7 @@ class Client:
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen:
     log, ready = directory / "access.jsonl", directory / "ready.json"
-    command = [sys.executable, "-m", "deploy.localweb", "--packages", PACKAGES]
+    command = [sys.executable, "-m", "deploy.demo.web", "--packages", PACKAGES]
     return subprocess.Popen(
         [*command, "--access-log", str(log), "--ready-file", str(ready), "--die-with-parent", *arguments]
     )
@@ -336,7 +336,7 @@ def test_sigterm_ends_the_server_cleanly_and_frees_its_port(tmp_path):
 def test_a_taken_port_is_one_clear_line(tmp_path, web):
     arguments = ["--packages", "rich", "--port", str(web.directory["port"])]
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.localweb", *arguments], capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", "deploy.demo.web", *arguments], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: port {web.directory['port']} is taken")
@@ -346,7 +346,7 @@ def test_a_taken_port_is_one_clear_line(tmp_path, web):
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 def test_the_server_dies_with_the_process_that_started_it(tmp_path):
     ready = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "deploy.localweb", "--packages", "rich", "--die-with-parent"]
+    command = [sys.executable, "-m", "deploy.demo.web", "--packages", "rich", "--die-with-parent"]
     script = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); p.wait()"
     parent = subprocess.Popen(
         [sys.executable, "-c", script, *command, "--ready-file", str(ready)],

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.localweb.markup import markdown, rst
-from deploy.localweb.source import parse_module, read_source
+from deploy.demo.markup import markdown, rst
+from deploy.demo.source import parse_module, read_source
 
 VOID = {"hr", "br"}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.localweb.server import LocalWeb, LocalWebConfig, LocalWebError, listen
-from deploy.localweb.sites import Web, discover
+from deploy.demo.server import LocalWeb, LocalWebConfig, LocalWebError, listen
+from deploy.demo.sites import Web, discover
 from tinylm.errors import ConfigError
 
 

@@ -4,9 +4,9 @@ from hashlib import blake2b
 
 import pytest
 
-from deploy.cli import main
-from shards.document import Document, LinkRow
+from deploy.cli.app import main
 from shards.manifest import Manifest
+from shards.schema import Document, LinkRow
 from shards.writer import ShardWriter
 
 

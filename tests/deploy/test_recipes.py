@@ -13,8 +13,8 @@ import yaml
 
 from tests.trainer import conftest
 from tests.trainer.runs import losses, wait_for_step
-from trainer import checkpoint
 from trainer.config import PretrainConfig
+from trainer.run import checkpoint
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "train"

@@ -8,8 +8,8 @@ from statistics import mean
 import pytest
 from backports import zstd
 
-from deploy.localweb.sites import discover
-from deploy.reddit_dump import write_dump
+from deploy.demo.dump import write_dump
+from deploy.demo.sites import discover
 from tinylm.errors import ConfigError
 
 SITES = discover(["rich", "markdown-it-py", "hypothesis", "python"])

@@ -14,10 +14,10 @@ from tests.ranker.test_walker import committed_all, feed, prose, walk
 from tests.tinylm.test_processes import gone
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError
-from trainer import checkpoint
 from trainer.config import PretrainConfig
-from trainer.model import GPT
+from trainer.model.model import GPT
 from trainer.quality import CheckpointQuality
+from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
 
 

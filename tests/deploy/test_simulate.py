@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from lxml import etree
 
-from deploy.cli import main
-from ranker.experiment import RECALL_AT
+from deploy.cli.app import main
+from ranker.replay.experiment import RECALL_AT
 
 PAGES = 120
 

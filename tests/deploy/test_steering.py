@@ -3,7 +3,7 @@
 import pytest
 
 from crawler.frontier import Discovered
-from deploy.cli import main
+from deploy.cli.app import main
 from tests.conftest import open_frontier
 from tests.crawler.driving import ack, lease_one, next_page
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from crawler.urls import fingerprint, locate
-from deploy.cli import main
-from deploy.why import WORDS, run, waiting
-from ranker.evidence import LinkGraph, Target
-from ranker.orders import BreadthFirst
-from ranker.promise import DISCOVERY, INGREDIENTS
+from deploy.cli.app import main
+from deploy.cli.why import WORDS, run, waiting
+from ranker.graph import LinkGraph, Target
+from ranker.policy.orders import BreadthFirst
+from ranker.policy.promise import DISCOVERY, INGREDIENTS
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.writer import ShardWriter

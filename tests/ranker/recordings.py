@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ranker.recorded import build
+from ranker.replay.recorded import build
 
 
 def make_web(links, worth, hosts=None):

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler import sitemaps
+from crawler.read import sitemaps
 from crawler.urls import fingerprint, locate
-from ranker.batch import path_of, rank
-from ranker.centrality import Graph, harmonic, pagerank
-from ranker.webgraph import LISTS, read_graph
+from ranker.links.centrality import Graph, harmonic, pagerank
+from ranker.links.rank import path_of, rank
+from ranker.links.webgraph import LISTS, read_graph
 from shards import columns
-from shards.document import Document, LinkRow
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.reader import ShardReader
+from shards.schema import Document, LinkRow
 from shards.writer import ShardWriter
 
 A, B, C, D = "https://a.example/1", "https://a.example/2", "https://b.example/", "https://x.c.org/"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker.calibration import Calibration, Drift
-from ranker.quality import sigmoid
+from ranker.judge.calibration import Calibration, Drift
+from ranker.judge.quality import sigmoid
 
 SCORES = st.floats(0, 1)
 

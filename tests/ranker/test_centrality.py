@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker import centrality
-from ranker.centrality import DAMPING, Graph, harmonic, pagerank
+from ranker.links import centrality
+from ranker.links.centrality import DAMPING, Graph, harmonic, pagerank
 
 DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ranker.evidence import PARENTS, Evidence, LinkGraph, Target
 from ranker.features import SLOTS
+from ranker.graph import PARENTS, Evidence, LinkGraph, Target
 from tests.conftest import saved
 
 KEYS = st.integers(0, 30) | st.just((1 << 64) - 1)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from crawler.page import Page
 from ranker.config import WalkConfig
-from ranker.judge import Judge
-from shards.filters import RULES
-from shards.signals import COLUMNS
+from ranker.judge.judge import Judge
+from shards.text.filters import RULES
+from shards.text.signals import COLUMNS
 from tests.conftest import saved
 from tests.ranker.test_models import LANGUAGES
 from tests.ranker.test_walker import prose

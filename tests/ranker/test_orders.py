@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranker.centrality import Graph, pagerank
-from ranker.evidence import Fetch, LinkGraph, Target
-from ranker.orders import ORDERS, HostBandit
-from ranker.policies import POLICIES
-from ranker.promise import LearnedPromise
-from ranker.simulator import Simulation
+from ranker.graph import Fetch, LinkGraph, Target
+from ranker.links.centrality import Graph, pagerank
+from ranker.policy.names import POLICIES
+from ranker.policy.orders import ORDERS, HostBandit
+from ranker.policy.promise import LearnedPromise
+from ranker.replay.simulator import Simulation
 from tests.conftest import saved
 from tests.ranker.recordings import make_web
 

@@ -4,10 +4,10 @@ import inspect
 
 import pytest
 
-from ranker.evidence import LinkGraph
-from ranker.policies import POLICIES
-from ranker.policy import Moves, Policy
-from ranker.promise import LearnedPromise
+from ranker.graph import LinkGraph
+from ranker.policy.names import POLICIES
+from ranker.policy.policy import Moves, Policy
+from ranker.policy.promise import LearnedPromise
 
 NAMES = (
     "random bfs dfs indegree opic pagerank larger-sites parent-first parent-min parent-mean parent-sum "

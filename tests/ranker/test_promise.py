@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranker.evidence import Fetch, LinkGraph, Target
-from ranker.promise import DISCOVERY, INGREDIENTS, PARTS, LearnedPromise, Ridge
+from ranker.graph import Fetch, LinkGraph, Target
+from ranker.policy.promise import DISCOVERY, INGREDIENTS, PARTS, LearnedPromise, Ridge
 from tests.conftest import saved
 
 ROOT = Target(1 << 40, "http://root.example/")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker.quality import HashedLinear
-from shards.signals import Signals
+from ranker.judge.quality import HashedLinear
+from shards.text.signals import Signals
 from tests.conftest import saved
 
 ESSAY = (

@@ -11,12 +11,12 @@ import pytest
 
 from crawler.urls import fingerprint, locate
 from crawler.warc import Exchange, WarcWriter
-from ranker.recorded import RecordingError, read_edges
-from ranker.recorded_shards import read_shards
-from ranker.recorded_warc import read_warc
-from shards.document import LinkRow
+from ranker.replay.recorded import RecordingError, read_edges
+from ranker.replay.recorded_shards import read_shards
+from ranker.replay.recorded_warc import read_warc
 from shards.manifest import Manifest
-from shards.purge import purge
+from shards.schema import LinkRow
+from shards.takedown import purge
 from shards.writer import ShardWriter
 from tests.conftest import article
 from tests.crawler.conftest import DATA

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranker.evidence import LinkGraph, Target
-from ranker.policies import POLICIES
-from ranker.recorded import build
-from ranker.simulator import Clock, Craw4LLMOracle, GreedyOracle, Queue, Simulation
+from ranker.graph import LinkGraph, Target
+from ranker.policy.names import POLICIES
+from ranker.replay.recorded import build
+from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Queue, Simulation
 from tests.ranker.recordings import make_web
 
 BUDGET = 60

@@ -13,11 +13,11 @@ import redis
 
 from crawler.frontier import Discovered
 from crawler.page import Link, Page
-from crawler.seeds import Seed
+from crawler.seeds.read import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
-from ranker.evidence import Target
-from ranker.policies import POLICIES
+from ranker.graph import Target
+from ranker.policy.names import POLICIES
 from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError

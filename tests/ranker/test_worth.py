@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ranker.worth import evaluate
+from ranker.replay.worth import evaluate
 from tinylm.errors import ConfigError
 
 COLUMNS = {

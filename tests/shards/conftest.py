@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from shards.document import Document, FetchRow, LinkRow
 from shards.manifest import Manifest
+from shards.schema import Document, FetchRow, LinkRow
 from shards.writer import ShardWriter
 
 MakeDocument = Callable[..., Document]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.filters import C4, FINEWEB, GOPHER_QUALITY, GOPHER_REPETITION, RULES, Signals, Verdict, judge
+from shards.text.filters import C4, FINEWEB, GOPHER_QUALITY, GOPHER_REPETITION, RULES, Signals, Verdict, judge
 
 PROSE = """
 # How a river finds its way

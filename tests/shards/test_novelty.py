@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.minhash import PERMUTATIONS, SHINGLE, bands, minhash, shingles
-from shards.novelty import BANDS, ROWS, Bloom, Novelty, Sketch, sketch
-from shards.signals import Signals
+from shards.text.minhash import PERMUTATIONS, SHINGLE, bands, minhash, shingles
+from shards.text.novelty import BANDS, ROWS, Bloom, Novelty, Sketch, sketch
+from shards.text.signals import Signals
 from tests.conftest import saved
 
 KEYS = st.lists(st.integers(0, 2**64 - 1), max_size=200).map(lambda keys: np.array(keys, dtype=np.uint64))

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shards.errors import ShardCorrupt, ShardError
-from shards.parquet import Listing, ParquetReader
+from shards.foreign import Listing, ParquetReader
 
 TEXTS = [f"text {number}" for number in range(10)]
 

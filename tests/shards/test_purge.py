@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 
 from shards.errors import ShardCorrupt, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
-from shards.purge import Purged, purge
 from shards.reader import ShardReader, verify
 from shards.tables import read_fetches
+from shards.takedown import Purged, purge
 from shards.writer import LOCK_NAME, ShardWriter
 
 HOSTS = ("a.test", "b.test", "c.test")
 PURGE = """
 import sys
 from pathlib import Path
-from shards.purge import purge
+from shards.takedown import purge
 print("ready", flush=True)
 purge(Path(sys.argv[1]), lambda url: (url.split("/")[2], f"{int(url.split('/')[3]):016x}"))
 """

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.document import DOCUMENTS, Document
-from shards.signals import COLUMNS, Signals
+from shards.schema import DOCUMENTS, Document
+from shards.text.signals import COLUMNS, Signals
 
 SHARES = [name for name in COLUMNS if "_frac" in name or "_fraction" in name or name.startswith("rps_lines")]
 TEXT = """The river, the sea and the river.

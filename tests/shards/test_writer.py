@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 import shards.writer as writer_module
-from shards.document import FetchRow
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.files import replacing, sha256
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import ShardReader, verify
+from shards.schema import FetchRow
 from shards.tables import fetch_rows, read_fetches
 from shards.writer import ShardWriter
 from tinylm.errors import TinylmError
@@ -29,7 +29,7 @@ from tinylm.errors import TinylmError
 WRITE = """
 import sys
 from pathlib import Path
-from shards.document import Document
+from shards.schema import Document
 from shards.writer import ShardWriter
 FIELDS = dict(host="h", fetched_at=1, status=200, content_sha256="0", language="en", language_score=1.0,
     title="", extractor="x", quality=0.5, promise=0.5, propensity=1.0, policy="p", karma=0.0, equity=0.0,

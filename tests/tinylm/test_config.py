@@ -167,7 +167,7 @@ def test_a_child_has_the_settings_of_its_file_and_no_others(monkeypatch, tmp_pat
     assert (environment["TINYLM_LOG"], environment["UNRELATED"]) == ("DEBUG", "1")
 
 
-CLI = [sys.executable, "-m", "deploy.cli"]
+CLI = [sys.executable, "-m", "deploy.cli.app"]
 
 
 def test_at_the_command_line_an_unknown_key_is_one_line_and_exit_code_2():

@@ -8,11 +8,11 @@ from random import Random
 import pytest
 from safetensors.torch import load_file
 
-from shards.document import Document
 from shards.manifest import HeldOut
+from shards.schema import Document
 from shards.writer import ShardWriter
-from trainer import checkpoint
 from trainer.config import PretrainConfig
+from trainer.run import checkpoint
 
 HELD_OUT_HOST = "held-out.test"
 NOUNS = ("parser", "server", "queue", "module", "reader", "writer", "frontier", "lease", "token", "model")

@@ -4,8 +4,8 @@ from functools import lru_cache
 
 import torch
 
-from trainer.architecture import ModelConfig
-from trainer.model import GPT
+from trainer.model.architecture import ModelConfig
+from trainer.model.model import GPT
 from trainer.tokenizer import Tokenizer
 
 TEXT = [

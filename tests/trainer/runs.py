@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.conftest import weights
-from trainer.checkpoint import Saver
-from trainer.distributed import World
-from trainer.optim import Optimizer
+from trainer.run.checkpoint import Saver
+from trainer.run.distributed import World
+from trainer.run.optim import Optimizer
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for number in (1, 2))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from trainer.baselines import Bigram, baselines
-from trainer.model import IGNORE
+from trainer.model.model import IGNORE
 from trainer.tokenizer import Tokenizer
 
 TEXT = "The server reads the queue and the reader writes 12 rows. "

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.chat import ConversationError, parse_messages, render, render_prompt
+from trainer.post.chat import ConversationError, parse_messages, render, render_prompt
 from trainer.tokenizer import Tokenizer
 
 TEXT = ["What is a shard? A shard is a file of documents, <|im_start|>user and <|im_end|> included.\n"] * 4

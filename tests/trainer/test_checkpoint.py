@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.trainer.runs import save
-from trainer import checkpoint
-from trainer.checkpoint import CheckpointError, Saver
 from trainer.config import TrainConfig
-from trainer.distributed import World
-from trainer.model import GPT
-from trainer.optim import Optimizer
+from trainer.model.model import GPT
+from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError, Saver
+from trainer.run.distributed import World
+from trainer.run.optim import Optimizer
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["The reader reads and the writer writes."], 300)

@@ -8,8 +8,8 @@ import torch
 
 from bench.architectures import CHOICES
 from tinylm.errors import ConfigError
-from trainer.architecture import PRESETS, ModelConfig
-from trainer.model import GPT, BatchNorm, KVCache
+from trainer.model.architecture import PRESETS, ModelConfig
+from trainer.model.model import GPT, BatchNorm, KVCache
 
 SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads": 4}
 every_choice = pytest.mark.parametrize("choice", CHOICES)

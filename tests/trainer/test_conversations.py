@@ -6,9 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.chat import render
 from trainer.config import ModelConfig, SFTConfig
-from trainer.conversations import (
+from trainer.data.loader import DataError
+from trainer.model.model import GPT, IGNORE
+from trainer.post.chat import render
+from trainer.post.conversations import (
     ConversationSource,
     batches,
     collate,
@@ -16,9 +18,7 @@ from trainer.conversations import (
     plan,
     read_conversations,
 )
-from trainer.distributed import World
-from trainer.loader import DataError
-from trainer.model import GPT, IGNORE
+from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
 SEQUENCE_LEN = 64

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.distributed import DistributedError, StopSignal, World, connect
+from trainer.run.distributed import DistributedError, StopSignal, World, connect
 
 ROOT = Path(__file__).parents[2]
 TOGETHER = """
 import torch
-from trainer.distributed import connect
+from trainer.run.distributed import connect
 with connect(60) as world:
     total = world.sum(torch.tensor([1.0, float(world.rank)])).tolist()
     assert world.gather({"rank": world.rank}) == [{"rank": 0}, {"rank": 1}, {"rank": 2}]
@@ -26,7 +26,7 @@ with connect(60) as world:
 LOSING_ONE = """
 import os, sys, torch
 from tinylm.errors import exit_on_error
-from trainer.distributed import connect
+from trainer.run.distributed import connect
 with exit_on_error(), connect(60) as world:
     world.barrier()
     if world.rank == 1:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from shards.reader import ShardReader
 from trainer.config import ModelConfig
-from trainer.distributed import World
 from trainer.evaluate import bits_per_byte, held_out_texts
-from trainer.model import GPT
+from trainer.model.model import GPT
+from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["The server reads the queue and the reader writes 12 rows."] * 3, 300)

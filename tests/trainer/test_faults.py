@@ -13,9 +13,9 @@ import torch
 
 from tests.trainer.conftest import weights
 from tests.trainer.runs import finish, losses, rank_pids, start, wait_for_step
-from trainer.distributed import World
-from trainer.loop import Run, TrainingError
-from trainer.model import GPT
+from trainer.model.model import GPT
+from trainer.run.distributed import World
+from trainer.run.loop import Run, TrainingError
 
 
 class Counting:
@@ -104,7 +104,7 @@ def test_text_that_stays_bad_ends_the_run(config):
 
 DIES = """
 import trainer.pretrain
-from trainer.loader import Loader
+from trainer.data.loader import Loader
 def fails(self, real=Loader.next_step):
     if self._world.rank == 1 and self._micro_batch >= 40:
         raise ValueError("the disk of this rank is gone")

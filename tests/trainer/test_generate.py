@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from bench.architectures import CHOICES
 from tinylm.errors import ConfigError
-from trainer.chat import ConversationError, render_prompt
 from trainer.config import ModelConfig, SamplingConfig
-from trainer.decoder import Decoder
 from trainer.generate import Generator, decoded, sample, until
-from trainer.model import GPT, KVCache
+from trainer.model.decoder import Decoder
+from trainer.model.model import GPT, KVCache
 from trainer.ngrams import NGrams
+from trainer.post.chat import ConversationError, render_prompt
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["der Käse — 日本語のテキスト, and some words of a text "] * 3, 300)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from bench.architectures import CHOICES
-from trainer.architecture import ModelConfig
-from trainer.model import GPT
+from trainer.model.architecture import ModelConfig
+from trainer.model.model import GPT
 
 GOLDEN = Path(__file__).parent / "golden" / "choices.json"
 STEPS, ROWS, LENGTH = 50, 4, 32

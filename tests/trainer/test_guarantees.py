@@ -11,12 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shards.parquet import ParquetReader
+from shards.foreign import ParquetReader
 from shards.reader import ShardReader
 from tests.trainer.test_distributed import ROOT, ranks
 from tests.trainer.test_loader import CONFIG, TOKENIZER, read
-from trainer.loader import DataError, Loader
-from trainer.sources import Source
+from trainer.data.loader import DataError, Loader
+from trainer.data.sources import Source
 
 STEPS = 60
 READING = """
@@ -26,9 +26,9 @@ from pathlib import Path
 from shards.files import replacing
 from tests.trainer.test_loader import CONFIG, TOKENIZER
 from tinylm.errors import exit_on_error
-from trainer.distributed import connect
-from trainer.loader import Loader
-from trainer.sources import open_sources
+from trainer.run.distributed import connect
+from trainer.data.loader import Loader
+from trainer.data.sources import open_sources
 
 folder, shards, mix, steps, pause = sys.argv[1:]
 folder = Path(folder)
@@ -71,7 +71,7 @@ def prepared(folder, sources):
     folder.mkdir()
     code = (
         "import sys; from pathlib import Path; from trainer.config import PretrainConfig; "
-        "from trainer.sources import pin_sources; folder, shards, *mix = sys.argv[1:]; "
+        "from trainer.data.sources import pin_sources; folder, shards, *mix = sys.argv[1:]; "
         "pin_sources(PretrainConfig(shards=shards, mix=tuple(mix), out=Path(folder)))"
     )
     subprocess.run([sys.executable, "-c", code, folder, *sources], cwd=ROOT, check=True)

@@ -11,18 +11,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.cli import app
+from deploy.cli.app import app
 from tests.trainer.foreign import ids, model, same_weights, tokenizer
 from tests.trainer.test_chat import CONTENT, conversation
 from tinylm.errors import ConfigError
-from trainer import checkpoint, hf
-from trainer.architecture import PRESETS
-from trainer.chat import render, render_prompt
 from trainer.config import SamplingConfig
 from trainer.generate import Generator
-from trainer.layouts import LAYOUTS, UNFIT, layout_of
+from trainer.interop import hf
+from trainer.interop.layouts import LAYOUTS, UNFIT, layout_of
+from trainer.interop.start import Start
+from trainer.model.architecture import PRESETS
+from trainer.post.chat import render, render_prompt
 from trainer.pretrain import pretrain
-from trainer.start import Start
+from trainer.run import checkpoint
 
 transformers = pytest.importorskip("transformers")
 

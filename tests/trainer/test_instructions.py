@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinylm.errors import ConfigError
-from trainer.chat import parse_messages
 from trainer.config import InstructionsConfig
 from trainer.instructions import InstructionError, Smallest, held_out_file, make, split
+from trainer.post.chat import parse_messages
 
 TOOLS = ["awl", "vise", "hammer", "saw", "chisel", "plane", "rasp", "lathe", "gouge", "clamp", "drill"]
 

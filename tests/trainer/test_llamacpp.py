@@ -8,20 +8,20 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from deploy.cli import app
+from deploy.cli.app import app
 from tests.trainer.foreign import model, tokenizer
 from tests.trainer.test_start import SPECIALS, byte_level
 from tinylm.errors import ConfigError
-from trainer import checkpoint
-from trainer.architecture import PRESETS
-from trainer.chat import template
 from trainer.config import SamplingConfig
 from trainer.generate import Generator
+from trainer.model.architecture import PRESETS
+from trainer.post.chat import template
 from trainer.pretrain import pretrain
+from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer, TokenizerError
 
 gguf = pytest.importorskip("gguf", reason="not installed: pip install '.[export]'")
-from trainer import llamacpp  # noqa: E402 (which needs it)
+from trainer.interop import gguf as llamacpp  # noqa: E402 (which needs it)
 
 PROMPT = "In 2024 the reader's 12345 rows\n\n    déjà vu, "
 
@@ -170,6 +170,6 @@ def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, c
     assert sum(tensor.n_elements for tensor in tensors) == ours.parameters_count
     with pytest.raises(ConfigError, match=r"out = .*gguf': is there already"):
         app(command, result_action="return_value")
-    monkeypatch.setattr("deploy.export.find_spec", lambda _: None)
+    monkeypatch.setattr("deploy.cli.export.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"gguf is not installed: pip install '\.\[export\]'"):
         app(command, result_action="return_value")

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from shards.reader import RowGroup, ShardReader
 from trainer.config import PretrainConfig
-from trainer.distributed import World
-from trainer.loader import DataError, Loader, cut
-from trainer.model import IGNORE
-from trainer.sources import Source
+from trainer.data.loader import DataError, Loader, cut
+from trainer.data.sources import Source
+from trainer.model.model import IGNORE
+from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer.train(["The server reads the queue and the reader writes 12 rows."], 300)

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.markdown import plain, sections
+from trainer.post.markdown import plain, sections
 
 PAGE = """Before any heading.
 

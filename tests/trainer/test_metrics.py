@@ -2,7 +2,7 @@
 
 import json
 
-from trainer.metrics import Meter, MetricsLog, Progress, describe, duration
+from trainer.run.metrics import Meter, MetricsLog, Progress, describe, duration
 
 
 def read(path):

@@ -10,15 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shards.errors import ShardError
-from shards.parquet import Listing
+from shards.foreign import Listing
 from shards.reader import ShardReader
 from tests.trainer.test_loader import CONFIG, TOKENIZER, read, states, worlds
 from tinylm.errors import ConfigError
-from trainer.checkpoint import CheckpointError
 from trainer.config import PretrainConfig
-from trainer.loader import DataError, Loader, Turns
+from trainer.data.loader import DataError, Loader, Turns
+from trainer.data.sources import open_sources, pin_sources
 from trainer.pretrain import pretrain
-from trainer.sources import open_sources, pin_sources
+from trainer.run.checkpoint import CheckpointError
 
 
 @pytest.fixture

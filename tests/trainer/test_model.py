@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig
-from trainer.model import GPT, IGNORE, KVCache
+from trainer.model.model import GPT, IGNORE, KVCache
 
 SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2}
 
@@ -26,7 +26,7 @@ def tokens(rows=3, length=24):
 
 @pytest.mark.parametrize("shape", [{}, {"tied_embeddings": False}, {"qk_norm": "none"}, {"kv_heads": 4}])
 def test_the_loss_and_its_gradient_are_those_of_plain_cross_entropy(shape, monkeypatch):
-    monkeypatch.setattr("trainer.loss.LOGITS_AT_ONCE", 300 * 17)  # chunks that do not divide the rows
+    monkeypatch.setattr("trainer.model.loss.LOGITS_AT_ONCE", 300 * 17)  # chunks that do not divide the rows
     model, ids = make(**shape), tokens()
     targets = tokens(length=25)[:, 1:].clone()
     targets[1, 3:9] = IGNORE

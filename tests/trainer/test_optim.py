@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig, TrainConfig
-from trainer.distributed import World
-from trainer.model import GPT
-from trainer.optim import Optimizer, adamw, clip, learning_rate, newton_schulz
+from trainer.model.model import GPT
+from trainer.run.distributed import World
+from trainer.run.optim import Optimizer, adamw, clip, learning_rate, newton_schulz
 
 
 def course(**changes):

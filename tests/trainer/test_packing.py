@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.packing import pack, segments
+from trainer.data.packing import pack, segments
 
 END = 0
 DOCUMENTS = st.lists(

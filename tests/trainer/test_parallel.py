@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from tests.trainer.runs import check_resume, cut_back, finish, losses, start
-from trainer import checkpoint
-from trainer.distributed import World
-from trainer.loop import Run
-from trainer.loss import IGNORE
-from trainer.model import GPT
+from trainer.model.loss import IGNORE
+from trainer.model.model import GPT
+from trainer.run import checkpoint
+from trainer.run.distributed import World
+from trainer.run.loop import Run
 
 TOLERANCE = {"adamw": (1e-4, 1e-4), "muon": (1e-3, 1e-2)}
 """Of losses (relative) and weights (absolute). Muon magnifies rounding: of a gradient that is almost zero, as

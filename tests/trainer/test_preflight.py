@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tinylm.errors import ConfigError
-from trainer import estimate, hardware
-from trainer.distributed import World
-from trainer.estimate import check
-from trainer.model import GPT
+from trainer.model.model import GPT
 from trainer.pretrain import pretrain
+from trainer.run import hardware
+from trainer.run import preflight as estimate
+from trainer.run.distributed import World
+from trainer.run.preflight import check
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +20,7 @@ def no_sockets(monkeypatch):
         raise AssertionError("a socket was opened")
 
     monkeypatch.setattr(socket, "socket", refused)
-    monkeypatch.setattr("trainer.distributed.TCPStore", refused)
+    monkeypatch.setattr("trainer.run.distributed.TCPStore", refused)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
 

@@ -28,10 +28,10 @@ from tests.trainer.runs import (
     wait_for_step,
 )
 from tinylm.errors import ConfigError
-from trainer import checkpoint
-from trainer.checkpoint import CheckpointError
-from trainer.loop import TrainingError
 from trainer.pretrain import pretrain
+from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError
+from trainer.run.loop import TrainingError
 
 
 def test_a_run_learns_and_leaves_what_it_promises(tiny, capsys):

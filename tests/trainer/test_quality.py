@@ -4,11 +4,11 @@ import math
 
 import pytest
 
-from trainer.checkpoint import CheckpointError, load_model
 from trainer.config import PretrainConfig
 from trainer.evaluate import bits_per_byte
 from trainer.pretrain import pretrain
 from trainer.quality import CheckpointQuality
+from trainer.run.checkpoint import CheckpointError, load_model
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.questions import PHRASINGS, Candidate, candidates, fault
+from trainer.post.questions import PHRASINGS, Candidate, candidates, fault
 
 ANSWER = "A queue hands out its items in the order in which they came."
 

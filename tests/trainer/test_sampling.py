@@ -15,8 +15,8 @@ from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tests.trainer.test_loader import TOKENIZER, loaders, read, states
 from trainer.config import PretrainConfig
-from trainer.loader import DataError
-from trainer.sampling import MOST_READINGS, Sampling, SamplingError, weigh
+from trainer.data.loader import DataError
+from trainer.data.sampling import MOST_READINGS, Sampling, SamplingError, weigh
 
 CONFIG = PretrainConfig(
     sequence_len=16,

@@ -11,13 +11,13 @@ import pytest
 
 from tests.trainer.conftest import weights
 from tinylm.errors import ConfigError
-from trainer import checkpoint
-from trainer.checkpoint import CheckpointError
 from trainer.config import PretrainConfig, SFTConfig
+from trainer.data.loader import DataError
 from trainer.generate import Generator
 from trainer.instructions import held_out_file
-from trainer.loader import DataError
 from trainer.pretrain import pretrain
+from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError
 from trainer.sft import sft
 
 ANSWERS = {

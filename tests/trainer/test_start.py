@@ -15,13 +15,14 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from tests.trainer.foreign import TEXT, ids, model, same_weights, tokenizer
 from tests.trainer.runs import losses
 from tinylm.errors import ConfigError
-from trainer import checkpoint, hf
-from trainer.checkpoint import CheckpointError
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.generate import Generator
+from trainer.interop import hf
+from trainer.interop.start import Start
 from trainer.pretrain import pretrain
+from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError
 from trainer.sft import sft
-from trainer.start import Start
 from trainer.tokenizer import SPLIT, Tokenizer, TokenizerError
 
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -13,8 +13,8 @@ import pytest
 from aiohttp import web
 
 from shards.errors import ShardError
+from shards.foreign import Listing
 from shards.manifest import is_corpus
-from shards.parquet import Listing
 from tests.trainer.runs import finish, losses, start
 from trainer.pretrain import pretrain
 

@@ -1,0 +1,196 @@
+"""Scrapy's aiohttp download handler behind the address guard, the cap by address, and limits of its own."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from itertools import count
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+import aiohttp
+from scrapy import Request
+from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler, _ClientResponse
+from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
+from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedError
+from scrapy.http import Headers, Response
+
+from crawler.errors import AddressBusy
+from crawler.fetch.guard import AddressGuard, unwrap
+from crawler.fetch.resolver import NameForbidden, Resolver
+from crawler.fetch.roundtrips import RoundTrips
+from crawler.warc import Exchange, WarcWriter
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+
+_MOST_ENCODINGS = 3
+_HOLD_MARGIN_SECONDS = 5.0
+
+
+class AddressCap:
+    """At most `most` connections to an address at once and `gap` seconds between them, by all workers."""
+
+    def __init__(self, trips: RoundTrips, most: int, gap: float) -> None:
+        self._trips, self._most, self._gap = trips, most, gap
+        self._name, self._holds = uuid.uuid4().hex, count()
+
+    @asynccontextmanager
+    async def held(self, address: str, seconds: float) -> AsyncIterator[None]:
+        """Within, one connection may be made, for `seconds` at most. Raises AddressBusy."""
+        if not self._most and not self._gap:
+            yield
+            return
+        group, holder = address_group(address), f"{self._name}:{next(self._holds)}"
+        if wait := await self._trips.hold(group, holder, most=self._most, gap=self._gap, seconds=seconds):
+            raise AddressBusy(address, wait)
+        try:
+            yield
+        finally:
+            self._trips.release(group, holder)
+
+
+def address_group(address: str) -> str:
+    """What one server is taken to own: an IPv4 address, or an IPv6 /64."""
+    judged = unwrap(ip_address(address.partition("%")[0]))
+    if judged.version == 4:
+        return str(judged)
+    return f"{type(judged)(int(judged) >> 64 << 64)}/64"
+
+
+class BoundedCompression(HttpCompressionMiddleware):
+    """Each encoding's output is bounded by Scrapy, the number of encodings on each other here."""
+
+    def _handle_encoding(
+        self, body: bytes, content_encoding: list[bytes], max_size: int
+    ) -> tuple[bytes, list[bytes]]:
+        if sum(value.count(b",") + 1 for value in content_encoding) > _MOST_ENCODINGS:
+            raise ValueError(f"more than {_MOST_ENCODINGS} content encodings")
+        return super()._handle_encoding(body, content_encoding, max_size)
+
+
+class _Careful(Protocol):
+    """What the handler needs of the spider."""
+
+    cap: AddressCap
+    warc: WarcWriter | None
+
+
+class _Response(_ClientResponse):
+    """`cut_at` is how many bytes of the body are read at most; 0 for all."""
+
+    cut_at = 0
+
+
+class GuardedDownloadHandler(AiohttpDownloadHandler):
+    """Every connection's address is checked as its socket is made; no proxy, no cookies, no redirects.
+
+    A request's `cut_at` in `meta` is where its body is cut instead of given up.
+    """
+
+    experimental = False
+
+    def __init__(self, crawler: "Crawler") -> None:
+        super().__init__(crawler)
+        guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
+        self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), guard)
+        unguarded, self._session = (
+            self._session,
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    resolver=self._resolver,
+                    socket_factory=guard.make_socket,
+                    limit=self._pool_size_total,
+                    use_dns_cache=False,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                response_class=_Response,
+                skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+                trust_env=False,
+            ),
+        )
+        unguarded.detach()
+
+    @asynccontextmanager
+    async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
+        loop = asyncio.get_running_loop()
+        over = loop.time() + timeout
+        parts = urlsplit(request.url)
+        name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        address = await self._address(name, port, timeout)
+        async with self._spider.cap.held(address, timeout + _HOLD_MARGIN_SECONDS):
+            try:
+                async with super()._make_request(request, max(0.001, over - loop.time())) as response:
+                    response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
+                    yield response
+            except DownloadConnectionRefusedError:
+                self._resolver.next_address(name, port)
+                raise
+
+    @property
+    def _spider(self) -> _Careful:
+        return self.crawler.spider  # type: ignore[return-value]
+
+    async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
+        finished = await super()._read_response(response, request)
+        if warc := self._spider.warc:
+            await asyncio.to_thread(warc.write, _exchange(response, request, finished))
+        return finished
+
+    async def _address(self, name: str, port: int, timeout: float) -> str:
+        """The address that the connection will go to."""
+        try:
+            return str(ip_address(name))
+        except ValueError:
+            pass
+        try:
+            async with asyncio.timeout(timeout):
+                return (await self._resolver.resolve(name, port))[0]["host"]
+        except NameForbidden:
+            raise
+        except (OSError, UnicodeError) as error:
+            raise CannotResolveHostError(f"{name}: {error}") from error
+
+    @staticmethod
+    def _extract_headers(response: _ClientResponse) -> Headers:
+        """As they came: decoded and encoded again, bytes that are no UTF-8 would be an error."""
+        headers = Headers()
+        for name, value in response.raw_headers:
+            headers.appendlist(name, value)
+        if getattr(response, "cut_at", 0):
+            headers.pop("Content-Length", None)
+        return headers
+
+    @staticmethod
+    async def _iter_body_chunks(response: _ClientResponse) -> AsyncIterator[bytes]:
+        left = getattr(response, "cut_at", 0)
+        async for chunk in response.content.iter_any():
+            yield chunk[:left] if left else chunk
+            if left:
+                left -= len(chunk)
+                if left <= 0:
+                    response.close()
+                    return
+
+    async def close(self) -> None:
+        await super().close()
+        await self._resolver.close()
+
+
+def _exchange(response: _ClientResponse, request: Request, finished: Response) -> Exchange:
+    sent = response.request_info
+    version = response.version or aiohttp.HttpVersion11
+    status_line = f"HTTP/{version.major}.{version.minor} {response.status} {response.reason or ''}"
+    cut_at = getattr(response, "cut_at", 0)
+    return Exchange(
+        url=request.url,
+        address=str(finished.ip_address),
+        request_line=f"{sent.method} {sent.url.raw_path_qs} HTTP/1.1".encode(),
+        request_headers=tuple((name.encode(), value.encode()) for name, value in sent.headers.items()),
+        status_line=status_line.encode("utf-8", "surrogateescape"),
+        headers=response.raw_headers,
+        body=finished.body,
+        cut=bool(cut_at) and len(finished.body) >= cut_at,
+    )

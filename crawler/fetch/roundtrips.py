@@ -1,0 +1,89 @@
+"""`RoundTrips`: what a worker's fetches tell the frontier and ask of it, together.
+
+What comes while a round trip is under way goes with the next one. So a worker makes as many as the server
+answers, whether it has four pages in flight or four hundred, and nobody waits longer than for two.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from crawler.errors import LeaseLost, ServerError
+from crawler.frontier import Frontier, Lease
+from crawler.frontier.batch import Batch
+from tinylm.errors import TinylmError
+from tinylm.heartbeat import beat
+
+
+class _Answer(NamedTuple):
+    """To all that went together."""
+
+    lost: frozenset[tuple[int, int]]
+    waits: dict[str, float]
+
+
+class RoundTrips:
+    """For one event loop; `fatal` is set once the server stayed away, and then nothing is waited for."""
+
+    def __init__(self, frontier: Frontier) -> None:
+        self._frontier = frontier
+        self._batch = frontier.batch()
+        self._answer: asyncio.Future[_Answer] | None = None
+        self._talking: asyncio.Task[None] | None = None
+        self.fatal: TinylmError | None = None
+
+    async def end(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
+        """`frontier.VERB(lease, ...)`. Raises LeaseLost; ServerError if the server is away."""
+        getattr(self._batch, verb)(lease, *args, **kwargs)
+        if lease.key in (await self._answered()).lost:
+            raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
+
+    async def hold(self, address: str, holder: str, **limits: Any) -> float:
+        """`Batch.hold_ip`: 0 if it is held, or the seconds to wait. Raises ServerError."""
+        self._batch.hold_ip(address, holder, **limits)
+        return (await self._answered()).waits[holder]
+
+    def release(self, address: str, holder: str) -> None:
+        """The hold ends with the next round trip; nobody has to wait for that."""
+        self._batch.release_ip(address, holder)
+        self._answered()
+
+    def _answered(self) -> "asyncio.Future[_Answer]":
+        """The answer to what is in the batch now; who gives up waiting for it does so alone."""
+        if self._answer is None:
+            self._answer = asyncio.get_running_loop().create_future()
+        if self._talking is None or self._talking.done():
+            self._talking = asyncio.create_task(self._talk())
+        return asyncio.shield(self._answer)
+
+    async def _talk(self) -> None:
+        while self._answer is not None:
+            batch, answer = self._batch, self._answer
+            self._batch, self._answer = self._frontier.batch(), None
+            try:
+                lost = await asyncio.to_thread(self._send, batch)
+            except TinylmError as error:
+                answer.set_exception(error)
+                answer.exception()
+            else:
+                answer.set_result(_Answer(frozenset(lease.key for lease in lost), batch.waits))
+
+    def _send(self, batch: Batch) -> list[Lease]:
+        """A server that stayed away is waited for once, not once a batch: the leases left expire."""
+        if self.fatal:
+            raise self.fatal
+        try:
+            lost = batch.send()
+        except ServerError as error:
+            self.fatal = error
+            raise
+        beat()
+        return lost
+
+    def give_back(self, leases: list[Lease]) -> None:
+        """The last word: `leases` were not begun. What cannot be said any more expires."""
+        batch = self._frontier.batch()
+        for lease in leases:
+            batch.give_back(lease)
+        with suppress(TinylmError):
+            self._send(batch)

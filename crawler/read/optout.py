@@ -1,0 +1,90 @@
+"""What hosts say about the use of their pages, beyond whether they may be fetched.
+
+Each signal is recorded with the document as `where:what`: `meta:noai`, `header:noindex`,
+`robots:ai-train=no`, `header:train-ai=n`, `meta:tdm-reservation=1`. Whether to obey is the walker's setting;
+which of them mean "not for training" is said here, in one place. Understood are the robots directives
+(`meta name=robots`; X-Robots-Tag, also several, also addressed to one crawler), Content Signals and the
+IETF's Content-Usage (the header here, the lines in robots.txt by `crawler.fetch.robots`), and TDMRep's header
+and `meta`. TDMRep's file under `/.well-known/` is not asked for: that would be a second fetch of every host,
+to find it absent on nearly all.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+_DIRECTIVE = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
+_NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
+_WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
+_AGENT = re.compile(r"[a-z*_][a-z0-9_.*-]*")
+_STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]*)\s*=\s*(yes|no|y|n)")
+_TRAINING = ("ai-train", "train-ai", "train-genai", "genai", "ai", "tdm", "bots")
+_NOT_FOR_TRAINING = {"noindex", "noai", "none", "tdm-reservation=1"}.union(
+    f"{category}={refusal}" for category in _TRAINING for refusal in ("n", "no")
+)
+"""`ai-input` and `search` are other uses; `noarchive` is about copies shown to people."""
+
+
+def forbids_training(signals: Iterable[str]) -> bool:
+    """Whether any of a document's recorded signals says that no model may be trained on it."""
+    return any(signal.partition(":")[2] in _NOT_FOR_TRAINING for signal in signals)
+
+
+class Heard(NamedTuple):
+    """What a page or its response says."""
+
+    signals: tuple[str, ...] = ()
+    """Against its use, each once."""
+    nofollow: bool = False
+    """That its links are not to be followed."""
+
+
+def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
+    """What a response's headers (names in lower case) say to the crawler with this product token."""
+    found: list[str] = []
+    nofollow = False
+    for name, value in headers:
+        if name == "x-robots-tag":
+            robots = addressed(value, agent)
+            found += _DIRECTIVE.findall(robots)
+            nofollow = nofollow or _NOFOLLOW.search(robots) is not None
+        elif name == "content-usage":
+            found += [statement for _, statement, refused in usage(value) if refused]
+        elif name == "tdm-reservation" and value.strip() == "1":
+            found.append("tdm-reservation=1")
+    return Heard(tuple(dict.fromkeys(f"header:{what}" for what in found)), nofollow)
+
+
+def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
+    """What a page's `meta` elements (name, content) say to the crawler with this product token."""
+    found: list[str] = []
+    nofollow = False
+    ours = ("robots", agent.lower())
+    for name, content in metas:
+        kind = name.strip().lower()
+        if kind in ours:
+            found += _DIRECTIVE.findall(content.lower())
+            nofollow = nofollow or _NOFOLLOW.search(content.lower()) is not None
+        elif kind == "tdm-reservation" and content.strip() == "1":
+            found.append("tdm-reservation=1")
+    return Heard(tuple(dict.fromkeys(f"meta:{what}" for what in found)), nofollow)
+
+
+def addressed(robots_tag: str, agent: str) -> str:
+    """What of one X-Robots-Tag is for `agent`: what stands after its name or `*`, or after no name."""
+    kept, ours = [], True
+    for part in robots_tag.lower().split(","):
+        name, colon, directive = part.partition(":")
+        name = name.strip()
+        if colon and name not in _WITH_VALUE and _AGENT.fullmatch(name):
+            ours, part = name in ("*", agent.lower()), directive
+        if ours:
+            kept.append(part.strip())
+    return ", ".join(kept)
+
+
+def usage(preferences: str) -> Iterator[tuple[str, str, bool]]:
+    """(category, statement, whether it refuses) of `search=yes, ai-train=no` or `train-ai=n;x=1`."""
+    for member in preferences.lower().split(","):
+        if match := _STATEMENT.fullmatch(member.partition(";")[0].strip()):
+            yield match[1], f"{match[1]}={match[2]}", match[2].startswith("n")

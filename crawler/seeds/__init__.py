@@ -1,0 +1,1 @@
+"""Where a crawl begins: URLs that people chose, each with a prior and its source."""

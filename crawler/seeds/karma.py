@@ -1,0 +1,138 @@
+"""Karma as a prior: what people up-voted, summed over all submissions of a page.
+
+The rule is WebText's (Radford et al. 2019: at least 3 votes) on the unit OpenWebText2 uses (all submissions
+of one URL), with what both leave out: URLs are made canonical before they are summed, a crosspost counts for
+the page it shows, and scores captured before anybody could vote are not believed.
+"""
+
+import gzip
+import json
+import lzma
+import math
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from backports import zstd
+
+from crawler.errors import SeedError
+from crawler.seeds.read import Seed
+from crawler.urls import canonicalize
+
+FEWEST_VOTES = 3
+_SETTLED_SECONDS = 24 * 3600
+_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}
+"""The dumps are compressed with windows of up to 2 GiB."""
+_MEDIA = (".jpg", ".jpeg", ".png", ".gif", ".gifv", ".webp", ".mp4", ".webm", ".mp3", ".pdf", ".zip", ".svg")
+_NOT_TEXT = (
+    "reddit.com", "redd.it", "imgur.com", "youtube.com", "youtu.be", "twitter.com", "x.com", "facebook.com",
+    "instagram.com", "tiktok.com", "twitch.tv", "vimeo.com", "gfycat.com", "flickr.com", "soundcloud.com",
+    "spotify.com", "amazon.com", "ebay.com",
+)  # fmt: skip
+
+
+def seeds_of_dump(path: Path) -> Iterator[Seed]:
+    """Seeds of one dump, most votes first. Raises SeedError if it is damaged or holds no submissions."""
+    votes, dropped = count_votes(path)
+    if not votes and dropped.total() == dropped["bad_line"]:
+        raise SeedError(
+            f"{path}: no line is a submission in the public dumps' format (one JSON object a line)"
+        )
+    for url, total in sorted(votes.items(), key=lambda item: (-item[1], item[0])):
+        if total >= FEWEST_VOTES:
+            yield Seed(url, total, path.name)
+
+
+def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
+    """Votes over all submissions by canonical URL, and how many submissions were left out, by reason.
+
+    Raises SeedError if the file cannot be read to its end.
+    """
+    votes: dict[str, float] = {}
+    dropped: Counter[str] = Counter()
+    for line in _lines(path):
+        try:
+            post = json.loads(line)
+            reason = why_not(post)
+            url = None if reason else canonicalize(str(linked_url(post)))
+            score = _finite(post.get("score") or 0)
+        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
+            dropped["bad_line"] += 1
+            continue
+        if url is None:
+            dropped[reason or "bad_url"] += 1
+            continue
+        votes[url] = votes.get(url, 0.0) + score
+    return votes, dropped
+
+
+def _finite(score: Any) -> float:
+    if not math.isfinite(number := float(score)):
+        raise ValueError(score)
+    return number
+
+
+def why_not(post: dict[str, Any]) -> str:
+    """Why a submission says nothing about the worth of a page; empty if it does."""
+    rules: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
+        ("self_post", lambda p: p.get("is_self")),
+        ("adult", lambda p: p.get("over_18")),
+        ("advertisement", lambda p: p.get("promoted")),
+        (
+            "removed",
+            lambda p: p.get("removed_by_category") or (p.get("_meta") or {}).get("was_deleted_later"),
+        ),
+        ("captured_early", _captured_early),
+        ("no_url", lambda p: not linked_url(p)),
+        ("not_text", _not_text),
+    )
+    return next((reason for reason, applies in rules if applies(post)), "")
+
+
+def linked_url(post: dict[str, Any]) -> str:
+    """The page a submission shows: for a crosspost, its parent's. Dumps have URLs as in Reddit's HTML."""
+    parents = post.get("crosspost_parent_list")
+    shown = parents[0] if parents else post
+    url = str(shown.get("url_overridden_by_dest") or shown.get("url") or "")
+    return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+
+
+def _captured_early(post: dict[str, Any]) -> bool:
+    """Whole months of the dumps hold scores taken seconds after posting: always about 1, whatever came."""
+    retrieved, created = post.get("retrieved_on"), post.get("created_utc")
+    if not retrieved or not created or (post.get("_meta") or {}).get("retrieved_2nd_on"):
+        return False
+    return float(retrieved) - float(created) < _SETTLED_SECONDS
+
+
+def _not_text(post: dict[str, Any]) -> bool:
+    parts = urlsplit(canonicalize(linked_url(post)) or "")
+    host = (parts.hostname or "").removeprefix("www.")
+    return parts.path.lower().endswith(_MEDIA) or any(
+        host == name or host.endswith("." + name) for name in _NOT_TEXT
+    )
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with _open(path) as stream:
+            yield from stream
+    except (EOFError, zstd.ZstdError, lzma.LZMAError, zlib.error, OSError) as error:
+        raise SeedError(
+            f"{path}: unreadable, cut off or damaged ({error}); nothing of it was used: get it again"
+        ) from error
+
+
+def _open(path: Path) -> Any:
+    match path.suffix:
+        case ".zst":
+            return zstd.open(path, "rb", options=_LONG_WINDOW)
+        case ".xz":
+            return lzma.open(path, "rb")
+        case ".gz":
+            return gzip.open(path, "rb")
+        case _:
+            return path.open("rb")

@@ -1,0 +1,194 @@
+"""A month of Reddit submissions that link to the local web, in the format of the public dumps.
+
+One JSON object a line in a zstd frame with a 2 GB window, as the files named RS_YYYY-MM.zst have it, with
+what makes those hard to read: posts without a link, removed ones, crossposts, advertisements, addresses that
+are none, tracking parameters, scores taken seconds after posting, and a line that is not JSON.
+
+The scores are drawn here and know nothing of a crawler's idea of quality: what a page earns grows with the
+number of packages that require its package, with the length of its README and with the subreddit, and falls
+with its depth; the rest is luck with a heavy tail. About 40,000 posts a second.
+"""
+
+import json
+import math
+import random
+import string
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from backports import zstd
+
+from deploy.demo.hosts import CALENDAR, MIRROR, REDIRECTS
+from deploy.demo.sites import Site, Web
+from shards.files import replacing
+from tinylm.errors import ConfigError
+
+Post: TypeAlias = dict[str, Any]
+
+WINDOW_LOG = 31
+_MONTH_BEGINS = 1_704_067_200  # 2024-01-01 UTC
+_MONTH_SECONDS = 31 * 86_400
+_DAY_SECONDS = 86_400
+_TAIL_INDEX = 1.2  # of the Pareto law of the luck: the mean exists, the variance does not
+_SUBREDDITS = {"programming": 1.0, "Python": 0.5, "MachineLearning": 0.5, "learnpython": 0.25, "coding": 0.1}
+_TRACKING = ("utm_source=reddit", "utm_source=share&utm_medium=web2x", "fbclid=IwAR0x", "ref=hn")
+_MALFORMED = ("http://", "htp:/python.test", "http://[::1", "http://exa mple.test/", "javascript:void(0)", "")
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A page that may be posted: how likely it is picked, and the appeal its score is drawn from."""
+
+    url: str
+    title: str
+    weight: float
+    appeal: float
+
+
+def write_dump(path: Path, sites: Sequence[Site], *, seed: int = 0, posts: int = 20_000) -> None:
+    """Write `posts` submissions (and one broken line) about the pages of `sites`; whole or absent.
+
+    The same sites, seed and number give the same lines. Raises ConfigError without sites or posts.
+    """
+    if not sites or posts < 1:
+        raise ConfigError(f"posts={posts}, sites={len(sites)}: a dump needs at least one of each")
+    rng = random.Random(seed)
+    targets = sorted(_targets(sites), key=lambda target: target.url)
+    parameter = zstd.CompressionParameter
+    options: dict[int, int] = {parameter.compression_level: 3, parameter.window_log: WINDOW_LOG}
+    broken = rng.randrange(posts)
+    with replacing(path) as temporary, zstd.open(temporary, "wb", options=options) as file:
+        for number, post in enumerate(_posts(targets, posts, rng)):
+            line = json.dumps(post, separators=(",", ":")).encode()
+            file.write(line + b"\n")
+            if number == broken:
+                file.write(line[: len(line) // 2] + b"\n")
+
+
+def _targets(sites: Sequence[Site]) -> Iterator[_Target]:
+    dependents = Web(sites).dependents
+    for site in sites:
+        appeal = math.sqrt(1 + dependents[site.host]) * math.log1p(len(site.readme) / 200)
+        home = f"http://{site.host}/"
+        yield _Target(home, f"{site.title}: {site.summary}", 20 * appeal, appeal)
+        yield _Target(f"{home}genindex-a.html", f"{site.title} index", 0.5, 0.05)
+        yield _Target(f"{home}modindex.html", f"All of {site.title}", 0.5, 0.1)
+        for module in site.modules:
+            share = appeal / (1 + module.count("."))
+            yield _Target(f"{home}{module}.html", f"{module} explained", share, share / 2)
+            yield _Target(f"{home}src/{module}.html", f"The source of {module}", share / 10, share / 20)
+    for host, path in ((CALENDAR, "2024/01/01.html?view=week"), (MIRROR, ""), (REDIRECTS, "moved")):
+        yield _Target(f"http://{host}/{path}", "look at this", 10.0, 0.02)
+
+
+def _posts(targets: Sequence[_Target], posts: int, rng: random.Random) -> Iterator[Post]:
+    """The posts in order of time, most of them links, some of every kind in `_KINDS`."""
+    weights = list(accumulate(target.weight for target in targets))
+    times = sorted(rng.randrange(_MONTH_SECONDS) for _ in range(posts))
+    kinds = rng.choices(list(_KINDS), list(_KINDS.values()), k=posts)
+    for number, (target, kind) in enumerate(
+        zip(rng.choices(targets, cum_weights=weights, k=posts), kinds, strict=True)
+    ):
+        post = _link_post(number, target, _MONTH_BEGINS + times[number], rng)
+        kind(post, rng)
+        yield post
+
+
+def _link_post(number: int, target: _Target, created: int, rng: random.Random) -> Post:
+    subreddit = rng.choice(list(_SUBREDDITS))
+    name = _base36(36**6 + number)
+    score = int(target.appeal * _SUBREDDITS[subreddit] * rng.paretovariate(_TAIL_INDEX))
+    return {
+        "id": name,
+        "author": f"user{rng.randrange(5000)}",
+        "created_utc": created,
+        "domain": target.url.split("/")[2],
+        "is_self": False,
+        "num_comments": int(score * rng.random()),
+        "over_18": False,
+        "permalink": f"/r/{subreddit}/comments/{name}/{_slug(target.title)}/",
+        "retrieved_on": created + rng.randrange(2 * _DAY_SECONDS, 40 * _DAY_SECONDS),
+        "score": score,
+        "selftext": "",
+        "subreddit": subreddit,
+        "title": target.title,
+        "url": target.url,
+    }
+
+
+def _plain(_post: Post, _rng: random.Random) -> None:
+    """A link as it should be."""
+
+
+def _tracked(post: Post, rng: random.Random) -> None:
+    post["url"] += ("&" if "?" in post["url"] else "?") + rng.choice(_TRACKING)
+
+
+def _with_fragment(post: Post, _rng: random.Random) -> None:
+    post["url"] += "#comments"
+
+
+def _taken_early(post: Post, rng: random.Random) -> None:
+    """The dump met the post seconds after it was made: its score says nothing."""
+    post |= {"score": 1, "num_comments": 0, "retrieved_on": post["created_utc"] + rng.randrange(1, 60)}
+
+
+def _self_post(post: Post, _rng: random.Random) -> None:
+    text = f"Has anyone read {post['url']}? I would like to know what you think of it."
+    address = f"https://www.reddit.com{post['permalink']}"
+    post |= {"is_self": True, "selftext": text, "url": address, "domain": f"self.{post['subreddit']}"}
+
+
+def _adult(post: Post, _rng: random.Random) -> None:
+    post["over_18"] = True
+
+
+def _removed(post: Post, _rng: random.Random) -> None:
+    post |= {"author": "[deleted]", "selftext": "[removed]", "removed_by_category": "moderator"}
+
+
+def _crosspost(post: Post, _rng: random.Random) -> None:
+    """The link is the parent's; the post itself points at the parent's page on Reddit."""
+    parent = dict(post) | {"id": _base36(int(post["id"], 36) - 36**5), "subreddit": "opensource"}
+    parent["permalink"] = f"/r/opensource/comments/{parent['id']}/{_slug(post['title'])}/"
+    address = f"https://www.reddit.com{parent['permalink']}"
+    post |= {"crosspost_parent": f"t3_{parent['id']}", "crosspost_parent_list": [parent]}
+    post |= {"url": address, "domain": "reddit.com"}
+
+
+def _advertisement(post: Post, _rng: random.Random) -> None:
+    post["promoted"] = True
+
+
+def _malformed(post: Post, rng: random.Random) -> None:
+    post["url"] = rng.choice(_MALFORMED)
+
+
+_KINDS: dict[Callable[[Post, random.Random], None], float] = {
+    _plain: 70,
+    _tracked: 8,
+    _with_fragment: 2,
+    _taken_early: 4,
+    _self_post: 6,
+    _adult: 2,
+    _removed: 3,
+    _crosspost: 3,
+    _advertisement: 1,
+    _malformed: 1,
+}
+
+
+def _base36(number: int) -> str:
+    digits = string.digits + string.ascii_lowercase
+    text = ""
+    while number:
+        number, rest = divmod(number, 36)
+        text = digits[rest] + text
+    return text
+
+
+def _slug(title: str) -> str:
+    return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())[:50]

@@ -1,0 +1,305 @@
+"""The policy `tinylm`: what a fetch promises, learned while crawling from what fetches brought.
+
+Two linear models on a few dozen ingredients known before a fetch, both Bayesian linear regressions (ridge
+regressions updated a batch at a time, as in LinUCB, Li et al. 2010): one of a page's own worth, one of its
+gain, which is how much its links promise beyond what the queue has anyway. Most ingredients are themselves
+empirical Bayes means: of the groups a URL is in, each shrunk towards the wider one; of its words; of its
+parents; of its siblings, the other links of its parents that were fetched. The models learn which of these to
+trust. Every example is what was known before its fetch, so nothing is learned from a page about itself.
+
+Worth is often heavy-tailed, and where more is expected, more varies. So an example of worth counts by
+1 / (1 + expected)^2, as if its standard deviation grew with what was expected of it (weighted least squares);
+otherwise a few very good pages would make the weights. For the same reason the parents' sum and the best
+parent enter by their roots.
+"""
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranker.features import GROUPS, SLOTS
+from ranker.graph import Fetch, LinkGraph, Rows
+from ranker.policy.policy import Floats, Moves
+
+_SHRINKAGE = 3.0
+"""Observations of the wider group that a group begins with."""
+_WORD_SHRINKAGE = 2.0
+_UNIT = 1.5
+"""Worth is measured in so many times the root of the mean square of what fetches were worth so far."""
+_PRIOR_WORTH, _PRIOR_FETCHES = 0.2, 2.0
+"""Mean worth of a fetch before there was one, in that unit, and how many fetches that counts for."""
+_PRIOR_GAIN, _PRIOR_GAIN_FETCHES = 0.05, 2.0
+_WORTH_PRECISION, _GAIN_PRECISION = 1.0, 3.0
+"""Of the priors of the weights, in observations."""
+_GAIN_SHARE, _MOST_GAIN = 0.2, 3.0
+"""What a gain counts beside a worth, and the most that counts as one."""
+_HURDLE_MEMORY = 0.9
+_NESTED = 6
+"""The first groups of GROUPS lie each within the one before."""
+
+INGREDIENTS = {
+    "one": ("level", 0.0),
+    "all": ("level", 1.0),
+    **dict.fromkeys(["host"], ("host", 1.0)),
+    **dict.fromkeys(GROUPS[1:4], ("directories", 1.0)),
+    **dict.fromkeys(GROUPS[4:6], ("file", 1.0)),
+    GROUPS[6]: ("file", 0.0),
+    **dict.fromkeys(GROUPS[7:], ("shapes", 0.0)),
+    "fetches in the group": ("unknown", 0.0),
+    "fetches of the host": ("unknown", 0.0),
+    "parents, mean": ("parents", 0.3),
+    "parents, best": ("parents", 0.0),
+    "parents, sum": ("parents", 1.0),
+    "siblings": ("siblings", 0.5),
+    "siblings, a parent": ("siblings", 0.0),
+    "inlinks": ("inlinks", 0.0),
+    "referring domains": ("inlinks", 0.0),
+    "share": ("flow", 0.0),
+    "flow": ("flow", 0.0),
+    "flow, root": ("flow", 0.0),
+    "equity": ("equity", 0.0),
+    "votes": ("karma", 0.5),
+    "depth": ("place", 0.0),
+    "segments": ("place", 0.0),
+    "letters": ("place", 0.0),
+    "words, sum": ("words", 0.0),
+    "words, best": ("words", 0.0),
+    "words, worst": ("words", 0.0),
+}
+"""By name: the part an ingredient of worth belongs to, and the weight it has before anything was learned."""
+DISCOVERY = "discovery"
+"""The part of a promise that is no worth of its own."""
+PARTS = frozenset(part for part, _ in INGREDIENTS.values()) - {"level"} | {DISCOVERY}
+_GAIN_INGREDIENTS = len(GROUPS) + 5
+
+
+class Ridge:
+    """Linear regression with a normal prior of the weights, exact after every batch."""
+
+    def __init__(self, prior: Floats, precision: float) -> None:
+        self.precision = np.eye(len(prior)) * precision
+        self.moment: Floats = prior * precision
+        self.weights: Floats = prior
+
+    def learn(self, x: Floats, y: Floats) -> None:
+        """Examples: (n, weights) and (n,)."""
+        self.precision += x.T @ x
+        self.moment = self.moment + x.T @ y
+        self.weights = np.linalg.solve(self.precision, self.moment).astype(np.float64)
+
+
+class LearnedPromise:
+    """Memory does not grow with the crawl: 20 bytes a slot that was met, and two small matrices.
+
+    `without` names parts of `PARTS` to leave out, to measure what each is worth.
+    """
+
+    name = "tinylm"
+    batch = 10
+    moves = Moves.BEST
+
+    def __init__(self, graph: LinkGraph, *, without: frozenset[str] = frozenset()) -> None:
+        self._graph = graph
+        self._discovers = DISCOVERY not in without
+        self._kept = np.array([part not in without for part, _ in INGREDIENTS.values()])
+        self._worth, self._gain, self._fetches, self._residual, self._word_fetches = (
+            np.zeros(SLOTS + 1, np.float32) for _ in range(5)
+        )
+        self._count, self._total, self._squares, self._total_gain, self._hurdle = 0, 0.0, 0.0, 0.0, 0.0
+        self._of_worth = Ridge(np.array([prior for _, prior in INGREDIENTS.values()]), _WORTH_PRECISION)
+        self._of_gain = Ridge(np.eye(_GAIN_INGREDIENTS)[_NESTED - 1] / 2, _GAIN_PRECISION)
+        self._observed: list[Fetch] = []
+
+    # Learning
+
+    def observe(self, fetch: Fetch) -> None:
+        """A fetch is over."""
+        self._observed.append(fetch)
+
+    def learn(self) -> None:
+        """Learn from what was observed since last time."""
+        if not self._observed:
+            return
+        rows = np.array([fetch.row for fetch in self._observed])
+        worth = np.array([fetch.worth for fetch in self._observed])
+        self._count += len(rows)
+        self._squares += float(worth @ worth)
+        unit = self._unit
+        x, expected = self._expect(rows)
+        z = self._gain_ingredients(rows, expected)
+        gain = self._gains([fetch.discovered for fetch in self._observed])
+        self._hurdle = _HURDLE_MEMORY * self._hurdle + (1 - _HURDLE_MEMORY) * float(expected.mean())
+        sure = 1 / (1 + np.maximum(0.0, expected))
+        self._of_worth.learn(x * sure[:, None], worth / unit * sure)
+        self._of_gain.learn(z, gain)
+        self._remember(rows, worth, worth / unit - expected, gain)
+        self._graph.child(rows, worth)
+        self._observed = []
+
+    def _gains(self, discovered: list[Rows]) -> Floats:
+        """What each page's links promise beyond what was to be had without them."""
+        owner = np.repeat(np.arange(len(discovered)), [len(rows) for rows in discovered])
+        if not len(owner):
+            return np.zeros(len(discovered))
+        _, expected = self._expect(np.concatenate(discovered))
+        beyond = np.maximum(0.0, expected - self._hurdle)
+        return np.minimum(_MOST_GAIN, np.bincount(owner, beyond, len(discovered)))
+
+    def _remember(self, rows: Rows, worth: Floats, residual: Floats, gain: Floats) -> None:
+        groups, words = self._graph.groups[rows], self._graph.words[rows]
+        for table, slots, value in (
+            (self._fetches, groups, np.ones_like(worth)),
+            (self._worth, groups, worth),
+            (self._gain, groups, gain),
+            (self._word_fetches, words, np.ones_like(worth)),
+            (self._residual, words, residual),
+        ):
+            np.add.at(table, slots, value[:, None].astype(np.float32))
+        self._residual[SLOTS] = 0
+        self._total += float(worth.sum())
+        self._total_gain += float(gain.sum())
+
+    # Pricing
+
+    def promise(self, rows: Rows) -> Floats:
+        """(n,) What fetching the queued URLs of (n,) rows is expected to bring."""
+        _, expected = self._expect(rows)
+        return (expected + self._discovery(rows, expected)) * self._unit
+
+    def _discovery(self, rows: Rows, expected: Floats) -> Floats:
+        """(n,) What is added for the gain of (n,) rows, of which this worth is expected."""
+        if not self._discovers:
+            return np.zeros(len(rows))
+        gain: Floats = self._gain_ingredients(rows, expected) @ self._of_gain.weights
+        return _GAIN_SHARE * np.maximum(0.0, gain)
+
+    @property
+    def _unit(self) -> float:
+        return _UNIT * math.sqrt(self._squares / self._count) if self._squares else 1.0
+
+    def explain(self, rows: Rows) -> list[tuple[str, Floats]]:
+        """By ingredient: (n,) what it adds to the promise of each of (n,) rows."""
+        x, expected = self._expect(rows)
+        added = x * self._of_worth.weights * self._unit
+        discovery = self._discovery(rows, expected) * self._unit
+        return [*zip(INGREDIENTS, added.T, strict=True), (DISCOVERY, discovery)]
+
+    def host_bonus(self, hosts: Rows) -> Floats:
+        """None: what is not known of a host is an ingredient."""
+        return np.zeros(len(hosts))
+
+    def _expect(self, rows: Rows) -> tuple[Floats, Floats]:
+        """The ingredients of the worth of (n,) rows, (n, INGREDIENTS), and what is expected, (n,)."""
+        x = np.stack(self._ingredients(rows), axis=1) * self._kept
+        return x, x @ self._of_worth.weights
+
+    def _ingredients(self, rows: Rows) -> list[Floats]:
+        """(n,) each, in the order of INGREDIENTS; differences from the more general, so that they add up."""
+        graph, n, unit = self._graph, len(rows), self._unit
+        overall = (self._total / unit + _PRIOR_WORTH * _PRIOR_FETCHES) / (self._count + _PRIOR_FETCHES)
+        means, fetches = self._means(graph.groups[rows], self._worth, unit, overall)
+        host, likely = means[0], means[_NESTED - 1]
+        inlinks = graph.inlinks[rows]
+        parents = graph.parents_worth[rows] / unit
+        best = np.sqrt(graph.best_parent[rows] / unit)
+        flow = 10.0 / unit * graph.flow[rows]
+        siblings, a_parent = self._siblings(graph.parents[rows], unit, likely)
+        karma = np.log1p(np.maximum(0.0, graph.karma[rows]))
+        words = graph.words[rows]
+        effects = self._residual[words] / (self._word_fetches[words] + _WORD_SHRINKAGE)
+        effects[words == SLOTS] = 0
+        return [
+            np.ones(n),
+            np.full(n, overall),
+            host - overall,
+            *(inner - outer for outer, inner in pairwise(means[:_NESTED])),
+            means[_NESTED] - host,
+            *(mean - overall for mean in means[_NESTED + 1 :]),
+            1 / np.sqrt(1 + fetches[:, 4]),
+            1 / np.sqrt(1 + fetches[:, 0]),
+            (parents + host) / (inlinks + 1) - host,
+            np.where(inlinks > 0, best - np.sqrt(np.maximum(0.0, host)), 0.0),
+            np.sqrt(parents),
+            siblings,
+            a_parent,
+            np.log1p(inlinks) / 5,
+            np.log1p(np.bitwise_count(graph.domains[rows])) / 5,
+            np.log(1e-3 + graph.share[rows]) / 5,
+            np.log1p(flow),
+            np.sqrt(flow),
+            np.log(1e-4 + graph.equity[rows]) / 5,
+            1 - 1 / (1 + karma),
+            graph.depth[rows] / 10,
+            graph.segments[rows] / 10,
+            np.log(graph.letters[rows]) / 5,
+            effects.sum(1) / np.sqrt(1 + (words < SLOTS).sum(1)),
+            effects.max(1),
+            effects.min(1),
+        ]
+
+    def _gain_ingredients(self, rows: Rows, expected: Floats) -> Floats:
+        """(n, _GAIN_INGREDIENTS)"""
+        graph = self._graph
+        overall = (self._total_gain + _PRIOR_GAIN * _PRIOR_GAIN_FETCHES) / (self._count + _PRIOR_GAIN_FETCHES)
+        means, fetches = self._means(graph.groups[rows], self._gain, 1.0, overall)
+        inlinks = graph.inlinks[rows]
+        unknown = 1 / np.sqrt(1 + fetches[:, 0]), 1 / np.sqrt(1 + fetches[:, 4])
+        return np.stack([*means, *unknown, np.ones(len(rows)), expected, 1 / (1 + inlinks)], axis=1)
+
+    def _means(
+        self, groups: NDArray[np.int32], table: NDArray[np.float32], unit: float, overall: float
+    ) -> tuple[list[Floats], NDArray[np.float32]]:
+        """Of each of GROUPS, (n,), shrunk towards the wider one; and fetches in it, (n, GROUPS)."""
+        totals, fetches = table[groups] / unit, self._fetches[groups]
+        means: list[Floats] = []
+        for number in range(len(GROUPS)):
+            if number == 0 or number > _NESTED:
+                wider: Floats | float = overall
+            else:
+                wider = means[0] if number == _NESTED else means[-1]
+            total, count = totals[:, number], fetches[:, number]
+            means.append((total + _SHRINKAGE * wider) / (count + _SHRINKAGE))
+        return means, fetches
+
+    def _siblings(self, parents: NDArray[np.int32], unit: float, likely: Floats) -> tuple[Floats, Floats]:
+        """How far the fetched links of a URL's parents are from what its group is worth: all, a parent."""
+        known = parents >= 0
+        worth = self._graph.children_worth[parents] / unit * known
+        fetched = self._graph.children_fetched[parents] * known
+        together = (worth.sum(1) + _SHRINKAGE * likely) / (fetched.sum(1) + _SHRINKAGE) - likely
+        each = (worth + _SHRINKAGE * likely[:, None]) / (fetched + _SHRINKAGE) - likely[:, None]
+        return together, (each * known).sum(1) / (known.sum(1) + 1)
+
+    # State
+
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on later, as arrays: of the tables only what is not zero."""
+        used = np.flatnonzero(self._fetches)
+        words = np.flatnonzero(self._word_fetches)
+        return {
+            "groups": used,
+            "tables": np.stack([self._fetches[used], self._worth[used], self._gain[used]]),
+            "words": words,
+            "word_tables": np.stack([self._word_fetches[words], self._residual[words]]),
+            "sums": np.array([self._count, self._total, self._squares, self._total_gain, self._hurdle]),
+            **{
+                f"{name}.{part}": getattr(model, part)
+                for name, model in (("of_worth", self._of_worth), ("of_gain", self._of_gain))
+                for part in ("precision", "moment", "weights")
+            },
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`."""
+        used, words = state["groups"], state["words"]
+        self._fetches[used], self._worth[used], self._gain[used] = state["tables"]
+        self._word_fetches[words], self._residual[words] = state["word_tables"]
+        count, self._total, self._squares, self._total_gain, self._hurdle = map(float, state["sums"])
+        self._count = int(count)
+        for name, model in (("of_worth", self._of_worth), ("of_gain", self._of_gain)):
+            for part in ("precision", "moment", "weights"):
+                setattr(model, part, np.array(state[f"{name}.{part}"]))

@@ -1,0 +1,1 @@
+"""The laboratory: recorded webs, crawled again in any order."""

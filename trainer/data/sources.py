@@ -1,0 +1,113 @@
+"""The places text is read from, each pinned as it was when the run began, and its share of the rows.
+
+`shards` is the first, `mix` names the others; each is a corpus with its manifest, or other Parquet. A corpus
+may grow, and files may come to a folder, while a run goes on that does not see them: the snapshots lie in the
+run's folder, that of `shards` in it and that of the n-th of `mix` in mix-n/.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from shards import foreign as parquet
+from shards.foreign import Listing, ParquetReader
+from shards.manifest import FILE_NAME, Manifest, is_corpus
+from shards.reader import Reader, RowGroup, ShardReader
+from tinylm.errors import ConfigError
+from trainer.config import PretrainConfig
+from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError
+
+
+class Source(NamedTuple):
+    """Text, and the share of all rows that are of it."""
+
+    place: Path | str
+    reader: Reader
+    share: float = 1.0
+
+    @property
+    def held_out(self) -> ShardReader | None:
+        """What the corpus keeps from training; None for other Parquet, which keeps nothing."""
+        if not isinstance(self.reader, ShardReader):
+            return None
+        return ShardReader(self.place, self.reader.manifest, "held_out")
+
+
+def open_sources(config: PretrainConfig) -> list[Source]:
+    """All sources of a run as they are pinned in `config.out`, which `pin_sources` did before."""
+    return [
+        Source(place, _pinned(place, folder), share)
+        for (place, share), folder in zip(config.sources, _folders(config), strict=True)
+    ]
+
+
+def pin_sources(config: PretrainConfig) -> None:
+    """Write down in `config.out` what lies at each place now, unless a checkpoint builds on what lay there.
+
+    Raises ShardError if that is nothing to read, `ConfigError` if text that came to a corpus may nearly stand
+    on both sides of its split, `CheckpointError` if a corpus is another one than the run began on.
+    """
+    begun = checkpoint.latest(config.out) is not None
+    for (place, _), folder in zip(config.sources, _folders(config), strict=True):
+        if not begun:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in (FILE_NAME, parquet.FILE_NAME):
+                (folder / name).unlink(missing_ok=True)
+        if not is_corpus(place):
+            if not begun:
+                Listing.of(place).save(folder)
+            continue
+        current = Manifest.load(place)
+        if not begun:
+            _check_held_out(place, current)
+            current.save(folder)
+        _check_pin(place, folder, current)
+
+
+def sample(sources: Sequence[Source], most_bytes: int, seed: int) -> Iterator[str]:
+    """Training texts up to about `most_bytes`, of each source its share: row groups in a random order."""
+    for source in sources:
+        groups = list(source.reader.row_groups)
+        Random(seed).shuffle(groups)
+        yield from _first(source.reader, groups, most_bytes * source.share)
+
+
+def _first(reader: Reader, groups: Sequence[RowGroup], left: float) -> Iterator[str]:
+    for group in groups:
+        for text in reader.texts(group):
+            yield text
+            left -= len(text.encode())
+            if left <= 0:
+                return
+
+
+def _folders(config: PretrainConfig) -> list[Path]:
+    return [config.out, *(config.out / f"mix-{number}" for number in range(1, len(config.sources)))]
+
+
+def _pinned(place: Path | str, folder: Path) -> Reader:
+    listing = Listing.load(folder)
+    return ParquetReader(place, listing) if listing else ShardReader(place, Manifest.load(folder))
+
+
+def _check_held_out(place: Path | str, current: Manifest) -> None:
+    if not current.held_out_is_current:
+        raise ConfigError(
+            f"{place} grew since its held-out text was compared with the rest: "
+            f"`tinylm shards hold-out {place}` first"
+        )
+
+
+def _check_pin(place: Path | str, folder: Path, current: Manifest) -> None:
+    """A corpus may have grown since a run began; raise `CheckpointError` if it is another one."""
+    pinned = Manifest.load(folder)
+    there = {(shard.name, shard.sha256) for shard in current.shards}
+    for shard in pinned.shards:
+        if (shard.name, shard.sha256) not in there:
+            raise CheckpointError(
+                f"{folder} is pinned to manifest {pinned.fingerprint[:12]}, whose {shard.name} is not in "
+                f"{place} (manifest {current.fingerprint[:12]}): give it its own shards back, "
+                "or start anew with another --out"
+            )

@@ -1,0 +1,235 @@
+"""A model as a GGUF file, which llama.cpp and what is built on it run.
+
+Tensors are those of transformers' class under the names that `gguf` gives them; where llama.cpp turns
+neighbours (its `llama`), rows are put so. The pre-tokenizer is named, not described: only a tokenizer that
+splits as a family known to llama.cpp does gives the same ids there.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import gguf
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shards.files import replacing
+from tinylm.errors import ConfigError
+from trainer.checks import require
+from trainer.interop.hf import paired, tensors
+from trainer.interop.layouts import layout_of
+from trainer.model.architecture import ModelConfig, Refusal
+from trainer.model.model import GPT
+from trainer.model.positions import scaled
+from trainer.post.chat import template
+from trainer.run.checkpoint import load_model
+from trainer.tokenizer import SPLIT, Tokenizer, TokenizerError
+
+Weights = Literal["fp32", "fp16", "q8_0"]
+
+_ARCHITECTURES = {
+    "llama": gguf.MODEL_ARCH.LLAMA,
+    "qwen3": gguf.MODEL_ARCH.QWEN3,
+    "olmo2": gguf.MODEL_ARCH.OLMO2,
+    "deepseek": gguf.MODEL_ARCH.DEEPSEEK2,
+    "gpt2": gguf.MODEL_ARCH.GPT2,
+}
+_TYPES = {
+    "fp32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
+    "fp16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
+    "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
+}
+_BLOCK = 32
+"""Numbers of a row that q8_0 scales together."""
+_LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_FAMILIES = {SPLIT: "qwen2", _LLAMA3_SPLIT: "llama-bpe"}
+"""llama.cpp's names of the ways to split a text."""
+
+UNFIT = (
+    Refusal(
+        "rope_scaling",
+        lambda c: c.rope_scaling == "llama3" and layout_of(c).preset != "llama",
+        "llama.cpp reads llama3 in its llama alone",
+    ),
+    Refusal(
+        "rope_scaling",
+        lambda c: c.rope_scaling == "linear" and c.attention == "mla",
+        "llama.cpp's deepseek2 scales attention with it, as YaRN wants it",
+    ),
+    Refusal(
+        "head_width",
+        lambda c: layout_of(c).preset == "olmo2" and c.heads * c.head_width != c.width,
+        "llama.cpp's olmo2 has width / heads",
+    ),
+)
+"""What transformers does and llama.cpp does not."""
+
+
+def export_gguf(run: Path, out: Path, precision: Weights = "fp16") -> str:
+    """Write the model of `run` to the new file `out`, whole or not at all; returns llama.cpp's name of it.
+
+    Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
+    `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
+    """
+    if out.exists():
+        raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+    model, tokenizer = load_model(run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
+        write(model, temporary, precision, tokenizer)
+    return str(gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[layout_of(model.config).preset]])
+
+
+def write(model: GPT, path: Path, precision: Weights, tokenizer: Tokenizer | None = None) -> None:
+    """Write `model`, its matrices in `precision`; without a tokenizer, ids go in and come out."""
+    config = model.config
+    layout = layout_of(config)
+    for refusal in UNFIT:
+        require(config, refusal.field, not refusal.when(config), refusal.rule)
+    architecture = _ARCHITECTURES[layout.preset]
+    writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
+    writer.add_file_type(_TYPES[precision][1])
+    _add_shape(writer, config)
+    if tokenizer is None:
+        writer.add_tokenizer_model("none")
+    else:
+        _add_tokenizer(writer, tokenizer)
+    names = gguf.get_tensor_name_map(architecture, config.layers)
+    for name, tensor in _theirs(model).items():
+        found = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
+        kind = _kind(tensor, precision)
+        writer.add_tensor(found, gguf.quants.quantize(_array(tensor), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def _theirs(model: GPT) -> dict[str, Tensor]:
+    """Tensors as llama.cpp multiplies by them, under transformers' names where those are known to gguf."""
+    config = model.config
+    preset = layout_of(config).preset
+    found = tensors(model)
+    if preset == "olmo2":  # the one that does not look for a tied head
+        found.setdefault("lm_head.weight", model.lm_head.weight)
+    if preset == "gpt2":  # matrices the other way round there
+        turned = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+        found = {name: tensor.t() if name.endswith(turned) else tensor for name, tensor in found.items()}
+    if preset == "llama" and config.positions == "rotary":
+        heads = {"q_proj": config.heads, "k_proj": config.kv_heads}
+        for name, tensor in found.items():
+            if (part := name.split(".")[-2]) in heads:
+                found[name] = paired(tensor, heads[part], config.head_width)
+    if preset == "deepseek":
+        found = _absorbed(found, config)
+    if config.rope_scaling == "llama3":
+        width = config.rotary_width
+        plain = config.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
+        found["rope_freqs.weight"] = plain / scaled(plain, config)
+    return found
+
+
+def _absorbed(found: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """With what makes keys, transposed, and what makes values in two, as llama.cpp caches neither."""
+    parted = {}
+    for name, tensor in found.items():
+        if ".kv_b_proj." not in name:
+            parted[name] = tensor
+            continue
+        keys, values = tensor.view(config.heads, -1, config.kv_rank).chunk(2, dim=1)
+        parted[name.replace("kv_b_proj", "k_b_proj")] = keys.transpose(1, 2)
+        parted[name.replace("kv_b_proj", "v_b_proj")] = values
+    return parted
+
+
+def _kind(tensor: Tensor, precision: Weights) -> gguf.GGMLQuantizationType:
+    """Vectors stay in fp32, and rows that no blocks fill in fp16."""
+    if tensor.dim() < 2:
+        return gguf.GGMLQuantizationType.F32
+    if precision == "q8_0" and tensor.size(-1) % _BLOCK:
+        return gguf.GGMLQuantizationType.F16
+    return _TYPES[precision][0]
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
+    return array
+
+
+def _add_shape(writer: Any, config: ModelConfig) -> None:
+    writer.add_context_length(config.sequence_len)
+    writer.add_embedding_length(config.width)
+    writer.add_block_count(config.layers)
+    writer.add_feed_forward_length(config.hidden)
+    writer.add_head_count(config.heads)
+    writer.add_vocab_size(config.vocab_size)
+    if config.norm == "layer":
+        writer.add_layer_norm_eps(config.norm_eps)
+    else:
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+    if config.attention == "mla":
+        _add_latent(writer, config)
+    else:
+        writer.add_head_count_kv(config.kv_heads)
+        writer.add_key_length(config.head_width)
+        writer.add_value_length(config.head_width)
+    if config.positions == "rotary":
+        writer.add_rope_dimension_count(config.rotary_width)
+        writer.add_rope_freq_base(config.rope_theta)
+    if config.rope_scaling == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(config.rope_factor)
+
+
+def _add_latent(writer: Any, config: ModelConfig) -> None:
+    """Of mla, in which all heads look at one vector; the experts' keys must be there, though none is used."""
+    writer.add_head_count_kv(1)
+    writer.add_q_lora_rank(0)
+    writer.add_kv_lora_rank(config.kv_rank)
+    writer.add_key_length(config.cached_per_token)
+    writer.add_value_length(config.kv_rank)
+    writer.add_key_length_mla(config.head_width + config.rope_width)
+    writer.add_value_length_mla(config.head_width)
+    writer.add_leading_dense_block_count(config.layers)
+    writer.add_expert_feed_forward_length(config.hidden)
+    writer.add_expert_shared_count(0)
+
+
+def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
+    definition = tokenizer.definition
+    names = {token_id: token for token, token_id in definition["model"]["vocab"].items()}
+    kinds = dict.fromkeys(names, gguf.TokenType.NORMAL)
+    for added in definition["added_tokens"]:
+        names[added["id"]] = added["content"]
+        special = added["special"]
+        kinds[added["id"]] = gguf.TokenType.CONTROL if special else gguf.TokenType.USER_DEFINED
+    ids = range(tokenizer.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(family(definition))
+    writer.add_token_list([names.get(token_id, f"[PAD{token_id}]") for token_id in ids])
+    writer.add_token_types([kinds.get(token_id, gguf.TokenType.UNUSED) for token_id in ids])
+    writer.add_token_merges([" ".join(merge) for merge in definition["model"]["merges"]])
+    writer.add_bos_token_id(tokenizer.endoftext)
+    writer.add_eos_token_id(tokenizer.im_end)
+    writer.add_pad_token_id(tokenizer.endoftext)
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(template(mask=False))
+
+
+def family(definition: dict[str, Any]) -> str:
+    """llama.cpp's name of the way in which a tokenizer.json splits texts; raises `TokenizerError`."""
+    splitter = definition["pre_tokenizer"] or {}
+    if splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True):
+        return "gpt-2"
+    parts = splitter.get("pretokenizers", [])
+    patterns = [part["pattern"].get("Regex") for part in parts if part["type"] == "Split"]
+    if len(patterns) == 1 and patterns[0] in _FAMILIES:
+        return _FAMILIES[patterns[0]]
+    raise TokenizerError(
+        f"the tokenizer splits texts by {patterns}, which llama.cpp does not know: its ids would be others "
+        "there. (So did tinylm's own until numbers were split digit by digit.) `tinylm export hf` works"
+    )

@@ -1,0 +1,292 @@
+"""Models as Hugging Face's transformers has them: a folder is written, or read to train further.
+
+    DIR/config.json  generation_config.json  model.safetensors
+        tokenizer.json  tokenizer_config.json  chat_template.jinja
+
+The weights are ours under other names; GPT-2's matrices stand the other way round with queries, keys and
+values in one, and DeepSeek turns neighbouring rows where we turn halves. So nothing is rounded, and what was
+written comes back bit for bit.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from shards.files import sha256, sync_directory, sync_file
+from tinylm.errors import ConfigError
+from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
+from trainer.model.architecture import ModelConfig
+from trainer.model.model import GPT
+from trainer.post.chat import template
+from trainer.run.checkpoint import TOKENIZER, CheckpointError, load_model, weights
+from trainer.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_USELESS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+"""Ends of the names of constants that some checkpoints have among the weights."""
+_OF_TOKENS = ("embed_tokens.weight", "wte.weight", "lm_head.weight")
+_GPT2_NAMES = {
+    "embed_tokens": "wte",
+    "embed_positions": "wpe",
+    "norm": "ln_f",
+    "layers": "h",
+    "input_layernorm": "ln_1",
+    "post_attention_layernorm": "ln_2",
+    "self_attn": "attn",
+    "qkv_proj": "c_attn",
+    "o_proj": "c_proj",
+    "up_proj": "c_fc",
+    "down_proj": "c_proj",
+}
+_GPT2_TURNED = ("qkv_proj.weight", "o_proj.weight", "up_proj.weight", "down_proj.weight")
+
+
+def export_hf(run: Path, out: Path) -> str:
+    """Write the model of `run` into the new folder `out`, whole or not at all; returns its class's name.
+
+    Raises `ConfigError` for a model no class fits, or if there is something in `out`.
+    """
+    model, tokenizer = load_model(run)
+    write(model, tokenizer, out)
+    return layout_of(model.config).architecture
+
+
+def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
+    """As `export_hf`, of a model in memory."""
+    config = to_json(model.config)
+    ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": [tokenizer.im_end, tokenizer.endoftext]}
+    files: dict[str, Any] = {
+        CONFIG: config | ends | {"pad_token_id": None},  # transformers never trains a padding token's row
+        "generation_config.json": {
+            **ends,
+            "pad_token_id": tokenizer.endoftext,
+            "suppress_tokens": [tokenizer.im_start],
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": "<|endoftext|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "model_max_length": model.config.sequence_len,
+            "clean_up_tokenization_spaces": False,
+        },
+    }
+    with new_folder(out) as folder:
+        save_file(tensors(model), folder / _WEIGHTS, {"format": "pt"})
+        for name, content in files.items():
+            (folder / name).write_text(json.dumps(content, indent=2) + "\n")
+        (folder / "chat_template.jinja").write_text(template(mask=True))
+        tokenizer.save(folder / TOKENIZER)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` if the block succeeds.
+
+    Raises `ConfigError` if there is something in `out` already.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+    temporary = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            sync_file(path)
+        sync_directory(temporary)
+        temporary.rename(out)
+        sync_directory(out.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_hf(path: Path) -> bool:
+    """Whether `path` is a folder of transformers'."""
+    return (path / CONFIG).exists()
+
+
+def fingerprint(path: Path) -> str:
+    """Digest of the files of which `read` and `read_weights` make a model."""
+    files = [path / CONFIG, path / TOKENIZER, *sorted(set(_places(path).values()))]
+    return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+
+
+def read(path: Path) -> tuple[ModelConfig, Tokenizer, tuple[str, ...]]:
+    """Shape and tokenizer of a folder, and the special tokens of ours that its own lacked.
+
+    Those are added after its last token. The shape has as many tokens as the tokenizer then: rows that fill a
+    matrix up to a round number are left out. Raises `CheckpointError` naming the key of config.json that
+    cannot be computed here, `TokenizerError` for another kind of tokenizer.
+    """
+    shape = _shape(path)
+    tokenizer, added = Tokenizer.adopt(path / TOKENIZER)
+    if tokenizer.vocab_size - len(added) > shape.vocab_size:
+        raise CheckpointError(
+            f"{path}: vocab_size = {shape.vocab_size}, but its {TOKENIZER} has "
+            f"{tokenizer.vocab_size - len(added)}; put the model's own tokenizer back"
+        )
+    return replace(shape, vocab_size=tokenizer.vocab_size), tokenizer, added
+
+
+def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
+    """The weights in the folder, in fp32, for a model of that many tokens, under our names.
+
+    Tokens beyond those the folder has begin as the mean of them all. Raises `CheckpointError` naming a tensor
+    that is missing, too many, or of another shape, or a file that is damaged.
+    """
+    shape = _shape(path)
+    with torch.device("meta"):
+        expected = tensors(GPT(shape))
+    places = {_full(name, expected): (file, name) for name, file in _places(path).items()}
+    tied = {"lm_head.weight"} - expected.keys()
+    unknown = [name for name in places.keys() - expected.keys() - tied if not name.endswith(_USELESS)]
+    for what, names in (("is not in it", expected.keys() - places.keys()), ("is not known here", unknown)):
+        if names:
+            raise CheckpointError(f"{path}: the tensor {min(names)} {what}; is {CONFIG} of this model?")
+    found = {name: _read(*places[name]) for name in expected}
+    for name, tensor in found.items():
+        if tensor.shape != expected[name].shape:
+            sizes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
+            raise CheckpointError(f"{path}: the tensor {name} is {sizes}; is {CONFIG} of this model?")
+        if name.endswith(_OF_TOKENS):
+            found[name] = _resized(tensor, vocab_size)
+    return _ours(found, shape)
+
+
+def _shape(path: Path) -> ModelConfig:
+    """Of config.json; raises `CheckpointError`."""
+    try:
+        return from_json(json.loads((path / CONFIG).read_text()))
+    except (LayoutError, ConfigError) as error:
+        raise CheckpointError(f"{path / CONFIG}: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / CONFIG} cannot be read ({error!r})") from None
+
+
+def tensors(model: GPT) -> dict[str, Tensor]:
+    """The weights of a model under the names of its class, as that multiplies by them."""
+    config = model.config
+    preset = layout_of(config).preset
+    found = weights(model)
+    if preset == "gpt2":
+        found = _joined(found)
+    if preset == "deepseek":
+        found = {name: _paired(tensor, name, config) for name, tensor in found.items()}
+    return {_name(name, preset == "gpt2"): tensor.contiguous() for name, tensor in found.items()}
+
+
+def _ours(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """The inverse of `tensors`; a tied head is there again."""
+    preset = layout_of(config).preset
+    with torch.device("meta"):
+        names = weights(GPT(config))
+    if preset == "gpt2":
+        names = _joined(names)
+    found = {name: theirs[_name(name, preset == "gpt2")] for name in names}
+    if preset == "gpt2":
+        found = _parted(found)
+    if preset == "deepseek":
+        found = {name: _paired(tensor, name, config, back=True) for name, tensor in found.items()}
+    return {"lm_head.weight": found["embed_tokens.weight"], **found}
+
+
+def _name(name: str, gpt2: bool) -> str:
+    """Transformers' name of one of our tensors."""
+    if name.startswith("lm_head"):
+        return name
+    if not gpt2:
+        return f"model.{name}"
+    return "transformer." + ".".join(_GPT2_NAMES.get(part, part) for part in name.split("."))
+
+
+def _full(name: str, expected: Mapping[str, Tensor]) -> str:
+    """A tensor's name with the prefix that GPT-2's own checkpoint leaves out."""
+    return f"transformer.{name}" if f"transformer.{name}" in expected else name
+
+
+def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Queries, keys and values as one, and matrices (inputs, outputs), as GPT-2 has them."""
+    joined: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        if ".q_proj." in name:
+            rows = torch.cat([found[name.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+            joined[name.replace("q_proj", "qkv_proj")] = rows
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            joined[name] = tensor
+    return {name: _turned(tensor, name) for name, tensor in joined.items()}
+
+
+def _parted(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `_joined`."""
+    parted: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        rows = _turned(tensor, name)
+        if ".qkv_proj." in name:
+            for part, own in zip("qkv", rows.chunk(3), strict=True):
+                parted[name.replace("qkv_proj", f"{part}_proj")] = own
+        else:
+            parted[name] = rows
+    return parted
+
+
+def _turned(tensor: Tensor, name: str) -> Tensor:
+    return tensor.t() if name.endswith(_GPT2_TURNED) else tensor
+
+
+def _paired(tensor: Tensor, name: str, config: ModelConfig, *, back: bool = False) -> Tensor:
+    """What mla rotates, its pairs side by side."""
+    heads = {"q_proj.weight": config.heads, "kv_a_proj_with_mqa.weight": 1}
+    found = next((heads[end] for end in heads if name.endswith(end)), None)
+    return tensor if found is None else paired(tensor, found, config.rope_width, back=back)
+
+
+def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tensor:
+    """The last `turned` rows of each head from halves, of which i and i + turned / 2 are a pair, to pairs.
+
+    With `back`, the other way. The first dimension of `rows` is that of the heads.
+    """
+    order = torch.arange(turned, device=rows.device).view(2, -1).t().flatten()
+    of_heads = rows.view(heads, -1, *rows.shape[1:])
+    kept, moved = of_heads.tensor_split([of_heads.size(1) - turned], dim=1)
+    moved = moved.index_select(1, order.argsort() if back else order)
+    return torch.cat((kept, moved), dim=1).flatten(0, 1)
+
+
+def _resized(tensor: Tensor, rows: int) -> Tensor:
+    """A matrix (V, C) with `rows` rows, new ones the mean of the others."""
+    new = max(0, rows - len(tensor))
+    return torch.cat((tensor[:rows], tensor.mean(0, keepdim=True).expand(new, -1)))
+
+
+def _places(path: Path) -> dict[str, Path]:
+    """The file of each tensor in the folder."""
+    index, single = path / _INDEX, path / _WEIGHTS
+    try:
+        if index.exists():
+            return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+        with safe_open(single, "pt") as file:
+            return dict.fromkeys(file.keys(), single)
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: no {_WEIGHTS} or {_INDEX} that can be read ({error})") from None
+
+
+def _read(file: Path, name: str) -> Tensor:
+    try:
+        with safe_open(file, "pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor.float()
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{file}: {name} cannot be read ({error})") from None

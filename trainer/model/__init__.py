@@ -1,0 +1,1 @@
+"""The model, its choices, and what it computes."""

@@ -1,0 +1,1 @@
+"""After pretraining: conversations, the chat template, questions from documents."""

@@ -1,0 +1,238 @@
+"""Conversations of a JSONL file as rows of fixed length, each conversation by itself in its row.
+
+A line is {"messages": [{"role": ..., "content": ...}, ...]}, more keys are left alone. Rows are packed best
+fit, longest first (arXiv:2404.10830): no conversation is split, about 3 % is padding, and a segment
+number keeps the conversations of a row from seeing each other. The order is a pure function of the
+file's SHA-256, the seed and the epoch; all rows of a run are planned before it starts (one integer a
+conversation and epoch), so a reading position is a step number.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+import torch
+
+from shards.files import sha256
+from trainer.config import SFTConfig
+from trainer.data.loader import DataError
+from trainer.data.packing import best_fit
+from trainer.model.model import IGNORE
+from trainer.post.chat import ConversationError, parse_messages, render
+from trainer.run.distributed import World
+from trainer.run.loop import Batch
+from trainer.tokenizer import Tokenizer
+
+
+class Example(NamedTuple):
+    """A rendered conversation: what the model reads and, of the same length, what it is to say next."""
+
+    inputs: list[int]
+    targets: list[int]
+    """`IGNORE` wherever the next token is not the assistant's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conversations:
+    """The examples of one file."""
+
+    path: Path
+    sha256: str
+    examples: list[Example]
+    bad_lines: int
+    """Lines left out because they hold no valid conversation."""
+    cut: int
+    """Conversations longer than a row, cut at its end."""
+    unanswered: int
+    """Conversations left out because nothing of an answer was left after the cut."""
+
+    @property
+    def supervised(self) -> int:
+        """Tokens that are learned in an epoch."""
+        return sum(target != IGNORE for example in self.examples for target in example.targets)
+
+
+def read_conversations(
+    path: Path, tokenizer: Tokenizer, sequence_len: int, on_bad_line: Literal["error", "skip"] = "error"
+) -> Conversations:
+    """Read, check, render and, where needed, cut the conversations of `path`.
+
+    Raises `DataError` if there is no such file, for the first bad line unless told to `skip`, and if no token
+    would be learned.
+    """
+    examples, bad, cut, unanswered = [], 0, 0, 0
+    for number, line in enumerate(_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            ids, mask = render(parse_messages(_messages(line)), tokenizer)
+        except (ConversationError, ValueError) as error:
+            if on_bad_line == "error":
+                raise DataError(f"{path}:{number}: {error}") from None
+            bad += 1
+            continue
+        inputs, targets = _example(ids, mask)
+        cut += len(inputs) > sequence_len
+        example = Example(inputs[:sequence_len], targets[:sequence_len])
+        if all(target == IGNORE for target in example.targets):
+            unanswered += 1
+        else:
+            examples.append(example)
+    if not examples:
+        raise DataError(
+            f"{path}: no token to learn ({bad} bad lines, {unanswered} conversations without an answer in "
+            f"the first {sequence_len} tokens); give conversations with an assistant's message"
+        )
+    return Conversations(
+        path=path, sha256=digest(path), examples=examples, bad_lines=bad, cut=cut, unanswered=unanswered
+    )
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file of conversations; raises `DataError` if it cannot be read."""
+    with _readable(path):
+        return sha256(path)
+
+
+Row = list[int]
+"""Indices of the examples that stand in a row, in order."""
+
+
+def plan(conversations: Conversations, sequence_len: int, *, seed: int, epochs: int) -> list[Row]:
+    """The rows of all `epochs`, in the order in which they are trained on."""
+    rows: list[Row] = []
+    for epoch in range(epochs):
+        random = Random(f"{conversations.sha256} {seed} {epoch}")
+        rows += pack([len(example.inputs) for example in conversations.examples], sequence_len, random)
+    return rows
+
+
+def pack(lengths: Sequence[int], sequence_len: int, random: Random) -> list[Row]:
+    """Rows of at most `sequence_len`, by best fit, longest first; in random order, as are equal lengths.
+
+    No length may exceed `sequence_len`.
+    """
+    order = list(range(len(lengths)))
+    random.shuffle(order)
+    order.sort(key=lambda index: -lengths[index])
+    rows = best_fit(order, lengths, sequence_len)
+    random.shuffle(rows)
+    return rows
+
+
+def collate(examples: Sequence[Example], rows: Sequence[Row], sequence_len: int) -> Batch:
+    """`rows` as a micro-batch (B, T); padding is a segment of its own, without targets."""
+    shape = (len(rows), sequence_len)
+    ids = torch.zeros(shape, dtype=torch.long)
+    targets = torch.full(shape, IGNORE)
+    segments = torch.full(shape, -1)
+    for number, row in enumerate(rows):
+        start = 0
+        for segment, index in enumerate(row):
+            end = start + len(examples[index].inputs)
+            ids[number, start:end] = torch.tensor(examples[index].inputs)
+            targets[number, start:end] = torch.tensor(examples[index].targets)
+            segments[number, start:end] = segment
+            start = end
+    return {"ids": ids, "targets": targets, "segments": segments}
+
+
+def batches(
+    conversations: Conversations, rows: Sequence[Row], sequence_len: int, batch_size: int, world: World
+) -> Iterator[Batch]:
+    """This rank's share of `rows`, `batch_size` at a time, on its device."""
+    for start in range(world.rank * batch_size, len(rows), world.size * batch_size):
+        batch = collate(conversations.examples, rows[start : start + batch_size], sequence_len)
+        yield {name: part.to(world.device) for name, part in batch.items()}
+
+
+class ConversationSource:
+    """Gives a rank its micro-batches, `steps` times; number i of a step goes to rank i mod world size.
+
+    `origin` names what decides the course of the run, and its digests; they are the same when it goes on.
+    """
+
+    def __init__(
+        self,
+        conversations: Conversations,
+        sequence_len: int,
+        config: SFTConfig,
+        world: World,
+        origin: Mapping[str, str],
+    ) -> None:
+        self._conversations = conversations
+        self._sequence_len = sequence_len
+        self._batch_size = config.device_batch_size
+        self._world = world
+        self._origin = dict(origin)
+        self._step = 0
+        rows = plan(conversations, sequence_len, seed=config.seed, epochs=config.epochs)
+        per_step = config.micro_batches_per_step(sequence_len) * config.device_batch_size
+        self._rows = [rows[start : start + per_step] for start in range(0, len(rows), per_step)]
+
+    @property
+    def steps(self) -> int:
+        return len(self._rows)
+
+    def next_step(self) -> list[Batch]:
+        """This rank's micro-batches of the next step, on its device; maybe none in the last one.
+
+        After the last step it begins anew, for a run that left out steps.
+        """
+        rows = self._rows[self._step % self.steps]
+        self._step += 1
+        return list(batches(self._conversations, rows, self._sequence_len, self._batch_size, self._world))
+
+    def state(self) -> dict[str, Any]:
+        """The step reached, and what the run started from."""
+        return {"step": self._step, "origin": self._origin}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, whatever the number of ranks; raises `DataError` for another `origin`."""
+        check_origin(state["origin"], self._origin)
+        self._step = state["step"]
+
+
+def check_origin(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Raise `DataError` for the first digest of `now` that was another when the run began."""
+    for name, digest in now.items():
+        if then[name] != digest:
+            raise DataError(
+                f"{name}: the run was started with SHA-256 {then[name]}, this has {digest}; "
+                "give back what it was started with, or start anew with another --out"
+            )
+
+
+def _lines(path: Path) -> list[bytes]:
+    with _readable(path):
+        return path.read_bytes().splitlines()
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; `python -m trainer.instructions` makes one") from None
+
+
+def _messages(line: bytes) -> Any:
+    """The `messages` of a line; raises `ValueError` (so do bad JSON and bad UTF-8)."""
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(value, dict) or "messages" not in value:
+        raise ValueError('expected an object with the key "messages"')
+    return value["messages"]
+
+
+def _example(ids: list[int], mask: list[int]) -> Example:
+    """Inputs and next tokens, up to the last one that is learned."""
+    targets = [token if learned else IGNORE for token, learned in zip(ids[1:], mask[1:], strict=True)]
+    end = max((position for position, target in enumerate(targets, 1) if target != IGNORE), default=0)
+    return Example(ids[:end], targets[:end])

@@ -1,0 +1,204 @@
+"""Questions that a page already answers: its definitions, its headings, its signatures.
+
+Question and answer pairs that people wrote are on the pages (WebInstruct, arXiv:2405.03548, recalls them with
+models; here their form gives them away): a sentence "X is a ..." answers "What is X?", a heading asks for the
+paragraph under it, a signature for its description. The answer is always text of the page, so whatever is
+wrong with it was wrong there. About 5 MB of text a second.
+"""
+
+import re
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from trainer.post.markdown import Section, plain, sections
+
+PHRASINGS = {
+    "definition": ("What is {}?", "What is {}?", "Can you tell me what {} is?", "Define {}."),
+    "plural": ("What are {}?", "What are {}?", "Can you tell me what {} are?", "Define {}."),
+    "topic": ("Explain {}.", "Explain {} to me.", "What can you tell me about {}?", "Tell me about {}."),
+    "task": ("How do you {}?", "How do I {}?", "How can I {}?"),
+    "as it is": ("{}",),
+    "api": ("What does `{}` do?", "What does `{}` do?", "What is `{}` for?", "Explain `{}`."),
+}
+
+_IMPERATIVE = re.compile(
+    "add|apply|build|call|change|check|choose|clean|compare|compile|compute|configure|connect|contribute|"
+    "convert|copy|create|customize|debug|define|delete|deploy|disable|download|edit|enable|evaluate|execute|"
+    "export|extend|fetch|filter|find|fix|format|generate|get|handle|import|improve|initialize|insert|inspect|"
+    "install|iterate|join|load|log|make|manage|measure|merge|migrate|modify|monitor|move|open|optimize|parse|"
+    "pass|print|process|profile|publish|query|read|register|remove|rename|render|replace|run|save|search|"
+    "select|send|serve|set|share|solve|sort|specify|split|start|stop|store|submit|test|train|transform|"
+    "uninstall|update|upgrade|upload|use|validate|verify|visualize|wait|work|write"
+)
+_LONGEST_HEADING = 80
+_OVERVIEW = re.compile("about|description|introduction|overview|summary")
+_BOILERPLATE = re.compile(
+    "acknowledgements|api( reference)?|(keyword )?arguments|attributes|authors?|badges|bugs|changelog|"
+    "changes|citation|classes|contact|contents|contributing|contributors|copyright|credits|documentation|examples?|"
+    "functions|history|index|indices and tables|installation|legal|licen[sc]e|licensing|links|maintainers|"
+    "menu|methods|module contents|navigation|news|notes?|parameters|privacy|raises|references|related|"
+    "release notes|resources|returns?|return type|search|see also|share|source( code)?|sponsors|subpackages|"
+    "submodules|support|table of contents|thanks|todo|versions|warnings?|what.s (changed|new)|yields"
+)
+_DEFINITION = re.compile(
+    r"(?P<subject>(?:(?:An?|The) )?[\w`][\w`.+/#-]*(?: [\w`.+/#()-]+){0,4}) "
+    r"(?P<verb>is|are) (?:an?|the|one of|used|any)\b"
+)
+_NOT_A_SUBJECT = re.compile(
+    r"(?:[Tt]h(?:is|ese|ose|at|ere|ey)|It|Its|Here|What|Which|Who|When|Where|Why|How|If|Each|Every|Another|Other"
+    r"|Such|Some|All|Both|One|We|You|I|He|She|In|On|At|By|For|With|As|But|And|Or|So|Since|While|Note|Now|Also)\b"
+    r"|The (?:following|default|first|second|third|last|next|main|only|other|same|above|below|result|return"
+    r"|reason|value|argument|option|parameter|idea|goal|purpose|rest|latter|former|remaining|returned|current"
+    r"|general)\b"
+    r"|.*\b(?:which|that|who|when|if|where|whether|because|this|these|it|and|or|of|by|to|from)\b"
+)
+_SIGNATURE = re.compile(
+    r"(?:(?:async|class|def|exception|function|method|classmethod|staticmethod|property|abstract) )*"
+    r"(?P<name>[A-Za-z_][\w.]*)\s?\(.*\)(?: ?(?:->|→) ?.+)?:?$"
+)
+_SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]+).*`")
+_TITLE_TAIL = re.compile(r"\s+[|·—–-]\s+.*$")
+_CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
+_NOISE = re.compile(r"(?i)copyright|©|licensed under|all rights reserved|cookie|^bases: |\[source\]|^see ")
+_LINK = re.compile(r"\]\(|\]\[|https?://\S+$")
+_PROSE = re.compile(r"[\w`\"'(*].*[.!?)\"'`]", re.DOTALL)
+_SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+
+
+class Candidate(NamedTuple):
+    """A question with its answer, the text of a document."""
+
+    kind: str
+    question: str
+    answer: str
+
+
+def candidates(document: dict[str, Any], max_chars: int) -> Iterator[Candidate]:
+    """Every question that `document` (a row with `id`, `title` and `text`) answers by its form, good or not.
+
+    Paragraphs of more than `max_chars` are cut after a sentence where one ends before that.
+    """
+    page = page_subject(document["title"])
+    for section in _outline(document["text"], page):
+        name, paragraphs = _described(section.paragraphs)
+        if not paragraphs:
+            continue
+        asked = ("api", "api", name) if name else _asked(section, page)
+        if asked:
+            kind, phrasing, subject = asked
+            question = phrase(phrasing, subject, document["id"])
+            yield Candidate(kind, question, _opening(paragraphs[: 2 if kind == "heading" else 1], max_chars))
+        for paragraph in paragraphs:
+            defined = _DEFINITION.match(paragraph)
+            if defined and not _NOT_A_SUBJECT.match(defined["subject"]):
+                phrasing = "definition" if defined["verb"] == "is" else "plural"
+                question = phrase(phrasing, _inside_sentence(defined["subject"]), document["id"])
+                yield Candidate("definition", question, _opening((paragraph,), max_chars))
+
+
+def phrase(phrasing: str, subject: str, document_id: str) -> str:
+    """`subject` as a question; which of the phrasings is decided by a hash, the same on every machine."""
+    forms = PHRASINGS[phrasing]
+    return forms[hashed(document_id, subject) % len(forms)].format(subject)
+
+
+def page_subject(title: str) -> str:
+    """What a page is about, from its title: without the name of the site."""
+    return _TITLE_TAIL.sub("", plain(title))
+
+
+def fault(candidate: Candidate, text: str, min_chars: int, max_chars: int) -> str | None:
+    """Why `candidate` is not worth keeping, None if it is; `text` is the document it came from."""
+    answer = candidate.answer
+    if _CODE.search(answer):
+        return "answer is code"
+    if len(answer) < min_chars or len(_WORD.findall(answer)) < 5:
+        return "answer too short"
+    if len(answer) > max_chars:
+        return "answer too long"
+    if _NOISE.search(answer):
+        return "boilerplate"
+    if _LINK.search(answer) or not _PROSE.fullmatch(answer):
+        return "not prose"
+    if sum(map(str.isalpha, answer)) < 0.7 * len(answer.replace(" ", "")):
+        return "not prose"
+    if " ".join(answer.split()) not in " ".join(text.split()):
+        return "answer not in the document"
+    return None
+
+
+def hashed(*parts: str) -> int:
+    """64 bits of SHA-256: a choice that is the same on every machine."""
+    return int.from_bytes(sha256("\0".join(parts).encode()).digest()[:8])
+
+
+def _outline(text: str, page: str) -> Iterator[Section]:
+    """The sections; the page's subject heads the first one if the text has no title of its own."""
+    found = list(sections(text))
+    if not any(section.level == 1 for section in found):
+        found[0] = found[0]._replace(level=1, heading=page)
+    yield from found
+
+
+def _described(paragraphs: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """The name whose signature opens a section ("" if none does), and the paragraphs after the signature."""
+    first, *lines = paragraphs[0].splitlines() if paragraphs else [""]
+    signature = _SIGNATURE_LINE.fullmatch(first)
+    if not signature:
+        return "", paragraphs
+    while lines and lines[0].startswith("Bases:"):
+        del lines[0]
+    return signature["name"], (*(["\n".join(lines)] if lines else []), *paragraphs[1:])
+
+
+def _asked(section: Section, page: str) -> tuple[str, str, str] | None:
+    """(kind, phrasing, subject) of the question that the heading of `section` stands for."""
+    heading = section.heading.rstrip(":. ")
+    if signature := _SIGNATURE.match(heading):
+        return "api", "api", signature["name"]
+    if (
+        len(heading) > _LONGEST_HEADING
+        or not _WORD.search(heading)
+        or _BOILERPLATE.fullmatch(heading.lower())
+    ):
+        return None
+    if heading.endswith("?"):
+        return "heading", "as it is", heading
+    if task := _task(heading):
+        return "heading", "task", task
+    if section.level == 1:
+        return "definition", "definition", page_subject(heading)
+    if _OVERVIEW.fullmatch(heading.lower()):
+        return "heading", "topic", page or heading
+    narrow = len(heading.split()) < 3 and page and page.lower() not in heading.lower()
+    return "heading", "topic", f"{heading} in {page}" if narrow else heading
+
+
+def _task(heading: str) -> str | None:
+    """What "Installing tinylm" and "Install tinylm" ask to do: "install tinylm"."""
+    first, _, rest = heading.partition(" ")
+    verb = first.lower()
+    if verb.endswith("ing"):
+        stem = verb[:-3]
+        verb = next(filter(_IMPERATIVE.fullmatch, (stem, stem + "e", stem[:-1])), "")
+    return f"{verb} {rest}" if rest and _IMPERATIVE.fullmatch(verb) else None
+
+
+def _inside_sentence(subject: str) -> str:
+    article, _, rest = subject.partition(" ")
+    return f"{article.lower()} {rest}" if article in ("A", "An", "The") else subject
+
+
+def _opening(paragraphs: tuple[str, ...], limit: int) -> str:
+    """The paragraphs that fit into `limit` characters; of a longer first one, its sentences that do."""
+    first, *others = (" ".join(paragraph.split()) for paragraph in paragraphs)
+    if len(first) > limit:
+        ends = [end.end() for end in _SENTENCE_END.finditer(first) if end.end() <= limit]
+        return first[: ends[-1]] if ends else first
+    for other in others:
+        if len(first) + len(other) + 2 > limit or other.endswith(":"):
+            break
+        first += "\n\n" + other
+    return first

@@ -1,0 +1,330 @@
+"""Checkpoints: a run's whole state at one step, in a directory that is there complete or not at all.
+
+    RUN/tokenizer.json
+    RUN/step_000500/shard-00001-model-00001-of-00002.safetensors   weights, named as in `trainer.model.model`
+                    shard-00001-model-00002-of-00002.safetensors   the optimizer's moments
+                    state.json          step, settings, reading position, digests of the others
+
+Each rank writes what it holds (torch.distributed.checkpoint), in a thread, while training goes on; what it
+writes was copied before. The directory has a hidden temporary name until all of it is there and fsynced. The
+header of a file says which part of a tensor it holds, so any number of ranks, and a program that knows
+nothing of ranks, can read it, and no file is unpickled: a stranger's checkpoint runs no code. What is read
+back is checked against its digests first, so damage is an error that names the file, never a strange model.
+"""
+
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+
+from shards.files import sha256, sync_directory, sync_file
+from tinylm import __version__
+from tinylm.errors import TinylmError
+from trainer.config import ModelConfig, TrainConfig, as_json, identity
+from trainer.model.model import GPT
+from trainer.run.distributed import World
+from trainer.run.optim import Optimizer
+from trainer.tokenizer import Tokenizer
+
+FORMAT = 2
+TOKENIZER = "tokenizer.json"
+_STATE = "state.json"
+_WEIGHTS, _MOMENTS = 1, 2
+
+# Said of every run of one process.
+warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+
+
+class CheckpointError(TinylmError):
+    """A checkpoint that is missing, damaged, or of another run."""
+
+
+class CheckpointDamaged(CheckpointError):
+    """A file of it is not what was saved; the checkpoint before it may be whole."""
+
+
+class Saver:
+    """Writes `RUN/step_NNNNNN` beside the training and keeps only the `config.keep_last` up to it."""
+
+    def __init__(self, config: TrainConfig, world: World) -> None:
+        self._config = config
+        self._world = world
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def start(self, model: GPT, optimizer: Optimizer, state: dict[str, Any]) -> None:
+        """Copy all there is at `state["step"]` and write it in a thread; a collective.
+
+        Waits for the checkpoint before it, and raises the `CheckpointError` if that could not be written; the
+        checkpoints before it are untouched then.
+        """
+        self.wait()
+        target = self._config.out / f"step_{state['step']:06d}"
+        state = {
+            "format": FORMAT,
+            **state,
+            "updates": optimizer.updates,
+            "model": asdict(model.config),
+            "config": as_json(self._config),
+            "rng": bytes(torch.get_rng_state().tolist()).hex(),
+            "torch": torch.__version__,
+            "tinylm": __version__,
+        }
+        tensors, moments = weights(model), optimizer.tensors()
+        files = dict.fromkeys(tensors, _WEIGHTS) | dict.fromkeys(moments, _MOMENTS)
+        try:
+            if self._world.is_main:
+                _clear(_temporary(target))
+            self._world.barrier()
+            written = async_save(
+                tensors | moments,
+                storage_writer=HuggingFaceStorageWriter(
+                    str(_temporary(target)), fqn_to_index_mapping=files, save_distributed=True
+                ),
+                process_group=self._world.side,
+                no_dist=self._world.size == 1,
+            )
+        except OSError as error:
+            raise _not_written(target, error) from error
+        self._pending = self._thread.submit(self._finish, written, target, state)
+
+    def wait(self) -> None:
+        """Until the last checkpoint is whole, on all ranks; raises `CheckpointError` if it cannot be."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+            self._world.barrier()
+
+    def _finish(self, written: Any, target: Path, state: dict[str, Any]) -> None:
+        """Once all ranks have written, the main one makes a checkpoint of it."""
+        temporary = _temporary(target)
+        try:
+            written.result()
+            if self._world.is_main:
+                names = sorted(path.name for path in temporary.glob("*.safetensors"))
+                state |= {"sha256": {name: sha256(temporary / name) for name in names}}
+                (temporary / _STATE).write_text(json.dumps(state | {"digest": _digest(state)}, indent=1))
+                sync_file(temporary / _STATE)
+                sync_directory(temporary)
+                _discard(target)
+                temporary.rename(target)
+                sync_directory(target.parent)
+                self._discard_old(target)
+        except (OSError, SafetensorError) as error:
+            raise _not_written(target, error) from error
+        except CheckpointException as error:
+            causes = [cause for cause, _ in error.failures.values()]
+            on_disk = [cause for cause in causes if isinstance(cause, OSError | SafetensorError)]
+            if on_disk or self._world.size == 1:
+                raise _not_written(target, (on_disk or causes)[0]) from error
+            raise RuntimeError(str(error)) from error  # a rank was lost
+
+    def _discard_old(self, target: Path) -> None:
+        """What lies beyond `target` is damaged: otherwise the run had gone on from there."""
+        found = newest_first(self._config.out)
+        kept = found[found.index(target) :][: self._config.keep_last]
+        for other in found:
+            if other not in kept:
+                _discard(other)
+
+
+def _temporary(target: Path) -> Path:
+    return target.with_name(f".{target.name}.tmp")
+
+
+def _clear(directory: Path) -> None:
+    """An empty directory, and none that a killed run left half written or half deleted beside it."""
+    for left in directory.parent.glob(".step_*"):
+        shutil.rmtree(left)
+    directory.mkdir(parents=True)
+
+
+def _not_written(target: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{target} could not be written ({error}); make room and start again: the run goes on"
+    )
+
+
+def latest(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None."""
+    return next(iter(newest_first(run)), None)
+
+
+def newest_first(run: Path) -> list[Path]:
+    """The complete checkpoints of a run."""
+    complete = [path for path in run.glob("step_*") if (path / _STATE).exists()]
+    return sorted(complete, key=lambda path: -int(path.name.removeprefix("step_")))
+
+
+def last_state(config: TrainConfig) -> dict[str, Any] | None:
+    """The newest whole state of the run in `config.out`, None if there is none.
+
+    Raises `CheckpointError` if it is of another run.
+    """
+    for found in newest_first(config.out):
+        with suppress(CheckpointDamaged):
+            state = read_state(found)
+            check_identity(found, state, config)
+            return state
+    return None
+
+
+def find(path: Path) -> Path:
+    """The checkpoint at `path`, or the latest of the run there; raises `CheckpointError` if there is none."""
+    checkpoint = path if (path / _STATE).exists() else latest(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path}: no checkpoint here; give the folder of a run, or train one")
+    return checkpoint
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """The contents of state.json; raises `CheckpointDamaged`, or `CheckpointError` for another format."""
+    path = checkpoint / _STATE
+    try:
+        state: dict[str, Any] = json.loads(path.read_text())
+        damaged = state.pop("digest") != _digest(state)
+    except (OSError, ValueError, KeyError, AttributeError):
+        damaged = True
+    if damaged:
+        raise CheckpointDamaged(_damage(path))
+    if state["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: format = {state['format']}, this tinylm reads {FORMAT}: train anew with another --out"
+        )
+    return state
+
+
+def check_identity(checkpoint: Path, state: dict[str, Any], config: TrainConfig) -> None:
+    """Raise `CheckpointError` naming the first setting in which the run differs from `config`."""
+    for field, value in identity(config).items():
+        saved = state["config"].get(field)
+        if saved != value:
+            raise CheckpointError(
+                f"{checkpoint.parent} holds a run with {field} = {saved}, not {value}: "
+                f"go on with {field} = {saved}, or start anew with another --out"
+            )
+
+
+def restore(
+    checkpoint: Path, model: GPT, optimizer: Optimizer, config: TrainConfig, world: World
+) -> dict[str, Any]:
+    """Put the checkpoint's weights, moments and random state in place; returns its state. A collective.
+
+    Raises `CheckpointError` for another run's settings, another shape, or a damaged file.
+    """
+    state = read_state(checkpoint)
+    check_identity(checkpoint, state, config)
+    _check_shape(checkpoint, state, model.config)
+    _verify(checkpoint, state, state["sha256"], world)
+    _load(checkpoint, weights(model) | optimizer.tensors(), world)
+    optimizer.goes_on_after(state["updates"])
+    torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["rng"])), dtype=torch.uint8))
+    return state
+
+
+def fingerprint(state: dict[str, Any]) -> str:
+    """Digest of the weights of the checkpoint with this state."""
+    return _digest({name: state["sha256"][name] for name in _weight_files(state)})
+
+
+def load_model(
+    path: Path, device: torch.device | str = "cpu", sequence_len: int = 0
+) -> tuple[GPT, Tokenizer]:
+    """The model, in evaluation mode, and tokenizer of a run (its latest checkpoint) or of one checkpoint.
+
+    With `sequence_len`, the model reads so many positions instead of as many as before. Raises
+    `CheckpointError` if there is none or it is damaged, `TokenizerError` for the tokenizer.
+    """
+    checkpoint = find(path)
+    state = read_state(checkpoint)
+    tokenizer = Tokenizer.load(checkpoint.parent / TOKENIZER)
+    if tokenizer.vocab_size != state["model"]["vocab_size"]:
+        raise CheckpointError(
+            f"{checkpoint}: vocab_size = {state['model']['vocab_size']}, but its {TOKENIZER} has "
+            f"{tokenizer.vocab_size}; put the run's own tokenizer back"
+        )
+    changed = {"sequence_len": sequence_len} if sequence_len else {}
+    model = GPT(ModelConfig(**state["model"] | changed))
+    _verify(checkpoint, state, _weight_files(state), World())
+    _load(checkpoint, weights(model), World())
+    return model.to(device).eval(), tokenizer
+
+
+def weights(model: GPT) -> dict[str, Tensor]:
+    """The weights, tied ones once."""
+    tensors: dict[str, Tensor] = model.state_dict()
+    if model.config.tied_embeddings:
+        del tensors["lm_head.weight"]
+    return tensors
+
+
+def _weight_files(state: dict[str, Any]) -> list[str]:
+    return [name for name in state["sha256"] if f"-model-{_WEIGHTS:05d}-" in name]
+
+
+def _load(checkpoint: Path, tensors: Mapping[str, Tensor], world: World) -> None:
+    """Read into `tensors` what they are called; all ranks together."""
+    try:
+        load(
+            dict(tensors),
+            storage_reader=HuggingFaceStorageReader(str(checkpoint)),
+            process_group=world.side,
+            no_dist=world.size == 1,
+        )
+    except (SafetensorError, KeyError, RuntimeError, CheckpointException) as error:
+        raise CheckpointError(
+            f"{checkpoint} does not fit the model that {_STATE} describes: {error}"
+        ) from error
+
+
+def _check_shape(checkpoint: Path, state: dict[str, Any], shape: ModelConfig) -> None:
+    for field, value in asdict(shape).items():
+        saved = state["model"].get(field)
+        if saved != value:
+            raise CheckpointError(
+                f"{checkpoint} holds a model with {field} = {saved}, not {value}: "
+                "start anew with another --out"
+            )
+
+
+def _verify(checkpoint: Path, state: dict[str, Any], names: Iterable[str], world: World) -> None:
+    """Raise `CheckpointDamaged` on all ranks if a file is not what was saved; each reads its share."""
+    mine = sorted(names)[world.rank :: world.size]
+    bad = [name for name in mine if not _is_whole(checkpoint / name, state["sha256"][name])]
+    if damaged := [name for part in world.gather(bad) for name in part]:
+        raise CheckpointDamaged(_damage(checkpoint / damaged[0]))
+
+
+def _is_whole(path: Path, digest: str) -> bool:
+    return path.exists() and sha256(path) == digest
+
+
+def _damage(path: Path) -> str:
+    return f"{path} is missing or damaged; delete {path.parent} to go on from the checkpoint before it"
+
+
+def _digest(state: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
+def _discard(directory: Path) -> None:
+    """Delete a checkpoint; it loses its name first, so what is half deleted is never taken for whole."""
+    if directory.exists():
+        doomed = directory.with_name(f".{directory.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
+        directory.rename(doomed)
+        shutil.rmtree(doomed)
