@@ -14,7 +14,7 @@ from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.errors import ShardsLocked
 from shards.writer import ShardWriter
-from tinylm.heartbeat import beat
+from tinylm.processes import beat
 
 _STANDBY_SECONDS = 2.0
 

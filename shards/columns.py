@@ -17,10 +17,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
-from shards.files import is_url, replacing
+from shards.files import is_url
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
 from shards.schema import DOCUMENTS
+from tinylm.files import replacing
 
 FOLDER = "columns"
 _SNAPSHOT = "manifest"

@@ -21,9 +21,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError
-from shards.files import is_url, names_below, open_bytes, replacing, size_of
+from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
 from shards.reader import RowGroup
+from tinylm.files import replacing
 
 FILE_NAME = "listing.json"
 _AT_ONCE = 16

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from shards.errors import ShardCorrupt, ShardError
-from shards.files import open_bytes, replacing
+from shards.files import open_bytes
 from shards.schema import SCHEMA_VERSION
+from tinylm.files import replacing
 
 FILE_NAME = "manifest.json"
 

@@ -12,10 +12,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pyarrow as pa
 
-from shards.files import sha256
 from shards.manifest import Manifest
 from shards.schema import DOCUMENTS, by_version
 from shards.tables import opened
+from tinylm.files import sha256
 
 Split = Literal["train", "held_out", "all"]
 

@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
-from shards.files import TEMPORARY_SUFFIX, replacing, sha256
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
 from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow
+from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
 
 LOCK_NAME = "writer.lock"
 _COMPRESSION_LEVEL = 3

@@ -163,3 +163,9 @@ def _toml_value(value: Any) -> str:
             return "[" + ", ".join(_toml_value(item) for item in value) + "]"
         case _:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def require(config: object, field: str, holds: bool, rule: str) -> None:
+    """Raise `ConfigError` naming `field`, its value and the broken `rule`, unless it `holds`."""
+    if not holds:
+        raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")

@@ -20,6 +20,10 @@ class ConfigError(TinylmError):
     """A setting that cannot work; the message names the field and its value."""
 
 
+class FileError(TinylmError):
+    """A file cannot be written, or is not what it should be; the message names it and what to do."""
+
+
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """At a command's edge: a `TinylmError` becomes one line on stderr and exit code 2, Ctrl-C exit 130.

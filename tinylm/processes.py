@@ -1,21 +1,26 @@
-"""Child processes that do not outlive their parent, not even when the parent is killed with SIGKILL."""
+"""Child processes that do not outlive their parent, not even by SIGKILL; locks; the heartbeat of a loop."""
 
 import ctypes
 import fcntl
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import BinaryIO
 
-_PR_SET_PDEATHSIG = 1
-_WATCH_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_WATCH_SECONDS = 1.0  # off Linux: how long a child may outlive its parent
 _PARENT = "TINYLM_PARENT"
+_HEARTBEAT = "TINYLM_HEARTBEAT"
 
 
 def die_with_parent(signum: int = signal.SIGTERM, *, parent: int | None = None) -> None:
@@ -77,15 +82,18 @@ def stop(processes: Iterable[subprocess.Popen[bytes]], *, patience: float = 30.0
             process.wait()
 
 
-def become(lock: str, argv: list[str]) -> None:
-    """Turn this process into `argv`, holding the file `lock` for as long as that program runs ("-": none).
+def become(lock_path: str, argv: list[str]) -> None:
+    """Turn this process into `argv`, holding the file `lock_path` ("-": none) while that program runs.
 
     Exits with code 75 (EX_TEMPFAIL) if another process holds it. Where the kernel watches no parents the
     watchdog would not outlive exec: there the program is a child, and this process stands in for it.
     """
     die_with_parent(parent=int(os.environ.pop(_PARENT, 0)))
-    if lock != "-":
-        _hold(lock)
+    if lock_path != "-":
+        held = lock(Path(lock_path))
+        if held is None:
+            sys.exit(os.EX_TEMPFAIL)
+        os.set_inheritable(held.fileno(), True)
     if platform.system() == "Linux":
         os.execv(argv[0], argv)
     sys.exit(_stand_in_for(argv))
@@ -100,13 +108,71 @@ def _stand_in_for(argv: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _hold(lock: str) -> None:
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+def lock(path: Path) -> BinaryIO | None:
+    """The file at `path`, locked until it is closed and made if need be; None if another process has it.
+
+    The lock goes with the process, however that ends. Raises OSError if the file cannot be opened.
+    """
+    file = path.open("ab")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        sys.exit(os.EX_TEMPFAIL)
-    os.set_inheritable(descriptor, True)
+        file.close()
+        return None
+    return file
+
+
+class Child:
+    """`serve(pipe, *args)` in a process of its own, at the other end of `pipe`.
+
+    It dies with us, and leaves Ctrl-C to us. With `megabytes`, what it writes to may not take more memory
+    than that (Linux): an allocation beyond is a MemoryError there. `serve` and `args` are pickled.
+    """
+
+    def __init__(
+        self, name: str, serve: Callable[..., None], *args: object, megabytes: int | None = None
+    ) -> None:
+        self._name, self._args = name, (serve, megabytes, *args)
+        self.start()
+
+    def start(self) -> None:
+        """Begin, again after `end`."""
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, name=self._name, args=(theirs, *self._args), daemon=True
+        )
+        self._process.start()
+        theirs.close()  # or we would never read the end of a pipe whose process died
+
+    def end(self) -> None:
+        """Kill it; a second time changes nothing."""
+        if self.pipe.closed:
+            return
+        self._process.kill()
+        self._process.join()
+        self._process.close()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, serve: Callable[..., None], megabytes: int | None, *args: object) -> None:
+    die_with_parent()
+    ignore_interrupts()
+    if megabytes and sys.platform == "linux":
+        # RLIMIT_DATA, not RLIMIT_AS: what libraries reserve and never touch does no harm.
+        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+    serve(pipe, *args)
+
+
+def beat() -> None:
+    """Touch the file that `TINYLM_HEARTBEAT` names; without the variable nobody is watching.
+
+    Called where a loop has just turned, never by a timer, so that the file's age says whether the loop still
+    does its work. `find FILE -mmin -2 | grep -q .` then costs nothing; a Python that looked would cost a
+    second.
+    """
+    if path := os.environ.get(_HEARTBEAT):
+        Path(path).touch()
 
 
 if __name__ == "__main__":

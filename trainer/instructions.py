@@ -21,10 +21,10 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from shards.files import replacing
 from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
+from tinylm.files import replacing
 from trainer.config import InstructionsConfig
 from trainer.post.questions import Candidate, candidates, fault, hashed
 

@@ -18,9 +18,9 @@ from cyclopts import App, Parameter
 from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
+from tinylm.files import replacing
 from trainer.baselines import baselines
 from trainer.config import PretrainConfig, require
 from trainer.data.loader import Loader

@@ -16,9 +16,9 @@ import torch
 from cyclopts import App, Parameter
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from shards.files import replacing
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
+from tinylm.files import replacing
 from trainer.config import SFTConfig
 from trainer.evaluate import evaluating
 from trainer.instructions import held_out_file

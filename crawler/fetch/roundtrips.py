@@ -12,7 +12,7 @@ from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from tinylm.errors import TinylmError
-from tinylm.heartbeat import beat
+from tinylm.processes import beat
 
 
 class _Answer(NamedTuple):

@@ -27,7 +27,7 @@ from crawler.read.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from crawler.warc import WarcWriter
 from tinylm.errors import TinylmError
-from tinylm.heartbeat import beat
+from tinylm.processes import beat
 
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0

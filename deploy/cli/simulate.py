@@ -17,8 +17,8 @@ from ranker.replay.experiment import Experiment, Run, run, summarize
 from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
 from ranker.replay.recorded_shards import read_shards
 from ranker.replay.recorded_warc import read_warc
-from shards.files import replacing
 from tinylm.errors import ConfigError
+from tinylm.files import replacing
 
 _SHOWN = ("0.01", "0.1", "0.5", "1.0")
 """Shares of the budget whose recall is in the table."""

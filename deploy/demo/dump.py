@@ -23,8 +23,8 @@ from backports import zstd
 
 from deploy.demo.hosts import CALENDAR, MIRROR, REDIRECTS
 from deploy.demo.sites import Site, Web
-from shards.files import replacing
 from tinylm.errors import ConfigError
+from tinylm.files import replacing
 
 Post: TypeAlias = dict[str, Any]
 

@@ -26,11 +26,11 @@ from deploy.demo.hosts import build_hosts
 from deploy.demo.sites import Web, discover
 from deploy.status import show_crawl
 from ranker.config import WalkConfig
-from shards.files import replacing
 from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tinylm.errors import TinylmError
+from tinylm.files import replacing
 from tinylm.processes import start, stop
 
 _USER_AGENT = "tinylm-demo (+http://python.test/)"

@@ -25,8 +25,8 @@ from aiohttp import web
 
 from deploy.demo.hosts import Host, Reply, build_hosts
 from deploy.demo.sites import Site, Web, discover
-from shards.files import replacing
 from tinylm.errors import ConfigError, TinylmError
+from tinylm.files import replacing
 from tinylm.processes import die_with_parent
 
 _ADDRESSES = tuple(f"127.0.0.{last}" for last in range(2, 10))

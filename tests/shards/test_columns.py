@@ -10,6 +10,7 @@ from shards.errors import ShardError
 from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.reader import ShardReader
+from tinylm.errors import FileError
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_write_that_fails_leaves_what_was_there(directory, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pq, "write_table", fail)
-    with pytest.raises(ShardError, match="the disk is full"):
+    with pytest.raises(FileError, match="the disk is full"):
         put(directory, {"id": ids(), "worth": range(10)})
     assert path.read_bytes() == before
     assert not list(path.parent.glob("*.tmp"))

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shards.errors import ShardCorrupt, ShardError
-from shards.files import sha256
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import RowGroup, ShardReader, verify
 from shards.schema import ADDED, DOCUMENTS, SCHEMA_VERSION
+from tinylm.files import sha256
 
 HOSTS = ["a.example", "b.example", "c.example"]
 

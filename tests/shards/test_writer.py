@@ -18,13 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 import shards.writer as writer_module
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
-from shards.files import replacing, sha256
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import ShardReader, verify
 from shards.schema import FetchRow
 from shards.tables import fetch_rows, read_fetches
 from shards.writer import ShardWriter
-from tinylm.errors import TinylmError
+from tinylm.errors import FileError, TinylmError
+from tinylm.files import replacing, sha256
 
 WRITE = """
 import sys
@@ -324,7 +324,7 @@ def test_a_full_disk_keeps_what_was_committed_and_the_rows_for_later(small_disk,
         ballast.write_bytes(bytes(fill))
         noise = random.Random(1)
         writer.append(document(2, text="".join(map(chr, noise.choices(range(33, 0x3000), k=150_000)))))
-        with pytest.raises(ShardError, match="the disk is full"):
+        with pytest.raises(FileError, match="the disk is full"):
             writer.commit({"0": "2-0"}, state=bytes(200_000))
         assert ids(small_disk) == [document(1).id]
         assert list(verify(small_disk)) == []

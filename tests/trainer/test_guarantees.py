@@ -23,7 +23,7 @@ READING = """
 import hashlib, json, sys, time
 from dataclasses import replace
 from pathlib import Path
-from shards.files import replacing
+from tinylm.files import replacing
 from tests.trainer.test_loader import CONFIG, TOKENIZER
 from tinylm.errors import exit_on_error
 from trainer.run.distributed import connect

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shards.files import replacing
 from tinylm.errors import ConfigError
+from tinylm.files import replacing
 from trainer.checks import require
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of

@@ -22,8 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from shards.files import sha256, sync_directory, sync_file
 from tinylm.errors import ConfigError
+from tinylm.files import sha256, sync_directory, sync_file
 from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from shards.files import replacing
+from tinylm.files import replacing
 from trainer.config import PretrainConfig, SFTConfig, require
 from trainer.interop import hf
 from trainer.model.architecture import ModelConfig

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from shards.files import sha256
+from tinylm.files import sha256
 from trainer.config import SFTConfig
 from trainer.data.loader import DataError
 from trainer.data.packing import best_fit

@@ -31,9 +31,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
-from shards.files import sha256, sync_directory, sync_file
 from tinylm import __version__
 from tinylm.errors import TinylmError
+from tinylm.files import sha256, sync_directory, sync_file
 from trainer.config import ModelConfig, TrainConfig, as_json, identity
 from trainer.model.model import GPT
 from trainer.run.distributed import World

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from shards.files import replacing
+from tinylm.files import replacing
 from trainer.config import TrainConfig
 from trainer.run.trackers import trackers
 
