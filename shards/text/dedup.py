@@ -31,8 +31,8 @@ PERMUTATIONS = 128
 #   s          0.3    0.5    0.6    0.7     0.8    0.9     0.95
 #   SEEN       0.001  0.053  0.211  0.565   0.924  0.9996  1
 #   HELD_OUT   0.229  0.873  0.988  0.9998  1      1       1
-# While a crawl runs, one band in common is enough: no signature is kept to verify it by. So bands are long, as
-# FineWeb has them: of texts that differ by half few are lost, and of those with 0.7 in common half stay.
+# While a crawl runs, one band in common is enough: no signature is kept to verify it by. Its bands are long,
+# as in FineWeb: of texts that differ by half few are lost, and of those with 0.7 in common half stay.
 SEEN = 14, 8
 # Of held-out text and training nothing may be missed: the bands are short, and what shares one is near if the
 # signatures, kept for the held-out side, agree in this share of their values.
