@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
 from tinylm.files import replacing
-from trainer.checks import require
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of
 from trainer.model.architecture import ModelConfig, Refusal

@@ -6,7 +6,7 @@ A layout names what its class cannot do otherwise; `UNFIT` names, field by field
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.checks import require
+from tinylm.config import require
 from trainer.model.architecture import ModelConfig, Preset, Refusal
 from trainer.model.positions import LLAMA3_HIGH, LLAMA3_LOW
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from trainer.checks import require, require_positive
+from tinylm.config import require, require_positive
 
 Preset = Literal["qwen3", "llama", "gpt2", "olmo2", "deepseek"]
 Norm = Literal["rms", "layer", "batch"]

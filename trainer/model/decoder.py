@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor
 
-from trainer.checks import require
+from tinylm.config import require
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT, KVCache
 from trainer.model.positions import visible
