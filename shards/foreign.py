@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
-from shards.reader import RowGroup
+from shards.reader import RowGroup, ShardReader
 from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
@@ -134,6 +134,10 @@ class ParquetReader:
             raise ShardCorrupt(f"{path} was listed, but it is not there") from None
         except (pa.ArrowException, OSError) as error:
             raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
+
+
+Reader = ShardReader | ParquetReader
+"""What is trained on: both have `fingerprint`, `text_bytes`, `row_groups`, `documents` and `texts`."""
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:

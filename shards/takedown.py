@@ -86,13 +86,13 @@ class _Gone:
 
     def without_links(self, links: pa.Table) -> pa.Table:
         pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
-        stays = [not (self.fetched(source) or self._leads_to_it(url)) for source, url in pairs]
+        stays = [
+            not (self.fetched(source) or self._manifest.is_taken_down(url, self._locate(url)[0]))
+            for source, url in pairs
+        ]
         left = links.filter(pa.array(stays, pa.bool_()))
         self.links += links.num_rows - left.num_rows
         return left
-
-    def _leads_to_it(self, url: str) -> bool:
-        return self._manifest.is_taken_down(url, self._locate(url)[0])
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,7 @@ skipped.
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
 from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow, row_of
+from shards.text.content import values
 from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
 from tinylm.processes import lock
 
 LOCK_NAME = "writer.lock"
-_COMPRESSION_LEVEL = 3
+_COMPRESSION_LEVEL = 3  # of zstd, its default
 
 
 def locked(directory: Path) -> BinaryIO:
@@ -66,7 +67,13 @@ class ShardWriter:
 
     def _open_manifest(self, crawl_id: str) -> Manifest:
         if not (self.directory / FILE_NAME).exists():
-            return self._begin(crawl_id)
+            if any(self.directory.glob("shard-*.parquet")):
+                raise ShardCorrupt(
+                    f"{self.directory}: shards, but no {FILE_NAME}: "
+                    "restore it from a backup, or move them away"
+                )
+            # At once, so that shards without a manifest are never taken for the remains of a crash.
+            return Manifest(crawl_id=crawl_id).save(self.directory)
         manifest = Manifest.load(self.directory)
         if crawl_id and manifest.crawl_id != crawl_id:
             raise ShardError(
@@ -76,16 +83,8 @@ class ShardWriter:
         self.remove_unlisted(manifest)
         return manifest
 
-    def _begin(self, crawl_id: str) -> Manifest:
-        """An empty manifest, at once: so shards without one are never taken for a crash's remains."""
-        if any(self.directory.glob("shard-*.parquet")):
-            raise ShardCorrupt(
-                f"{self.directory}: shards, but no {FILE_NAME}: restore it from a backup, or move them away"
-            )
-        return Manifest(crawl_id=crawl_id).save(self.directory)
-
     def remove_unlisted(self, manifest: Manifest | None = None) -> None:
-        """Remove the files that a crash, or a commit, left without a place in the manifest."""
+        """Remove files that no manifest lists: a crash left them, or a commit replaced them."""
         manifest = manifest or self.manifest
         listed = {file.name for shard in manifest.shards for file in shard.files}
         if manifest.state:
@@ -121,16 +120,12 @@ class ShardWriter:
         if document:
             self.buffered_bytes += len(document.text.encode())
             self._documents.append(row_of(document))
-        self._links += [asdict(link) for link in links]
+        self._links += [values(LinkRow, link) for link in links]
         if fetch:
-            self._fetches.append(self._logged(fetch))
-
-    def _logged(self, fetch: FetchRow) -> dict[str, Any]:
-        """With its ingredients as numbers, in the order in which the file's rows named them first."""
-        self._ingredients |= dict.fromkeys(fetch.ingredients)
-        numbers = array("f", (fetch.ingredients.get(name, 0.0) for name in self._ingredients))
-        fields = {name: getattr(fetch, name) for name in FETCHES.names}
-        return fields | {"ingredients": numbers}
+            # Numbers in the order in which the rows of this file named them first, at 4 bytes each.
+            self._ingredients |= dict.fromkeys(fetch.ingredients)
+            numbers = array("f", (fetch.ingredients.get(name, 0.0) for name in self._ingredients))
+            self._fetches.append(values(FetchRow, fetch) | {"ingredients": numbers})
 
     def commit(
         self,
@@ -148,10 +143,16 @@ class ShardWriter:
         number = self.manifest.version + 1
         shards = self.manifest.shards
         if self._documents or self._links or self._fetches:
-            documents = pa.Table.from_pylist(self._documents, schema=DOCUMENTS)
-            links = pa.Table.from_pylist(self._links, schema=LINKS)
-            of_shard = f"{number:06d}", documents, links, self._fetch_table(), self._row_group_rows
-            shards = (*shards, self.write_shard(*of_shard))
+            names = {INGREDIENTS: json.dumps([*self._ingredients])}
+            log = FETCHES.with_metadata(FETCHES.metadata | names)
+            shard = self.write_shard(
+                f"{number:06d}",
+                pa.Table.from_pylist(self._documents, schema=DOCUMENTS),
+                pa.Table.from_pylist(self._links, schema=LINKS),
+                pa.Table.from_pylist(self._fetches, schema=log) if self._fetches else None,
+                self._row_group_rows,
+            )
+            shards = (*shards, shard)
         manifest = replace(
             self.manifest.with_tombstones(tombstones),
             shards=shards,
@@ -171,12 +172,6 @@ class ShardWriter:
         """Commit a change of the manifest alone, such as its held-out hosts."""
         self.manifest = replace(self.manifest, **changes).save(self.directory)
         return self.manifest
-
-    def _fetch_table(self) -> pa.Table | None:
-        if not self._fetches:
-            return None
-        names = {INGREDIENTS: json.dumps([*self._ingredients])}
-        return pa.Table.from_pylist(self._fetches, schema=FETCHES.with_metadata(FETCHES.metadata | names))
 
     def write_shard(
         self, number: str, documents: pa.Table, links: pa.Table, fetches: pa.Table | None, rows: int
