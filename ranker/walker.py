@@ -21,10 +21,9 @@ from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.read import Seed
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
-from ranker.graph import Evidence, Fetch, LinkGraph, Rows, Target
+from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
 from ranker.judge.models import Open, open_model
-from ranker.known import Known
 from ranker.policy.names import POLICIES
 from ranker.policy.policy import Policy
 from ranker.state import State
