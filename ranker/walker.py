@@ -23,7 +23,7 @@ from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
-from ranker.judge.models import Open, open_model
+from ranker.judge.quality import Open, open_model
 from ranker.policy.names import POLICIES
 from ranker.policy.policy import Policy
 from ranker.state import State
