@@ -24,8 +24,7 @@ from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
-from ranker.policy.names import POLICIES
-from ranker.policy.policy import Policy
+from ranker.policy import POLICIES, Policy
 from ranker.state import State
 from ranker.traps import Traps
 from shards.schema import Document, FetchRow, LinkRow
