@@ -184,7 +184,7 @@ _BY: dict[str, Callable[[LinkGraph, Rows], Floats]] = {
     # Links seen so far (Cho, Garcia-Molina & Page 1998), and the cash they brought (Abiteboul et al. 2003).
     "indegree": lambda graph, rows: _bounded(graph.inlinks[rows]),
     "opic": lambda graph, rows: _bounded(graph.equity[rows]),
-    # Worth of the page that discovered it, and the least of those that link to it (QFirst and QMin, Pezzuti et
+    # Worth of the page that discovered it, the least of those that link to it (QFirst and QMin, Pezzuti et
     # al. 2025), their mean and their sum.
     "parent-first": lambda graph, rows: _bounded(graph.first_parent[rows]),
     "parent-min": lambda graph, rows: _bounded(graph.worst_parent[rows]),
