@@ -7,10 +7,10 @@ import pytest
 
 from crawler.urls import fingerprint, locate
 from deploy.cli.app import main
-from deploy.cli.why import WORDS, run, waiting
+from deploy.cli.why import run, waiting
 from ranker.graph import LinkGraph, Target
 from ranker.policy.orders import Order
-from ranker.policy.promise import DISCOVERY, INGREDIENTS
+from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
