@@ -8,8 +8,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from ranker.judge.models import open_model
-from ranker.judge.quality import QualityModel
+from ranker.judge.quality import QualityModel, open_model
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import die_with_parent, ignore_interrupts
 
