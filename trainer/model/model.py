@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from trainer.model.architecture import ModelConfig
 from trainer.model.loss import IGNORE as IGNORE  # part of the model's interface
-from trainer.model.loss import cross_entropy
+from trainer.model.loss import Linear, cross_entropy
 from trainer.model.positions import alibi_slopes, places, rotary_tables, rotate, sinusoids, visible
-from trainer.model.products import Linear
 
 
 class KVCache:
