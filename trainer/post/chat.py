@@ -9,6 +9,7 @@ conversation that goes on from it; a merge across the line break after the role 
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypedDict
 
 from tinylm.errors import TinylmError
@@ -26,6 +27,11 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+def held_out_file(path: Path) -> Path:
+    """The file of the held-out conversations of `path`: `chat.val.jsonl` beside `chat.jsonl`."""
+    return path.with_suffix(f".val{path.suffix}")
 
 
 def parse_messages(value: Any) -> list[Message]:
