@@ -106,7 +106,7 @@ def baselines(ids: Tokens, targets: Tokens, texts: Sequence[str], tokenizer: Tok
 
     `uniform` over the vocabulary; `unigram` counts, add one; `bigram` counts interpolated with them by the
     rule of Witten and Bell (1991); `xz -9`: how much longer its output gets when `texts` follow the training
-    text, which is the whole of it up to 64 MB.
+    text, of which it remembers the last 64 MB.
     """
     history = np.concatenate([[tokenizer.endoftext, *tokenizer.encode(text)[:-1]] for text in texts])
     following = np.concatenate([tokenizer.encode(text) for text in texts])

@@ -25,6 +25,8 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tinylm.errors import TinylmError
 from tinylm.files import replacing
 
+# Qwen2's pattern, to the letter: llama.cpp knows it by name (interop/gguf.py), and numbers are split digit by
+# digit (\p{N} without a count).
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -49,7 +51,10 @@ class Tokenizer:
         bpe.encode_special_tokens = True
         self._bpe = bpe
         self.vocab_size: int = bpe.get_vocab_size()
-        self.endoftext, self.im_start, self.im_end = (self._special(name) for name in SPECIALS)
+        ids: list[Any] = [bpe.token_to_id(name) for name in SPECIALS]
+        if None in ids:
+            raise TokenizerError(f"it has no {SPECIALS[ids.index(None)]} token")
+        self.endoftext, self.im_start, self.im_end = ids
         added = bpe.get_added_tokens_decoder()
         self._bytes = [
             _token_bytes(bpe.id_to_token(token_id), added.get(token_id))
@@ -72,7 +77,7 @@ class Tokenizer:
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            min_frequency=2,
+            min_frequency=2,  # a pair seen once is chance
             special_tokens=list(SPECIALS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -125,7 +130,7 @@ class Tokenizer:
         return found
 
     def save(self, path: Path) -> None:
-        """Write one JSON file, whole or not at all; Hugging Face's tools read it too."""
+        """Write one JSON file, completely or not at all; Hugging Face's tools read it too."""
         with replacing(path) as temporary:
             temporary.write_text(self._bpe.to_str(), encoding="utf-8")
 
@@ -151,12 +156,6 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """As `decode_bytes`, with U+FFFD where a character is cut or malformed."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
-
-    def _special(self, name: str) -> int:
-        token_id = self._bpe.token_to_id(name)
-        if token_id is None:
-            raise TokenizerError(f"it has no {name} token")
-        return token_id
 
 
 def _token_bytes(token: str | None, added: tokenizers.AddedToken | None) -> bytes:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gguf
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
 from tinylm.files import replacing
-from trainer.checks import require
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of
 from trainer.model.architecture import ModelConfig, Refusal
@@ -40,15 +38,16 @@ _TYPES = {
     "fp16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
+# Numbers of a row that q8_0 scales together, by one fp16: 8.5 bits a weight. Given by the file format.
 _BLOCK = 32
-"""Numbers of a row that q8_0 scales together."""
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# llama.cpp's names of the ways to split a text; each name stands for a pattern in its source.
 _FAMILIES = {SPLIT: "qwen2", _LLAMA3_SPLIT: "llama-bpe"}
-"""llama.cpp's names of the ways to split a text."""
 
+# What transformers does and llama.cpp does not.
 UNFIT = (
     Refusal(
         "rope_scaling",
@@ -66,11 +65,10 @@ UNFIT = (
         "llama.cpp's olmo2 has width / heads",
     ),
 )
-"""What transformers does and llama.cpp does not."""
 
 
 def export_gguf(run: Path, out: Path, precision: Weights = "fp16") -> str:
-    """Write the model of `run` to the new file `out`, whole or not at all; returns llama.cpp's name of it.
+    """Write the model of `run` to the new file `out`, completely or not at all; returns llama.cpp's name.
 
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
@@ -102,7 +100,8 @@ def write(model: GPT, path: Path, precision: Weights, tokenizer: Tokenizer | Non
     for name, tensor in _theirs(model).items():
         found = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         kind = _kind(tensor, precision)
-        writer.add_tensor(found, gguf.quants.quantize(_array(tensor), kind), raw_dtype=kind)
+        array = tensor.detach().float().contiguous().numpy()
+        writer.add_tensor(found, gguf.quants.quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -153,11 +152,6 @@ def _kind(tensor: Tensor, precision: Weights) -> gguf.GGMLQuantizationType:
     if precision == "q8_0" and tensor.size(-1) % _BLOCK:
         return gguf.GGMLQuantizationType.F16
     return _TYPES[precision][0]
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
-    return array
 
 
 def _add_shape(writer: Any, config: ModelConfig) -> None:

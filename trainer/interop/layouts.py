@@ -6,7 +6,7 @@ A layout names what its class cannot do otherwise; `UNFIT` names, field by field
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.checks import require
+from tinylm.config import require
 from trainer.model.architecture import ModelConfig, Preset, Refusal
 from trainer.model.positions import LLAMA3_HIGH, LLAMA3_LOW
 
@@ -58,6 +58,7 @@ _GPT2 = {
     "layer_norm_epsilon": "norm_eps",
     "tie_word_embeddings": "tied_embeddings",
 }
+# What transformers' classes take where a key is missing; other families' files often leave keys out.
 _DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6}
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
 
@@ -114,11 +115,12 @@ def _nearest(c: ModelConfig) -> Preset:
     return "qwen3" if c.qk_norm == "head" else "llama"
 
 
+# All that no class does; every other model is one of `LAYOUTS`. Each row names what is possible, so that a
+# value of a choice that is new is refused.
 UNFIT = (
-    Refusal("norm", lambda c: c.norm == "batch", "no class of transformers has it"),
     Refusal(
         "norm_place",
-        lambda c: c.norm_place in ("post", "sandwich"),
+        lambda c: c.norm_place not in ("pre", "output"),
         "the classes have pre or, for OLMo 2's, output; Gemma 3's, which has sandwich, scales its embeddings",
     ),
     Refusal(
@@ -143,7 +145,7 @@ UNFIT = (
     ),
     Refusal(
         "qk_norm",
-        lambda c: (c.qk_norm == "whole") != (_nearest(c) == "olmo2"),
+        lambda c: c.qk_norm not in (("whole",) if _nearest(c) == "olmo2" else ("none", "head")),
         "the classes have whole with norm_place = output, and only there",
     ),
     Refusal("qk_norm", lambda c: _nearest(c) == "gpt2" and c.qk_norm != "none", "GPT2LMHeadModel has none"),
@@ -172,7 +174,6 @@ UNFIT = (
         "DeepseekV3ForCausalLM norms its compressed vector with 1e-6, whatever the others have",
     ),
 )
-"""All that no class does; every other model is one of `LAYOUTS`."""
 
 
 def layout_of(config: ModelConfig) -> Layout:
@@ -275,7 +276,7 @@ def _rope_from_json(found: Mapping[str, Any]) -> dict[str, Any]:
         raise LayoutError(f"rope_type = {kind!r}: only default, linear and llama3 are known here")
     partial = rope.get("partial_rotary_factor", found.get("partial_rotary_factor")) or 1.0
     if partial != 1:
-        raise LayoutError(f"partial_rotary_factor = {partial}: heads are rotated whole here")
+        raise LayoutError(f"partial_rotary_factor = {partial}: all of a head is rotated here")
     fields: dict[str, Any] = {"rope_theta": float(rope["rope_theta"])}
     if kind == "default" or rope["factor"] == 1:
         return fields

@@ -7,13 +7,14 @@ is read (FBGEMM multiplies in fp32). docs/model.md has the measurements. What co
 `trainer.model.model` gives, to rounding. The weights are copied.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor
 
-from trainer.checks import require
+from tinylm.config import require
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT, KVCache
 from trainer.model.positions import visible
@@ -25,12 +26,8 @@ _NAMES = (
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
 )
-
-
-class Product(Protocol):
-    """Rows (N, inputs) to rows (N, outputs)."""
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
+# Rows (N, inputs) to rows (N, outputs).
+Product = Callable[[Tensor], Tensor]
 
 
 class _Layer(NamedTuple):
@@ -69,7 +66,7 @@ class Decoder:
         start, end = cache.length, cache.length + new
         if end > config.sequence_len:
             raise ValueError(f"{end} positions in a model of sequence_len = {config.sequence_len}")
-        mask = None
+        mask = None  # causal: every row begins at the first position and nothing was read before
         if cache.padding is not None or (new > 1 and start):
             mask = visible(new, end, None, cache.padding, ids.device)
         turn = self._cos[start:end], self._sin[start:end]
@@ -106,6 +103,7 @@ class Decoder:
 
     def _normed(self, x: Tensor) -> Tensor:
         """Rows x (N, C) by their root mean square, in three operations."""
+        # eps + x @ x.T / C for each row: one operation for a square, a mean and a sum.
         squares = torch.baddbmm(self._eps, x.unsqueeze(1), x.unsqueeze(2), alpha=1 / x.size(1))
         return x * squares.rsqrt_().squeeze(2)
 
@@ -114,8 +112,8 @@ def fits(config: ModelConfig) -> bool:
     """Whether a `Decoder` can be made of such a model."""
     return (
         (config.norm, config.norm_place, config.positions, config.mlp) == ("rms", "pre", "rotary", "swiglu")
-        and config.attention != "mla"
-        and config.qk_norm != "whole"
+        and config.attention in ("mha", "gqa")
+        and config.qk_norm in ("none", "head")
         and not config.bias
     )
 

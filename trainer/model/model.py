@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from trainer.model.architecture import ModelConfig
 from trainer.model.loss import IGNORE as IGNORE  # part of the model's interface
 from trainer.model.loss import Linear, cross_entropy
-from trainer.model.positions import alibi_slopes, places, rotary_tables, rotate, sinusoids, visible
+from trainer.model.positions import alibi_slopes, position_ids, rotary_tables, rotate, sinusoids, visible
 
 
 class KVCache:
@@ -114,9 +114,9 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.width, kv_width, bias=bool(config.bias))
         self.v_proj = Linear(config.width, kv_width, bias=bool(config.bias))
         self.o_proj = Linear(q_width, config.width, bias=bool(config.bias))
-        self.whole = config.qk_norm == "whole"
+        self.norm_all_heads = config.qk_norm == "whole"
         self.q_norm, self.k_norm = (
-            RMSNorm(width if self.whole else config.head_width, config.norm_eps)
+            RMSNorm(width if self.norm_all_heads else config.head_width, config.norm_eps)
             if config.qk_norm != "none"
             else nn.Identity()
             for width in (q_width, kv_width)
@@ -124,7 +124,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         q, k = self.q_proj(x), self.k_proj(x)
-        if self.whole:
+        if self.norm_all_heads:
             q, k = self._heads(self.q_norm(q)), self._heads(self.k_norm(k))
         else:
             q, k = self.q_norm(self._heads(q)), self.k_norm(self._heads(k))
@@ -167,15 +167,16 @@ class LatentAttention(nn.Module):
         latent = self.kv_a_layernorm(latent)  # (B, 1, T, L)
         q_rope, k_rope = sight.turned(q_rope), sight.turned(k_rope)
         if sight.cache is None:
-            y = self._whole(q, q_rope, latent, k_rope, sight.mask)
+            y = self._expanded(q, q_rope, latent, k_rope, sight.mask)
         else:
             y = self._absorbed(q, q_rope, torch.cat((latent, k_rope), dim=-1), sight.cache, sight.mask)
         projected: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return projected
 
-    def _whole(
+    def _expanded(
         self, q: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, mask: Tensor | None
     ) -> Tensor:
+        """(B, H, T, D), with keys and values made of the vectors: a pair of positions costs D, not L."""
         kv = self.kv_b_proj(latent.squeeze(1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.chunk(2, dim=-1)  # (B, H, T, D)
         k = torch.cat((k, k_rope.expand(-1, self.heads, -1, -1)), dim=-1)
@@ -186,9 +187,9 @@ class LatentAttention(nn.Module):
     def _absorbed(
         self, q: Tensor, q_rope: Tensor, latent: Tensor, cache: KVCache, mask: Tensor | None
     ) -> Tensor:
-        to_keys, to_values = self.kv_b_proj.weight.view(self.heads, -1, self.rank).chunk(
-            2, dim=1
-        )  # (H, D, L)
+        """As `_expanded`, with queries and outcome turned instead: nothing is made of the positions held."""
+        made_of = self.kv_b_proj.weight.view(self.heads, -1, self.rank)
+        to_keys, to_values = made_of.chunk(2, dim=1)  # (H, D, L)
         (held,) = cache.extend(self.layer, latent)  # (B, 1, S, L + R)
         q = torch.cat((q @ to_keys, q_rope), dim=-1)  # (B, H, T, L + R)
         seen = _attend(q, held, held, mask, self.scale)[..., : self.rank]
@@ -231,19 +232,19 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.place = config.norm_place
-        if self.place in ("pre", "sandwich"):
+        self.norm_place = config.norm_place
+        if self.norm_place in ("pre", "sandwich"):
             self.input_layernorm = norm(config)
         self.self_attn = (LatentAttention if config.attention == "mla" else Attention)(config, layer)
         self.post_attention_layernorm = norm(config)
-        if self.place == "sandwich":
+        if self.norm_place == "sandwich":
             self.pre_feedforward_layernorm = norm(config)
         self.mlp = (SwiGLU if config.mlp == "swiglu" else GELU)(config)
-        if self.place != "pre":
+        if self.norm_place != "pre":
             self.post_feedforward_layernorm = norm(config)
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        match self.place:
+        match self.norm_place:
             case "pre":
                 x = x + self.self_attn(self.input_layernorm(x), sight)
                 x = x + self.mlp(self.post_attention_layernorm(x))
@@ -327,13 +328,14 @@ class GPT(nn.Module):
             block.compile()
 
     def _embed(self, ids: Tensor, start: int, segments: Tensor | None, cache: KVCache | None) -> Tensor:
-        """Tokens, and where that is the way, their places: (B, T, C)."""
+        """Token embeddings (B, T, C), with those of their positions where these are added."""
         x: Tensor = self.embed_tokens(ids)
         if self.config.positions not in ("learned", "sinusoidal"):
             return x
         padding = cache.padding if cache is not None else None
-        place = places(start, ids.size(1), segments, padding, ids.device)
-        return x + (self.embed_positions(place) if self.config.positions == "learned" else self.waves[place])
+        numbers = position_ids(start, ids.size(1), segments, padding, ids.device)
+        learned = self.config.positions == "learned"
+        return x + (self.embed_positions(numbers) if learned else self.waves[numbers])
 
     def _sight(
         self, start: int, end: int, segments: Tensor | None, cache: KVCache | None, device: torch.device
