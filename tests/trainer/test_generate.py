@@ -1,5 +1,6 @@
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -212,7 +213,8 @@ def test_text_is_passed_on_as_soon_as_no_stop_can_begin_in_it():
 PROMPTS = ["some words", "a text of some words", "der Käse"]
 
 
-def chosen(generator, choice):
+@cache
+def chosen(choice):
     """As `generator`, with another choice of the model."""
     torch.manual_seed(1)
     sizes = {
@@ -228,13 +230,15 @@ def chosen(generator, choice):
     return Generator(model, TOKENIZER)
 
 
-every_choice = pytest.mark.parametrize("choice", CHOICES)
+def each_choice(greedy, sampled):
+    """Every choice with sampling, in which a difference in any number shows, and the default also without."""
+    cases = [*((choice, sampled) for choice in CHOICES), ("default", greedy)]
+    return pytest.mark.parametrize(("choice", "settings"), cases)
 
 
-@every_choice
-@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 5, "temperature": 1.2, "top_p": 0.9}])
-def test_several_prompts_together_go_on_as_each_alone_past_the_context_too(generator, choice, settings):
-    written = chosen(generator, choice)
+@each_choice({"temperature": 0}, {"seed": 5, "temperature": 1.2, "top_p": 0.9})
+def test_several_prompts_together_go_on_as_each_alone_past_the_context_too(choice, settings):
+    written = chosen(choice)
     together = written.complete_all(PROMPTS, max_tokens=CONTEXT + 8, **settings)
     seeds = [{"seed": 5 + row} if "seed" in settings else {} for row in range(3)]
     alone = [
@@ -244,10 +248,9 @@ def test_several_prompts_together_go_on_as_each_alone_past_the_context_too(gener
     assert together == alone
 
 
-@every_choice
-@pytest.mark.parametrize("settings", [{"temperature": 0}, {"seed": 5, "temperature": 0.5}])
-def test_guessing_ahead_gives_exactly_the_same_tokens(generator, choice, settings):
-    written = chosen(generator, choice)
+@each_choice({"temperature": 0}, {"seed": 5, "temperature": 0.5})
+def test_guessing_ahead_gives_exactly_the_same_tokens(choice, settings):
+    written = chosen(choice)
     prompt = TOKENIZER.encode("some words, some words of a text, some words of")
     plain = take(written, prompt, CONTEXT + 8, **settings)
     assert take(written, prompt, CONTEXT + 8, speculate=4, **settings) == plain
@@ -318,8 +321,16 @@ def test_rows_together_end_at_their_stop_strings(generator):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{}, {"preset": "llama"}, {"kv_heads": 1}, {"tied_embeddings": False}])
-@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", 1e-5), ("fp16", 5e-3)])
+@pytest.mark.parametrize(
+    ("changes", "weights", "tolerance"),
+    [
+        *(
+            (changes, "fp32", 1e-5)
+            for changes in ({}, {"preset": "llama"}, {"kv_heads": 1}, {"tied_embeddings": False})
+        ),
+        ({}, "fp16", 5e-3),
+    ],
+)
 def test_the_decoder_is_the_model(generator, changes, weights, tolerance):
     torch.manual_seed(0)
     model = GPT(
@@ -343,5 +354,5 @@ def test_the_decoder_is_the_model(generator, changes, weights, tolerance):
 def test_fp16_is_refused_where_there_is_no_decoder(generator):
     for choice in ("attention mla", "preset gpt2", "preset olmo2"):
         with pytest.raises(ConfigError, match=r"^preset = "):
-            Generator(chosen(generator, choice).model, TOKENIZER, weights="fp16")
+            Generator(chosen(choice).model, TOKENIZER, weights="fp16")
     assert "".join(Generator(generator.model, TOKENIZER, weights="fp16").complete("a", max_tokens=4))
