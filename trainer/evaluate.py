@@ -39,6 +39,7 @@ def held_out_texts(reader: ShardReader, most_bytes: int) -> list[str]:
     groups = sorted((reader.texts(group) for group in reader.row_groups), key=_bytes)
     chosen: list[str] = []
     for number, texts in enumerate(groups):
+        # Smallest group first: what it leaves of its share is for those after it.
         share = (most_bytes - _bytes(chosen)) // (len(groups) - number)
         chosen += _head(texts, share)
     return chosen

@@ -9,6 +9,7 @@ import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import randbits
 from typing import Any, NamedTuple
 
 import torch
@@ -139,6 +140,7 @@ class Generator:
             going = [row for row in range(len(rows)) if row not in done]
             if not going:
                 return
+            # Rows that are done are read on: taking one out of the cache would copy all of it.
             if reading and cache.length < self.context_len:
                 logits = self._read([contexts[row][-1:] for row in reading], cache)[:, -1]
             else:
@@ -187,7 +189,7 @@ class Generator:
                     ngrams.append(token)
                 if guess[position - 1 : position] != [token]:
                     break
-            cache.length -= len(read) - position
+            cache.length -= len(read) - position  # what was guessed wrong, to be overwritten
             unread = [token]
 
     @torch.inference_mode()
@@ -210,7 +212,10 @@ class Generator:
         return [self.tokenizer.endoftext, *self.tokenizer.encode(text)]
 
     def _shortened(self, context: list[int]) -> list[int]:
-        """The newer half of a context that is full, to read again."""
+        """The newer half of a context that is full, to read again.
+
+        Half: a longer rest is full again sooner, and read more often; a shorter one has forgotten more.
+        """
         return context[-(self.context_len // 2) :] if len(context) > self.context_len else context
 
     def _empty_cache(self) -> KVCache:
@@ -226,6 +231,7 @@ class Generator:
     def _fitting_prompt(self, messages: list[Message], max_tokens: int) -> list[int]:
         if messages[-1]["role"] != "user":
             raise ConversationError("messages[-1].role: expected 'user', whose message is to be answered")
+        # Room for the answer, but never more than half of the context: the question has to be seen too.
         room = min(max_tokens, self.context_len // 2)
         system = [message for message in messages if message["role"] == "system"]
         turns = messages[len(system) :]
@@ -242,12 +248,7 @@ class Generator:
 
 
 def _rng(seed: int | None, row: int) -> torch.Generator:
-    rng = torch.Generator()
-    if seed is None:
-        rng.seed()
-    else:
-        rng.manual_seed(seed + row)
-    return rng
+    return torch.Generator().manual_seed(randbits(63) if seed is None else seed + row)
 
 
 def _token(token: int, logits: Tensor, likeliest: int) -> Token:
@@ -274,6 +275,7 @@ def sample(logits: Tensor, config: SamplingConfig, rng: torch.Generator) -> int:
     """A token id drawn from `logits` (V,): temperature, top-k, top-p (arXiv:1904.09751), min-p."""
     if config.temperature == 0:
         return int(logits.argmax())
+    # Sorted, so that top-p is a running sum; what is cut off has probability 0 and is drawn never.
     likeliest = logits.topk(min(config.top_k or len(logits), len(logits)))
     p = torch.softmax(likeliest.values / config.temperature, dim=-1)
     kept = (p >= config.min_p * p[0]) & (p.cumsum(0) - p < config.top_p)

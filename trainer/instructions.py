@@ -113,6 +113,7 @@ def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[Examp
 def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples; a document stands on one side only."""
     ids = sorted({example.document for example in examples}, key=hashed)
+    # At least one document is held out where any is to be, and at least one is left to train on.
     count = min(max(1, round(share * len(ids))), len(ids) - 1) if share and ids else 0
     held_out = frozenset(ids[:count])
     train = [example for example in examples if example.document not in held_out]

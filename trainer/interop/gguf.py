@@ -26,6 +26,7 @@ from trainer.tokenizer import SPLIT, Tokenizer, TokenizerError
 
 Weights = Literal["fp32", "fp16", "q8_0"]
 
+# llama.cpp's architecture for each preset; DeepSeek V3 is its deepseek2.
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
@@ -33,6 +34,7 @@ _ARCHITECTURES = {
     "deepseek": gguf.MODEL_ARCH.DEEPSEEK2,
     "gpt2": gguf.MODEL_ARCH.GPT2,
 }
+# The type of a matrix, and how a file calls itself in which most are of that type.
 _TYPES = {
     "fp32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "fp16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
@@ -40,6 +42,7 @@ _TYPES = {
 }
 # Numbers of a row that q8_0 scales together, by one fp16: 8.5 bits a weight. Given by the file format.
 _BLOCK = 32
+# Llama 3's pattern, which differs from ours in \p{N}{1,3}: numbers in groups of up to three digits.
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -125,6 +128,7 @@ def _theirs(model: GPT) -> dict[str, Tensor]:
                 found[name] = paired(tensor, heads[part], config.head_width)
     if preset == "deepseek":
         found = _absorbed(found, config)
+    # llama.cpp divides rotary frequencies by these: Llama 3's scaling is in the file, not in the program.
     if config.rope_scaling == "llama3":
         width = config.rotary_width
         plain = config.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)

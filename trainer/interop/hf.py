@@ -71,11 +71,9 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
     ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": [tokenizer.im_end, tokenizer.endoftext]}
     files: dict[str, Any] = {
         CONFIG: config | ends | {"pad_token_id": None},  # transformers never trains a padding token's row
-        "generation_config.json": {
-            **ends,
-            "pad_token_id": tokenizer.endoftext,
-            "suppress_tokens": [tokenizer.im_start],
-        },
+        # No text the model learned to write has <|im_start|>, so it is never to come.
+        "generation_config.json": ends
+        | {"pad_token_id": tokenizer.endoftext, "suppress_tokens": [tokenizer.im_start]},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": "<|endoftext|>",

@@ -30,6 +30,8 @@ class Layout(NamedTuple):
     """Keys with the one value that we know how to compute."""
 
 
+# Keys of config.json and the field each stands for: Llama's, which others took over, mla's, and GPT-2's.
+# DeepSeek's two widths of a head are one to us.
 _LLAMA = {
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -221,6 +223,7 @@ def from_json(found: Mapping[str, Any]) -> ModelConfig:
             raise LayoutError(
                 f"{key} = {value!r}: must be {fields[field]!r}, as others are that we have as one"
             )
+    # Sizes that follow from others may be missing, or null; all others have to be said.
     for field in [field for field, value in fields.items() if value is None]:
         if field not in ("head_width", "kv_heads", "hidden"):
             raise LayoutError(f"no {next(key for key in layout.keys if layout.keys[key] == field)} in it")
@@ -274,11 +277,12 @@ def _rope_from_json(found: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise LayoutError(f"rope_type = {kind!r}: only default, linear and llama3 are known here")
+    # Rotating a part of each head (GPT-NeoX, Phi) is what we do in mla alone.
     partial = rope.get("partial_rotary_factor", found.get("partial_rotary_factor")) or 1.0
     if partial != 1:
         raise LayoutError(f"partial_rotary_factor = {partial}: all of a head is rotated here")
     fields: dict[str, Any] = {"rope_theta": float(rope["rope_theta"])}
-    if kind == "default" or rope["factor"] == 1:
+    if kind == "default" or rope["factor"] == 1:  # a factor of 1 scales nothing
         return fields
     fields |= {"rope_scaling": kind, "rope_factor": float(rope["factor"])}
     if kind == "llama3":

@@ -120,16 +120,12 @@ class ModelConfig:
         require(self, "vocab_size", self.vocab_size >= 259, "must hold the 256 bytes and 3 special tokens")
         for field in ("depth", "width", "layers", "heads", "kv_heads", "kv_rank", "rope_width", "mlp_ratio"):
             require(self, field, getattr(self, field) >= 0, "must not be negative")
-        self._choose()
+        for field, choice in PRESETS[self.preset].items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, choice)
         self._size()
         for refusal in REFUSALS:
             require(self, refusal.field, not refusal.when(self), refusal.rule)
-
-    def _choose(self) -> None:
-        """Put the preset's choices where none was made."""
-        for field, choice in PRESETS[self.preset].items():
-            if getattr(self, field) is None:
-                self._set(field, choice)
 
     def _size(self) -> None:
         """Put sizes that follow from others where none was given."""
@@ -148,14 +144,12 @@ class ModelConfig:
         if self.attention == "mla":
             self._default("kv_rank", 2 * self.head_width)
             self._default("rope_width", self.head_width // 2)
+        # Three matrices of 3 widths have about the parameters of two of 4: 9 and 8 squares of the width.
         self._default("mlp_ratio", 3.0 if self.mlp == "swiglu" else 4.0)
 
     def _default(self, field: str, value: float) -> None:
         if not getattr(self, field):
-            self._set(field, value)
-
-    def _set(self, field: str, value: object) -> None:
-        object.__setattr__(self, field, value)
+            object.__setattr__(self, field, value)
 
     @property
     def hidden(self) -> int:

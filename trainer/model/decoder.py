@@ -20,6 +20,7 @@ from trainer.model.model import GPT, KVCache
 from trainer.model.positions import visible
 
 Weights = Literal["fp32", "fp16"]
+# A layer's matrices and norms, by transformers' names.
 _NAMES = (
     "input_layernorm",
     "post_attention_layernorm",
@@ -52,11 +53,13 @@ class Decoder:
             fits(config),
             "only pre-normed rotary layouts, as llama and qwen3, have a Decoder",
         )
+        # A tensor, as `_normed` adds to it in one operation with the squares.
         self._eps = torch.full((1, 1, 1), config.norm_eps)
         self._embeddings = model.embed_tokens.weight.detach()
         self._cos, self._sin = model.cos[:, None], model.sin[:, None]
         state = model.state_dict()
         self._layers = [_layer(number, state, config, weights) for number in range(config.layers)]
+        # Norms have no weights left: they are in the columns of the matrices that read what is normed.
         self._head = _product(state["lm_head.weight"] * state["norm.weight"], weights)
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:

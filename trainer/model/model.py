@@ -38,6 +38,7 @@ class KVCache:
         latent = config.attention == "mla"
         heads, parts = (1, 1) if latent else (config.kv_heads, 2)
         width = config.cached_per_token // (heads * parts)
+        # One block for all layers, views of it for each: allocated once, and never grown while decoding.
         self._held = torch.zeros(
             config.layers, parts, batch, heads, config.sequence_len, width, device=device
         )
@@ -180,7 +181,7 @@ class LatentAttention(nn.Module):
         kv = self.kv_b_proj(latent.squeeze(1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.chunk(2, dim=-1)  # (B, H, T, D)
         k = torch.cat((k, k_rope.expand(-1, self.heads, -1, -1)), dim=-1)
-        # Of one width, the three go through the fused kernel.
+        # Of one width, the three go through the fused kernel; the zeros added to v are cut off again.
         v = F.pad(v, (0, self.rope_width))
         return _attend(torch.cat((q, q_rope), dim=-1), k, v, mask, self.scale)[..., : self.head_width]
 
@@ -196,30 +197,23 @@ class LatentAttention(nn.Module):
         return seen @ to_values.transpose(1, 2)  # (B, H, T, D)
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer (arXiv 2002.05202)."""
+class MLP(nn.Module):
+    """Feed-forward layer: SwiGLU, which gates one matrix by another (arXiv 2002.05202), or GPT-2's GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
+        self.gated = config.mlp == "swiglu"
+        if self.gated:
+            self.gate_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
         self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
         self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return y
-
-
-class GELU(nn.Module):
-    """GPT-2's feed-forward layer, with its approximation of GELU by tanh."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
-        self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+        if self.gated:
+            hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        else:
+            hidden = F.gelu(self.up_proj(x), approximate="tanh")  # as GPT-2 has it
+        y: Tensor = self.down_proj(hidden)
         return y
 
 
@@ -239,7 +233,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = norm(config)
         if self.norm_place == "sandwich":
             self.pre_feedforward_layernorm = norm(config)
-        self.mlp = (SwiGLU if config.mlp == "swiglu" else GELU)(config)
+        self.mlp = MLP(config)
         if self.norm_place != "pre":
             self.post_feedforward_layernorm = norm(config)
 
@@ -277,7 +271,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm_place == "post" else norm(config)
         self.lm_head = Linear(config.width, config.vocab_size, bias=False)
-        if config.tied_embeddings:
+        if config.tied_embeddings:  # one parameter under two names, counted and trained once
             self.lm_head.weight = self.embed_tokens.weight
         for name, table in _tables(config).items():
             self.register_buffer(name, table, persistent=False)
@@ -344,6 +338,7 @@ class GPT(nn.Module):
         padding = cache.padding if cache is not None else None
         alibi = self.config.positions == "alibi"
         new = end - start
+        # Without a mask, attention is causal from the first position, or one position's to all before it.
         if segments is None and padding is None and not alibi and (new == 1 or start == 0):
             return Sight(rotary, None, cache)
         mask = visible(new, end, segments, padding, device)
@@ -361,6 +356,7 @@ class GPT(nn.Module):
     def flops_per_token(self) -> float:
         """FLOPs of training on a token: 6 a weight in a product, 6 * T * H * D a layer for attention."""
         config = self.config
+        # Rows that are looked up are no product: an embedding table, unless the head multiplies by it.
         lookup = 0 if config.tied_embeddings else self.embed_tokens.weight.numel()
         if config.positions == "learned":
             lookup += self.embed_positions.weight.numel()

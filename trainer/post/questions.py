@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
+# Ways to ask for a subject; one that stands there twice is taken twice as often.
 PHRASINGS = {
     "definition": ("What is {}?", "What is {}?", "Can you tell me what {} is?", "Define {}."),
     "plural": ("What are {}?", "What are {}?", "Can you tell me what {} are?", "Define {}."),
@@ -23,6 +24,7 @@ PHRASINGS = {
     "api": ("What does `{}` do?", "What does `{}` do?", "What is `{}` for?", "Explain `{}`."),
 }
 
+# Verbs with which a heading says what to do ("Install tinylm", "Installing tinylm"), and can be asked how.
 _IMPERATIVE = re.compile(
     "add|apply|build|call|change|check|choose|clean|compare|compile|compute|configure|connect|contribute|"
     "convert|copy|create|customize|debug|define|delete|deploy|disable|download|edit|enable|evaluate|execute|"
@@ -34,6 +36,7 @@ _IMPERATIVE = re.compile(
 )
 # Characters of a heading; a longer one is a sentence or a line of code, and asks for nothing.
 _LONGEST_HEADING = 80
+# Headings that stand for the page's subject, and headings over what is no answer to anything.
 _OVERVIEW = re.compile("about|description|introduction|overview|summary")
 _BOILERPLATE = re.compile(
     "acknowledgements|api( reference)?|(keyword )?arguments|attributes|authors?|badges|bugs|changelog|"
@@ -43,10 +46,12 @@ _BOILERPLATE = re.compile(
     "release notes|resources|returns?|return type|search|see also|share|source( code)?|sponsors|subpackages|"
     "submodules|support|table of contents|thanks|todo|versions|warnings?|what.s (changed|new)|yields"
 )
+# A subject of one to six words and "is" or "are" with what it is: "The event loop is the core of ...".
 _DEFINITION = re.compile(
     r"(?P<subject>(?:(?:An?|The) )?[\w`][\w`.+/#-]*(?: [\w`.+/#()-]+){0,4}) "
     r"(?P<verb>is|are) (?:an?|the|one of|used|any)\b"
 )
+# Subjects that mean something only after the sentence before, or are half a clause: "This", "The following".
 _NOT_A_SUBJECT = re.compile(
     r"(?:[Tt]h(?:is|ese|ose|at|ere|ey)|It|Its|Here|What|Which|Who|When|Where|Why|How|If|Each|Every|Another|Other"
     r"|Such|Some|All|Both|One|We|You|I|He|She|In|On|At|By|For|With|As|But|And|Or|So|Since|While|Note|Now|Also)\b"
@@ -55,12 +60,16 @@ _NOT_A_SUBJECT = re.compile(
     r"|general)\b"
     r"|.*\b(?:which|that|who|when|if|where|whether|because|this|these|it|and|or|of|by|to|from)\b"
 )
+# A signature as a heading, "class queue.Queue(maxsize=0)", and as the first line of what is under one.
 _SIGNATURE = re.compile(
     r"(?:(?:async|class|def|exception|function|method|classmethod|staticmethod|property|abstract) )*"
     r"(?P<name>[A-Za-z_][\w.]*)\s?\(.*\)(?: ?(?:->|→) ?.+)?:?$"
 )
 _SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]+).*`")
+# " - Python 3.11 documentation" after what a page is about.
 _TITLE_TAIL = re.compile(r"\s+[|·—–-]\s+.*$")
+# What gives an answer away: all of it in code marks, a prompt, a rule, a decorator, docstring fields, a call;
+# notices; links that ask to read elsewhere. Prose begins with a word and ends a sentence.
 _CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
 _NOISE = re.compile(r"(?i)copyright|©|licensed under|all rights reserved|cookie|^bases: |\[source\]|^see ")
 _LINK = re.compile(r"\]\(|\]\[|https?://\S+$")
