@@ -1,13 +1,14 @@
 """Which class of transformers a model is, and its config.json: one table, read in both directions.
 
-A layout names what its class cannot do otherwise; `UNFIT` names, field by field, what no class does.
+A class has the choices of its preset, and of its sizes and the rest what its keys say. A model of any other
+choice has no layout, so a choice that is new is refused by itself.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from tinylm.config import require
-from trainer.model.architecture import ModelConfig, Preset, Refusal
+from trainer.model.architecture import PRESETS, ModelConfig, Preset, Refusal
 from trainer.model.positions import LLAMA3_HIGH, LLAMA3_LOW
 
 
@@ -117,40 +118,8 @@ def _nearest(c: ModelConfig) -> Preset:
     return "qwen3" if c.qk_norm == "head" else "llama"
 
 
-# All that no class does; every other model is one of `LAYOUTS`. Each row names what is possible, so that a
-# value of a choice that is new is refused.
+# Sizes that a class does not have, beside the choices that are not its preset's.
 UNFIT = (
-    Refusal(
-        "norm_place",
-        lambda c: c.norm_place not in ("pre", "output"),
-        "the classes have pre or, for OLMo 2's, output; Gemma 3's, which has sandwich, scales its embeddings",
-    ),
-    Refusal(
-        "norm_place",
-        lambda c: _nearest(c) == "deepseek" and c.norm_place != "pre",
-        "DeepseekV3ForCausalLM, the class with mla, has pre",
-    ),
-    Refusal(
-        "positions",
-        lambda c: _nearest(c) != "gpt2" and c.positions != "rotary",
-        "the classes have rotary or, for GPT-2's, learned",
-    ),
-    Refusal(
-        "norm",
-        lambda c: c.norm != ("layer" if _nearest(c) == "gpt2" else "rms"),
-        "the classes have layer beside learned positions and rms beside rotary ones",
-    ),
-    Refusal(
-        "mlp",
-        lambda c: c.mlp != ("gelu" if _nearest(c) == "gpt2" else "swiglu"),
-        "the classes have gelu beside learned positions and swiglu beside rotary ones",
-    ),
-    Refusal(
-        "qk_norm",
-        lambda c: c.qk_norm not in (("whole",) if _nearest(c) == "olmo2" else ("none", "head")),
-        "the classes have whole with norm_place = output, and only there",
-    ),
-    Refusal("qk_norm", lambda c: _nearest(c) == "gpt2" and c.qk_norm != "none", "GPT2LMHeadModel has none"),
     Refusal(
         "kv_heads", lambda c: _nearest(c) == "gpt2" and c.kv_heads != c.heads, "GPT2LMHeadModel shares none"
     ),
@@ -165,12 +134,6 @@ UNFIT = (
         "LlamaForCausalLM wants them to divide width",
     ),
     Refusal(
-        "bias",
-        lambda c: _nearest(c) in ("qwen3", "olmo2") and c.bias is True,
-        "the classes with qk_norm have none in the feed-forward layer",
-    ),
-    Refusal("bias", lambda c: _nearest(c) == "gpt2" and not c.bias, "GPT2LMHeadModel has all of them"),
-    Refusal(
         "norm_eps",
         lambda c: _nearest(c) == "deepseek" and c.norm_eps != 1e-6,
         "DeepseekV3ForCausalLM norms its compressed vector with 1e-6, whatever the others have",
@@ -180,9 +143,17 @@ UNFIT = (
 
 def layout_of(config: ModelConfig) -> Layout:
     """The layout of a model; raises `ConfigError` naming the field because of which it has none."""
+    layout = next(layout for layout in LAYOUTS if layout.preset == _nearest(config))
+    for field, choice in PRESETS[layout.preset].items():
+        if field in layout.keys.values():
+            continue
+        # mha and gqa are one to the classes, which are told kv_heads.
+        known = (choice, "mha", "gqa") if field == "attention" else (choice,)
+        rule = f"{layout.architecture}, the nearest class of transformers, has {choice}"
+        require(config, field, getattr(config, field) in known, rule)
     for refusal in UNFIT:
         require(config, refusal.field, not refusal.when(config), refusal.rule)
-    return next(layout for layout in LAYOUTS if layout.preset == _nearest(config))
+    return layout
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from trainer.checks import require, require_positive
 
 # A new value of a choice is added to its Literal here and computed in model.py (a norm: a class, and `norm`;
 # positions: `_tables`, `GPT._embed`, `GPT._sight`); bench/architectures.CHOICES has it tried by every test of
-# the choices. Nothing else has to know of it: `decoder.fits` and `interop.layouts.UNFIT` name what they can
-# do and refuse the rest. `REFUSALS` below is for what it cannot go with, run/preflight.py for what cannot be
-# trained on several ranks, as batch norm.
+# the choices. Nothing else has to know of it: `decoder.fits` and `interop.layouts.layout_of` name what they
+# can do and refuse the rest. `REFUSALS` below is for what it cannot go with, run/preflight.py for what cannot
+# be trained on several ranks, as batch norm.
 Preset = Literal["qwen3", "llama", "gpt2", "olmo2", "deepseek"]
 Norm = Literal["rms", "layer", "batch"]
 NormPlace = Literal["pre", "post", "output", "sandwich"]
