@@ -18,7 +18,7 @@ class ScorerDied(TinylmError):
 
 
 class CheckpointProcess:
-    """`trainer.quality.CheckpointQuality` of the run or checkpoint at `path`, in a process that dies with us.
+    """`trainer.evaluate.CheckpointQuality` of the run or checkpoint `path`, in a process that dies with us.
 
     Raises ConfigError if it cannot be loaded.
     """
@@ -71,7 +71,7 @@ def _serve(connection: Connection, path: Path) -> None:
     # A second core is a worker's; and threads of a small model wait for each other more than they help.
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        from trainer.quality import CheckpointQuality
+        from trainer.evaluate import CheckpointQuality
 
         model = CheckpointQuality(path)
     except (TinylmError, ImportError) as error:
