@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from crawler.config import FrontierConfig
 from crawler.urls import canonicalize, fingerprint, locate
 from ranker.graph import Evidence, LinkGraph, Rows
 from ranker.policy.promise import DISCOVERY
+from ranker.state import restored
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from shards.schema import FetchRow
@@ -92,6 +94,18 @@ class Waiting(NamedTuple):
     promise: float
     ingredients: Mapping[str, float]
     evidence: Evidence
+
+
+def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """What URL promised and what that was made of, when it was fetched, and what the fetch was worth.
+
+    Parameters
+    ----------
+    directory
+        Of the corpus; by default that of the crawl in --data.
+    """
+    corpus = directory or frontier.shards
+    run(corpus, url, restored if Manifest.load(corpus).state else None)
 
 
 def run(directory: Path, named: str, restore: Restore | None = None) -> None:
