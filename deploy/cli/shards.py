@@ -98,9 +98,7 @@ def purge(directory: Path) -> None:
     Text, links and fetches go from the corpus; what was made from it (models, instruction data, WARC files)
     is not touched. Snapshots from before cannot be read any more.
     """
-    documents, links, fetches = takedown.purge(
-        directory, lambda url: (locate(url).host, f"{fingerprint(url):016x}")
-    )
+    documents, links, fetches = takedown.purge(directory, lambda url: (locate(url).host, fingerprint(url)))
     print(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
 
 

@@ -148,7 +148,7 @@ def wait_until_over(frontier, seconds):
 @pytest.mark.timeout(600)
 def test_whatever_is_killed_nothing_is_lost_or_twice_in_the_corpus_and_no_host_is_hurried(site, tmp_path):
     make_web(site)
-    chance = random.Random(4)  # of which each kind of part is killed twice within 30 s
+    chance = random.Random(2)  # kills each kind of part twice within 30 s
     with ExitStack() as stack:
         cluster = Cluster(site, tmp_path)
         stack.callback(cluster.close)
