@@ -1,8 +1,8 @@
 """The dashboard: one page, one JSON address, no state but the last ten minutes of speed.
 
-It may be started and stopped at any time, beside a crawl or without one; it only reads. The page is one file
-without anything from elsewhere, and its policy lets the browser run the script in that file and no other, so
-that names of hosts and reasons stay text.
+It only reads, and may be started and stopped at any time, beside a crawl or without one. The page is one file
+that loads nothing from elsewhere. Its Content-Security-Policy lets the browser run the script in that file
+and no other, so that names of hosts and reasons, which strangers choose, stay text.
 """
 
 import base64
@@ -25,7 +25,7 @@ from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
 from tinylm.errors import ConfigError, TinylmError
 
-_SHUTDOWN_SECONDS = 3
+_SHUTDOWN_SECONDS = 3  # for answers on their way, at SIGTERM; a page asks again a second later
 
 
 class DashboardError(TinylmError):
@@ -75,14 +75,12 @@ def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path
 
 def content_policy(page: str) -> str:
     """A Content-Security-Policy that allows the script and style written in `page`, by their hashes."""
-    hashes = {tag: _hash_of(tag, page) for tag in ("script", "style")}
-    sources = "; ".join(f"{tag}-src 'sha256-{digest}'" for tag, digest in hashes.items())
-    return f"default-src 'none'; {sources}; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-
-
-def _hash_of(tag: str, page: str) -> str:
-    [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    sources = ""
+    for tag in ("script", "style"):
+        [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        sources += f"{tag}-src 'sha256-{digest}'; "
+    return f"default-src 'none'; {sources}connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ from typing import Any
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
 from deploy.status import StatusReader, Verdict, verdict
-from shards.manifest import FILE_NAME, Manifest
+from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
 _READ_SECONDS = 1.0  # between readings: about ten commands to the server, one `stat`
@@ -95,27 +95,21 @@ class CrawlReader:
         status = reader.read()
         counts, limits = status.counts, status.limits
         self._rates.append((round(time.time(), 1), round(status.rate, 2)))
-        return {
+        counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
+        return {name: counts[name] for name in counted} | {
             "crawl_id": frontier.crawl_id,
             "verdict": verdict(status, frontier.backlog)._asdict(),
-            "fetched": counts["fetched"],
-            "bytes": counts["bytes"],
             "pages_per_second": status.rate,
             "rates": list(self._rates),
-            "queued": counts["queued"],
-            "discovered": counts["discovered"],
-            "hosts": counts["hosts"],
             "dead_letters": counts["dead"],
-            "backlog": counts["backlog"],
             "backlog_limit": frontier.backlog,
             "idle": status.idle,
             "walker": status.walker,
             "extraction": status.extraction,
             "not_kept": status.walker.get("dropped", {}),
             "not_fetched": status.not_fetched,
-            "limits": None
-            if limits is None
-            else {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
+            "limits": limits
+            and {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
             "reached": status.reached,
         }
 
@@ -148,7 +142,7 @@ class CorpusReader:
             manifest = Manifest.load(self._directory)
         except TinylmError as error:
             return {"damage": str(error)}
-        held_out = manifest.held_out
+        held_out = manifest.held_out or HeldOut(hosts=())
         return {
             "directory": str(self._directory),
             "documents": manifest.rows,
@@ -158,9 +152,9 @@ class CorpusReader:
             "version": manifest.version,
             "fingerprint": manifest.fingerprint,
             "committed_at": committed_at,
-            "held_out_hosts": sorted(held_out.hosts)[:_HOSTS_SHOWN] if held_out else [],
-            "held_out": len(held_out.hosts) if held_out else 0,
-            "excluded": len(held_out.excluded) if held_out else 0,
+            "held_out_hosts": sorted(held_out.hosts)[:_HOSTS_SHOWN],
+            "held_out": len(held_out.hosts),
+            "excluded": len(held_out.excluded),
         }
 
 
@@ -216,13 +210,14 @@ class RunReader:
             self._follow()
         except FileNotFoundError:
             self._begin(0)
+        evaluation = self._directory / "evaluation.json"
         return {
             "name": self._directory.name,
             "directory": str(self._directory),
             "state": self._state(),
             "last": self._last,
             "curves": {name: curve.points for name, curve in self._curves.items()},
-            "evaluation": self._evaluation(),
+            "evaluation": _parse(evaluation.read_bytes()) if evaluation.exists() else {},
         }
 
     def _follow(self) -> None:
@@ -257,12 +252,6 @@ class RunReader:
             return "finished"
         patience = max(_SILENT_SECONDS, _SILENT_PAUSES * self._seconds_a_line)
         return "silent" if time.time() - last.get("time", 0.0) > patience else "training"
-
-    def _evaluation(self) -> Figures:
-        try:
-            return _parse((self._directory / "evaluation.json").read_bytes())
-        except FileNotFoundError:
-            return {}
 
 
 def _parse(text: bytes) -> Figures:
