@@ -32,7 +32,8 @@ app = App(
         "Training: `torchrun -m trainer.pretrain --help`, `torchrun -m trainer.sft --help`."
     ),
 )
-# "*": without a word of their own. The others are named, so that their modules load when they are called for.
+# "*": these commands stand directly under `tinylm`. Those given as text need pyarrow or numpy: their modules
+# are imported when they are called, so that --help stays fast.
 app.command(crawl.app, name="*")
 app.command(model.app, name="*")
 app.command(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # torch, which only the commands load
     from trainer.post.chat import Message
     from trainer.tokenizer import Tokenizer
 
+Run = Annotated[Path, Parameter(help="Directory of a training run, or one of its checkpoints.")]
 app = App()
 export = App(name="export", help="A trained model for transformers or llama.cpp.")
 app.command(export)
@@ -39,7 +40,7 @@ _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
 def complete(
     prompt: str,
     *,
-    run: Path = Path("runs/demo/pretrain"),
+    run: Run = Path("runs/demo/pretrain"),
     sampling: Annotated[SamplingConfig, Parameter(name="*")] = _COMPLETION,
     logprobs: int | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
@@ -48,8 +49,6 @@ def complete(
 
     Parameters
     ----------
-    run
-        Directory of a training run, or one of its checkpoints.
     logprobs
         Print a token a line with its probability, and with so many of the likeliest.
     weights
@@ -84,29 +83,19 @@ def chat(
 
 
 @export.command
-def hf(run: Path, *, out: Path) -> None:
-    """Write RUN as transformers loads it, with its tokenizer and chat template.
-
-    Parameters
-    ----------
-    run
-        Directory of a training run, or one of its checkpoints.
-    out
-        New directory; there once all of it is.
-    """
+def hf(run: Run, *, out: Annotated[Path, Parameter(help="New directory; there once all of it is.")]) -> None:
+    """Write RUN as transformers loads it, with its tokenizer and chat template."""
     from trainer.interop.hf import export_hf
 
     print(f"{out}: {export_hf(run, out)}; AutoModelForCausalLM and AutoTokenizer open it")
 
 
 @export.command
-def gguf(run: Path, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp16") -> None:
+def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp16") -> None:
     """Write RUN as one file for llama.cpp, with its tokenizer and chat template.
 
     Parameters
     ----------
-    run
-        Directory of a training run, or one of its checkpoints.
     out
         New file; there once all of it is.
     weights

@@ -1,4 +1,4 @@
-"""`tinylm why`: what a URL promised and of what that was made, and what its fetch brought."""
+"""`tinylm why`: what a URL promised, what that was made of, and what its fetch brought."""
 
 import heapq
 from collections.abc import Callable, Mapping
@@ -68,11 +68,8 @@ WORDS = {
 Restore = Callable[[Path], tuple[LinkGraph, Policy]]
 
 
-class Fetched(NamedTuple):
-    """A fetch, and what is known of its document; None if it was dropped."""
-
-    fetch: FetchRow
-    document: Mapping[str, Any] | None
+# A fetch, and what is known of its document; None if it was dropped.
+Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
 class Waiting(NamedTuple):
@@ -125,9 +122,9 @@ def run(directory: Path, named: str, restore: Restore | None = None) -> None:
 
 
 def fetches_of(directory: Path, url: str) -> list[Fetched]:
-    """Every fetch of a URL, the first one first."""
+    """Every fetch of a URL, oldest first."""
     manifest = Manifest.load(directory)
-    found = []
+    found: list[Fetched] = []
     for shard, urls in read_fetches(directory, manifest, ["url"]):
         if url not in urls["url"].to_pylist():
             continue
@@ -139,8 +136,8 @@ def fetches_of(directory: Path, url: str) -> list[Fetched]:
             for group in reader.row_groups
             for document in reader.documents(group, ("id", *_FACTS))
         }
-        found += [Fetched(row, documents.get(row.id)) for row in fetch_rows(table) if row.url == url]
-    return sorted(found, key=lambda each: each.fetch.fetched_at)
+        found += [(row, documents.get(row.id)) for row in fetch_rows(table) if row.url == url]
+    return sorted(found, key=lambda each: each[0].fetched_at)
 
 
 def waiting(graph: LinkGraph, policy: Policy, url: str) -> Waiting | None:
