@@ -79,6 +79,7 @@ class StatusReader:
 
     def _rate(self, fetched: int) -> float:
         now = time.monotonic()
+        # A robots.txt or a failure is a fetch too: whatever ends shows that workers are alive.
         if not self._fetched or fetched != self._fetched[-1][1]:
             self._moved_at = now
         self._fetched.append((now, fetched))
@@ -108,6 +109,7 @@ def verdict(status: Status, backlog: int) -> Verdict:
         if counts["backlog"]:
             return Verdict("wait", "The seeds wait for the walker: is `tinylm walk` running?")
         return Verdict("wait", "No crawl yet: give it seeds with `tinylm crawl URL` or `tinylm seed URL`.")
+    # Before the rate: requests in flight still end when workers have paused.
     if counts["backlog"] >= backlog:
         waiting = f"{counts['backlog']:,} pages wait to be judged"
         return Verdict("bad", f"Workers pause because {waiting}: is `tinylm walk` running and keeping up?")
@@ -126,6 +128,7 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
             return Verdict("bad", f"{out}: are the workers alive?")
         return Verdict("good", f"Waiting for {idle['in_flight']:,} answers.")
     if idle["next_wake_seconds"] == 0:
+        # Workers take some seconds to start and to ask: bad only if it stays so.
         level = "bad" if quiet > _RATE_SECONDS else "wait"
         return Verdict(level, "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
     if idle["cooling"]:

@@ -11,6 +11,7 @@ from crawler.config import CrawlConfig, FrontierConfig
 from ranker.config import WalkConfig
 from tinylm.config import layers
 
+# What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
 _FRONTIER = layers(frontier=FrontierConfig)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
@@ -95,6 +96,7 @@ def worker(
     crawl.check_user_agent()
     crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
+        # `tinylm crawl` and `tinylm begin` have set them; a worker started by hand may be the first.
         opened.set_limits_if_none(limits_from_now(crawl))
         wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
         run(opened, crawl, Extractor(wanted, product_token(crawl.user_agent)))
@@ -122,6 +124,7 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Run the embedded server of a data directory in the foreground, for workers in other shells."""
     from crawler.frontier.server import EmbeddedServer
 
+    # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with EmbeddedServer(frontier.data / "redis", memory=frontier.memory) as embedded:
         print(f"--redis-url {embedded.url}", flush=True)

@@ -81,6 +81,8 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
     again after a restart. `tinylm status` names the model in use; one that cannot be opened changes nothing,
     and the walker's log says why.
     """
+    # Absolute, as the walker may run in another directory; with the moment, so that the same path said again
+    # is another wish: of a run it opens the latest checkpoint.
     if model != ONLINE:
         path = Path(model)
         model = str(path.resolve())

@@ -138,6 +138,7 @@ def converse(run: Path, message: str | None, sampling: SamplingConfig) -> None:
         except ConversationError as error:
             answer = ""
             console.print(str(error), style="red", markup=False)
+        # Roles take turns (the template knows nothing else), so a question cannot stay without its answer.
         if answer.strip():
             messages.append({"role": "assistant", "content": answer})
         else:

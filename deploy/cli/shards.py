@@ -79,6 +79,7 @@ def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierCo
             writer.update(tombstones=writer.manifest.with_tombstones(named).tombstones)
         done = "no reader gives them any more; `tinylm shards purge` removes them from the files"
     except ShardsLocked:
+        # A walker writes here, and nobody else may commit: its frontier passes the names on.
         if frontier.crawl_id != manifest.crawl_id:
             raise ShardError(
                 f"{directory}: crawl {manifest.crawl_id!r} is writing here: name it with --crawl-id, and its "
@@ -98,6 +99,7 @@ def purge(directory: Path) -> None:
     Text, links and fetches go from the corpus; what was made from it (models, instruction data, WARC files)
     is not touched. Snapshots from before cannot be read any more.
     """
+    # Documents, links and fetches of a page are known by its host and its fingerprint, of which ids are made.
     documents, links, fetches = takedown.purge(directory, lambda url: (locate(url).host, fingerprint(url)))
     print(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
 

@@ -79,6 +79,7 @@ def simulate(*, options: SimulationOptions = _DEFAULTS) -> None:
         of_hosts = options.start == "hosts"
         starts = draw_starts(web, options.seeds, options.draws, options.seed, of_hosts=of_hosts)
     else:
+        # The same pages every time: draws then differ by the random numbers of policies and exploration only.
         starts = [read_starts(Path(options.start), web)] * options.draws
     clock = None
     if options.delay is not None:
@@ -166,7 +167,7 @@ def read_starts(path: Path, web: RecordedWeb) -> NDArray[np.int64]:
     pages = [number.get(line, number.get(canonicalize(line) or "", -1)) for line in lines]
     if not pages:
         raise ConfigError(f"start = {path}: no URL in it")
-    if -1 in pages:
+    if -1 in pages:  # what the lines above give a URL that the web does not have
         at = pages.index(-1)
         raise ConfigError(f"start = {path}: {lines[at]} is no page of {web.name}")
     return np.array(pages, np.int64)
@@ -184,6 +185,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 5), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     ranked = sorted(result["policies"].items(), key=lambda item: item[1]["auc"])
+    # The best first in the legend; bars are drawn from below, so that it is on top there too.
     for name, of in reversed(ranked):
         points = np.linspace(0, result["budget"], len(of["curve"]))
         style = "--" if name.startswith("oracle") else "-"

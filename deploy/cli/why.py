@@ -126,6 +126,7 @@ def fetches_of(directory: Path, url: str) -> list[Fetched]:
     manifest = Manifest.load(directory)
     found: list[Fetched] = []
     for shard, urls in read_fetches(directory, manifest, ["url"]):
+        # Most shards end here: one column was read. Those that have the URL are read with all of them.
         if url not in urls["url"].to_pylist():
             continue
         of_shard = replace(manifest, shards=(shard,))
@@ -207,6 +208,6 @@ def _print_ingredients(console: Console, ingredients: Mapping[str, float], total
     table.columns[0].footer, table.columns[0].justify = f"{total:.4f}", "right"
     table.columns[1].footer = "expected"
     for name, number in sorted(ingredients.items(), key=lambda item: -abs(item[1])):
-        if number:
+        if number:  # 0 says nothing of this page
             table.add_row(f"{number:+.4f}", WORDS.get(name, name))
     console.print(table)

@@ -88,9 +88,11 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ConfigError(f"port = {port}: a port is between 0 (any free one) and 65535")
     try:
+        # Of an IPv6 address (host, port, flow, scope) create_server takes the first two.
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
+        # Python adds "(while attempting to bind on address …)", which the message says in its own words.
         why = str(error.strerror).partition(" (")[0]
         raise DashboardError(
             f"cannot listen on {host} port {port} ({why}): stop what does, or give another --port"
@@ -101,6 +103,7 @@ def serve(
     attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], *, host: str, port: int
 ) -> None:
     """Serve the page until SIGTERM or SIGINT. Raises DashboardError if the port is taken."""
+    # Bound before uvicorn starts: of a taken port it would say so in its log and exit by itself.
     with listen(host, port) as listener:
         print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
         config = uvicorn.Config(

@@ -66,6 +66,7 @@ class Sampled:
                 self._latest, self._error = (time.monotonic(), figures), ""
             except TinylmError as error:
                 self._error = str(error)
+            # A bug in one reading must not end the thread: the page would show old figures without a word.
             except Exception as error:
                 log.exception("a reading for the dashboard failed")
                 self._error = f"{type(error).__name__}: {error}"
@@ -131,6 +132,7 @@ class CorpusReader:
             stat = (self._directory / FILE_NAME).stat()
         except FileNotFoundError:
             return {}
+        # A commit renames a new file into place. Reading a manifest of thousands of shards takes longer.
         identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if identity != self._seen:
             self._figures = self._describe(stat.st_mtime)
@@ -181,6 +183,7 @@ class Curve:
             return
         self._means.append(_mean(self._pending))
         self._pending = []
+        # From now on half as many points of twice the width.
         if len(self._means) >= self._most:
             pairs = zip(self._means[::2], self._means[1::2], strict=False)
             self._means = [_mean(list(pair)) for pair in pairs]
@@ -223,11 +226,12 @@ class RunReader:
     def _follow(self) -> None:
         with (self._directory / "metrics.jsonl").open("rb") as file:
             stat = os.fstat(file.fileno())
+            # A run that goes on from a checkpoint writes its file anew without the lines after it.
             if stat.st_ino != self._inode or stat.st_size < self._offset:
                 self._begin(stat.st_ino)
             file.seek(self._offset)
             for line in file:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):  # half of it: read again next time
                     break
                 self._offset += len(line)
                 self._take(line)
