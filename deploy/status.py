@@ -26,21 +26,14 @@ _REASONS_SHOWN = 8
 class Status(NamedTuple):
     """What a crawl has done and what it does."""
 
-    counts: Mapping[str, int]
-    """Of the frontier, since the crawl began."""
-    walker: Mapping[str, Any]
-    """What the walker published last; empty before it has."""
-    idle: Mapping[str, Any]
-    """Hosts by what they wait for."""
-    extraction: Mapping[str, Any]
-    """How long it takes, and how often it failed."""
+    counts: Mapping[str, int]  # of the frontier, since the crawl began
+    walker: Mapping[str, Any]  # what it published last; empty before it has
+    idle: Mapping[str, Any]  # hosts by what they wait for
+    extraction: Mapping[str, Any]  # how long it takes, and how often it failed
     limits: Limits | None
-    reached: str
-    """The limit that stopped the crawl; empty while none has."""
-    rate: float
-    """Pages a second, of late."""
-    quiet: float
-    """Seconds since a fetch last ended."""
+    reached: str  # the limit that stopped the crawl; empty while none has
+    rate: float  # pages a second, of late
+    quiet: float  # seconds since a fetch last ended
 
     @property
     def not_fetched(self) -> Counter[str]:
