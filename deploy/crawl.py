@@ -20,13 +20,13 @@ from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
 from tinylm.processes import start, stop
 
-# Between looks at the parts. Half would ask the server twice as often for nothing; a crawl ends two seconds
-# (8 looks) after its last page, in which a page that is just between two queues is seen.
-_POLL_SECONDS = 0.25
-_IDLE_POLLS = 8
-# A part that dies of a bug dies at once at every start; one that was killed for memory now and then does not.
+# Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
+# two seconds a page on its way from one queue to the next is found in the next.
+_POLL_SECONDS, _IDLE_POLLS = 0.25, 8
+# A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
-_DRAIN_SECONDS = 120.0  # for the walker to judge what is in the stream and commit, before it is killed
+# For the walker to judge what is in the stream and commit, before it is killed.
+_DRAIN_SECONDS = 120.0
 
 
 class NoServer(CrawlError):

@@ -15,11 +15,13 @@ from rich.text import Text
 from crawler.frontier import Frontier, Limits
 from crawler.read.times import Times
 
-# Over which the rate is a mean: half jumps with every slow host, double is late to show that a crawl stands.
+# Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0
-_QUIET_SECONDS = 60.0  # without an answer: two timeouts of a response
+# Without an answer for two timeouts of a response, workers are asked after.
+_QUIET_SECONDS = 60.0
 _LINE_SECONDS = 5.0
-_MANY_READY = 20  # hosts: more than a worker's 16 requests in flight could ask at once
+# Hosts that may be asked now: more than one worker has requests in flight (16).
+_MANY_READY = 20
 _REASONS_SHOWN = 8
 
 

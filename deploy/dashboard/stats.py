@@ -22,11 +22,12 @@ from deploy.status import StatusReader, Verdict, verdict
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
-_READ_SECONDS = 1.0  # between readings: about ten commands to the server, one `stat`
+_READ_SECONDS = 1.0
 _HISTORY_SECONDS = 600
 # A run is silent that logs nothing for a minute, or, with long steps, for five of its own pauses.
 _SILENT_SECONDS, _SILENT_PAUSES = 60.0, 5
-_CURVE_POINTS = 500  # more than the page's charts have pixels; read and sent every second
+# More than a chart of the page has pixels. All of them are sent every second.
+_CURVE_POINTS = 500
 _HOSTS_SHOWN = 60
 
 log = logging.getLogger(__name__)
