@@ -1,4 +1,4 @@
-"""`tinylm crawl`: a whole crawl on one machine, its parts as children, watched, and stopped in order."""
+"""`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
 import shutil
 import signal

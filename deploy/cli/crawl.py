@@ -83,7 +83,7 @@ def worker(
     """Fetch what the frontier leases, until SIGTERM. Start as many as you like, anywhere.
 
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
-    walker's settings it heeds the languages: what is in another, or hardly text at all, is not extracted.
+    walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
     """
     from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run

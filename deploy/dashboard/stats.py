@@ -1,9 +1,9 @@
-"""What the dashboard shows, read by threads of its own, whoever and however many look at it.
+"""What the dashboard shows: two threads read it once a second, however many browsers look.
 
-Three sources, none of which knows of the page: the frontier's counts, the corpus's manifest, and the
-metrics.jsonl of training runs. A reading is about ten commands to the server, one `stat` of the manifest and
-the new lines of each metrics file; curves are thinned to at most 500 points, so a long run costs no more than
-a short one.
+The sources are the frontier, the corpus's manifest, and the metrics.jsonl of training runs; none of them
+knows of the page. A reading is about ten commands to the server, one `stat` of the manifest and the new lines
+of each metrics file. Curves are thinned to at most 500 points, so that a long run costs no more than a short
+one.
 """
 
 import json
