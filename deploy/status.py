@@ -52,13 +52,13 @@ class StatusReader:
     """Reads the frontier and what walker and workers published; remembers enough to know the rate."""
 
     def __init__(self, frontier: Frontier) -> None:
-        self._frontier = frontier
+        self.frontier = frontier
         self._fetched: deque[tuple[float, int]] = deque()
         self._moved_at = time.monotonic()
 
     def read(self) -> Status:
         """The status of this moment; raises ServerError if the server does not answer."""
-        frontier = self._frontier
+        frontier = self.frontier
         counts = frontier.counts()
         rate = self._rate(counts["fetched"])
         return Status(

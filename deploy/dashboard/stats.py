@@ -82,19 +82,17 @@ class CrawlReader:
 
     def __init__(self, attach: Callable[[], Frontier]) -> None:
         self._attach = attach
-        self._found: tuple[Frontier, StatusReader] | None = None
+        self._reader: StatusReader | None = None
         self._rates: deque[tuple[float, float]] = deque(maxlen=int(_HISTORY_SECONDS / _READ_SECONDS))
 
     def read(self) -> Figures:
         """Everything the page says of the crawl. Raises ServerError if the server does not answer."""
-        if self._found is None:
+        if self._reader is None:
             try:
-                frontier = self._attach()
+                self._reader = StatusReader(self._attach())
             except NoServer as error:
                 return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
-            self._found = frontier, StatusReader(frontier)
-        frontier, reader = self._found
-        status = reader.read()
+        status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
         self._rates.append((round(time.time(), 1), round(status.rate, 2)))
         counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
