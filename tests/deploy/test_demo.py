@@ -14,7 +14,7 @@ import pytest
 from crawler.config import FrontierConfig
 from deploy.demo.audit import Audit, audit
 from deploy.demo.hosts import build_hosts
-from deploy.demo.run import StageError, _crawl_settings, _next_steps, local_web
+from deploy.demo.run import StageError, crawl_settings, local_web, next_steps
 from deploy.demo.sites import Web, discover
 from shards.reader import ShardReader, verify
 
@@ -145,7 +145,7 @@ def test_a_web_that_died_is_an_error_and_no_finished_crawl(tmp_path: Path) -> No
 
 
 def test_the_commands_it_ends_with_find_what_it_made(tmp_path: Path) -> None:
-    frontier, _, _ = _crawl_settings(tmp_path, {"port": 1, "resolve": []})
+    frontier, _, _ = crawl_settings(tmp_path, {"port": 1, "resolve": []})
     shown = FrontierConfig(data=tmp_path)
-    assert f"dashboard --data {tmp_path} " in _next_steps(tmp_path)
+    assert f"dashboard --data {tmp_path} " in next_steps(tmp_path)
     assert (frontier.crawl_id, frontier.shards) == (shown.crawl_id, shown.shards)
