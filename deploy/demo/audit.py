@@ -40,12 +40,15 @@ class Audit:
 def audit(log: Path, hosts: Mapping[str, Host], *, delay: float) -> Audit:
     """Judge the requests in `log` by the robots.txt of `hosts` and by `delay`, promised in seconds."""
     with log.open() as lines:
-        complete = (line for line in lines if line.endswith("\n"))  # a killed server may leave half a line
+        # A server that was killed may leave half a line at the end.
+        complete = (line for line in lines if line.endswith("\n"))
         requests = sorted(map(json.loads, complete), key=lambda request: float(request["t"]))
     rules = {name: Rules(host.robots or "", "*") for name, host in hosts.items()}
     by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for request in requests:
         by_host[request["host"]].append(request)
+    # The log has a request's arrival and how long its answer took. Between an answer and the next request the
+    # crawler waits; the way there and back makes its wait longer as seen from here, never shorter.
     gaps = [
         (max(delay, rules[host].crawl_delay), after["t"] - before["t"] - before["seconds"], before)
         for host, visits in by_host.items()

@@ -13,36 +13,45 @@ from html import escape
 from importlib.util import resolve_name
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
+
+from deploy.demo.sites import Web
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+# Not behind a quote: there the sign may be part of a string.
 _COMMENT = re.compile(r"(?:^|\s)#[^'\"\n]*$")
-_MAX_SIGNATURE = 600  # characters; beyond are tables of defaults
+# Characters; the rest of a longer one is in the source.
+_MAX_SIGNATURE = 600
 
+# A text is a row of these: code between fences; a session or a table, up to a blank line; and lines at the
+# margin with the indented ones that follow.
 _CHUNK = re.compile(
     r"```.*\n(?P<fenced>(?:.*\n)*?)```.*\n"
-    r"|(?P<code>(?:>>> |\| |\+[-=]|={2,} +=).*\n(?:.*\S.*\n)*)"  # sessions and tables, to a blank line
+    r"|(?P<code>(?:>>> |\| |\+[-=]|={2,} +=).*\n(?:.*\S.*\n)*)"
     r"|(?P<flush>(?:(?!>>> |```)\S.*\n)*)(?P<deeper>(?: +\S.*\n|\n)*)"
 )
+# A bullet, a number, or a field of Sphinx or Epytext (`:param x:`, `@param x:`).
 _ITEM = re.compile(r"(?:[-*+•]|\d{1,3}[.)]|[:@](?P<field>\w[^:`\n]*):)(?: +|$)", re.MULTILINE)
+# Lines that begin a block without a blank line before it; the last kind is a section of Google's ("Args:").
 _BLOCK_BEGINS = re.compile(
     r"^(?=\.\. |#{1,6} |[-*+•] |\d{1,3}[.)] |[:@]\w[^:`\n]*:(?: |$)|[A-Z]\w+(?: \w+)?:$)", re.MULTILINE
 )
+# Markdown's, or a title underlined or between two lines.
 _HEADING = re.compile(
     r"(?P<hashes>#{1,6}) +(?P<short>.*)\n"
     r"|(?:([=~^*+-])\3{2,} *\n)?(?P<title>.*\w.*)\n(?P<line>[=~^*+-])(?P=line){2,} *\n"
 )
-_RULE = "=-~*_^+ \n"  # the characters of a line across the page
+# What a line across the page is made of.
+_RULE = "=-~*_^+ \n"
+# Directives of which the words count: they become items.
 _ADMONITION = re.compile(
     r"^( *)\.\. (note|warning|tip|important|seealso|deprecated|versionadded|versionchanged)::", re.MULTILINE
 )
-_GOOGLE_ENTRY = re.compile(r"^(\*{0,2}\w+(?: \([^)\n]*\))?):(?= )", re.MULTILINE)
-_CODE = re.compile(r">>> |\$ |import |from \w|def |class |@\w|#include|[\w.]+ = |[\w.]+\(.*\)$", re.MULTILINE)
 _CODE_DIRECTIVE = re.compile(r"\.\. (?:code|code-block|sourcecode|testcode|doctest|parsed-literal|math)::")
 _OPTIONS = re.compile(r"\A(?: +:[\w-]+:.*\n)+")
-_BLANK = re.compile(r"^ +$", re.MULTILINE)
-_BETWEEN_ITEMS = re.compile(r"</(ul|dl)>\n<\1>\n?")
-_LONE_PARAGRAPH = re.compile(r"\A<p>((?:(?!<p>).)*)</p>\n\Z", re.DOTALL)
+_GOOGLE_ENTRY = re.compile(r"^(\*{0,2}\w+(?: \([^)\n]*\))?):(?= )", re.MULTILINE)
+# How an indented block begins that is code and not a quotation.
+_CODE = re.compile(r">>> |\$ |import |from \w|def |class |@\w|#include|[\w.]+ = |[\w.]+\(.*\)$", re.MULTILINE)
 _INLINE = re.compile(
     r"``(?P<literal>.+?)``"
     r"|:[\w:+-]+:`(?P<role>[^`]+)`"
@@ -52,14 +61,10 @@ _INLINE = re.compile(
     r"|(?<![*\w])(?P<stars>\*{1,2})(?P<stressed>[^*\s][^*]*)(?P=stars)(?![*\w])",
     re.DOTALL,
 )
-
-
-class Links(Protocol):
-    """Where a dotted name and an address lead in this web; None if nowhere."""
-
-    def name(self, dotted: str) -> str | None: ...
-
-    def address(self, url: str) -> str | None: ...
+_BLANK = re.compile(r"^ +$", re.MULTILINE)
+# Each item is made as a list of its own; neighbours become one list.
+_BETWEEN_ITEMS = re.compile(r"</(ul|dl)>\n<\1>\n?")
+_LONE_PARAGRAPH = re.compile(r"\A<p>((?:(?!<p>).)*)</p>\n\Z", re.DOTALL)
 
 
 class Section(NamedTuple):
@@ -149,9 +154,50 @@ def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
             yield from ((alias.asname or alias.name, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             origin = node.module or ""
+            # A relative import that leads out of the package is an error of its author's, left as it is.
             if node.level and package.count(".") >= node.level - 1:
                 origin = resolve_name("." * node.level + origin, package)
             yield from ((alias.asname or alias.name, f"{origin}.{alias.name}") for alias in node.names)
+
+
+class Links:
+    """Links from one page: names as the page's module sees them, addresses of projects that have a host."""
+
+    def __init__(self, web: Web, host: str, doc: ModuleDoc | None = None) -> None:
+        self._web = web
+        self._host = host
+        self._own = {section.name for section in doc.sections} if doc else set()
+        self._imports = dict(doc.imports) if doc else {}
+
+    def name(self, dotted: str) -> str | None:
+        """`Tensor`, imported from torch, leads where `torch.Tensor` is described; None if nowhere here."""
+        first, _, rest = dotted.partition(".")
+        if first in self._own:
+            return f"#{first}"
+        origin = self._imports.get(first, first)
+        found = self._web.module(f"{origin}.{rest}" if rest else origin)
+        if not found:
+            return None
+        module, inner = found
+        return self.module(module) + (f"#{inner.partition('.')[0]}" if inner else "")
+
+    def module(self, name: str) -> str:
+        """The page of a documented module."""
+        return self._path(self._web.host_of[name], f"/{name}.html")
+
+    def address(self, url: str) -> str | None:
+        """The home page of the host that documents the project at `url`."""
+        host = self._web.home(url)
+        return self._path(host, "/") if host else None
+
+    def used(self, doc: ModuleDoc) -> dict[str, str]:
+        """The imported modules that have a page, in order of their first import, and these pages."""
+        found = (self._web.module(dotted) for _, dotted in doc.imports)
+        return {module[0]: self.module(module[0]) for module in found if module}
+
+    def _path(self, host: str, path: str) -> str:
+        """A path on the same host (so that a mirror's pages stay on the mirror), or an absolute address."""
+        return path if host == self._host else f"http://{host}{path}"
 
 
 def to_html(text: str, links: Links, level: int = 2) -> str:
@@ -183,9 +229,11 @@ def _block(flush: str, deeper: str, links: Links, level: int) -> str:
         tag = f"h{min(level + depth, 6)}"
         rest = _block(flush[found.end() :], deeper, links, level)
         return f"<{tag}>{inline(found['short'] or found['title'] or '', links)}</{tag}>\n{rest}"
+    # Also true of no line at all: a text may begin with an indented block.
     if not flush.strip(_RULE):
         return _indented(deeper, links, level)
     attached = not deeper.startswith("\n")
+    # What a directive has to say is below it; a comment's or a target's text is kept too, if it is indented.
     if flush.startswith(".."):
         body = _OPTIONS.sub("", deeper)
         return _pre(body) if _CODE_DIRECTIVE.match(flush) else _indented(body, links, level)
@@ -194,7 +242,8 @@ def _block(flush: str, deeper: str, links: Links, level: int) -> str:
         told = _LONE_PARAGRAPH.sub(r"\1", _blocks(flush[item.end() :] + dedent(deeper), links, level))
         return f"<ul>\n<li>{name}{told}</li>\n</ul>\n"
     if deeper.strip() and attached and flush.count("\n") == 1 and not flush.endswith("::\n"):
-        if flush.endswith(":\n"):  # one of Google's sections
+        # One of Google's sections: what looks like an entry becomes an item.
+        if flush.endswith(":\n"):
             entries = _GOOGLE_ENTRY.sub(r"- ``\1``:", dedent(deeper))
             return f"<p>{inline(flush, links)}</p>\n{_blocks(entries, links, level)}"
         told = _LONE_PARAGRAPH.sub(r"\1", _blocks(dedent(deeper), links, level))

@@ -1,15 +1,4 @@
-"""How the hosts of the local web behave: most as they should, some with one of the faults of the real web.
-
-| host | behaviour |
-|---|---|
-| `NAME.test` | documentation; robots.txt allows all; every eighth host has none, one sets `Crawl-delay: 1` |
-| `mirror.test` | the pages of three middling hosts again, byte for byte |
-| `slow.test` | documentation, each answer after two seconds |
-| `busy.test` | documentation, every fifth answer a 429 with `Retry-After: 3` |
-| `private.test` | robots.txt forbids all but `/xml`; what is asked for is served, and logged |
-| `calendar.test` | a trap: a page for every day of 9999 years, in any number of views, hardly a word on it |
-| `redirects.test` | redirects: to a page, in a chain, in a loop, to forbidden addresses |
-"""
+"""How the hosts of the local web behave: most as they should, some with a fault (see docs/local-web.md)."""
 
 import re
 from abc import ABC, abstractmethod
@@ -28,8 +17,11 @@ HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 CALENDAR, MIRROR, REDIRECTS = "calendar.test", "mirror.test", "redirects.test"
 BUSY, PRIVATE, SLOW = "busy.test", "private.test", "slow.test"
-_RETRY_AFTER_SECONDS = 3  # more than any delay a crawler of the demo keeps by itself
-_SLOW_SECONDS = 2.0  # well under a fetch's timeout: slow, not dead
+# Thirty times the demo's own delay, so that a crawler that overlooks the header comes back too early.
+_RETRY_AFTER_SECONDS = 3
+# Well under the demo's timeout of 15 s: slow, not dead.
+_SLOW_SECONDS = 2.0
+# Often enough that a crawl of a few dozen pages meets several refusals, seldom enough that it gets through.
 _REFUSE_EVERY = 5
 _MIRRORED_SITES = 3
 _ALLOW_ALL = "User-agent: *\nDisallow:\n"
@@ -45,8 +37,8 @@ _REDIRECTS = {
     "/metadata": (302, "http://169.254.169.254/"),
     "/database": (302, "http://127.0.0.1:6379/"),
 }
-_DAY = re.compile(r"/(\d{4})/(\d{2})/(\d{2})\.html", re.ASCII)
-_MONTH = re.compile(r"/(\d{4})/(\d{2})\.html", re.ASCII)
+# ASCII: `int` reads other digits too, and every day would have as many addresses as there are scripts.
+_DAY_OR_MONTH = re.compile(r"/(\d{4})/(\d{2})(?:/(\d{2}))?\.html", re.ASCII)
 _VIEWS = ("day", "week", "list", "print")
 _FIRST_DAY = date(2024, 1, 1)
 
@@ -75,7 +67,6 @@ def redirect(status: int, location: str) -> Reply:
 class Host(ABC):
     """One virtual host: its robots.txt (None: there is none) and how many seconds it takes to answer."""
 
-    name: str
     kind: str
     robots: str | None = _ALLOW_ALL
     delay: float = 0.0
@@ -125,7 +116,6 @@ class Busy(Documentation):
 class Mirror(Host):
     """The same pages as other hosts have; only its home page is its own."""
 
-    name: str = MIRROR
     kind: str = "mirror"
     originals: Sequence[Documentation]
 
@@ -142,21 +132,21 @@ class Mirror(Host):
 class Calendar(Host):
     """A trap: every page links to the days and months around it and to other views of itself."""
 
-    name: str = CALENDAR
     kind: str = "trap"
 
     def answer(self, path: str, query: str) -> Reply:
         if path == "/":
             return redirect(302, _day_path(_FIRST_DAY))
-        match = _DAY.fullmatch(path) or _MONTH.fullmatch(path)
+        match = _DAY_OR_MONTH.fullmatch(path)
         try:
-            day = date(*(int(part) for part in (*match.groups(), "1")[:3])) if match else None
-        except ValueError:
-            day = None
-        return _calendar_page(day, path, query) if day else NOT_FOUND
+            year, month, day = map(int, match.groups("1")) if match else (0, 0, 0)
+            return _calendar_page(date(year, month, day), path, query)
+        except ValueError:  # there is no such day
+            return NOT_FOUND
 
 
 def _calendar_page(day: date, path: str, query: str) -> Reply:
+    # The first and the last day, and the first and the last year, have no neighbours on one side: no links.
     first = day.replace(day=1)
     days = [day + timedelta(step) for step in (-1, 1)] if date.min < day < date.max else []
     months = [first - timedelta(1), first + timedelta(32)] if date.min.year < day.year < date.max.year else []
@@ -178,7 +168,6 @@ def _day_path(day: date) -> str:
 class Redirects(Host):
     """Addresses that lead elsewhere, some of them where no crawler may go."""
 
-    name: str = REDIRECTS
     kind: str = "redirects"
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (redirects have no variants)
@@ -203,6 +192,8 @@ def build_hosts(web: Web) -> dict[str, Host]:
         (site for site in web.sites.values() if site.host not in faulty),
         key=lambda site: (len(site.modules), site.host),
     )
+    # From the smallest site to the largest: the mirrored ones are larger than most and far from the largest,
+    # and the one that asks for a delay of a second is the median.
     middle = len(ordinary) * 2 // 3
     mirrored = [site.host for site in ordinary[middle : middle + _MIRRORED_SITES]]
     pages = Pages(web, {host: _notices(host, mirrored) for host in web.sites})
@@ -215,8 +206,8 @@ def build_hosts(web: Web) -> dict[str, Host]:
 
 def _documentation(site: Site, pages: Pages) -> Documentation:
     if site.host == BUSY:
-        return Busy(name=BUSY, site=site, pages=pages)
-    host = Documentation(name=site.host, site=site, pages=pages)
+        return Busy(site=site, pages=pages)
+    host = Documentation(site=site, pages=pages)
     if site.host == SLOW:
         host.kind, host.delay = "slow", _SLOW_SECONDS
     elif site.host == PRIVATE:
@@ -228,6 +219,7 @@ def _documentation(site: Site, pages: Pages) -> Documentation:
 
 def _notices(host: str, mirrored: Sequence[str]) -> list[tuple[str, str]]:
     """The links in the footer of a host's pages: some lead to where a crawler should not stay."""
+    # A hash and no random number: the same packages make the same web on every machine.
     draw = crc32(host.encode(), 1)
     notices = [
         ("Events", CALENDAR, draw % 4 == 0),

@@ -14,13 +14,16 @@ from html import escape
 from pathlib import Path
 from typing import TypeAlias
 
-from deploy.demo.docstrings import ModuleDoc, Section, inline, parse_module, read_source, to_html
+from deploy.demo.docstrings import Links, ModuleDoc, Section, inline, parse_module, read_source, to_html
 from deploy.demo.sites import SUFFIX, Site, Web
 
 Link: TypeAlias = tuple[str, str]  # the text and the address
 
-MAX_PAGE_CHARS = 200_000  # a longer source has no listing, and a longer module is cut short
-_CACHED_PAGES = 256  # about 2 MB: a crawl asks for a page once, its mirror a little later
+# A longer source has no listing, and the page of a longer module is cut short.
+MAX_PAGE_CHARS = 200_000
+# About 2 MB. A crawl asks for a page once, so this is for the pages that a mirror has too, and for retries.
+_CACHED_PAGES = 256
+# Links in a sidebar, and in one letter's index.
 _SIDEBAR = 24
 _INDEX_ENTRIES = 1500
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -56,13 +59,12 @@ tinylm's local web. All rights remain with their owners.</p><p>{notices}</p></fo
 </html>
 """
 _STYLE = """
-body{font:16px/1.5 Georgia,serif;margin:0;color:#222;background:#fff}
-header,footer{background:#f3f1ec;padding:.7rem 1.5rem;font-family:sans-serif;font-size:.9rem}
-header nav a,footer a{margin-right:1rem} a{color:#1a4f8b}
+body{font:16px/1.5 Georgia,serif;margin:0;color:#222} a{color:#1a4f8b}
+header,footer{background:#f3f1ec;padding:.7rem 1.5rem} header a,footer a{margin-right:1rem}
+header,footer,aside,nav,.bases{font-family:sans-serif;font-size:.9rem}
 .columns{display:flex;gap:2rem;max-width:70rem;margin:auto;padding:1rem 1.5rem}
-aside{flex:0 0 14rem;font-family:sans-serif;font-size:.85rem} aside ul{list-style:none;padding:0}
-main{flex:1;min-width:0} pre{background:#f7f6f3;padding:.6rem;overflow-x:auto;font-size:.85rem}
-.bases,.trail,.related{font-family:sans-serif;font-size:.9rem}
+aside{flex:0 0 14rem} aside ul{list-style:none;padding:0} main{flex:1;min-width:0}
+pre{background:#f7f6f3;padding:.6rem;overflow-x:auto;font-size:.85rem}
 """
 
 
@@ -72,46 +74,6 @@ class Page:
 
     body: bytes
     modified: float
-
-
-class PageLinks:
-    """Links from one page: names as the page's module sees them, addresses of projects that have a host."""
-
-    def __init__(self, web: Web, host: str, doc: ModuleDoc | None = None) -> None:
-        self._web = web
-        self._host = host
-        self._own = {section.name for section in doc.sections} if doc else set()
-        self._imports = dict(doc.imports) if doc else {}
-
-    def name(self, dotted: str) -> str | None:
-        """`Tensor`, imported from torch, leads where `torch.Tensor` is described; None if nowhere here."""
-        first, _, rest = dotted.partition(".")
-        if first in self._own:
-            return f"#{first}"
-        origin = self._imports.get(first, first)
-        found = self._web.module(f"{origin}.{rest}" if rest else origin)
-        if not found:
-            return None
-        module, inner = found
-        return self.module(module) + (f"#{inner.partition('.')[0]}" if inner else "")
-
-    def module(self, name: str) -> str:
-        """The page of a documented module."""
-        return self._path(self._web.host_of[name], f"/{name}.html")
-
-    def address(self, url: str) -> str | None:
-        """The home page of the host that documents the project at `url`."""
-        host = self._web.home(url)
-        return self._path(host, "/") if host else None
-
-    def used(self, doc: ModuleDoc) -> dict[str, str]:
-        """The imported modules that have a page, in order of their first import, and these pages."""
-        found = (self._web.module(dotted) for _, dotted in doc.imports)
-        return {module[0]: self.module(module[0]) for module in found if module}
-
-    def _path(self, host: str, path: str) -> str:
-        """A path on the same host (so that a mirror's pages stay on the mirror), or an absolute address."""
-        return path if host == self._host else f"http://{host}{path}"
 
 
 class Pages:
@@ -141,7 +103,7 @@ class Pages:
         return render(site, match["name"], source, text)
 
     def _home(self, site: Site) -> Page:
-        links = PageLinks(self._web, site.host)
+        links = Links(self._web, site.host)
         readme = _CLUTTER.sub("", site.readme[:MAX_PAGE_CHARS])
         roots = [name for name in site.modules if name.rpartition(".")[0] not in site.modules]
         required = [name for name in site.requires if name + SUFFIX in self._web.sites]
@@ -180,7 +142,7 @@ class Pages:
         doc = parse_module(text, name, is_package=source.stem == "__init__")
         if doc is None:
             return None
-        links = PageLinks(self._web, site.host, doc)
+        links = Links(self._web, site.host, doc)
         names = list(site.modules)
         parents = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
         trail = [
@@ -188,6 +150,7 @@ class Pages:
             *((parent, f"/{parent}.html") for parent in parents if parent in site.modules),
         ]
         at = bisect_left(names, name)
+        # A longer source has no page of its own, so there is no link to it.
         around = [(f"Source code of {name}", f"/src/{name}.html")] if len(text) <= MAX_PAGE_CHARS else []
         around += [(f"Previous: {other}", f"/{other}.html") for other in names[max(at - 1, 0) : at]]
         around += [(f"Next: {other}", f"/{other}.html") for other in names[at + 1 : at + 2]]
@@ -217,7 +180,7 @@ class Pages:
         return Page(html.encode("utf-8", "replace"), modified)
 
 
-def _sections(doc: ModuleDoc, links: PageLinks) -> str:
+def _sections(doc: ModuleDoc, links: Links) -> str:
     """Classes and functions, as many as fit on a page."""
     html = ""
     for section in doc.sections:

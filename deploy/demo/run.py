@@ -34,10 +34,14 @@ from tinylm.files import read_json, write_json
 from tinylm.processes import start, stop
 
 _USER_AGENT = "tinylm-demo (+http://python.test/)"
-_START_SECONDS = 30.0  # the web starts in about one
-_PAGES = 3000  # fetches, of which about 1,300 are kept: 7 MB of text
-_DELAY = 0.1  # seconds between two fetches of a host: politeness that can be seen to work, in minutes
-_CRAWL_HOURS = 120 / 3600  # the fetches take 30 s where nothing else runs
+# The web is ready in about one second where nothing else runs.
+_START_SECONDS = 30.0
+# Fetches; about 1,300 pages of them are kept, 7 MB of text.
+_PAGES = 3000
+# Seconds between two fetches of a host, a tenth of what a crawl of the real web begins with.
+_DELAY = 0.1
+# The fetches take half a minute on two quiet cores: a crawl that takes four times as long ends here.
+_CRAWL_HOURS = 120 / 3600
 _RANKS = 2
 # 360 steps of 2,048 tokens read half of the kept documents once: a minute and a half on two quiet cores.
 _PRETRAIN = {"device-batch-size": 4, "tokens-per-step": 2048, "steps": 360, "eval-every": 120}
@@ -126,6 +130,7 @@ def crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, Cra
         latency_factor=1.0,
         backoff=2.0,
         lease_seconds=40.0,
+        # No host gets more than an eighth of the fetches.
         pages_per_host=_PAGES // 8,
     )
     crawl = CrawlConfig(
@@ -204,6 +209,7 @@ def _talk(data: Path) -> None:
     reader = ShardReader(data / "shards", split="held_out")
     texts = (text for group in reader.row_groups for text in reader.texts(group))
     longest = max(texts, key=lambda text: len(text.split()), default="The")
+    # A line of prose, neither a heading nor code, if there is one.
     sentences = (line for line in longest.splitlines() if len(line.split()) > 8 and line[0].isalpha())
     prompt = " ".join(next(sentences, longest).split()[:6])
     console.print(f"complete: [bold]{escape(prompt)}[/bold]", end="", soft_wrap=True)

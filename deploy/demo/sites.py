@@ -2,7 +2,7 @@
 
 Only metadata and file lists are read here, so that the web is up in about a second; a page's source is read
 when the page is asked for. Nothing is ever imported. Private modules and tests are left out, as documentation
-sites do, and so are sources over 400 kB, which take a parser longer than all their neighbours together.
+sites do.
 """
 
 import re
@@ -18,6 +18,7 @@ from tinylm.errors import ConfigError
 
 SUFFIX = ".test"
 PYTHON = "python"
+# Larger sources take a parser longer than all their neighbours together.
 _MAX_SOURCE_BYTES = 400_000
 
 # Parts of the standard library that the hosts with a fault serve in the place of python.test: nearly
@@ -27,8 +28,10 @@ _SHARES = {
     "slow": ("email", "json"),
     "private": ("http", "urllib", "xml", "multiprocessing"),
 }
+# Folders that are no documentation of anything, or other people's.
 _SKIPPED_PARTS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Of a project's links those that stand for the project as a whole, not its changelog or its funding.
 _HOME_LABELS = re.compile(r"home|doc|source|repo|code|github", re.IGNORECASE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON_README = """\
@@ -69,6 +72,7 @@ class Web:
         self.host_of: dict[str, str] = {}
         self._homes: dict[str, str] = {}
         for site in sorted(self.sites.values(), key=lambda site: (site.name != PYTHON, site.host)):
+            # Python first: a backport that brings a module of the same name does not take its links away.
             for module in site.modules:
                 self.host_of.setdefault(module, site.host)
             for url in (*site.homepages, f"https://pypi.org/project/{site.name}"):
@@ -87,6 +91,7 @@ class Web:
     def home(self, url: str) -> str | None:
         """The host that stands here for the project whose home, source or index page `url` is."""
         address = _bare(url)
+        # https://github.com/a/b/issues/1 is a page of https://github.com/a/b: shorten until something fits.
         while address:
             if host := self._homes.get(address):
                 return host

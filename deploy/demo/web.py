@@ -19,24 +19,28 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 from zlib import crc32
 
 from aiohttp import web
 from cyclopts import App, Parameter
 
 from deploy.demo.hosts import TEXT, Reply, build_hosts
-from deploy.demo.sites import Site, Web, discover
+from deploy.demo.sites import Web, discover
 from tinylm.config import require
 from tinylm.errors import TinylmError, exit_on_error
 from tinylm.files import write_json
 
+# Eight: limits by address can be seen to work, and about twenty hosts share one, as on a real hoster.
 _ADDRESSES = tuple(f"127.0.0.{last}" for last in range(2, 10))
 _FALLBACK = ("127.0.0.1",)
 _BACKLOG = 512
 _SHUTDOWN_SECONDS = 3.0
-_PORT_ATTEMPTS = 20  # a port that is free on the first address may be taken on another
-_GC_THRESHOLD = 50_000  # syntax trees are many small objects and no cycles
+# A port that is free on the first address may be taken on another: then the next free one is tried.
+_PORT_ATTEMPTS = 20
+# Objects until the youngest generation is collected (Python's default: 700): syntax trees are many small
+# objects and no cycles, and looking for some in them is time lost.
+_GC_THRESHOLD = 50_000
 _UNKNOWN_HOST = Reply(421, b"No such host here.\n", TEXT)
 _NOT_ALLOWED = Reply(405, b"Only GET and HEAD.\n", TEXT, {"Allow": "GET, HEAD"})
 
@@ -69,33 +73,39 @@ class LocalWebConfig:
 
 
 class LocalWeb:
-    """The hosts of `sites` on loopback, between `start()` and `stop()`, within a running event loop."""
+    """The hosts of `config.packages` between `start()` and `stop()`, within a running event loop.
 
-    def __init__(
-        self, sites: Iterable[Site], *, port: int = 0, bind: str = "", access_log: TextIO | None = None
-    ) -> None:
-        self.hosts = build_hosts(Web(sites))
-        self.port = port
+    Raises ConfigError for a package that is not there.
+    """
+
+    def __init__(self, config: LocalWebConfig) -> None:
+        names = [name.strip() for name in config.packages.split(",") if name.strip()]
+        self.hosts = build_hosts(Web(discover(names)))
+        self.port = config.port
         self.addresses: tuple[str, ...] = ()
-        self._bind = bind
-        self._access_log = access_log
+        self._config = config
+        self._log = config.access_log.open("a") if config.access_log else None
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="render")
         server = web.Server(self._handle, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_SECONDS)
 
     async def start(self) -> None:
         """Listen. Raises LocalWebError if the port is taken or the address is not one of this machine's."""
-        sockets = listen(self.port, self._bind)
+        sockets = listen(self.port, self._config.bind)
         self.addresses = tuple(listener.getsockname()[0] for listener in sockets)
         self.port = sockets[0].getsockname()[1]
         await self._runner.setup()
         for listener in sockets:
             await web.SockSite(self._runner, listener, backlog=_BACKLOG).start()
+        if self._config.ready_file:
+            write_json(self._config.ready_file, self.directory())
 
     async def stop(self) -> None:
-        """Close the sockets and what is open on them."""
+        """Close the sockets, what is open on them, and the log."""
         await self._runner.cleanup()
         self._renderer.shutdown(cancel_futures=True)
+        if self._log:
+            self._log.close()
 
     def directory(self) -> dict[str, Any]:
         """What a crawler needs to find the hosts without DNS: `resolve` lines and what each host is."""
@@ -120,7 +130,7 @@ class LocalWeb:
             )
             await asyncio.sleep(host.delay)
         response = _response(request, reply)
-        if self._access_log:
+        if self._log:
             entry = {
                 "t": round(arrival, 6),
                 "address": request.remote,
@@ -133,8 +143,8 @@ class LocalWeb:
             }
             if "Retry-After" in response.headers:
                 entry["retry_after"] = int(response.headers["Retry-After"])
-            self._access_log.write(json.dumps(entry) + "\n")
-            self._access_log.flush()
+            self._log.write(json.dumps(entry) + "\n")
+            self._log.flush()
         return response
 
 
@@ -143,6 +153,7 @@ def _response(request: web.BaseRequest, reply: Reply) -> web.Response:
     response = web.Response(status=reply.status, body=reply.body, headers=headers)
     if reply.modified is not None:
         modified = datetime.fromtimestamp(int(reply.modified), UTC)
+        # Whole seconds above: that is all that the header can say, and a page would never be unchanged.
         if request.if_modified_since and modified <= request.if_modified_since:
             response = web.Response(status=304)
         response.last_modified = modified
@@ -180,29 +191,22 @@ def _bind(addresses: Iterable[str], port: int) -> list[socket.socket]:
             listener.listen(_BACKLOG)
             port = listener.getsockname()[1]
             sockets.append(listener)
+        # All of them are bound: the block shall not close them.
         opened.pop_all()
         return sockets
 
 
 async def serve(config: LocalWebConfig) -> None:
-    """Serve until SIGTERM or SIGINT.
-
-    Raises ConfigError for unknown packages and LocalWebError for a taken port.
-    """
+    """Serve until SIGTERM or SIGINT; raises what LocalWeb does."""
     stopping = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stopping.set)
-    with ExitStack() as stack:
-        log = stack.enter_context(config.access_log.open("a")) if config.access_log else None
-        names = [name.strip() for name in config.packages.split(",") if name.strip()]
-        local = LocalWeb(discover(names), port=config.port, bind=config.bind, access_log=log)
+    local = LocalWeb(config)
+    try:
         await local.start()
-        try:
-            if config.ready_file:
-                write_json(config.ready_file, local.directory())
-            await stopping.wait()
-        finally:
-            await local.stop()
+        await stopping.wait()
+    finally:
+        await local.stop()
 
 
 @app.default

@@ -26,7 +26,7 @@ def test_a_port_that_is_none_is_refused(port):
 @pytest.mark.parametrize(("header", "status"), [(b"Host: rich.test\r\n", b"200"), (b"", b"421")])
 def test_the_server_runs_within_a_loop_and_wants_a_host_header(header, status):
     async def ask() -> bytes:
-        local = LocalWeb(discover(["rich"]))
+        local = LocalWeb(LocalWebConfig(packages="rich"))
         await local.start()
         try:
             address = local.directory()["hosts"]["rich.test"]["address"]
