@@ -24,8 +24,7 @@ from bench.pages import fetched
 from bench.report import report
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
-from crawler.page import LISTS
-from crawler.read.extract import Extracted
+from crawler.page import LISTS, Extracted
 from crawler.seeds.read import Seed, read_seeds
 from deploy.crawl import Crawl
 from deploy.demo.dump import write_dump
@@ -38,8 +37,7 @@ from ranker.replay.recorded import RecordedWeb
 from ranker.replay.recorded_shards import read_shards
 from ranker.replay.simulator import Clock, Simulation
 from shards.manifest import Manifest
-from shards.reader import ShardReader
-from shards.tables import read_fetches
+from shards.reader import ShardReader, read_fetches
 
 PACKAGES = "scrapy,redis,rich,numpy,aiohttp,pyarrow,trafilatura,parsel"
 SEEDS = 60
