@@ -20,6 +20,8 @@ from deploy.demo.sites import Web
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Not behind a quote: there the sign may be part of a string.
 _COMMENT = re.compile(r"(?:^|\s)#[^'\"\n]*$")
+# Between brackets that stood on lines of their own.
+_PADDING = re.compile(r"(?<=\() |,? (?=\))")
 # Characters; the rest of a longer one is in the source.
 _MAX_SIGNATURE = 600
 
@@ -98,7 +100,8 @@ def parse_module(text: str, name: str, *, is_package: bool) -> ModuleDoc | None:
     """What the source `text` of the module `name` documents; None if it is not this Python's syntax."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # other people's invalid escapes
+            # Other people's invalid escapes.
+            warnings.simplefilter("ignore")
             tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
@@ -137,14 +140,7 @@ def _signature(node: _Definition, lines: list[str]) -> str:
         parts.append(_COMMENT.sub("", line).strip())
         if parts[-1].endswith(":"):
             break
-    text = (
-        " ".join(parts)
-        .removesuffix(" ...")
-        .removesuffix(":")
-        .replace("( ", "(")
-        .replace(", )", ")")
-        .replace(" )", ")")
-    )
+    text = _PADDING.sub("", " ".join(parts).removesuffix(" ...").removesuffix(":"))
     return text if len(text) <= _MAX_SIGNATURE else text[:_MAX_SIGNATURE] + " ..."
 
 
@@ -255,11 +251,10 @@ def _block(flush: str, deeper: str, links: Links, level: int) -> str:
 
 def _indented(text: str, links: Links, level: int) -> str:
     body = dedent(text).strip("\n")
-    if not body:
-        return ""
-    if _CODE.match(body):
+    if not body or _CODE.match(body):
         return _pre(body)
-    return f"<blockquote>\n{_blocks(body + chr(10), links, level)}</blockquote>\n"
+    quoted = _blocks(f"{body}\n", links, level)
+    return f"<blockquote>\n{quoted}</blockquote>\n"
 
 
 def _pre(text: str) -> str:
