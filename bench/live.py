@@ -24,8 +24,7 @@ from bench.pages import fetched
 from bench.report import report
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
-from crawler.page import LISTS
-from crawler.read.extract import Extracted
+from crawler.page import LISTS, Extracted
 from crawler.seeds.read import Seed, read_seeds
 from deploy.crawl import Crawl
 from deploy.demo.dump import write_dump

@@ -19,7 +19,8 @@ from cyclopts import App
 
 from bench.pages import bodies, fetched, table
 from bench.report import report
-from crawler.read.extract import Extracted, Extractor
+from crawler.page import Extracted
+from crawler.read.extract import Extractor
 from ranker.config import WalkConfig
 from ranker.judge.calibration import Calibration
 from ranker.judge.judge import Judge

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
-from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow
+from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow, row_of
 from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
 
 LOCK_NAME = "writer.lock"
@@ -114,7 +114,7 @@ class ShardWriter:
         """Add a kept document (None: the page was dropped), its links and its fetch to the next commit."""
         if document:
             self.buffered_bytes += len(document.text.encode())
-            self._documents.append(asdict(document))
+            self._documents.append(row_of(document))
         self._links += [asdict(link) for link in links]
         if fetch:
             self._fetches.append(self._logged(fetch))

@@ -80,4 +80,4 @@ def take_down(directory: Path, named: list[str], config: FrontierConfig) -> str:
 
 def purge_taken_down(directory: Path) -> Purged:
     """Rewrite the shards of a corpus without what was taken down."""
-    return purge(directory, lambda url: (locate(url).host, f"{fingerprint(url):016x}"))
+    return purge(directory, lambda url: (locate(url).host, fingerprint(url)))

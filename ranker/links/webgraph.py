@@ -17,6 +17,7 @@ from crawler.urls import fingerprint, locate
 from ranker.links.centrality import Graph
 from shards.errors import ShardError
 from shards.reader import ShardReader
+from shards.schema import parsed_id
 from shards.tables import read_links
 
 LISTS = ("robots/", "urlset/", "sitemapindex/", "rss/", "RDF/", "feed/")
@@ -151,9 +152,9 @@ def counted(columns: dict[str, Any], names: Names) -> Links:
 
 def split_ids(ids: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Fingerprints of the URLs and numbers of the fetches in these ids of documents."""
-    parts = [document_id.split("-") for document_id in ids]
-    keys = np.array([int(key, 16) for key, _ in parts], dtype=np.uint64)
-    return keys, np.array([int(number) for _, number in parts], dtype=np.int64)
+    parts = [parsed_id(document) for document in ids]
+    keys = np.array([key for key, _ in parts], dtype=np.uint64)
+    return keys, np.array([number for _, number in parts], dtype=np.int64)
 
 
 def latest(keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -37,8 +37,8 @@ def directory(tmp_path):
                 "fetched_at": 1_700_000_000_000 + 86_400_000 * number,
             }
             document = replace(
-                make_document(1), **of_page, novelty=0.75, quality_model="online", rps_doc_word_count=1234.0,
-                inlinks=3, depth=2,
+                make_document(1), **of_page, novelty=0.75, quality_model="online", inlinks=3, depth=2,
+                signals={"rps_doc_word_count": 1234.0},
             )  # fmt: skip
             ingredients = {"depth": -0.0625, "parents, mean": 0.25, "of another policy": 0.1875, "votes": 0.0}
             fetch = replace(make_fetch(1, reason=reason), **of_page, ingredients=ingredients)

@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from shards.takedown import purge
 print("ready", flush=True)
-purge(Path(sys.argv[1]), lambda url: (url.split("/")[2], f"{int(url.split('/')[3]):016x}"))
+purge(Path(sys.argv[1]), lambda url: (url.split("/")[2], int(url.split('/')[3])))
 """
 
 
@@ -37,7 +37,7 @@ def host(url):
 
 
 def place(url):
-    return host(url), f"{int(url.split('/')[3]):016x}"
+    return host(url), int(url.split("/")[3])
 
 
 def host_of(number):
