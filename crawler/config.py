@@ -156,28 +156,21 @@ class CrawlConfig:
     """Seconds a response may take, from the name's lookup to the last byte."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
-    extract_megabytes: int = 512
-    """Memory an extraction process may take (Linux): a page that needs more is given up."""
     prescreen: bool = True
     """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
-    warc_megabytes: float = 1000.0
-    """Size at which a worker begins its next WARC file."""
-    deepest: int = 30
-    """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("gigabytes", "hours", "megabytes_per_page", "warc_megabytes"):
+        for name in ("gigabytes", "hours", "megabytes_per_page"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
         for name in ("timeout", "extract_timeout"):
             require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
-        require(self.extract_megabytes >= 128, "extract_megabytes", self.extract_megabytes, "at least 128")
-        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
+        for name in ("disk_reserve_gigabytes", "ip_concurrency", "ip_delay"):
             require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":

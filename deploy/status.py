@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crawler.frontier import Frontier
-from crawler.read.times import Times
+from crawler.read.pool import Times
 
 _RATE_SECONDS = 10.0
 _LINE_SECONDS = 5.0

@@ -36,7 +36,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
 
     with writer, _spill(frontier, config) as spill:
         log.info("walking %s", config.shards)
-        walker = Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill, open_model=open_any_model)
+        walker = Walker(frontier, writer, walk, spill=spill, open_model=open_any_model)
         with closing(walker.judge):
             walker.walk(stop)
 

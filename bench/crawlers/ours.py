@@ -13,8 +13,7 @@ from crawler.fetch.worker import run
 from crawler.frontier import Discovered, Frontier, connect
 from crawler.page import Extracted, Page
 from crawler.read.encoding import decode
-from crawler.read.extract import Extractor
-from crawler.read.screen import Wanted
+from crawler.read.extract import Extractor, Wanted
 from tinylm.processes import start, stop
 
 _BATCH = 64

@@ -21,8 +21,8 @@ from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.page import Extracted, Link, Page
 from crawler.read.optout import from_headers
-from crawler.read.pool import Extractors, Limits
-from crawler.read.sitemaps import Reader, is_text, may_list
+from crawler.read.pool import Extractors
+from crawler.read.sitemaps import is_text, may_list
 from crawler.urls import canonicalize
 from crawler.warc import WarcWriter
 from shards.text.content import values
@@ -51,7 +51,7 @@ class LeaseSpider(Spider):
         self._trips = RoundTrips(frontier)
         self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
         self.warc = (
-            WarcWriter(frontier.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
+            WarcWriter(frontier.data / "warc", config.user_agent)
             if config.warc
             else None
         )
@@ -60,8 +60,7 @@ class LeaseSpider(Spider):
         self._rules: dict[tuple[str, int], Rules] = {}
         self._token = product_token(config.user_agent)
         self._elsewhere = Elsewhere(frontier.delay, config.timeout)
-        limits = Limits(config.extract_timeout, config.extract_megabytes)
-        self._extract = Extractors(Reader(extract), config.extractors, limits)
+        self._extract = Extractors(extract, config.extractors, config.extract_timeout)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False

@@ -123,8 +123,7 @@ def worker(
     """
     from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
-    from crawler.read.extract import Extractor
-    from crawler.read.screen import Wanted
+    from crawler.read.extract import Extractor, Wanted
     from deploy.crawl import limits_from_now, open_frontier
     from tinylm.log import setup
 

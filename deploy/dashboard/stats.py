@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from crawler.frontier import Frontier
-from crawler.read.times import Times
+from crawler.read.pool import Times
 from deploy.crawl import NoServer
 from shards.manifest import FILE_NAME, Manifest
 from tinylm.errors import TinylmError

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.read.extract import Extractor
-from crawler.read.screen import Wanted
+from crawler.read.extract import Extractor, Wanted
 from deploy.demo.hosts import Calendar
 from ranker.traps import Traps, trap_of_shape
 
