@@ -50,11 +50,7 @@ class LeaseSpider(Spider):
         self.config = config
         self._trips = RoundTrips(frontier)
         self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
-        self.warc = (
-            WarcWriter(frontier.data / "warc", config.user_agent)
-            if config.warc
-            else None
-        )
+        self.warc = WarcWriter(frontier.data / "warc", config.user_agent) if config.warc else None
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
