@@ -6,8 +6,7 @@ from collections.abc import Callable
 from scrapy.crawler import AsyncCrawlerProcess
 
 from crawler.config import CrawlConfig
-from crawler.fetch.guard import AddressGuard
-from crawler.fetch.resolver import Resolver
+from crawler.fetch.addresses import AddressGuard, Resolver
 from crawler.fetch.robots import product_token
 from crawler.fetch.spider import LeaseSpider
 from crawler.frontier import Frontier

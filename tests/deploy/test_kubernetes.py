@@ -12,7 +12,7 @@ import yaml
 
 import tinylm
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.fetch.guard import is_public
+from crawler.fetch.addresses import is_public
 from ranker.config import WalkConfig
 
 ROOT = Path(__file__).parents[2]
