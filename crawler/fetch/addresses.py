@@ -104,8 +104,9 @@ class Resolver(AbstractResolver):
     """HOST=ADDRESS:PORT entries before the system's resolver; of a name's addresses, those allowed.
 
     One address a name, so that the address whose cap is held is the address that gets the connection; after a
-    failure the name's next one. IPv4 comes first: it works from everywhere. Raises ConfigError for an entry that
-    is none.
+    failure the name's next one. IPv4 comes first: it works from everywhere.
+
+    Raises ConfigError for an entry that is none.
     """
 
     def __init__(self, entries: tuple[str, ...], guard: AddressGuard) -> None:
