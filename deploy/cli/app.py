@@ -123,7 +123,7 @@ def worker(
     """
     from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
-    from crawler.read.extract import Extractor, Wanted
+    from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
     from tinylm.log import setup
 
@@ -132,8 +132,8 @@ def worker(
     crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
         opened.set_limits_if_none(limits_from_now(crawl))
-        wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
-        run(opened, crawl, Extractor(wanted, product_token(crawl.user_agent)))
+        screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
+        run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
 
 
 @app.command(config=_CRAWL)
