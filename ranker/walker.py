@@ -33,11 +33,11 @@ from ranker.traps import Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
 from shards.text.content import Content, values
 from shards.text.filters import Verdict
+from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
 _BATCH = 64
-_GOLDEN, _64_BITS = 0x9E3779B97F4A7C15, (1 << 64) - 1
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -191,7 +191,7 @@ class Walker:
 
     def _judge(self, page: Page, linked: Links) -> None:
         target = _target(page.url)
-        fetch = target.key ^ (page.fetch_no * _GOLDEN & _64_BITS)
+        fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
             return
         self._ids.add(fetch)

@@ -20,9 +20,9 @@ from ranker.judge.calibration import Calibration, Drift
 from ranker.judge.models import Open, open_model
 from ranker.judge.quality import HashedLinear, QualityModel, vote_weight
 from ranker.known import Known
+from ranker.state import joined, part_of
+from shards.text.dedup import Novelty, sketch
 from shards.text.filters import Verdict, judge
-from shards.text.novelty import Novelty, sketch
-from shards.text.parts import joined, part_of
 from shards.text.signals import Signals
 from tinylm.errors import TinylmError
 

@@ -17,14 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from shards.text.minhash import mixed
-from shards.text.signals import COLUMNS, Signals
+from shards.text.dedup import mixed
+from shards.text.signals import COLUMNS, GOLDEN, Signals
 
 _HASHED = 1 << 18
 _RANGES = 64
 _DIMENSIONS = _HASHED + _RANGES * len(COLUMNS)
 _MOST_WORDS = 600
-_PAIR = np.uint64(0x9E3779B97F4A7C15)
 _SIGNAL_VALUE = np.float32(0.1)
 _LEARNING_RATE = 0.1
 _FEWEST_POSITIVES = 8
@@ -122,7 +121,7 @@ def _features(text: str | Signals) -> Features:
     """Distinct indices and their values: words and pairs, of norm 1 all together, and each signal's range."""
     signals = text if isinstance(text, Signals) else Signals(text)
     words = signals.hashes[:_MOST_WORDS].astype(np.uint64)
-    grams = np.concatenate((words, mixed(words[:-1] * _PAIR + words[1:])))
+    grams = np.concatenate((words, mixed(words[:-1] * np.uint64(GOLDEN) + words[1:])))
     index, counts = np.unique(grams % _HASHED, return_counts=True)
     value = np.sqrt(counts, dtype=np.float32)
     value /= max(1e-6, float(np.linalg.norm(value)))
