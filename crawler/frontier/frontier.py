@@ -22,7 +22,7 @@ from crawler.errors import FrontierError, LeaseLost
 from crawler.frontier.batch import Batch, Call, Ends, call_for, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint, locate, url_at
 
 STATE_VERSION = 3
