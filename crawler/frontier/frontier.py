@@ -1,8 +1,8 @@
 """`Frontier`: the verbs of a crawl.
 
 They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a host lives
-in one of them. A transition is a script of the store (`lua/`, or `memory_store` in Python), whole or not at
-all; a call costs one round trip a partition, whatever the batch.
+in one of them. A transition is a script (`lua/`), complete or without effect; a call costs one round trip a
+partition, whatever the batch.
 """
 
 import hashlib
@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
 from crawler.frontier.batch import Batch, Call, Ends, call_for, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.store import Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.read import Seed
 from crawler.urls import fingerprint, locate, url_at
@@ -42,20 +43,6 @@ _CAUSES = (
 )  # fmt: skip
 
 
-class Store(Protocol):
-    """Where a frontier is kept: `RedisStore` or `MemoryStore`."""
-
-    restarts: int
-
-    def check(self) -> None: ...
-    def close(self) -> None: ...
-    def run(self, script: str, prefix: str, *args: Any) -> Any: ...
-    def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]: ...
-    def read(
-        self, prefixes: Mapping[str, str], n: int, wait: float
-    ) -> list[tuple[str, str, dict[bytes, bytes]]]: ...
-
-
 class Frontier(Ends):
     """One crawl's frontier.
 
@@ -63,7 +50,7 @@ class Frontier(Ends):
     with other partitions or by another version of tinylm.
     """
 
-    def __init__(self, store: Store, config: FrontierConfig) -> None:
+    def __init__(self, store: RedisStore, config: FrontierConfig) -> None:
         self._store = store
         self._config = config
         self._random = random.Random()
@@ -100,6 +87,11 @@ class Frontier(Ends):
 
     def _everywhere(self, script: str, *args: Any) -> list[Any]:
         return self._run_all([(script, s, args) for s in range(self._config.partitions)])
+
+    @property
+    def client(self) -> Client:
+        """The server's client, for what no verb says."""
+        return self._store.client
 
     @property
     def restarts(self) -> int:

@@ -62,7 +62,7 @@ class RedisStore:
     """Scripts by name, pages by stream; what a `MemoryStore` does in Python."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
         self._cluster = isinstance(client, RedisCluster)
         self._scripts = {
             path.stem: client.register_script(source(path.stem))
@@ -83,8 +83,8 @@ class RedisStore:
 
     def _infos(self) -> list[Mapping[str, Any]]:
         if not self._cluster:
-            return [self._client.info("server")]
-        return [self._client.info("server", target_nodes=node) for node in self._client.get_primaries()]
+            return [self.client.info("server")]
+        return [self.client.info("server", target_nodes=node) for node in self.client.get_primaries()]
 
     def _heed_restarts(self) -> None:
         runs = frozenset(str(info["run_id"]) for info in self._infos())
@@ -93,7 +93,7 @@ class RedisStore:
         self._runs = runs
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
     def _attempt(self, action: Callable[[], T]) -> T:
         """Do `action`; wait for a server that went away, then do it again."""
@@ -130,7 +130,7 @@ class RedisStore:
         return self._attempt(lambda: self._pipelined(calls))
 
     def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
+        pipe = self.client.pipeline(transaction=False)
         places = []
         for script, prefix, args in calls:
             aside, rest = _aside(script, prefix, args)
@@ -146,7 +146,7 @@ class RedisStore:
         aside, rest = _aside(script, prefix, args)
         if aside:
             with suppress(OutOfMemoryError):
-                self._client.set(*aside, px=_ASIDE_MS, nx=True)
+                self.client.set(*aside, px=_ASIDE_MS, nx=True)
         return self._answer(call, self._scripts[script]([prefix], rest))
 
     def _answer(self, call: Call, answer: Any) -> Any:
@@ -170,7 +170,7 @@ class RedisStore:
             block = None
         found: list[Any] = []
         for stream in streams:
-            found += self._attempt(lambda stream=stream: self._client.xread(stream, n, block)) or []  # type: ignore[misc]
+            found += self._attempt(lambda stream=stream: self.client.xread(stream, n, block)) or []  # type: ignore[misc]
         return [entry for stream, entries in found for entry in self._whole(stream.decode(), entries)]
 
     def _whole(
@@ -199,10 +199,10 @@ class RedisStore:
                 )
 
     def _bytes(self, key: str, first: int, end: int) -> bytes:
-        return bytes(self._attempt(lambda: self._client.getrange(key, first, end - 1)))
+        return bytes(self._attempt(lambda: self.client.getrange(key, first, end - 1)))
 
     def _is_there(self, stream: str, entry_id: bytes) -> bool:
-        return bool(self._attempt(lambda: self._client.xrange(stream, entry_id, entry_id)))
+        return bool(self._attempt(lambda: self.client.xrange(stream, entry_id, entry_id)))
 
 
 def _aside(

@@ -57,8 +57,8 @@ def test_nothing_is_left_of_an_address_that_rests(server):
     frontier = open_frontier(server)
     hold(frontier, "a", gap=0.1, seconds=0.3)
     keys = f"tinylm:{{{frontier.crawl_id}/ip:*"
-    assert len(list(frontier._store._client.scan_iter(keys))) == 2
-    eventually(lambda: not list(frontier._store._client.scan_iter(keys)))
+    assert len(list(frontier.client.scan_iter(keys))) == 2
+    eventually(lambda: not list(frontier.client.scan_iter(keys)))
 
 
 def test_a_deferred_lease_costs_neither_an_attempt_nor_a_fetch(store):

@@ -27,7 +27,7 @@ def frontier(any_server):
 def opened(server, **settings):
     """A frontier on a server that knows the script: one that does not is sent the bytes with it."""
     frontier = open_frontier(server, delay=0, **settings)
-    frontier._store._client.script_load(source("ack"))
+    frontier.client.script_load(source("ack"))
     return frontier
 
 
@@ -136,7 +136,7 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
 ):
     ack_all(frontier, frontier.lease(2))
     entries = frontier.read_stream({}, 10)
-    store, real = frontier._store, frontier._store._client.getrange
+    store, real = frontier._store, frontier.client.getrange
 
     def trimmed_meanwhile(*args):
         frontier.trim_stream({"0": entries[-1].id})
@@ -145,7 +145,7 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
     client.delete(*kept(client, frontier))
     with pytest.raises(ServerError, match=f"{entries[0].id} is gone: .* noeviction"):
         frontier.read_stream({}, 10)
-    monkeypatch.setattr(store._client, "getrange", trimmed_meanwhile)
+    monkeypatch.setattr(store.client, "getrange", trimmed_meanwhile)
     assert frontier.read_stream({}, 10) == []
 
 

@@ -4,25 +4,16 @@ import random
 import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
 
 import pytest
 import redis
 
-import crawler.frontier as frontier_package
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
-from crawler.frontier.memory_store import Partition
 from crawler.frontier.spill import Spill
 from crawler.seeds.read import Seed
 from tests.conftest import full, kill, open_frontier, running_server
-from tests.crawler.driving import DAY, RESOLUTION, ack, drain, lease_one, next_page, pages, put
-
-
-def test_the_specification_has_every_transition():
-    scripts = {path.stem for path in (Path(frontier_package.__file__).parent / "lua").glob("*.lua")}
-    assert scripts - {"common"} <= set(dir(Partition))
-
+from tests.crawler.driving import DAY, RESOLUTION, ack, drain, expire, lease_one, next_page, pages, put
 
 # Queues that overflow
 
@@ -138,13 +129,6 @@ def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tm
 # A server that is full, or dies
 
 
-def expire(server, frontier, lease):
-    """What the passing of `lease_seconds` does to a lease."""
-    prefix = frontier.prefixes[lease.partition]
-    with redis.Redis.from_url(server.url) as client:
-        assert client.zadd(f"{prefix}deadlines", {lease.token: 1}, xx=True, ch=True) == 1
-
-
 def test_a_full_server_refuses_new_urls_and_drains(any_server):
     frontier = open_frontier(any_server, crawl_id="full", delay=0, partitions=2)
     urls = [f"https://h{n}.test/1" for n in range(6)]
@@ -152,7 +136,7 @@ def test_a_full_server_refuses_new_urls_and_drains(any_server):
     for lease in frontier.lease(6):
         ack(frontier, lease)
     expired = next_page(frontier)
-    expire(any_server, frontier, expired)
+    expire(frontier, expired)
     with full(any_server):
         with pytest.raises(FrontierFull):
             put(frontier, "https://new.test/1")

@@ -39,9 +39,13 @@ local DUE = 100
 for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, DUE)) do
   local host, member = string.match(url, '^(%S+) (.*)$')
   call('ZREM', p .. 'due', url)
-  call('ZADD', p .. 'q:' .. host, cjson.decode(call('HGET', p .. 'revisit', url)).promise, member)
-  count('queued')
-  wake(host)
+  if call('HEXISTS', p .. 'h:' .. host, 'gone') == 1 then
+    call('HDEL', p .. 'revisit', url)
+  else
+    call('ZADD', p .. 'q:' .. host, cjson.decode(call('HGET', p .. 'revisit', url)).promise, member)
+    count('queued')
+    wake(host)
+  end
 end
 
 -- Of a host, read once: most are leased in the call that wakes them.

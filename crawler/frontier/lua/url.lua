@@ -8,7 +8,10 @@ local url, h = url_of(host, member), p .. 'h:' .. host
 if ARGV[5] == 'retry' or ARGV[5] == 'drop' then
   if call('HDEL', p .. 'dead', url) == 0 then return 0 end
   count('dead', -1)
-  if ARGV[5] == 'retry' then
+  if ARGV[5] == 'retry' and call('HEXISTS', h, 'gone') == 1 then
+    count('skipped:taken_down')
+    return 0
+  elseif ARGV[5] == 'retry' then
     call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
     wake(host)
