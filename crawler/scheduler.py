@@ -70,7 +70,7 @@ class FrontierScheduler(BaseScheduler):
         self._held: dict[Request, _Held] = {}
         self._rules: dict[tuple[str, int], Rules] = {}
         patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
-        self._elsewhere = Elsewhere(frontier.delay, patience)
+        self._elsewhere = Elsewhere(frontier.config.delay, patience)
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -85,7 +85,9 @@ class FrontierScheduler(BaseScheduler):
         seconds = crawler.settings.getfloat("DOWNLOAD_TIMEOUT") + _PROCESSING_SECONDS
         defaults = {"exploration": 0.0, "pages_per_host": 1 << 31, "lease_seconds": seconds}
         config = FrontierConfig(**(defaults | setting))
-        return cls(crawler, RequestFrontier(connect(config.redis_url), config))
+        frontier = RequestFrontier(connect(config.redis_url), config)
+        frontier.set_rules(config)  # a spider started with other settings changes them for all processes
+        return cls(crawler, frontier)
 
     # What the engine calls
 

@@ -54,8 +54,9 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
 
 
-def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the limits of a crawl and give it `seeds`; returns how many. What it had before counts once."""
+def begin(frontier: Frontier, rules: FrontierConfig, crawl: CrawlConfig, seeds: list[Seed]) -> int:
+    """Set the rules and limits of a crawl, new or not, and give it `seeds`; returns how many were given."""
+    frontier.set_rules(rules)
     frontier.set_limits(limits_from_now(crawl))
     return frontier.put_seeds(seeds)
 
@@ -94,7 +95,7 @@ class Crawl:
         """
         self.data.mkdir(parents=True, exist_ok=True)
         with sigterm_as_interrupt(), self._server() as (frontier, url):
-            begin(frontier, self._crawl, seeds)
+            begin(frontier, self._frontier_config, self._crawl, seeds)
             environment = self._write_settings(url)
             frontier.publish("walker", {})
             parts = self._start_parts(environment)

@@ -45,8 +45,7 @@ def _spill(frontier: Frontier, config: FrontierConfig) -> AbstractContextManager
     """What memory has no room for goes to disk, or nothing does."""
     if not config.spill:
         return nullcontext()
-    path = config.data / "frontier.sqlite"
-    return Spill(frontier, path, partitions=config.partitions, hot=config.hot_per_host)
+    return Spill(frontier, config.data / "frontier.sqlite")
 
 
 def _wait_for_writer(

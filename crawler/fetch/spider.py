@@ -51,7 +51,7 @@ class LeaseSpider(Spider):
         self._trips = RoundTrips(frontier)
         self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
         self.warc = (
-            WarcWriter(frontier.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
+            WarcWriter(frontier.config.data / "warc", int(config.warc_megabytes * 1e6), config.user_agent)
             if config.warc
             else None
         )
@@ -59,7 +59,7 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules: dict[tuple[str, int], Rules] = {}
         self._token = product_token(config.user_agent)
-        self._elsewhere = Elsewhere(frontier.delay, config.timeout)
+        self._elsewhere = Elsewhere(frontier.config.delay, config.timeout)
         limits = Limits(config.extract_timeout, config.extract_megabytes)
         self._extract = Extractors(Reader(extract), config.extractors, limits)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"

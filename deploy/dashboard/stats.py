@@ -105,8 +105,8 @@ class CrawlReader:
         rate = self._rate(counts["fetched"])
         quiet = time.monotonic() - self._moved_at
         return {
-            "crawl_id": frontier.crawl_id,
-            "verdict": verdict(counts, idle, reached, rate, quiet, frontier.backlog)._asdict(),
+            "crawl_id": frontier.config.crawl_id,
+            "verdict": verdict(counts, idle, reached, rate, quiet, frontier.config.backlog)._asdict(),
             "fetched": counts["fetched"],
             "bytes": counts["bytes"],
             "pages_per_second": rate,
@@ -116,7 +116,7 @@ class CrawlReader:
             "hosts": counts["hosts"],
             "dead_letters": counts["dead"],
             "backlog": counts["backlog"],
-            "backlog_limit": frontier.backlog,
+            "backlog_limit": frontier.config.backlog,
             "idle": idle,
             "walker": walker,
             "extraction": Times.of_all(frontier.published_by_workers()).summary(),

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -407,7 +408,8 @@ def test_a_host_over_its_budget_rests_until_the_budget_is_raised(store):
     assert len(drain(small)) == 2
     assert small.why_idle()["budget_spent"] == 1
     assert small.why_idle()["next_wake_seconds"] is None
-    large = store.open(crawl_id="budget", delay=0, pages_per_host=5)
+    large = store.open(crawl_id="budget", delay=0)
+    large.set_rules(replace(large.config, pages_per_host=5))
     assert large.lease(1) == []
     large.set_limits(Limits(pages=1000, bytes=1 << 40, until=time.time() + DAY))
     assert len(drain(large)) == 2
@@ -494,6 +496,28 @@ def test_a_crawl_begun_with_other_partitions_is_refused(store):
     store.open(crawl_id="parts", partitions=2)
     with pytest.raises(FrontierError, match="partitions 2, not 3"):
         store.open(crawl_id="parts", partitions=3)
+
+
+@EVERYWHERE
+def test_all_workers_go_by_the_rules_that_are_stored_and_hear_which_of_theirs_do_not_hold(store, caplog):
+    begun = store.open(crawl_id="rules", partitions=2, delay=60, attempts=1)
+    other = store.open(crawl_id="rules", partitions=2, delay=0, attempts=7)
+    assert (other.config.delay, other.config.attempts) == (60, 1)
+    assert caplog.messages == []
+    put(other, *(f"https://{host}.test/1" for host in "abcdef"))
+    [warning] = caplog.messages
+    assert "delay = 60.0, not 0" in warning
+    assert "attempts = 1, not 7" in warning
+    for lease in other.lease(6):
+        ack(other, lease)
+    assert other.why_idle()["next_wake_seconds"] > 50, "whoever ends a lease"
+    begun.set_rules(replace(begun.config, delay=0.0, attempts=7))
+    put(other, "https://g.test/1")
+    lease = lease_one(other)
+    other.ack_robots(lease, "", valid=DAY, crawl_delay=0, latency=0, size=0)
+    assert lease_one(other).host == "g.test", "those that run go by the new rules at once"
+    assert store.open(crawl_id="rules", partitions=2).config.attempts == 7
+    assert len(caplog.messages) == 1
 
 
 def test_two_crawls_on_a_server_know_nothing_of_each_other(store):

@@ -32,7 +32,7 @@ URLS = [f"https://{host}/{n}" for host in HOSTS for n in range(3)]
 PROMISES = st.sampled_from([0.125, 0.25, 0.5, 0.75, 1.0])
 SETTINGS = {
     "delay": 0.004, "latency_factor": 0.0, "exploration": 0.0, "attempts": 2, "backlog": 10_000,
-    "pages_per_found_host": 5, "pages_per_referring_domain": 2, "pages_per_host": 9,
+    "pages_per_found_host": 3, "pages_per_referring_domain": 1, "pages_per_host": 5,
 }  # fmt: skip
 REST = SETTINGS["delay"] + 0.004
 
@@ -41,11 +41,16 @@ class FrontierMachine(RuleBasedStateMachine):
     store = None
     partitions = 1
 
-    @initialize()
-    def begin(self):
+    @initialize(begun=st.booleans())
+    def begin(self, begun):
         self.real = self.store.open(partitions=self.partitions, **SETTINGS)
+        self.crawl_id = self.real.config.crawl_id
         self.model = Model(SETTINGS)
         self.over = []
+        if begun:
+            for url in URLS:
+                self.put(url, 0.5, "")
+            self.fetch(len(HOSTS))
 
     def teardown(self):
         if hasattr(self, "real"):
@@ -76,6 +81,25 @@ class FrontierMachine(RuleBasedStateMachine):
             waiting = self.model.leases or any(host.paused for host in self.model.hosts.values())
             assert self.real.finished() == (not waiting)
 
+    @rule(n=st.integers(1, 4))
+    def fetch(self, n):
+        """What a worker does if nothing goes wrong."""
+        before = set(self.model.leases)
+        self.lease(n)
+        at = self.now()
+        batch = self.real.batch()
+        for lease in [lease for key, lease in self.model.leases.items() if key not in before]:
+            self.over.append(lease)
+            self.say_fetched(batch, lease)
+            self.model.ack(lease, at)
+        assert batch.send() == []
+
+    def say_fetched(self, frontier, lease):
+        if lease.kind == "robots":
+            frontier.ack_robots(lease, "rules", valid=3600, crawl_delay=0, latency=0, size=3)
+        else:
+            frontier.ack(lease, make_page(lease), latency=0, size=7)
+
     @rule()
     def lease_in_haste_and_give_back(self):
         """How many come depends on the clock; never one of a host that is asked, or rests."""
@@ -97,10 +121,7 @@ class FrontierMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def ack(self, data):
         lease, at = self.some(data)
-        if lease.kind == "robots":
-            self.real.ack_robots(lease, "rules", valid=3600, crawl_delay=0, latency=0, size=3)
-        else:
-            self.real.ack(lease, make_page(lease), latency=0, size=7)
+        self.say_fetched(self.real, lease)
         self.model.ack(lease, at)
 
     @precondition(lambda self: self.model.leases)
@@ -167,7 +188,9 @@ class FrontierMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on_in_another_process(self):
-        self.real = self.store.open(crawl_id=self.real.crawl_id, partitions=self.partitions, **SETTINGS)
+        """The rules are the crawl's: other settings make no difference."""
+        others = SETTINGS | {"delay": 60.0, "attempts": 9, "pages_per_host": 1, "crawl_id": self.crawl_id}
+        self.real = self.store.open(partitions=self.partitions, **others)
 
     @invariant()
     def it_is_as_the_model_says(self):

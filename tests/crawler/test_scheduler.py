@@ -71,7 +71,7 @@ def spider(tmp_path, server):
     def start(frontier, name, *urls, **settings):
         chosen = {
             "TINYLM_FRONTIER": {
-                "redis_url": server.url, "crawl_id": frontier.crawl_id, "delay": frontier.delay,
+                "redis_url": server.url, "crawl_id": frontier.config.crawl_id, "delay": frontier.config.delay,
                 "latency_factor": 0.0, "lease_seconds": 5.0, "backoff": 0.5,
             },
             "FEEDS": {str(tmp_path / f"{name}.jsonl"): {"format": "jsonlines"}},
