@@ -10,8 +10,9 @@ from random import Random
 from backports import zstd
 
 from bench.crawl import DATA
-from crawler.page import Page
-from crawler.read.extract import Extracted, Extractor
+from crawler.page import Extracted, Page
+from crawler.read.extract import Extractor
+from shards.text.content import Content, values
 
 TRAINED_ON = ("docs.djangoproject.com", "docs.python.org", "docs.scrapy.org", "docs.sqlalchemy.org")
 HELD_OUT = ("docs.pytest.org",)
@@ -88,9 +89,5 @@ def fetched(url: str, found: Extracted) -> Page:
         promise=0.5,
         propensity=1.0,
         reason=found.reason,
-        text=found.text,
-        language=found.language,
-        language_score=found.language_score,
-        content_sha256=found.content_sha256,
-        opt_out=found.opt_out,
+        **values(Content, found),
     )

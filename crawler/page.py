@@ -1,9 +1,11 @@
-"""`Link` and `Page`: what a worker found, on its way through the stream to the walker."""
+"""`Link`, `Extracted` and `Page`: what a worker found, on its way through the stream to the walker."""
 
 import json
 import zlib
 from dataclasses import dataclass
 from typing import NamedTuple, Self
+
+from shards.text.content import Content, values
 
 LISTS = ("robots", "sitemap", "feed")
 """Reasons of fetches that are lists: no documents, and no judges of what they list."""
@@ -22,7 +24,16 @@ class Link(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Page:
+class Extracted(Content):
+    """What a response contains; of a page that the first look ruled out, the beginning of the text it saw."""
+
+    links: tuple[Link, ...] = ()
+    reason: str = ""
+    """Why there is no text to keep: `status_404`, `redirect`, `media_type`, ..."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Extracted):
     """One finished fetch: a document's text and links, or the reason there is no text."""
 
     url: str
@@ -33,17 +44,6 @@ class Page:
     status: int
     promise: float
     propensity: float
-    reason: str = ""
-    """Why there is no text to keep: `status_404`, `redirect`, `media_type`, ..."""
-    title: str = ""
-    text: str = ""
-    """Markdown; of a page that the first look ruled out, the beginning of what that saw."""
-    language: str = ""
-    language_score: float = 0.0
-    content_sha256: str = ""
-    extractor: str = ""
-    opt_out: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
     etag: str = ""
     """The response's validators, for asking next time whether it has changed (RFC 9110, section 13)."""
     last_modified: str = ""
@@ -52,8 +52,8 @@ class Page:
 
     def to_bytes(self) -> bytes:
         # Not `asdict`: it copies every link, which costs twice what the rest of this does.
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        return zlib.compress(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"), 1)
+        found = values(Page, self)
+        return zlib.compress(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"), 1)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:

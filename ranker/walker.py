@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -21,16 +22,16 @@ from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.read import Seed
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
-from ranker.graph import Evidence, Fetch, LinkGraph, Rows, Target
+from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
-from ranker.judge.models import Open, open_model
-from ranker.known import Known
-from ranker.policy.names import POLICIES
-from ranker.policy.policy import Policy
+from ranker.judge.quality import Open, open_model
+from ranker.policy import POLICIES, Policy
 from ranker.state import State
 from ranker.traps import Traps
-from shards.schema import Document, FetchRow, LinkRow
+from shards.schema import Document, FetchRow, LinkRow, document_id
+from shards.text.content import Content, values
 from shards.text.filters import Verdict
+from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
@@ -79,7 +80,8 @@ class Walker:
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
         self._taken: list[int] = []
-        self._judged: list[tuple[int | None, Document | None, list[LinkRow], FetchRow]] = []
+        # And the row of each in the graph, unless policies learn nothing of it: a redirect, a list.
+        self._judged: list[tuple[Page, Judged, Evidence, int | None]] = []
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -187,10 +189,10 @@ class Walker:
 
     def _judge(self, page: Page, linked: Links) -> None:
         target = _target(page.url)
-        document_id = f"{target.key:016x}-{page.fetch_no}"
-        if _number(document_id) in self._ids:
+        fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
+        if fetch in self._ids:
             return
-        self._ids.add(_number(document_id))
+        self._ids.add(fetch)
         row = self.graph.take(target)
         evidence = self.graph.evidence(row)
         self._taken.append(row)
@@ -206,7 +208,7 @@ class Walker:
         found = self._follow(page, row, None if page.reason in LISTS else judged.worth, targets, linked)
         if not hop:
             self.policy.observe(Fetch(row, judged.worth, targets, found))
-        self._keep(page, document_id, judged, evidence, None if hop else row)
+        self._judged.append((page, judged, evidence, None if hop else row))
 
     def _targets(self, page: Page, depth: int) -> list[Target]:
         """Where the links of a page lead that are worth following."""
@@ -242,78 +244,61 @@ class Walker:
 
     # What is kept of it
 
-    def _keep(
-        self, page: Page, document_id: str, judged: Judged, evidence: Evidence, row: int | None
-    ) -> None:
-        links = [
-            LinkRow(
-                src_id=document_id,
-                dst_url=link.url,
-                anchor=link.anchor,
-                tag_path=link.tag_path,
-                position=position,
-                nofollow=link.nofollow,
-            )
-            for position, link in enumerate(page.links)
-        ]
-        fetch = FetchRow(
-            id=document_id,
-            url=page.url,
-            host=locate(page.url).host,
-            fetched_at=page.fetched_at,
-            status=page.status,
-            reason="" if judged.verdict.keep else judged.verdict.reason,
-            worth=judged.worth,
-            promise=page.promise,
-            propensity=page.propensity,
-            policy=self.policy.name,
-            expected=0.0,
-            ingredients={},
-        )
-        document = self._document(page, document_id, judged, evidence) if judged.verdict.keep else None
-        if document is None:
-            self.dropped[judged.verdict.reason] += 1
-        self._judged.append((row, document, links, fetch))
-
     def _write(self) -> None:
         """Give what was judged to the writer, with what the policy promised before it learns from it."""
-        rows = np.array([row for row, *_ in self._judged if row is not None], np.int64)
-        made_of = self.policy.explain(rows) if len(rows) else []
+        rows = np.array([row for *_, row in self._judged if row is not None], np.int64)
+        explained = self.policy.explain(rows) if len(rows) else []
         number = 0
-        for row, document, links, fetch in self._judged:
+        for page, judged, evidence, row in self._judged:
+            ingredients: dict[str, float] = {}
             if row is not None:
-                ingredients = {name: float(added[number]) for name, added in made_of}
-                fetch = replace(fetch, expected=sum(ingredients.values()), ingredients=ingredients)
+                ingredients = {name: float(added[number]) for name, added in explained}
                 number += 1
+            keep, reason = judged.verdict
+            if not keep:
+                self.dropped[reason] += 1
+            about: dict[str, Any] = {
+                "id": document_id(fingerprint(page.url), page.fetch_no),
+                "url": page.url,
+                "host": locate(page.url).host,
+                "fetched_at": page.fetched_at,
+                "status": page.status,
+                "promise": page.promise,
+                "propensity": page.propensity,
+                "policy": self.policy.name,
+            }
+            links = [
+                LinkRow(
+                    src_id=about["id"],
+                    dst_url=link.url,
+                    anchor=link.anchor,
+                    tag_path=link.tag_path,
+                    position=position,
+                    nofollow=link.nofollow,
+                )
+                for position, link in enumerate(page.links)
+            ]
+            fetch = FetchRow(
+                **about,
+                reason=reason,
+                worth=judged.worth,
+                expected=sum(ingredients.values()),
+                ingredients=ingredients,
+            )
+            document = self._document(about, page, judged, evidence) if keep else None
             self._writer.append(document, links, fetch)
         self._judged = []
 
-    def _document(self, page: Page, document_id: str, judged: Judged, evidence: Evidence) -> Document:
+    def _document(self, about: dict[str, Any], page: Page, judged: Judged, evidence: Evidence) -> Document:
         return Document(
-            id=document_id,
-            url=page.url,
-            host=locate(page.url).host,
-            fetched_at=page.fetched_at,
-            status=page.status,
-            content_sha256=page.content_sha256,
-            language=page.language,
-            language_score=page.language_score,
-            title=page.title,
-            text=page.text,
-            extractor=page.extractor,
-            opt_out=list(page.opt_out),
+            **about,
+            **values(Content, page),
+            **evidence._asdict(),
             quality=judged.quality,
-            promise=page.promise,
-            propensity=page.propensity,
-            policy=self.policy.name,
-            karma=evidence.karma,
-            equity=evidence.equity,
-            inlinks=evidence.inlinks,
-            depth=evidence.depth,
             crawl_id=self._writer.manifest.crawl_id,
             quality_model=judged.model,
             novelty=judged.novelty,
-            **judged.signals,
+            signals=judged.signals,
         )
 
     # Committing
@@ -406,9 +391,3 @@ def _seed_number(seed: Seed) -> int:
     """A seed as 64 bits: the same page, given with the same prior from the same source, is the same seed."""
     words = f"{seed.url}\n{float(seed.prior)!r}\n{seed.source}".encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
-
-
-def _number(document_id: str) -> int:
-    """A document id as 64 bits: the fingerprint, mixed with the number of the fetch."""
-    fingerprint_hex, _, fetch_no = document_id.partition("-")
-    return int(fingerprint_hex, 16) ^ (int(fetch_no) * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)

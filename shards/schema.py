@@ -1,38 +1,38 @@
-"""`Document`, `LinkRow`, `FetchRow`: the rows of the tables of a corpus, and their frozen Parquet schemas."""
+"""The rows of a corpus: `Document`, `LinkRow`, `FetchRow`, and the Parquet schemas made of their annotations.
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+A new column is one line in one class, and `SCHEMA_VERSION` counts on: in `Document`, in `Content` if workers
+find it (shards/text/content.py), in `COLUMNS` if it is measured of the text (shards/text/signals.py).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 import pyarrow as pa
 
+from shards.text.content import Content, since
 from shards.text.signals import COLUMNS
 
+# 1 had neither `quality_model`, `novelty` nor the rule signals: read, they are null. 2 had no fetches.
 SCHEMA_VERSION = 3
-"""1 had neither `quality_model`, `novelty` nor the rule signals; read, they are null. 2 had no fetches."""
+
+Moment = Annotated[int, pa.timestamp("ms", tz="UTC")]
+"""Milliseconds since 1970, UTC."""
+Status = Annotated[int, pa.int16()]
+"""Of HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class Document(Content):
     """One fetch of one page that was worth keeping."""
 
     id: str
-    """Commit key: URL fingerprint in hex, a dash, the number of this fetch of it."""
+    """Commit key, made by `document_id`."""
     url: str
     host: str
-    fetched_at: int
-    """UTC, milliseconds."""
-    status: int
-    content_sha256: str
-    """Of the text: what makes two pages the same document."""
-    language: str
-    language_score: float
-    title: str
-    text: str
-    """Main content as Markdown."""
-    extractor: str
-    """Name and version."""
-    opt_out: list[str] = field(default_factory=list)
-    """Signals against use for training seen on the page, for example `meta:noai`."""
+    fetched_at: Moment
+    status: Status
     quality: float
     """Learned worth of the text, 0 to 1."""
     promise: float
@@ -48,28 +48,12 @@ class Document:
     depth: int
     """Links from the nearest seed."""
     crawl_id: str
-    quality_model: str | None = None
+    quality_model: str | None = since(2)
     """What scored the text: `online`, or the name of another model."""
-    novelty: float | None = None
+    novelty: float | None = since(2)
     """Estimated share of the text's word 5-grams that no document before it had."""
-    rps_doc_word_count: float | None = None
-    """This and what follows: the rule signals (shards/text/signals.py), by the names of RedPajama-V2."""
-    rps_doc_mean_word_length: float | None = None
-    rps_doc_num_sentences: float | None = None
-    rps_doc_symbol_to_word_ratio: float | None = None
-    rps_doc_frac_no_alph_words: float | None = None
-    rps_doc_frac_unique_words: float | None = None
-    rps_doc_unigram_entropy: float | None = None
-    rps_doc_stop_word_fraction: float | None = None
-    rps_doc_frac_chars_top_2gram: float | None = None
-    rps_doc_frac_chars_top_3gram: float | None = None
-    rps_doc_frac_chars_top_4gram: float | None = None
-    rps_doc_frac_lines_end_with_ellipsis: float | None = None
-    rps_lines_start_with_bulletpoint: float | None = None
-    rps_lines_ending_with_terminal_punctution_mark: float | None = None
-    gopher_duplicate_line_fraction: float | None = None
-    gopher_duplicate_line_character_fraction: float | None = None
-    fineweb_short_line_fraction: float | None = None
+    signals: Mapping[str, float] = field(default_factory=dict)
+    """The rule signals (shards/text/signals.py), each a column, by the names of RedPajama-V2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,9 +77,8 @@ class FetchRow:
     """As that of a document."""
     url: str
     host: str
-    fetched_at: int
-    """UTC, milliseconds."""
-    status: int
+    fetched_at: Moment
+    status: Status
     reason: str = ""
     """Why there is no document; empty if there is."""
     worth: float
@@ -107,41 +90,55 @@ class FetchRow:
     policy: str
     expected: float
     """What the policy promised of it just before it learned from it."""
-    ingredients: Mapping[str, float]
+    ingredients: Annotated[Mapping[str, float], pa.list_(pa.float32())]
     """What `expected` was made of: by name, contributions that add up to it."""
 
 
-DOCUMENTS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("host", pa.string(), nullable=False),
-        pa.field("fetched_at", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("status", pa.int16(), nullable=False),
-        pa.field("content_sha256", pa.string(), nullable=False),
-        pa.field("language", pa.string(), nullable=False),
-        pa.field("language_score", pa.float32(), nullable=False),
-        pa.field("title", pa.string(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("extractor", pa.string(), nullable=False),
-        pa.field("opt_out", pa.list_(pa.string()), nullable=False),
-        pa.field("quality", pa.float32(), nullable=False),
-        pa.field("promise", pa.float32(), nullable=False),
-        pa.field("propensity", pa.float32(), nullable=False),
-        pa.field("policy", pa.string(), nullable=False),
-        pa.field("karma", pa.float32(), nullable=False),
-        pa.field("equity", pa.float32(), nullable=False),
-        pa.field("inlinks", pa.int32(), nullable=False),
-        pa.field("depth", pa.int32(), nullable=False),
-        pa.field("crawl_id", pa.string(), nullable=False),
-        pa.field("quality_model", pa.string()),
-        pa.field("novelty", pa.float32()),
-        *(pa.field(name, pa.float32()) for name in COLUMNS),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
+def document_id(fingerprint: int, fetch_no: int) -> str:
+    """Id of the `fetch_no`-th fetch of the URL with this fingerprint: that in hex, a dash, the number."""
+    return f"{fingerprint:016x}-{fetch_no}"
 
-ADDED: dict[str, int] = {"quality_model": 2, "novelty": 2, **dict.fromkeys(COLUMNS, 2)}
+
+def parsed_id(of: str) -> tuple[int, int]:
+    """Fingerprint of the URL, and number of the fetch: what `document_id` was given."""
+    fingerprint, _, fetch_no = of.partition("-")
+    return int(fingerprint, 16), int(fetch_no)
+
+
+_ARROW: dict[Any, pa.DataType] = {
+    str: pa.string(),
+    str | None: pa.string(),
+    float: pa.float32(),
+    float | None: pa.float32(),
+    int: pa.int32(),
+    bool: pa.bool_(),
+    tuple[str, ...]: pa.list_(pa.string()),
+}
+# They stand before what `Document` has of `Content`: the order of the columns in files of every version.
+_FIRST = ("id", "url", "host", "fetched_at", "status")
+
+
+def _columns(rows: type) -> Iterator[pa.Field]:
+    hints = get_type_hints(rows, include_extras=True)
+    for name in sorted(hints, key=lambda name: name not in _FIRST):
+        if name == "signals":
+            yield from (pa.field(signal, pa.float32()) for signal in COLUMNS)
+        else:
+            hint = hints[name]
+            kind = _ARROW[hint] if hint in _ARROW else hint.__metadata__[0]
+            yield pa.field(name, kind, nullable=NoneType in get_args(hint))
+
+
+_METADATA = {"schema_version": str(SCHEMA_VERSION)}
+DOCUMENTS = pa.schema(_columns(Document), _METADATA)
+LINKS = pa.schema(_columns(LinkRow), _METADATA)
+FETCHES = pa.schema(_columns(FetchRow), _METADATA)
+INGREDIENTS = "ingredients"
+"""Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list."""
+
+ADDED = {column.name: column.metadata["since"] for column in fields(Document) if column.metadata} | {
+    name: column.since for name, column in COLUMNS.items()
+}
 """The schema version that brought a column, of those that were not there from the first."""
 
 
@@ -155,34 +152,9 @@ def by_version(columns: Iterable[str], schema: pa.Schema) -> tuple[list[str], li
     return there, later
 
 
-LINKS = pa.schema(
-    [
-        pa.field("src_id", pa.string(), nullable=False),
-        pa.field("dst_url", pa.string(), nullable=False),
-        pa.field("anchor", pa.string(), nullable=False),
-        pa.field("tag_path", pa.string(), nullable=False),
-        pa.field("position", pa.int32(), nullable=False),
-        pa.field("nofollow", pa.bool_(), nullable=False),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
-
-FETCHES = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("url", pa.string(), nullable=False),
-        pa.field("host", pa.string(), nullable=False),
-        pa.field("fetched_at", pa.timestamp("ms", tz="UTC"), nullable=False),
-        pa.field("status", pa.int16(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("worth", pa.float32(), nullable=False),
-        pa.field("promise", pa.float32(), nullable=False),
-        pa.field("propensity", pa.float32(), nullable=False),
-        pa.field("policy", pa.string(), nullable=False),
-        pa.field("expected", pa.float32(), nullable=False),
-        pa.field("ingredients", pa.list_(pa.float32()), nullable=False),
-    ],
-    metadata={"schema_version": str(SCHEMA_VERSION)},
-)
-INGREDIENTS = "ingredients"
-"""Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list."""
+def row_of(document: Document) -> dict[str, Any]:
+    """`document` by column."""
+    return {
+        name: document.signals.get(name) if name in COLUMNS else getattr(document, name)
+        for name in DOCUMENTS.names
+    }

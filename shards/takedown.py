@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt
 from shards.manifest import HeldOut, Manifest, ShardEntry
-from shards.reader import verify
-from shards.tables import without_taken_down
+from shards.reader import verify, without_taken_down
+from shards.schema import parsed_id
 from shards.writer import ShardWriter
 
-Place = Callable[[str], tuple[str, str]]
-"""The host of a canonical URL, and its fingerprint as it stands in the ids of its fetches."""
+Locate = Callable[[str], tuple[str, int]]
+"""The host of a canonical URL, and its fingerprint."""
 
 
 class Purged(NamedTuple):
@@ -30,7 +30,7 @@ class Purged(NamedTuple):
     fetches: int
 
 
-def purge(directory: Path, place: Place) -> Purged:
+def purge(directory: Path, locate: Locate) -> Purged:
     """Rewrite the shards of `directory` that have rows of what its manifest has taken down.
 
     A link goes if it leads to it, or if its page is of it: one that was taken down by its URL, one that is in
@@ -45,7 +45,7 @@ def purge(directory: Path, place: Place) -> Purged:
             return Purged(0, 0, 0)
         for name, what in verify(directory):
             raise ShardCorrupt(f"{directory / name}: {what}; nothing was changed")
-        gone = _Gone(directory, before, place)
+        gone = _Gone(directory, before, locate)
         shards = tuple(_rewrite(writer, shard, gone) for shard in before.shards)
         if shards != before.shards:
             writer.update(shards=shards, held_out=_held_out(before, shards, gone))
@@ -56,24 +56,24 @@ def purge(directory: Path, place: Place) -> Purged:
 class _Gone:
     """Which rows go; counts links and fetches of them."""
 
-    def __init__(self, directory: Path, manifest: Manifest, place: Place) -> None:
+    def __init__(self, directory: Path, manifest: Manifest, locate: Locate) -> None:
         self._manifest = manifest
-        self._place = place
+        self._locate = locate
         self.links = self.fetches = 0
-        self._fingerprints = {place(what)[1] for what in manifest.tombstones if "://" in what}
+        self._fingerprints = {locate(what)[1] for what in manifest.tombstones if "://" in what}
         for shard in manifest.shards:
             for file in (shard, shard.fetches) if shard.fetches else (shard,):
                 for url, host, name in _rows(directory / file.name, "url", "host", "id"):
                     if manifest.is_taken_down(url, host):
-                        self._fingerprints.add(name.partition("-")[0])
+                        self._fingerprints.add(parsed_id(name)[0])
             for [url] in _rows(directory / shard.links.name, "dst_url"):
-                host, fingerprint = place(url)
+                host, fingerprint = locate(url)
                 if host in manifest.taken_down:
                     self._fingerprints.add(fingerprint)
 
     def fetched(self, name: str) -> bool:
         """Whether the fetch with this id was of what goes."""
-        return name.partition("-")[0] in self._fingerprints
+        return parsed_id(name)[0] in self._fingerprints
 
     def without(self, documents: pa.Table) -> pa.Table:
         """Documents or fetches."""
@@ -92,7 +92,7 @@ class _Gone:
         return left
 
     def _leads_to_it(self, url: str) -> bool:
-        return self._manifest.is_taken_down(url, self._place(url)[0])
+        return self._manifest.is_taken_down(url, self._locate(url)[0])
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:

@@ -6,11 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from cyclopts import App
 
+from bench import house
 from deploy.cli.app import app
 
 ROOT = Path(__file__).parent.parent
@@ -127,3 +129,51 @@ def test_what_the_readme_promises_exists(file, line):
     }
     flags = {word.partition("=")[0] for word in words if word.startswith("--")}
     assert flags <= known | {"--help", "--version"}, f"{file}: tinylm {line}"
+
+
+def in_the_readmes_map():
+    """The folders of the README's tree, as paths."""
+    readme = (ROOT / "README.md").read_text()
+    [block] = re.findall(r"^## What is where\n\n((?: {4}.*\n)+)", readme, re.MULTILINE)
+    above: list[str] = []
+    for line in block.splitlines():
+        spaces, name = re.match(r" {4}( *)(\w+)/", line).groups()
+        above[len(spaces) // 2 :] = [name]
+        yield "/".join(above)
+
+
+def test_the_readmes_map_has_every_folder_of_code_once():
+    """Folders with .py files in the packages, and the scripts of the frontier."""
+    folders = {path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
+    there = {str(folder.relative_to(ROOT)) for folder in folders} | {"crawler/frontier/lua"}
+    assert sorted(in_the_readmes_map()) == sorted(there)
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_pages_that_a_page_names_are_there(page):
+    rooms = "|".join((*PACKAGES, "tests", "bench", "docs"))
+    text = page.read_text()
+    files = re.findall(rf"(?<![\w/.-])((?:{rooms})/[\w/.]+\.(?:py|lua|md))", text)
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    missing = [name for name in files if not (ROOT / name).exists()]
+    assert missing + [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_decisions_are_dated_and_short():
+    """By room, each at most sixty words: what, why, what was measured."""
+    lines = (ROOT / "docs" / "decisions.md").read_text().splitlines()
+    decisions = [line for line in lines if line.startswith("- ")]
+    assert all(re.match(r"- 20\d\d-\d\d-\d\d \S", line) for line in decisions)
+    assert [line for line in decisions if len(line.split()) > 62] == []
+
+
+def test_the_house_keeps_its_shape():
+    """`python -m bench.house` shows what is in the way."""
+    modules = house.read(ROOT)
+    folders = Counter(path.parent for name in PACKAGES for path in (ROOT / name).rglob("*.py"))
+    assert max(folders.values()) <= 1 + house.GOALS["largest_folder"]  # and its __init__.py
+    assert house.cycles(modules) == []
+    assert len(house.one_caller_helpers(modules)) <= house.GOALS["one_caller_helpers"]

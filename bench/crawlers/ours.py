@@ -11,9 +11,9 @@ from bench.crawlers import CONCURRENCY, Job
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.fetch.worker import run
 from crawler.frontier import Discovered, Frontier, connect
-from crawler.page import Page
+from crawler.page import Extracted, Page
 from crawler.read.encoding import decode
-from crawler.read.extract import Extracted, Extractor
+from crawler.read.extract import Extractor
 from crawler.read.screen import Wanted
 from tinylm.processes import start, stop
 

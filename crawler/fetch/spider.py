@@ -19,13 +19,13 @@ from crawler.fetch.handler import AddressCap
 from crawler.fetch.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, product_token, retry_at
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier import Frontier, Lease
-from crawler.page import Link, Page
-from crawler.read.extract import Extracted
+from crawler.page import Extracted, Link, Page
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors, Limits
 from crawler.read.sitemaps import Reader, is_text, may_list
 from crawler.urls import canonicalize
 from crawler.warc import WarcWriter
+from shards.text.content import values
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
 
@@ -259,9 +259,9 @@ class LeaseSpider(Spider):
             response.body, response.url, _header(response, "Content-Type"), heard.nofollow
         )
         of_host = (await self._rules_of(lease)).opt_out(lease.url)
-        fields = {name: getattr(extracted, name) for name in Extracted.__slots__}
-        fields["opt_out"] = (*extracted.opt_out, *heard.signals, *of_host)
-        return Page(**self._base(lease, response.status), **fields)
+        found = values(Extracted, extracted)
+        found["opt_out"] = (*extracted.opt_out, *heard.signals, *of_host)
+        return Page(**self._base(lease, response.status), **found)
 
     def _empty_page(self, lease: Lease, status: int, reason: str, links: tuple[Link, ...] = ()) -> Page:
         return Page(**self._base(lease, status), reason=reason, links=links)

@@ -11,7 +11,8 @@ from crawler.fetch.resolver import Resolver
 from crawler.fetch.robots import product_token
 from crawler.fetch.spider import LeaseSpider
 from crawler.frontier import Frontier
-from crawler.read.extract import Extracted, Extractor
+from crawler.page import Extracted
+from crawler.read.extract import Extractor
 
 _DOWNLOADER_MIDDLEWARES = (
     "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware",

@@ -9,7 +9,7 @@ long and is easily hurt by a hostile page; so all of this runs in processes that
 import hashlib
 import re
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from types import FrameType
@@ -19,7 +19,7 @@ import trafilatura
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
-from crawler.page import Link
+from crawler.page import Extracted, Link
 from crawler.read.encoding import decode
 from crawler.read.language import detect_language
 from crawler.read.links import Canonicals, Markup, clean
@@ -29,22 +29,6 @@ from crawler.read.screen import DUPLICATE, Screen, Wanted
 _SEEN_CHARACTERS = 4000
 """Of a text that was not wanted: enough to learn what is not wanted."""
 _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extracted:
-    """What a response contains; `reason` says why there is no text."""
-
-    title: str = ""
-    text: str = ""
-    language: str = ""
-    language_score: float = 0.0
-    content_sha256: str = ""
-    """Of the text; of the fast one, if the screen held the page back."""
-    extractor: str = ""
-    opt_out: tuple[str, ...] = ()
-    links: tuple[Link, ...] = ()
-    reason: str = ""
 
 
 @cache

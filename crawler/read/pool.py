@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from crawler.read.extract import Extracted
+from crawler.page import Extracted
 from crawler.read.times import Times
 from tinylm.processes import die_with_parent, ignore_interrupts
 

@@ -19,9 +19,8 @@ from typing import NamedTuple
 
 from lxml import etree
 
-from crawler.page import Link
+from crawler.page import Extracted, Link
 from crawler.read.encoding import decode
-from crawler.read.extract import Extracted
 from crawler.urls import canonicalize, locate
 
 MOST_LINKS = 5000

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from crawler.urls import fingerprint, locate
 from ranker.links.centrality import Graph
 from shards.errors import ShardError
-from shards.reader import ShardReader
-from shards.tables import read_links
+from shards.reader import ShardReader, read_links
+from shards.schema import parsed_id
 
 LISTS = ("robots/", "urlset/", "sitemapindex/", "rss/", "RDF/", "feed/")
 """How the tag paths of links begin that stand in no page."""
@@ -92,9 +92,9 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     parts = []
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
-        parts.append(counted(read_links(reader.place, shard), names))
+        parts.append(counted(read_links(reader.location, shard), names))
     if not any(len(rows.ids) for rows in groups):
-        raise ShardError(f"{reader.place}: no documents, so no graph of them")
+        raise ShardError(f"{reader.location}: no documents, so no graph of them")
     ids, urls, *numbers = zip(*groups, strict=True)
     keys, fetches, hosts, karma = map(np.concatenate, numbers)
     parts = _of_latest_fetch(parts, keys, fetches)
@@ -151,9 +151,9 @@ def counted(columns: dict[str, Any], names: Names) -> Links:
 
 def split_ids(ids: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
     """Fingerprints of the URLs and numbers of the fetches in these ids of documents."""
-    parts = [document_id.split("-") for document_id in ids]
-    keys = np.array([int(key, 16) for key, _ in parts], dtype=np.uint64)
-    return keys, np.array([int(number) for _, number in parts], dtype=np.int64)
+    parts = [parsed_id(document) for document in ids]
+    keys = np.array([key for key, _ in parts], dtype=np.uint64)
+    return keys, np.array([number for _, number in parts], dtype=np.int64)
 
 
 def latest(keys: NDArray[np.uint64], fetches: NDArray[np.int64]) -> NDArray[np.int64]:

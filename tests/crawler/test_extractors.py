@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from crawler.read.extract import Extracted, Extractor
+from crawler.page import Extracted
+from crawler.read.extract import Extractor
 from crawler.read.pool import Extractors, Limits
 from crawler.read.times import Times
 

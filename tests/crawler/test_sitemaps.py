@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.read.extract import Extracted
+from crawler.page import Extracted
 from crawler.read.sitemaps import MOST_LINKS, Reader, listed, may_list
 
 SITE = "https://www.example.com/sitemap.xml"

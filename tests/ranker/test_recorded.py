@@ -159,7 +159,7 @@ class Crawl:
             )
             for position, target in enumerate(targets)
         ]
-        document = replace(make_document(1), quality=quality, rps_doc_word_count=80.0, **of_page)
+        document = replace(make_document(1), quality=quality, signals={"rps_doc_word_count": 80.0}, **of_page)
         fetch = replace(make_fetch(1), reason=reason, worth=0.0 if reason else worth, **of_page)
         self.writer.append(None if reason else document, links, fetch)
 
@@ -214,7 +214,7 @@ def test_what_was_taken_down_is_in_no_web(crawled):
     with ShardWriter(crawled) as writer:
         writer.update(tombstones=writer.manifest.with_tombstones(["b.test"]).tombstones)
     assert links_of(read_shards(crawled)) == {HOME: {ESSAY}, ESSAY: {HOME}}
-    purge(crawled, lambda url: (locate(url).host, f"{fingerprint(url):016x}"))
+    purge(crawled, lambda url: (locate(url).host, fingerprint(url)))
     assert links_of(read_shards(crawled)) == {HOME: {ESSAY}, ESSAY: {HOME}}
 
 

@@ -17,13 +17,12 @@ from crawler.seeds.read import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
-from shards.reader import ShardReader, verify
-from shards.tables import fetch_rows, read_fetches
+from shards.reader import ShardReader, fetch_rows, read_fetches, verify
 from shards.writer import ShardWriter
 from tests.conftest import command, eventually, full, open_frontier
 

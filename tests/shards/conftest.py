@@ -25,7 +25,7 @@ def make_document(number: int, *, host: str = "h.example", text: str = "") -> Do
         title=f"page {number}",
         text=text or f"This is the text of page {number}. " * 3,
         extractor="test 1",
-        opt_out=["meta:noai"] if number % 2 else [],
+        opt_out=("meta:noai",) if number % 2 else (),
         quality=0.5,
         promise=0.25,
         propensity=1.0,

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from shards.errors import ShardCorrupt, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
-from shards.reader import ShardReader, verify
-from shards.tables import read_fetches
+from shards.reader import ShardReader, read_fetches, verify
 from shards.takedown import Purged, purge
 from shards.writer import LOCK_NAME, ShardWriter
 
@@ -28,7 +27,7 @@ import sys
 from pathlib import Path
 from shards.takedown import purge
 print("ready", flush=True)
-purge(Path(sys.argv[1]), lambda url: (url.split("/")[2], f"{int(url.split('/')[3]):016x}"))
+purge(Path(sys.argv[1]), lambda url: (url.split("/")[2], int(url.split('/')[3])))
 """
 
 
@@ -37,7 +36,7 @@ def host(url):
 
 
 def place(url):
-    return host(url), f"{int(url.split('/')[3]):016x}"
+    return host(url), int(url.split("/")[3])
 
 
 def host_of(number):
