@@ -63,8 +63,9 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
 
 
-def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the limits of a crawl and give it `seeds`; returns how many. What it had before counts once."""
+def begin(frontier: Frontier, rules: FrontierConfig, crawl: CrawlConfig, seeds: list[Seed]) -> int:
+    """Set the rules and limits of a crawl, new or not, and give it `seeds`; returns how many were given."""
+    frontier.set_rules(rules)
     frontier.set_limits(limits_from_now(crawl))
     return frontier.put_seeds(seeds)
 
@@ -114,7 +115,7 @@ class Crawl:
         config = self._frontier_config
         with sigterm_as_interrupt(), _serving(config) as (url, self._embedded):
             frontier = Frontier(connect(url), config)
-            begin(frontier, self._crawl, seeds)
+            begin(frontier, self._frontier_config, self._crawl, seeds)
             settings = self.data / "tinylm.toml"
             shared = replace(config, redis_url=url, data=self.data.resolve())
             write_file(settings, frontier=shared, crawl=self._crawl, walk=self._walk)

@@ -44,12 +44,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
         return stopping.is_set() or stop_if_disk_is_short(frontier, config.data, crawl)
 
     # What memory has no room for goes to disk, if the crawl has one.
-    path = config.data / "frontier.sqlite"
-    spilling = (
-        Spill(frontier, path, partitions=config.partitions, hot=config.hot_per_host)
-        if config.spill
-        else nullcontext()
-    )
+    spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()
     with writer, spilling as spill:
         log.info("walking %s", config.shards)
         walker = Walker(frontier, writer, walk, spill=spill, open_model=open_any_model)

@@ -307,7 +307,7 @@ class Walker:
         """Commit when enough text or time has gathered, or before workers would have to wait for it."""
         full = self._writer.buffered_bytes >= self._config.shard_megabytes * 1e6
         waited = time.monotonic() - self._committed_at >= self._config.shard_seconds
-        if full or waited or self._uncommitted >= self._frontier.backlog / 2:
+        if full or waited or self._uncommitted >= self._frontier.config.backlog / 2:
             self.commit()
 
     def commit(self) -> None:

@@ -57,10 +57,10 @@ def begin(
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
 ) -> None:
-    """Set the limits of a crawl whose workers run elsewhere, and give it SEEDS; those it has had count once.
+    """Set the rules and limits of a crawl whose workers run elsewhere, and give it SEEDS.
 
-    Hours count from now; a crawl that reached a limit goes on when it is set higher. Seeds may also be in the
-    variable TINYLM_SEEDS.
+    Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
+    that reached a limit goes on when it is set higher.
     """
     from crawler.seeds.read import read_seeds
     from deploy.crawl import begin as begin_crawl
@@ -69,7 +69,7 @@ def begin(
     crawl.check_user_agent()
     found = [seed for given in seeds for seed in read_seeds(given)]
     with open_frontier(frontier) as opened:
-        given = begin_crawl(opened, crawl, found)
+        given = begin_crawl(opened, frontier, crawl, found)
     print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
 
 

@@ -97,12 +97,12 @@ class CrawlReader:
         self._rates.append((round(time.time(), 1), round(status.rate, 2)))
         counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
         return {name: counts[name] for name in counted} | {
-            "crawl_id": frontier.crawl_id,
-            "verdict": verdict(status, frontier.backlog)._asdict(),
+            "crawl_id": frontier.config.crawl_id,
+            "verdict": verdict(status, frontier.config.backlog)._asdict(),
             "pages_per_second": status.rate,
             "rates": list(self._rates),
             "dead_letters": counts["dead"],
-            "backlog_limit": frontier.backlog,
+            "backlog_limit": frontier.config.backlog,
             "idle": status.idle,
             "walker": status.walker,
             "extraction": status.extraction,

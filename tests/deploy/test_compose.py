@@ -99,8 +99,8 @@ def frontier(tmp_path):
 
 def test_a_crawl_that_begins_again_gets_new_limits(frontier):
     seeds = [Seed("https://a.test/", 3.0, "test"), Seed("https://b.test/", 1.0, "test")]
-    assert begin(frontier, CrawlConfig(pages=10), seeds) == 2
-    assert begin(frontier, CrawlConfig(pages=20), []) == 0
+    assert begin(frontier, frontier.config, CrawlConfig(pages=10), seeds) == 2
+    assert begin(frontier, frontier.config, CrawlConfig(pages=20), []) == 0
     assert frontier.limits().pages == 20
 
 

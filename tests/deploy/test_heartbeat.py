@@ -21,7 +21,8 @@ def beats(file, seconds=10.0):
 
 
 def walk(server, frontier, directory, name):
-    arguments = ("walk", "--redis-url", server.url, "--crawl-id", frontier.crawl_id, "--data", directory)
+    crawl_id = frontier.config.crawl_id
+    arguments = ("walk", "--redis-url", server.url, "--crawl-id", crawl_id, "--data", directory)
     environment = {"TINYLM_HEARTBEAT": str(directory / name), "TINYLM_CRAWL_DISK_RESERVE_GIGABYTES": "0"}
     return command(directory / f"{name}.log", *map(str, arguments), **environment)
 
