@@ -27,8 +27,10 @@ from shards.reader import RowGroup, ShardReader
 from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
-_AT_ONCE = 16  # files whose footers are read: over the network they wait, and take no CPU
-_FOOTER_END = 8  # bytes after the footer: its length in four, and the magic number
+# Files whose footers are read at once: over a network they wait, and take no CPU.
+_AT_ONCE = 16
+# Bytes after the footer: its length in four, and the magic number.
+_FOOTER_END = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,8 @@ class ParquetReader:
             raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
 
 
+# What is trained on: both have `fingerprint`, `text_bytes`, `row_groups`, `documents` and `texts`.
 Reader = ShardReader | ParquetReader
-"""What is trained on: both have `fingerprint`, `text_bytes`, `row_groups`, `documents` and `texts`."""
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:

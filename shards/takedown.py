@@ -18,8 +18,8 @@ from shards.reader import verify, without_taken_down
 from shards.schema import parsed_id
 from shards.writer import ShardWriter
 
+# The host of a canonical URL, and its fingerprint: how URLs are read is the crawler's business.
 Locate = Callable[[str], tuple[str, int]]
-"""The host of a canonical URL, and its fingerprint."""
 
 
 class Purged(NamedTuple):

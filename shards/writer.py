@@ -25,7 +25,8 @@ from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
 from tinylm.processes import lock
 
 LOCK_NAME = "writer.lock"
-_COMPRESSION_LEVEL = 3  # of zstd, its default
+# Of zstd, its default.
+_COMPRESSION_LEVEL = 3
 
 
 def locked(directory: Path) -> BinaryIO:
@@ -203,6 +204,7 @@ class ShardWriter:
                 row_group_size=row_group_rows,
                 compression="zstd",
                 compression_level=_COMPRESSION_LEVEL,
+                # Values that hardly recur: a dictionary of them would only be written beside them.
                 use_dictionary=[
                     name for name in table.schema.names if name not in ("id", "text", "content_sha256")
                 ],

@@ -23,8 +23,8 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
+# The reason it is counted under, and whether a text breaks it.
 Rule = tuple[str, Callable[[Signals], bool]]
-"""The reason it is counted under, and whether a text breaks it."""
 
 
 class Bounds(NamedTuple):

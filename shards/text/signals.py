@@ -32,8 +32,8 @@ _SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—"
 _BULLETS = ("•", "‣", "▪", "*", "-")
 _ELLIPSES = ("...", "…")
+# 2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits.
 GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,7 @@ class Column(NamedTuple):
     measure: Callable[[Signals], float]
 
 
+# By name, `punctution` as published. The quality model knows them by their order: add at the end.
 COLUMNS: dict[str, Column] = {
     "rps_doc_word_count": Column(2, lambda s: len(s.words)),
     "rps_doc_mean_word_length": Column(2, lambda s: s.mean_word_length),
@@ -216,4 +217,3 @@ COLUMNS: dict[str, Column] = {
     "gopher_duplicate_line_character_fraction": Column(2, lambda s: s.duplicate_line_characters),
     "fineweb_short_line_fraction": Column(2, lambda s: s.short_line_fraction),
 }
-"""By name, `punctution` as published. The quality model knows them by their order: add at the end."""
