@@ -142,7 +142,7 @@ class ShardWriter:
         Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
         """
         number = self.manifest.version + 1
-        shards = self.manifest.shards
+        shards, before = self.manifest.shards, self.manifest.state
         if self._documents or self._links or self._fetches:
             names = {INGREDIENTS: json.dumps([*self._ingredients])}
             log = FETCHES.with_metadata(FETCHES.metadata | names)
@@ -154,18 +154,24 @@ class ShardWriter:
                 self._row_group_rows,
             )
             shards = (*shards, shard)
+        learned = before
+        if state is not None:
+            path = self.directory / f"state-{number:06d}.bin"
+            with replacing(path) as temporary:
+                temporary.write_bytes(state)
+            learned = FileEntry(name=path.name, bytes=len(state), sha256=sha256(path))
         manifest = replace(
             self.manifest.with_tombstones(tombstones),
             shards=shards,
             positions={**self.manifest.positions, **(positions or {})},
-            state=self._write_state(number, state) if state is not None else self.manifest.state,
+            state=learned,
             dropped=dict(dropped) if dropped is not None else self.manifest.dropped,
         )
-        before = self.manifest.state
+        # All files are complete; with this rename they are the corpus.
         self.manifest = manifest.save(self.directory)
         self._documents, self._links, self._fetches, self.buffered_bytes = [], [], [], 0
         self._ingredients = {}
-        if before and before != self.manifest.state:
+        if before and before != learned:
             (self.directory / before.name).unlink(missing_ok=True)
         return self.manifest
 
@@ -211,12 +217,6 @@ class ShardWriter:
                 write_page_checksum=True,
             )
         return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
-
-    def _write_state(self, number: int, state: bytes) -> FileEntry:
-        path = self.directory / f"state-{number:06d}.bin"
-        with replacing(path) as temporary:
-            temporary.write_bytes(state)
-        return FileEntry(name=path.name, bytes=len(state), sha256=sha256(path))
 
     def state(self) -> bytes | None:
         """What `commit` was last given as state; None if nothing was.

@@ -44,7 +44,10 @@ class _Section:
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise ConfigError(f"{CONFIG_VARIABLE}={path}: there is no such file")
         prefix = f"{_PREFIX}{self._name.upper()}_"
-        self._refuse_unknown_variables(prefix)
+        known = {prefix + field.upper() for field in self._fields}
+        for variable in sorted(os.environ):
+            if variable.startswith(prefix) and variable not in known:
+                raise ConfigError(f"{variable}: [{self._name}] has no such setting")
         own: Any = [argument for argument in arguments if argument.field_info.name in self._fields]
         visible = ArgumentCollection(own)  # type: ignore[no-untyped-call]
         Env(prefix, command=False)(app, commands, visible)
@@ -52,12 +55,6 @@ class _Section:
             Toml(path, root_keys=(self._name,), use_commands_as_keys=False)(app, commands, visible)
         except CycloptsError as error:
             raise ConfigError(f"{path}: {_one_line(error)}") from error
-
-    def _refuse_unknown_variables(self, prefix: str) -> None:
-        known = {prefix + field.upper() for field in self._fields}
-        for variable in sorted(os.environ):
-            if variable.startswith(prefix) and variable not in known:
-                raise ConfigError(f"{variable}: [{self._name}] has no such setting")
 
 
 def layers(**sections: type) -> list[_Section]:

@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Gopher's: a page of English prose has at least two of them.
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+# What C4 takes for the end of a line of prose, and what ends one before a listing, in brackets or in code.
 _TERMINAL = (".", "!", "?", '"', "'", ":", ";", ")", "`")
 _FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
 _LETTER = re.compile(r"[^\W\d_]")
+# Of a hash at the beginning of a word; headings of Markdown are hashes alone.
 _HASHTAG = re.compile(r"#+[^#]")
 _SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—"
@@ -34,6 +37,10 @@ _BULLETS = ("•", "‣", "▪", "*", "-")
 _ELLIPSES = ("...", "…")
 # 2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits.
 GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _share_of_lines(test: Callable[[str], bool]) -> "cached_property[float]":
+    return cached_property(lambda signals: sum(map(test, signals.lines)) / max(1, len(signals.lines)))
 
 
 @dataclass(frozen=True)
@@ -125,24 +132,11 @@ class Signals:
     def sentences(self) -> int:
         return len(_SENTENCE_END.findall(self.prose))
 
-    @cached_property
-    def terminated_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.endswith(_TERMINAL))
-
-    @cached_property
-    def short_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: len(line) < 30)
-
-    @cached_property
-    def bullet_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.startswith(_BULLETS))
-
-    @cached_property
-    def ellipsis_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.endswith(_ELLIPSES))
-
-    def line_fraction(self, test: Callable[[str], bool]) -> float:
-        return sum(map(test, self.lines)) / max(1, len(self.lines))
+    terminated_line_fraction = _share_of_lines(lambda line: line.endswith(_TERMINAL))
+    # Of fewer than 30 characters, as FineWeb has it.
+    short_line_fraction = _share_of_lines(lambda line: len(line) < 30)
+    bullet_line_fraction = _share_of_lines(lambda line: line.startswith(_BULLETS))
+    ellipsis_line_fraction = _share_of_lines(lambda line: line.endswith(_ELLIPSES))
 
     @cached_property
     def duplicate_line_fraction(self) -> float:

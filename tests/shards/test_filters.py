@@ -186,7 +186,7 @@ def test_every_share_is_a_share(text):
         signals.alphabetic_fraction,
         signals.duplicate_line_fraction,
         signals.duplicate_line_characters,
-        signals.line_fraction(lambda line: line.startswith("-")),
+        signals.bullet_line_fraction,
     ]
     assert all(0 <= share <= 1 for share in shares)
 
@@ -215,5 +215,5 @@ def test_a_megabyte_of_one_thing_is_judged(text):
 def test_measurements_look_at_each_line_once():
     signals = Signals("")
     signals.__dict__["lines"] = [Counting("- x")] * 1000
-    signals.line_fraction(lambda line: line.startswith("-"))
+    assert signals.bullet_line_fraction == 1
     assert Counting.tested == 1000
