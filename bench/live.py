@@ -33,7 +33,7 @@ from deploy.demo.run import local_web
 from deploy.demo.sites import discover
 from ranker.config import WalkConfig
 from ranker.judge.judge import Judge
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.replay.recorded import RecordedWeb
 from ranker.replay.recorded_shards import read_shards
 from ranker.replay.simulator import Clock, Simulation

@@ -16,8 +16,7 @@ from crawler.frontier import Frontier
 from crawler.frontier.spill import Spill
 from deploy.crawl import stop_if_disk_is_short
 from ranker.config import WalkConfig
-from ranker.judge.models import open_model
-from ranker.judge.quality import QualityModel
+from ranker.judge.quality import QualityModel, open_model
 from ranker.walker import Walker
 from shards.errors import ShardsLocked
 from shards.writer import ShardWriter
@@ -80,7 +79,7 @@ class ScorerDied(TinylmError):
 
 
 class CheckpointProcess:
-    """`trainer.quality.CheckpointQuality` of the run or checkpoint at `path`, in a process that dies with us.
+    """`trainer.evaluate.CheckpointQuality` of the run or checkpoint at `path`, in a process that dies with us.
 
     The walker waits for each answer. Raises ConfigError if the checkpoint cannot be loaded.
     """
@@ -126,7 +125,7 @@ def _serve_scores(pipe: Connection, path: Path) -> None:
     # A second core is a worker's; and threads of a small model wait for each other more than they help.
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
-        from trainer.quality import CheckpointQuality
+        from trainer.evaluate import CheckpointQuality
 
         model = CheckpointQuality(path)
     except (TinylmError, ImportError) as error:

@@ -15,7 +15,7 @@ from crawler.config import FrontierConfig
 from crawler.urls import canonicalize, fingerprint, locate
 from ranker.graph import Evidence, LinkGraph
 from ranker.policy.policy import Policy
-from ranker.policy.promise import DISCOVERY
+from ranker.policy.promise import WORDS
 from ranker.state import restored
 from shards.manifest import Manifest
 from shards.reader import ShardReader, fetch_rows, read_fetches
@@ -24,43 +24,6 @@ from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
 _NEAR = 3  # fetched URLs named in place of one that was not
-
-WORDS = {
-    "one": "what is added to every page",
-    "all": "mean worth of all pages so far",
-    "host": "its host",
-    "directory, 1 deep": "its first directory",
-    "directory, 2 deep": "its second directory",
-    "directory, 3 deep": "its third directory",
-    "directory and first word of the file": "files there that begin with the same word",
-    "directory and first words of the file": "files there that begin with the same two words",
-    "host and pattern of the file": "files of the host with a name of the same form",
-    "last directory, of any host": "directories of the same name anywhere",
-    "first word of the file, on any host": "files anywhere that begin with the same word",
-    "end of the file, on any host": "files anywhere that end the same way",
-    "fetches in the group": "how little is known of its group",
-    "fetches of the host": "how little is known of its host",
-    "parents, mean": "mean worth of the pages that link to it",
-    "parents, best": "the best of the pages that link to it",
-    "parents, sum": "worth of all pages that link to it",
-    "siblings": "other links of those pages that were fetched",
-    "siblings, a parent": "the same, each of those pages for itself",
-    "inlinks": "how many pages link to it",
-    "referring domains": "how many domains link to it",
-    "share": "how few links those pages have",
-    "flow": "worth of those pages, split among their links",
-    "flow, root": "the same, of which little counts too",
-    "equity": "what flowed to it from seeds (OPIC)",
-    "votes": "people's votes for it",
-    "depth": "how far it is from a seed",
-    "segments": "how deep its path is",
-    "letters": "how long its URL is",
-    "words, sum": "words of its URL and its link",
-    "words, best": "the best of these words",
-    "words, worst": "the worst of these words",
-    DISCOVERY: "what it is expected to lead to",
-}
-"""Ingredients of the policy `tinylm`, for people; those of others are shown as they are."""
 
 
 # Reads the graph and the policy as they were when the corpus in a directory was last committed.

@@ -15,8 +15,8 @@ from tests.tinylm.test_processes import gone
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
+from trainer.evaluate import CheckpointQuality
 from trainer.model.model import GPT
-from trainer.quality import CheckpointQuality
 from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
 

@@ -17,7 +17,7 @@ from crawler.seeds.read import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError

@@ -123,8 +123,10 @@ def test_a_file_says_what_it_is(preset, tmp_path):
     assert len(fields["tokenizer.ggml.tokens"]) == tokenizer().vocab_size
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("fp16", "F16"), ("q8_0", "Q8_0")])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "precision", "kind"),
+    [*((preset, "q8_0", "Q8_0") for preset in PRESETS), ("qwen3", "fp32", "F32"), ("qwen3", "fp16", "F16")],
+)
 def test_matrices_are_as_precise_as_asked_for_and_vectors_always(preset, precision, kind, tmp_path):
     _, tensors = values(written(tmp_path, precision, preset=preset))
     assert {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) == 1} == {"F32"}

@@ -14,7 +14,7 @@ from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.data.loader import DataError
 from trainer.generate import Generator
-from trainer.instructions import held_out_file
+from trainer.post.chat import held_out_file
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
