@@ -79,7 +79,7 @@ class ScorerDied(TinylmError):
 
 
 class CheckpointProcess:
-    """`trainer.evaluate.CheckpointQuality` of the run or checkpoint at `path`, in a process that dies with us.
+    """`trainer.evaluate.CheckpointQuality` of the run or checkpoint at `path`, in a process of its own.
 
     The walker waits for each answer. Raises ConfigError if the checkpoint cannot be loaded.
     """
