@@ -1,8 +1,8 @@
 """Column tables: numbers computed of a corpus after it was written, beside its shards, by document id.
 
 A table is `columns/NAME-SNAPSHOT.parquet`: a column `id`, one or more of numbers, and in its metadata the
-fingerprint of the manifest it was computed from. It is whole or absent. Tables of earlier snapshots stay for
-the runs that are pinned to those.
+fingerprint of the manifest it was computed from. It is complete or absent. Tables of earlier snapshots stay
+for the runs that are pinned to those.
 """
 
 from collections.abc import Mapping

@@ -36,8 +36,8 @@ class RowGroup:
 class ShardReader:
     """Reads one split of the corpus at `location`, a folder or a URL, as `manifest` has it.
 
-    By default that is the current one. What was taken down is in no split, though it was later than
-    `manifest`: that is another snapshot then.
+    By default that is the current one. What was taken down is in no split, even if that happened after
+    `manifest` was pinned: then this is another snapshot.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ShardReader:
 
     @property
     def text_bytes(self) -> int:
-        """That of the manifest, what is held out included."""
+        """Of all texts, what is held out included."""
         return self.manifest.text_bytes
 
     @property
@@ -112,6 +112,7 @@ class ShardReader:
         with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
             there, later = by_version(columns, file.schema_arrow)
             table = file.read_row_group(group.index, columns=there, use_threads=False)
+            # A file from before these columns: null, as the schema allows of what came later.
             for name in later:
                 table = table.append_column(
                     DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)

@@ -1,8 +1,8 @@
 """Rewriting a corpus without what was taken down.
 
-New files beside the old ones, each whole and fsynced; then the manifest that lists them instead; then the old
-ones go. Killed before the manifest, the new files are those that nobody lists, and after it the old ones:
-whoever opens the directory for writing next removes them.
+New files are written beside the old ones, each complete and fsynced; then the manifest that lists them
+instead; then the old ones go. Killed before the manifest, the new files are those that nobody lists, and
+after it the old ones: whoever opens the directory for writing next removes them.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,6 +1,6 @@
 """`ShardWriter`: rows become a shard, and the shard becomes part of the corpus, in one step or not at all.
 
-The order of a commit: links, fetches, documents, state, each file written whole and fsynced; then the
+The order of a commit: links, fetches, documents, state, each file complete and fsynced; then the
 manifest that lists them, with the stream positions they came from. A crash before the manifest leaves files
 nobody lists, removed at the next start; a crash after it leaves stream entries below the recorded position,
 skipped.

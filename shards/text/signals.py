@@ -63,7 +63,7 @@ class Signals:
 
     @cached_property
     def hashes(self) -> "NDArray[np.uint32]":
-        """The words of the whole text, code too, in small letters and without the punctuation around them.
+        """The words of the text, those of code too, in small letters and without the punctuation around them.
 
         Hashed, the same in every process: shape (n,).
         """
