@@ -13,7 +13,7 @@ TinylmError
 │   InstructionError           trainer, beside what raises them
 ├── CheckpointError            trainer/run/checkpoint.py
 │   └── CheckpointDamaged
-└── DashboardError, ScorerDied, StageError, LocalWebError    deploy
+└── ScorerDied, StageError, LocalWebError    deploy
 """
 
 import sys
