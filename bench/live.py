@@ -37,8 +37,7 @@ from ranker.replay.recorded import RecordedWeb
 from ranker.replay.recorded_shards import read_shards
 from ranker.replay.simulator import Clock, Simulation
 from shards.manifest import Manifest
-from shards.reader import ShardReader
-from shards.tables import read_fetches
+from shards.reader import ShardReader, read_fetches
 
 PACKAGES = "scrapy,redis,rich,numpy,aiohttp,pyarrow,trafilatura,parsel"
 SEEDS = 60

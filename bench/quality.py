@@ -25,9 +25,8 @@ from ranker.config import WalkConfig
 from ranker.judge.calibration import Calibration
 from ranker.judge.judge import Judge
 from ranker.judge.quality import HashedLinear, sigmoid
+from shards.text.dedup import SEEN, Novelty, Sketch, shingles, sketch
 from shards.text.filters import judge
-from shards.text.minhash import shingles
-from shards.text.novelty import BANDS, Novelty, Sketch, sketch
 from shards.text.signals import Signals
 
 KINDS = {
@@ -214,7 +213,7 @@ def index_of_a_million() -> dict[str, float]:
     source, novelty = np.random.default_rng(1), Novelty()
 
     def texts(count: int) -> Sketch:
-        bands, grams = (source.integers(0, 2**64, n * count, dtype=np.uint64) for n in (BANDS, 44))
+        bands, grams = (source.integers(0, 2**64, n * count, dtype=np.uint64) for n in (SEEN[0], 44))
         return Sketch(bands, grams)
 
     for _ in range(1000):

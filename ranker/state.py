@@ -13,7 +13,6 @@ from ranker.graph import LinkGraph
 from ranker.policy import POLICIES, Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
-from shards.text.parts import joined
 
 _VERSION = 5
 _SMALL = 1 << 20
@@ -71,3 +70,14 @@ def restored(directory: Path) -> tuple[LinkGraph, Policy]:
     policy = POLICIES[state.plain["policy"]](graph)
     policy.restore(state.parts.get("policy", {}))
     return graph, policy
+
+
+def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The states of several owners as one mapping of arrays: names after their owner's."""
+    return {f"{owner}.{name}": value for owner, part in parts.items() for name, value in part.items()}
+
+
+def part_of(arrays: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """What `joined` was given for `owner`."""
+    prefix = f"{owner}."
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

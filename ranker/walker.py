@@ -31,13 +31,12 @@ from ranker.traps import Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
 from shards.text.content import Content, values
 from shards.text.filters import Verdict
+from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
 # Entries of the stream that are judged, learned from and priced together.
 _ENTRIES = 64
-# 2^64 / the golden ratio: multiples of it share no pattern with fingerprints.
-_GOLDEN, _64_BITS = 0x9E3779B97F4A7C15, (1 << 64) - 1
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 # Links to files that hold no text for us cost no fetch.
@@ -202,7 +201,7 @@ class Walker:
     def _judge(self, page: Page) -> _Fetched | None:
         """Judge a page; graph, traps and policy learn of it. None if that was done before."""
         target = Target(fingerprint(page.url), page.url)
-        fetch = target.key ^ (page.fetch_no * _GOLDEN & _64_BITS)
+        fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
             return None
         self._ids.add(fetch)

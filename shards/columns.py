@@ -5,22 +5,22 @@ fingerprint of the manifest it was computed from. It is whole or absent. Tables 
 the runs that are pinned to those.
 """
 
-import fcntl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import ShardCorrupt, ShardError, ShardsLocked
+from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
 from shards.schema import DOCUMENTS
+from shards.writer import locked
 from tinylm.files import replacing
 
 FOLDER = "columns"
@@ -44,21 +44,9 @@ def path_of(directory: Path | str, name: str, manifest: Manifest) -> Path:
     return Path(directory) / FOLDER / f"{name}-{manifest.fingerprint[:12]}.parquet"
 
 
-@contextmanager
-def writing(directory: Path | str) -> Iterator[None]:
-    """Within, no other process writes column tables of this corpus; raises ShardsLocked if one does."""
-    folder = Path(directory) / FOLDER
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = (folder / "writer.lock").open("w")
-    except OSError as error:
-        raise ShardError(f"{folder}: cannot be written ({error.strerror})") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ShardsLocked(f"{folder}: another process is writing here") from None
-        yield
+def writing(directory: Path | str) -> BinaryIO:
+    """A context in which no other process writes column tables of this corpus; raises ShardsLocked."""
+    return locked(Path(directory) / FOLDER)
 
 
 def write(path: Path, table: pa.Table, manifest: Manifest, **facts: str) -> None:
@@ -94,7 +82,7 @@ def read_column(reader: ShardReader, name: str) -> Column:
     numbers, if they are of another snapshot, or if a document of the split has none.
     """
     path = None if name in DOCUMENTS.names else _table_with(reader, name)
-    source = f"{path or reader.place}: column {name!r}"
+    source = f"{path or reader.location}: column {name!r}"
     if path is None and not _is_number(DOCUMENTS.field(name).type):
         raise ShardError(f"{source} holds no numbers; there are: {', '.join(_numbers_in(DOCUMENTS))}")
     joined = path and _Table(path, name)
@@ -152,12 +140,12 @@ def _hashes(ids: list[str]) -> NDArray[np.int64]:
 
 def _table_with(reader: ShardReader, name: str) -> Path:
     """The one table of the reader's snapshot that has this column."""
-    if is_url(reader.place):
-        raise ShardError(f"{reader.place}: tables in {FOLDER}/ are read beside a local corpus only")
+    if is_url(reader.location):
+        raise ShardError(f"{reader.location}: tables in {FOLDER}/ are read beside a local corpus only")
     current: list[Path] = []
     stale: list[Path] = []
     known = _numbers_in(DOCUMENTS)
-    for path in sorted((Path(reader.place) / FOLDER).glob("*.parquet")):
+    for path in sorted((Path(reader.location) / FOLDER).glob("*.parquet")):
         try:
             schema = pq.read_schema(path)
         except _DAMAGE as error:
@@ -173,12 +161,12 @@ def _table_with(reader: ShardReader, name: str) -> Path:
     if not current and stale:
         raise ShardError(
             f"{stale[-1]}: computed from manifest {facts_of(stale[-1]).get(_SNAPSHOT, '?')[:12]}, this is "
-            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.place}`)"
+            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.location}`)"
         )
     if not current or name not in known:
         raise ShardError(
-            f"{current[0] if current else reader.place}: no numbers called {name!r}; there are: "
-            f"{', '.join(sorted(set(known)))} (more after `tinylm shards rank {reader.place}`)"
+            f"{current[0] if current else reader.location}: no numbers called {name!r}; there are: "
+            f"{', '.join(sorted(set(known)))} (more after `tinylm shards rank {reader.location}`)"
         )
     return current[0]
 

@@ -9,22 +9,22 @@ from typing import Any
 from shards.errors import ShardError
 
 
-def is_url(place: Path | str) -> bool:
-    """Whether `place` is a URL for fsspec (s3://, hf://, …) and not a path."""
-    return "://" in str(place)
+def is_url(location: Path | str) -> bool:
+    """Whether `location` is a URL for fsspec (s3://, hf://, …) and not a path."""
+    return "://" in str(location)
 
 
-def open_bytes(place: Path | str, name: str) -> Any:
-    """The file `name` in the folder or at the URL `place`, for reading bytes.
+def open_bytes(location: Path | str, name: str) -> Any:
+    """The file `name` in the folder or at the URL `location`, for reading bytes.
 
     Raises OSError; at a URL FileNotFoundError if it is not there, and ShardError for all else.
     """
-    if not is_url(place):
-        return (Path(place) / name).open("rb")
-    with _reaching(place):
+    if not is_url(location):
+        return (Path(location) / name).open("rb")
+    with _reaching(location):
         import fsspec
 
-        return fsspec.open(f"{str(place).rstrip('/')}/{name}", "rb").open()
+        return fsspec.open(f"{str(location).rstrip('/')}/{name}", "rb").open()
 
 
 def names_below(url: str) -> list[str]:
@@ -43,18 +43,21 @@ def names_below(url: str) -> list[str]:
 
 
 @contextmanager
-def _reaching(place: Path | str) -> Iterator[None]:
-    """What keeps from a URL becomes a ShardError, whatever the package of its scheme raises."""
+def _reaching(location: Path | str) -> Iterator[None]:
+    """Turn any error of opening `location` into a ShardError: fsspec's backends raise different ones.
+
+    FileNotFoundError stays, so that a caller can ask whether a file is there.
+    """
     try:
         yield
     except FileNotFoundError as error:
         # By HTTP, fsspec says this of whatever went wrong, too.
-        by_http, cause = str(place).startswith("http"), error.__cause__
+        by_http, cause = str(location).startswith("http"), error.__cause__
         if by_http and cause and getattr(cause, "status", None) not in (404, 410):
-            raise ShardError(f"{place} cannot be reached ({cause})") from error
+            raise ShardError(f"{location} cannot be reached ({cause})") from error
         raise
     except Exception as error:
-        raise ShardError(f"{place} cannot be reached ({error})") from error
+        raise ShardError(f"{location} cannot be reached ({error})") from error
 
 
 def size_of(file: Any) -> int:

@@ -1,9 +1,9 @@
-"""`ParquetReader`: Parquet that something else wrote (FineWeb, DCLM), read in place as text to train on.
+"""`ParquetReader`: Parquet that something else wrote (FineWeb, DCLM), read where it is as text to train on.
 
-A place is a folder, a file, or an fsspec URL of either (s3://, hf://). What lies there is listed once, by the
-size and the footer of each file (which has the place, size and extremes of every part of every column, not a
-digest of the values), and the listing kept by who pins it: files that come later are not seen, and a file
-that changed is an error that names it. Only the column `text` is needed; rows where it is null do
+A location is a folder, a file, or an fsspec URL of either (s3://, hf://). What lies there is listed once,
+by the size and the footer of each file, and whoever pins it keeps the listing: files that come later are not
+seen, and a file that changed is an error that names it. A footer has the offset, size and extremes of every
+part of every column, but no digest of the values. Only the column `text` is needed; rows where it is null do
 not count.
 """
 
@@ -24,12 +24,11 @@ from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
 from shards.reader import RowGroup
-from tinylm.files import replacing
+from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
-_AT_ONCE = 16
-_FOOTER_END = 8
-"""Bytes after the footer: its length in four, and the magic number."""
+_AT_ONCE = 16  # files whose footers are read: over the network they wait, and take no CPU
+_FOOTER_END = 8  # bytes after the footer: its length in four, and the magic number
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +44,7 @@ class ListedFile:
 
 @dataclass(frozen=True)
 class Listing:
-    """The Parquet files of a place at one moment, by name."""
+    """The Parquet files of a location at one moment, by name."""
 
     files: tuple[ListedFile, ...]
 
@@ -55,12 +54,12 @@ class Listing:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
     @classmethod
-    def of(cls, place: Path | str) -> Self:
-        """Look at every `*.parquet` at `place`.
+    def of(cls, location: Path | str) -> Self:
+        """Look at every `*.parquet` at `location`.
 
         Raises ShardError if there are none, if one has no text, or if the one that is named is of a corpus.
         """
-        folder, names = _found(place)
+        folder, names = _found(location)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return cls(tuple(threads.map(lambda name: _listed(folder, name), names)))
 
@@ -68,24 +67,23 @@ class Listing:
     def load(cls, folder: Path) -> Self | None:
         """What `save` wrote to `folder`; None if it wrote nothing."""
         try:
-            files = json.loads((folder / FILE_NAME).read_text())["files"]
+            files = read_json(folder / FILE_NAME)["files"]
         except FileNotFoundError:
             return None
         return cls(tuple(ListedFile(**(file | {"row_groups": tuple(file["row_groups"])})) for file in files))
 
     def save(self, folder: Path) -> None:
-        """Write it to `folder`, whole or not at all."""
-        with replacing(folder / FILE_NAME) as temporary:
-            temporary.write_text(json.dumps(asdict(self), indent=1))
+        """Write it to `folder`; raises FileError."""
+        write_json(folder / FILE_NAME, asdict(self))
 
 
 class ParquetReader:
-    """Reads the Parquet at `place` as `listing` (default: what lies there now) has it."""
+    """Reads the Parquet at `location` as `listing` (default: what lies there now) has it."""
 
-    def __init__(self, place: Path | str, listing: Listing | None = None) -> None:
-        self.place = place
-        self.listing = listing or Listing.of(place)
-        self._folder = _folder_of(place)
+    def __init__(self, location: Path | str, listing: Listing | None = None) -> None:
+        self.location = location
+        self.listing = listing or Listing.of(location)
+        self._folder = _folder_of(location)
         self._files = {file.name: file for file in self.listing.files}
 
     @property
@@ -138,25 +136,25 @@ class ParquetReader:
             raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
 
 
-def _found(place: Path | str) -> tuple[str, list[str]]:
-    """The folder of `place`, and the names of the Parquet files in it, however deep."""
-    folder = _folder_of(place)
-    if folder != str(place).rstrip("/"):
+def _found(location: Path | str) -> tuple[str, list[str]]:
+    """The folder of `location`, and the names of the Parquet files in it, however deep."""
+    folder = _folder_of(location)
+    if folder != str(location).rstrip("/"):
         if is_corpus(folder):  # what is held out, and what was taken down, stands in its manifest
-            raise ShardError(f"{place}: a file of the corpus in {folder}; name that folder instead")
-        return folder, [str(place).rpartition("/")[2]]
-    if is_url(place):
+            raise ShardError(f"{location}: a file of the corpus in {folder}; name that folder instead")
+        return folder, [str(location).rpartition("/")[2]]
+    if is_url(location):
         paths = names_below(folder)
     else:
         paths = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.parquet")]
     names = sorted(path for path in paths if path.endswith(".parquet"))
     if not names:
-        raise ShardError(f"{place}: no manifest.json here, so no corpus, and no other Parquet either")
+        raise ShardError(f"{location}: no manifest.json here, so no corpus, and no other Parquet either")
     return folder, names
 
 
-def _folder_of(place: Path | str) -> str:
-    path = str(place).rstrip("/")
+def _folder_of(location: Path | str) -> str:
+    path = str(location).rstrip("/")
     is_file = path.endswith(".parquet") and not Path(path).is_dir()
     return path.rpartition("/")[0] or "." if is_file else path
 

@@ -3,8 +3,7 @@
 Hosts are taken in the order of a hash of their names until they hold the wanted share of the text, so the
 choice says nothing about their content. A held-out page whose text nearly stands in training as well (a
 mirror, a version) is put on neither side; a crawl that grew may bring more of those, but never another host.
-Near: estimated Jaccard of word 5-grams at least 0.7 (shards/text/minhash.py), looked up by 32 bands of 4,
-which finds 99.98 % of the pairs at 0.7.
+What is near stands in shards/text/dedup.py.
 """
 
 import hashlib
@@ -15,11 +14,8 @@ from pathlib import Path
 from shards.errors import ShardError
 from shards.manifest import HeldOut, Manifest
 from shards.reader import ShardReader
-from shards.text.minhash import Signature, bands, signature
+from shards.text.dedup import HELD_OUT, OVERLAP, Signature, bands, signature
 from shards.writer import ShardWriter
-
-_BANDS, _ROWS = 32, 4
-_NEAR = 0.7
 
 
 def _hash32(text: str) -> int:
@@ -60,16 +56,16 @@ def near_duplicates_of_training(
     for document in _documents(reader):
         if document["host"] in hosts:
             minhash = held[document["id"]] = signature(document["text"])
-            for band in bands(minhash, _BANDS, _ROWS).tolist():
+            for band in bands(minhash, *HELD_OUT).tolist():
                 by_band.setdefault(band, []).append(document["id"])
     near: set[str] = set()
     for document in _documents(reader):
         if document["host"] in hosts:
             continue
         minhash = signature(document["text"])
-        keys = bands(minhash, _BANDS, _ROWS).tolist()
+        keys = bands(minhash, *HELD_OUT).tolist()
         candidates = {name for key in keys for name in by_band.get(key, ())} - near
-        near.update(name for name in candidates if (held[name] == minhash).mean() >= _NEAR)
+        near.update(name for name in candidates if (held[name] == minhash).mean() >= OVERLAP)
     return sorted(near)
 
 

@@ -1,6 +1,6 @@
-"""The manifest: what a corpus consists of. A file that it does not list does not exist for any reader.
+"""`Manifest`: what a corpus consists of. A file that it does not list does not exist for any reader.
 
-It is one JSON file, replaced as a whole, so a commit of a shard, of the reading positions that led to it and
+It is one JSON file, replaced in one step, so a commit of a shard, of the reading positions that led to it and
 of the writer's own state is one rename.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Self
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import open_bytes
 from shards.schema import SCHEMA_VERSION
-from tinylm.files import replacing
+from tinylm.files import write_json
 
 FILE_NAME = "manifest.json"
 
@@ -152,15 +152,14 @@ class Manifest:
     def save(self, directory: Path) -> "Manifest":
         """Replace the manifest of `directory` by this one, with the version counted up; returns that."""
         saved = replace(self, version=self.version + 1)
-        with replacing(directory / FILE_NAME) as temporary:
-            temporary.write_text(json.dumps(asdict(saved), indent=1), encoding="utf-8")
+        write_json(directory / FILE_NAME, asdict(saved))
         return saved
 
 
-def is_corpus(place: Path | str) -> bool:
-    """Whether there is a manifest in the folder or at the URL `place`."""
+def is_corpus(location: Path | str) -> bool:
+    """Whether there is a manifest in the folder or at the URL `location`."""
     try:
-        open_bytes(place, FILE_NAME).close()
+        open_bytes(location, FILE_NAME).close()
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True

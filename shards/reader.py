@@ -4,17 +4,21 @@ The unit is the row group: small enough to hold, large enough to read at disk sp
 verified on the way, so a flipped bit is an error that names the file and never a strange document.
 """
 
+import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from shards.manifest import Manifest
-from shards.schema import DOCUMENTS, by_version
-from shards.tables import opened
+from shards.errors import ShardCorrupt
+from shards.files import open_bytes, size_of
+from shards.manifest import FileEntry, Manifest, ShardEntry
+from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, FetchRow, by_version
 from tinylm.files import sha256
 
 Split = Literal["train", "held_out", "all"]
@@ -31,8 +35,6 @@ class RowGroup:
 
 class Reader(Protocol):
     """What is trained on: a corpus, or other Parquet (shards/foreign.py)."""
-
-    place: Path | str
 
     @property
     def fingerprint(self) -> str:
@@ -56,17 +58,17 @@ class Reader(Protocol):
 
 
 class ShardReader:
-    """Reads one split of the corpus in `directory`, a folder or a URL, as `manifest` has it.
+    """Reads one split of the corpus at `location`, a folder or a URL, as `manifest` has it.
 
     By default that is the current one. What was taken down is in no split, though it was later than
     `manifest`: that is another snapshot then.
     """
 
     def __init__(
-        self, directory: Path | str, manifest: Manifest | None = None, split: Split = "train"
+        self, location: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
-        self.place = directory
-        current = Manifest.load(directory)
+        self.location = location
+        current = Manifest.load(location)
         self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
         self.split = split
         self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
@@ -96,7 +98,7 @@ class ShardReader:
     def documents(
         self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
     ) -> list[dict[str, Any]]:
-        """Those `rows` of `group` that are in the split, in order, each with `row`, its place in the group.
+        """Those `rows` of `group` that are in the split, in order, each with `row`, its index in the group.
 
         Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
         """
@@ -133,7 +135,7 @@ class ShardReader:
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         part = f"row group {group.index} is "
-        with opened(self.place, group.shard, self._sizes[group.shard], part) as file:
+        with opened(self.location, group.shard, self._sizes[group.shard], part) as file:
             there, later = by_version(columns, file.schema_arrow)
             table = file.read_row_group(group.index, columns=there, use_threads=False)
             for name in later:
@@ -145,6 +147,77 @@ class ShardReader:
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
             table.validate(full=True)
             return table
+
+
+def read_links(location: Path | str, shard: ShardEntry) -> dict[str, pa.Array]:
+    """Columns of the links of a shard's pages that a graph is made of; text comes as a dictionary array.
+
+    Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
+    """
+    words, columns = ["src_id", "dst_url", "tag_path"], ["src_id", "dst_url", "tag_path", "nofollow"]
+    table = _read(location, shard.links, columns, words)
+    return {name: table[name].unify_dictionaries().combine_chunks() for name in columns}
+
+
+def read_fetches(
+    location: Path | str, manifest: Manifest, columns: Sequence[str] = tuple(FETCHES.names)
+) -> Iterator[tuple[ShardEntry, pa.Table]]:
+    """Each shard that has a log of fetches, and that, less what was taken down.
+
+    Raises ShardCorrupt if a file is missing, of another size, or fails its checksums.
+    """
+    wanted = list(dict.fromkeys([*columns, *(("url", "host") if manifest.tombstones else ())]))
+    for shard in manifest.shards:
+        if shard.fetches is None:
+            continue
+        table = _read(location, shard.fetches, wanted, ())
+        yield shard, without_taken_down(table, manifest).select(list(columns))
+
+
+def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:
+    """A table of documents or fetches, with `url` and `host`, less what was taken down."""
+    if not manifest.tombstones:
+        return table
+    pairs = zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
+    return table.filter(pa.array([not manifest.is_taken_down(*pair) for pair in pairs], pa.bool_()))
+
+
+def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
+    """The rows of a table that has all columns of FETCHES and its file's metadata."""
+    names = json.loads(table.schema.metadata[INGREDIENTS.encode()])
+    moments = table["fetched_at"].cast(pa.int64()).to_pylist()
+    for row, fetched_at in zip(table.to_pylist(), moments, strict=True):
+        ingredients = dict(zip(names, row["ingredients"], strict=False))
+        yield FetchRow(**(row | {"fetched_at": fetched_at, "ingredients": ingredients}))
+
+
+def _read(location: Path | str, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
+    with opened(location, entry.name, entry.bytes, read_dictionary=list(words)) as file:
+        table = file.read(list(columns), use_threads=False)
+        table.validate(full=True)
+        return table.select(list(columns))
+
+
+@contextmanager
+def opened(
+    location: Path | str, name: str, size: int, part: str = "", **options: Any
+) -> Iterator[pq.ParquetFile]:
+    """The committed file `name` of `size` bytes in the folder or at the URL `location`, to be read within.
+
+    Raises ShardCorrupt, in which `part` begins what is said of damage, if it is missing, of another size, or
+    not what it should be, then or while it is read.
+    """
+    path = f"{location}/{name}"
+    try:
+        with open_bytes(location, name) as source:
+            if (found := size_of(source)) != size:
+                raise ShardCorrupt(f"{path}: {found} bytes, the manifest says {size}")
+            with pq.ParquetFile(source, page_checksum_verification=True, **options) as file:
+                yield file
+    except FileNotFoundError:
+        raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        raise ShardCorrupt(f"{path}: {part}damaged ({error}); see `tinylm shards verify`") from error
 
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:

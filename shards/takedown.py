@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt
 from shards.manifest import HeldOut, Manifest, ShardEntry
-from shards.reader import verify
+from shards.reader import verify, without_taken_down
 from shards.schema import parsed_id
-from shards.tables import without_taken_down
 from shards.writer import ShardWriter
 
 Locate = Callable[[str], tuple[str, int]]

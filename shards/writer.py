@@ -6,14 +6,13 @@ nobody lists, removed at the next start; a crash after it leaves stream entries 
 skipped.
 """
 
-import fcntl
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,9 +21,25 @@ from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
 from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow, row_of
 from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
+from tinylm.processes import lock
 
 LOCK_NAME = "writer.lock"
 _COMPRESSION_LEVEL = 3
+
+
+def locked(directory: Path) -> BinaryIO:
+    """Make `directory`, and lock it for one writer until the file that is returned is closed.
+
+    Raises ShardsLocked if another process holds the lock, and ShardError if nothing can be written there.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        held = lock(directory / LOCK_NAME)
+    except OSError as error:
+        raise ShardError(f"{directory}: cannot be written ({error.strerror})") from error
+    if held is None:
+        raise ShardsLocked(f"{directory}: another process is writing here")
+    return held
 
 
 class ShardWriter:
@@ -37,16 +52,7 @@ class ShardWriter:
     def __init__(self, directory: Path, *, crawl_id: str = "", row_group_rows: int = 256) -> None:
         self.directory = directory
         self._row_group_rows = row_group_rows
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            self._lock = (directory / LOCK_NAME).open("w")
-        except OSError as error:
-            raise ShardError(f"{directory}: cannot be written ({error.strerror})") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise ShardsLocked(f"{directory}: another process is writing here") from None
+        self._lock = locked(directory)
         try:
             self.manifest = self._open_manifest(crawl_id)
         except BaseException:

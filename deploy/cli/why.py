@@ -16,9 +16,8 @@ from crawler.urls import canonicalize, fingerprint, locate
 from ranker.graph import Evidence, LinkGraph, Rows
 from ranker.policy.promise import WORDS
 from shards.manifest import Manifest
-from shards.reader import ShardReader
+from shards.reader import ShardReader, fetch_rows, read_fetches
 from shards.schema import FetchRow
-from shards.tables import fetch_rows, read_fetches
 from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")

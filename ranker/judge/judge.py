@@ -19,9 +19,9 @@ from ranker.config import ONLINE, WalkConfig
 from ranker.graph import Known
 from ranker.judge.calibration import Calibration, Drift
 from ranker.judge.quality import HashedLinear, Open, QualityModel, open_model, vote_weight
+from ranker.state import joined, part_of
+from shards.text.dedup import Novelty, sketch
 from shards.text.filters import Verdict, judge
-from shards.text.novelty import Novelty, sketch
-from shards.text.parts import joined, part_of
 from shards.text.signals import Signals
 from tinylm.errors import TinylmError
 

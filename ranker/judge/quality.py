@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranker.config import ONLINE
-from shards.text.minhash import mixed
-from shards.text.signals import COLUMNS, Signals
+from shards.text.dedup import mixed
+from shards.text.signals import COLUMNS, GOLDEN, Signals
 from tinylm.errors import ConfigError
 
 # Weights of words and pairs, 8 bytes each with their squares; a page has at most 1,199 of them.
@@ -32,8 +32,6 @@ _RANGES = 64
 _DIMENSIONS = _HASHED + _RANGES * len(COLUMNS)
 # Of a text the first words are read: what a page costs does not grow with its length.
 _MOST_WORDS = 600
-# Odd, 2^64 / the golden ratio: makes a pair of words another number than the pair turned around.
-_PAIR = np.uint64(0x9E3779B97F4A7C15)
 # Value of a signal's range, beside words and pairs of norm 1 together; 0.3 cost 0.019 of AUC on known hosts.
 _SIGNAL_VALUE = np.float32(0.1)
 _LEARNING_RATE = 0.1
@@ -138,7 +136,7 @@ def _features(text: str | Signals) -> Features:
     """Distinct indices and their values: words and pairs, of norm 1 all together, and each signal's range."""
     signals = text if isinstance(text, Signals) else Signals(text)
     words = signals.hashes[:_MOST_WORDS].astype(np.uint64)
-    grams = np.concatenate((words, mixed(words[:-1] * _PAIR + words[1:])))
+    grams = np.concatenate((words, mixed(words[:-1] * np.uint64(GOLDEN) + words[1:])))
     index, counts = np.unique(grams % _HASHED, return_counts=True)
     value = np.sqrt(counts, dtype=np.float32)
     value /= max(1e-6, float(np.linalg.norm(value)))

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from crawler.urls import fingerprint, locate
 from ranker.links.centrality import Graph
 from shards.errors import ShardError
-from shards.reader import ShardReader
+from shards.reader import ShardReader, read_links
 from shards.schema import parsed_id
-from shards.tables import read_links
 
 LISTS = ("robots/", "urlset/", "sitemapindex/", "rss/", "RDF/", "feed/")
 """How the tag paths of links begin that stand in no page."""
@@ -93,9 +92,9 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     parts = []
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
-        parts.append(counted(read_links(reader.place, shard), names))
+        parts.append(counted(read_links(reader.location, shard), names))
     if not any(len(rows.ids) for rows in groups):
-        raise ShardError(f"{reader.place}: no documents, so no graph of them")
+        raise ShardError(f"{reader.location}: no documents, so no graph of them")
     ids, urls, *numbers = zip(*groups, strict=True)
     keys, fetches, hosts, karma = map(np.concatenate, numbers)
     parts = _of_latest_fetch(parts, keys, fetches)

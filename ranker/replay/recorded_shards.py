@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from crawler.page import LISTS
 from ranker.links.webgraph import Links, Names, counted, latest, split_ids
 from ranker.replay.recorded import RecordedWeb, RecordingError, build
-from shards.reader import ShardReader
+from shards.reader import ShardReader, read_fetches, read_links
 from shards.schema import DOCUMENTS, FETCHES
-from shards.tables import read_fetches, read_links
 
 _NOT_PAGES = (*LISTS, "not_modified")
 """Reasons of fetches that are lists, or that only said that an earlier one still holds."""
@@ -58,7 +57,7 @@ def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
 def _latest(reader: ShardReader) -> pa.Table:
     """The last fetch of each page, in the order of their keys."""
     schema = pa.schema([FETCHES.field(name) for name in ("id", *_LOGGED)])
-    tables = [table for _, table in read_fetches(reader.place, reader.manifest, schema.names)]
+    tables = [table for _, table in read_fetches(reader.location, reader.manifest, schema.names)]
     log = pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
     log = log.filter(pa.array([reason not in _NOT_PAGES for reason in log["reason"].to_pylist()], pa.bool_()))
     return log.take(pa.array(latest(*split_ids(log["id"].to_pylist()))))

@@ -32,8 +32,8 @@ _SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—"
 _BULLETS = ("•", "‣", "▪", "*", "-")
 _ELLIPSES = ("...", "…")
-_MULTIPLIER = 0x9E3779B97F4A7C15
-"""Odd and without a pattern: two n-grams of word numbers get the same 64 bits only by chance."""
+GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Signals:
         found: dict[int, float] = {}
         grams = words
         for n in (2, 3, 4):
-            grams = grams[:-1] * _MULTIPLIER + words[n - 1 :]
+            grams = grams[:-1] * GOLDEN + words[n - 1 :]
             ordered = np.sort(grams)
             starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
             counts = np.diff(starts, append=len(ordered))

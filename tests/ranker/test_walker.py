@@ -22,8 +22,7 @@ from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
-from shards.reader import ShardReader, verify
-from shards.tables import fetch_rows, read_fetches
+from shards.reader import ShardReader, fetch_rows, read_fetches, verify
 from shards.writer import ShardWriter
 from tests.conftest import command, eventually, full, open_frontier
 

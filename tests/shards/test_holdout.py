@@ -8,7 +8,7 @@ from shards.errors import ShardError
 from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from shards.text.minhash import signature
+from shards.text.dedup import signature
 
 SHARE = 0.3
 

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from shards.errors import ShardCorrupt, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
-from shards.reader import ShardReader, verify
-from shards.tables import read_fetches
+from shards.reader import ShardReader, read_fetches, verify
 from shards.takedown import Purged, purge
 from shards.writer import LOCK_NAME, ShardWriter
 

@@ -19,9 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 import shards.writer as writer_module
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
-from shards.reader import ShardReader, verify
+from shards.reader import ShardReader, fetch_rows, read_fetches, verify
 from shards.schema import FetchRow
-from shards.tables import fetch_rows, read_fetches
 from shards.writer import ShardWriter
 from tinylm.errors import FileError, TinylmError
 from tinylm.files import replacing, sha256

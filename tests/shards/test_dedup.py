@@ -7,8 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.text.minhash import PERMUTATIONS, SHINGLE, bands, minhash, shingles
-from shards.text.novelty import BANDS, ROWS, Bloom, Novelty, Sketch, sketch
+from shards.text.dedup import (
+    HELD_OUT,
+    PERMUTATIONS,
+    SEEN,
+    SHINGLE,
+    Bloom,
+    Novelty,
+    Sketch,
+    bands,
+    minhash,
+    shingles,
+    sketch,
+)  # fmt: skip
 from shards.text.signals import Signals
 from tests.conftest import saved
 
@@ -65,13 +76,16 @@ def test_shingles_are_of_five_words_in_their_order(words):
         assert shingles(swapped)[0] != found[0]
 
 
-@pytest.mark.parametrize("overlap", [0.5, 0.72, 0.8, 0.9])
-def test_pairs_share_a_band_as_often_as_is_stated(overlap):
+@pytest.mark.parametrize(
+    ("near", "overlap"), [*((SEEN, overlap) for overlap in (0.5, 0.72, 0.8, 0.9)), (HELD_OUT, 0.5)]
+)
+def test_pairs_share_a_band_as_often_as_is_stated(near, overlap):
     source = np.random.default_rng(3)
-    wanted = 1 - (1 - overlap**ROWS) ** BANDS
+    count, rows = near
+    wanted = 1 - (1 - overlap**rows) ** count
     found = np.mean(
         [
-            (bands(minhash(one), BANDS, ROWS) == bands(minhash(other), BANDS, ROWS)).any()
+            (bands(minhash(one), *near) == bands(minhash(other), *near)).any()
             for one, other in (pair(source, overlap) for _ in range(1000))
         ]
     )
@@ -101,8 +115,8 @@ def test_texts_like_no_other_are_hardly_ever_taken_for_one_and_cost_what_is_stat
     source = np.random.default_rng(4)
     novelty, wrong, shares = Novelty(), 0, []
     for _ in range(20_000):
-        numbers = source.integers(0, 2**64, BANDS + 44, dtype=np.uint64)
-        new = Sketch(numbers[:BANDS], numbers[BANDS:])
+        numbers = source.integers(0, 2**64, 14 + 44, dtype=np.uint64)
+        new = Sketch(numbers[:14], numbers[14:])
         wrong += novelty.near_duplicate(new)
         shares.append(novelty.new_share(new))
         novelty.add(new)
@@ -125,7 +139,7 @@ def test_the_share_of_new_text_is_what_no_text_before_had():
 
 def of(words):
     grams = shingles(words)
-    return Sketch(bands(minhash(grams), BANDS, ROWS), grams[grams < np.uint64((1 << 64) // 16)])
+    return Sketch(bands(minhash(grams), *SEEN), grams[grams < np.uint64((1 << 64) // 16)])
 
 
 @given(st.text(max_size=200))
