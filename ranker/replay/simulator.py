@@ -17,7 +17,7 @@ from ranker import features
 from ranker.graph import Fetch, LinkGraph, Rows, Target, describe
 from ranker.policy import Moves, Policy
 from ranker.policy.orders import Order
-from ranker.replay.recorded import RecordedWeb
+from ranker.replay.web import RecordedWeb
 from tinylm.errors import ConfigError
 
 _PRICED_AGAIN = 2000

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from ranker.graph import LinkGraph, Target
 from ranker.policy import POLICIES
-from ranker.replay.recorded import build
 from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Queue, Simulation
+from ranker.replay.web import build
 from tests.ranker.recordings import make_web
 
 BUDGET = 60
