@@ -20,8 +20,8 @@ from ranker.policy.orders import Order
 from ranker.replay.web import RecordedWeb
 from tinylm.errors import ConfigError
 
+# Queued URLs that are priced again where any may have moved: half of them the best, the rest in turn.
 _PRICED_AGAIN = 2000
-"""Queued URLs that are priced again where any may have moved: half of them the best, the rest in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +212,7 @@ class _Crawl:
         return Target(page, self._web.urls[page])
 
     def _batch(self) -> int:
-        """Pages between two lessons: few at first."""
+        """Pages between two lessons: few at first, one more every 20 fetches."""
         return min(self._policy.batch, 1 + len(self.worth) // 20)
 
     def _price(self) -> None:
