@@ -22,7 +22,7 @@ _LEAST_SLOPE = 0.1
 _BINS = 10
 # The same of the two histograms, a page: half after 350, and after 1,400.
 _SHORT, _LONG = 0.998, 0.9995
-# PSI (Siddiqi 2006): above 0.25 it is another distribution; a warning comes again only once it fell below 0.1.
+# PSI (Siddiqi 2006): above 0.25 it is another distribution. A warning comes again once it fell below 0.1.
 _WARN_ABOVE, _CALM_BELOW = 0.25, 0.1
 # Pages in the longer histogram, which holds 2,000 at most, before the index says anything.
 _FEWEST = 1000
