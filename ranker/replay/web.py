@@ -15,11 +15,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crawler.archive import Archived, WarcReader
 from crawler.page import LISTS
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.urls import canonicalize, fingerprint
+from crawler.warc import Archived, WarcReader
 from ranker.links.centrality import Graph, pagerank
 from ranker.links.webgraph import Names, counted, latest, split_ids
 from ranker.replay.worth import evaluate
