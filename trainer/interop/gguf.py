@@ -121,6 +121,7 @@ def _theirs(model: GPT) -> dict[str, Tensor]:
     if preset == "gpt2":  # matrices the other way round there
         turned = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
         found = {name: tensor.t() if name.endswith(turned) else tensor for name, tensor in found.items()}
+    # llama.cpp's llama turns neighbouring rows where transformers' turns halves.
     if preset == "llama" and config.positions == "rotary":
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}
         for name, tensor in found.items():

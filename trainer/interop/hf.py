@@ -99,6 +99,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+    # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     temporary.mkdir(parents=True)
@@ -154,6 +155,7 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
     for name, file in _files(path).items():
         prefixed = f"transformer.{name}"
         stored[prefixed if prefixed in expected else name] = (file, name)
+    # A tied head is stored by some and left out by others.
     tied = {"lm_head.weight"} - expected.keys()
     unknown = [name for name in stored.keys() - expected.keys() - tied if not name.endswith(_USELESS)]
     for what, names in (("is not in it", expected.keys() - stored.keys()), ("is not known here", unknown)):
@@ -195,6 +197,7 @@ def tensors(model: GPT) -> dict[str, Tensor]:
 def _ours(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """The inverse of `tensors`; a tied head is there again."""
     preset = layout_of(config).preset
+    # On the meta device a model has names and shapes, and takes no memory.
     with torch.device("meta"):
         names = weights(GPT(config))
     if preset == "gpt2":
@@ -257,6 +260,7 @@ def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tens
 
     With `back`, the other way. The first dimension of `rows` is that of the heads.
     """
+    # 0, h, 1, h + 1, ... with h = turned / 2: where each row of a pair was.
     order = torch.arange(turned, device=rows.device).view(2, -1).t().flatten()
     of_heads = rows.view(heads, -1, *rows.shape[1:])
     kept, moved = of_heads.tensor_split([of_heads.size(1) - turned], dim=1)
