@@ -172,6 +172,6 @@ def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, c
     assert sum(tensor.n_elements for tensor in tensors) == ours.parameters_count
     with pytest.raises(ConfigError, match=r"out = .*gguf': is there already"):
         app(command, result_action="return_value")
-    monkeypatch.setattr("deploy.cli.export.find_spec", lambda _: None)
+    monkeypatch.setattr("deploy.cli.model.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"gguf is not installed: pip install '\.\[export\]'"):
         app(command, result_action="return_value")
