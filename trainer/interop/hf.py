@@ -148,9 +148,9 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
     Tokens beyond those the folder has begin as the mean of them all. Raises `CheckpointError` naming a tensor
     that is missing, too many, or of another shape, or a file that is damaged.
     """
-    shape = _shape(path)
-    with torch.device("meta"):
-        expected = tensors(GPT(shape))
+    with torch.device("meta"):  # names and shapes, without memory
+        model = GPT(_shape(path))
+    expected = tensors(model)
     stored = {}  # GPT-2's own checkpoint leaves the prefix out
     for name, file in _files(path).items():
         prefixed = f"transformer.{name}"
@@ -169,7 +169,7 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
         if name.endswith(_OF_TOKENS):
             new = tensor.mean(0, keepdim=True).expand(max(0, vocab_size - len(tensor)), -1)
             found[name] = torch.cat((tensor[:vocab_size], new))
-    return _ours(found, shape)
+    return _ours(found, model)
 
 
 def _shape(path: Path) -> ModelConfig:
@@ -194,19 +194,15 @@ def tensors(model: GPT) -> dict[str, Tensor]:
     return {_name(name, preset == "gpt2"): tensor.contiguous() for name, tensor in found.items()}
 
 
-def _ours(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def _ours(theirs: Mapping[str, Tensor], model: GPT) -> dict[str, Tensor]:
     """The inverse of `tensors`; a tied head is there again."""
-    preset = layout_of(config).preset
-    # On the meta device a model has names and shapes, and takes no memory.
-    with torch.device("meta"):
-        names = weights(GPT(config))
-    if preset == "gpt2":
-        names = _joined(names)
+    preset = layout_of(model.config).preset
+    names = _joined(weights(model)) if preset == "gpt2" else weights(model)
     found = {name: theirs[_name(name, preset == "gpt2")] for name in names}
     if preset == "gpt2":
         found = _parted(found)
     if preset == "deepseek":
-        found = {name: _paired(tensor, name, config, back=True) for name, tensor in found.items()}
+        found = {name: _paired(tensor, name, model.config, back=True) for name, tensor in found.items()}
     return {"lm_head.weight": found["embed_tokens.weight"], **found}
 
 
