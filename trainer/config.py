@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tinylm.config import require, require_positive
 from tinylm.errors import ConfigError
-from trainer.checks import require as require
-from trainer.checks import require_positive
 from trainer.model.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
 
 

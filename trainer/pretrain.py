@@ -18,10 +18,10 @@ from cyclopts import App, Parameter
 from numpy.typing import NDArray
 from torch.distributed.elastic.multiprocessing.errors import record
 
-from tinylm.config import layers
+from tinylm.config import layers, require
 from tinylm.errors import exit_on_error
 from tinylm.files import replacing
-from trainer.config import PretrainConfig, require
+from trainer.config import PretrainConfig
 from trainer.data.loader import Loader
 from trainer.data.sources import Source, open_sources, pin_sources, sample
 from trainer.evaluate import baselines, bits_per_byte, held_out_texts

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from shards.reader import Reader, RowGroup, ShardReader
+from shards.foreign import Reader
+from shards.reader import RowGroup, ShardReader
 from tinylm.errors import TinylmError
 from trainer.config import PretrainConfig
 from trainer.data.packing import Rows, Tokens, pack, segments

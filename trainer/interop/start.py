@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from tinylm.config import require
 from tinylm.files import replacing
-from trainer.config import PretrainConfig, SFTConfig, require
+from trainer.config import PretrainConfig, SFTConfig
 from trainer.interop import hf
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
-from trainer.config import ModelConfig, TrainConfig, require
+from trainer.config import ModelConfig, TrainConfig
 from trainer.model.loss import LOGITS_AT_ONCE
 from trainer.model.model import GPT
 from trainer.run.distributed import environment

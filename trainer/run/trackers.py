@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
 
-from trainer.config import TrainConfig, as_json, require
+from tinylm.config import require
+from trainer.config import TrainConfig, as_json
 
 Tracker = Callable[[int, dict[str, Any]], None]
 """Takes a step and what was measured at it."""
