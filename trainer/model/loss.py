@@ -58,6 +58,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 # The largest probability is exp(largest logit - log Z).
                 log_z = logits.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
                 loss += ((log_z - logits.gather(1, at)) * kept).sum()
+                # The gradient by the logits is p less 1 at the target; that of log(Z)^2 is 2 log(Z) p.
                 if turned is not None and grad_x is not None and grad_weight is not None:
                     if z_loss:
                         p.mul_(1 + 2 * z_loss * log_z)
@@ -65,6 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_logits = p.to(dtype)
                     grad_x[start : start + rows] = product_of(grad_logits, turned) * kept
                     _accumulate(grad_weight, grad_logits, chunk * kept)
+        # What backward needs is known already, so no logits are kept until then.
         if grad_weight is not None:
             ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
         return loss

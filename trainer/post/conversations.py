@@ -106,6 +106,7 @@ def plan(conversations: Conversations, sequence_len: int, *, seed: int, epochs: 
     """The rows of all `epochs`, in the order in which they are trained on."""
     rows: list[Row] = []
     for epoch in range(epochs):
+        # A string seeds through SHA-512, the same on every machine and Python.
         random = Random(f"{conversations.sha256} {seed} {epoch}")
         rows += pack([len(example.inputs) for example in conversations.examples], sequence_len, random)
     return rows
@@ -145,6 +146,7 @@ def batches(
     conversations: Conversations, rows: Sequence[Row], sequence_len: int, batch_size: int, world: World
 ) -> Iterator[Batch]:
     """This rank's share of `rows`, `batch_size` at a time, on its device."""
+    # By turns, so that ranks differ by one batch at most.
     for start in range(world.rank * batch_size, len(rows), world.size * batch_size):
         batch = collate(conversations.examples, rows[start : start + batch_size], sequence_len)
         yield {name: part.to(world.device) for name, part in batch.items()}
@@ -227,6 +229,7 @@ def _messages(line: bytes) -> Any:
 
 def _example(ids: list[int], mask: list[int]) -> Example:
     """Inputs and next tokens, up to the last one that is learned."""
+    # What follows the last learned token would be computed for nothing.
     targets = [token if learned else IGNORE for token, learned in zip(ids[1:], mask[1:], strict=True)]
     end = max((position for position, target in enumerate(targets, 1) if target != IGNORE), default=0)
     return Example(ids[:end], targets[:end])
