@@ -26,7 +26,8 @@ from bench.report import report
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
 from crawler.page import LISTS, Extracted
-from crawler.seeds.read import Seed, read_seeds
+from crawler.seeds.read import read_seeds
+from crawler.seeds.seed import Seed
 from deploy.crawl import Crawl
 from deploy.demo.dump import write_dump
 from deploy.demo.run import local_web

@@ -15,7 +15,7 @@ from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
 from crawler.frontier import Frontier, Limits, connect
 from crawler.frontier.server import EmbeddedServer
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
 from tinylm.processes import start, stop

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crawler.frontier import Frontier, Limits
-from crawler.read.times import Times
+from crawler.read.pool import Times
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0

@@ -19,7 +19,7 @@ from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target

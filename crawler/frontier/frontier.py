@@ -23,7 +23,7 @@ from crawler.frontier.batch import Ack, Batch, End, Ends, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.

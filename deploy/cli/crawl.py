@@ -87,8 +87,7 @@ def worker(
     """
     from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
-    from crawler.read.extract import Extractor
-    from crawler.read.screen import Wanted
+    from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
     from tinylm.log import setup
 
@@ -98,8 +97,8 @@ def worker(
     with open_frontier(frontier) as opened:
         # `tinylm crawl` and `tinylm begin` have set them; a worker started by hand may be the first.
         opened.set_limits_if_none(limits_from_now(crawl))
-        wanted = Wanted(walk.languages, walk.language_score) if crawl.prescreen else None
-        run(opened, crawl, Extractor(wanted, product_token(crawl.user_agent)))
+        screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
+        run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
 
 
 @app.command(config=_ALL)

@@ -8,7 +8,7 @@ import pytest
 
 from crawler.errors import FrontierError, LeaseLost
 from crawler.frontier import SEED, Discovered, Limits
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from tests.conftest import eventually, make_page
 from tests.crawler.driving import (
     DAY,

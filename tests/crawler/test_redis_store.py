@@ -13,7 +13,7 @@ import redis
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
 from crawler.frontier.spill import Spill
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from tests.conftest import full, kill, open_frontier, running_server
 from tests.crawler.driving import DAY, RESOLUTION, ack, drain, expire, lease_one, next_page, pages, put
 

@@ -18,7 +18,7 @@ from crawler.config import FrontierConfig
 from crawler.errors import ServerError
 from crawler.frontier import Frontier, connect
 from crawler.frontier.server import EmbeddedServer
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from shards.reader import ShardReader, verify
 from tests.conftest import reply
 from tests.ranker.test_walker import prose

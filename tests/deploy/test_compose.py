@@ -15,7 +15,7 @@ import yaml
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier, connect
 from crawler.frontier.server import EmbeddedServer
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from deploy.crawl import begin, limits_from_now
 from deploy.demo.hosts import build_hosts
 from deploy.demo.sites import Web, discover

@@ -11,7 +11,7 @@ import pytest
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from deploy.crawl import Crawl
 from ranker.config import WalkConfig
 from shards.manifest import Manifest

@@ -24,7 +24,7 @@ from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, Limits, connect
 from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from deploy.crawl import attach
 from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled

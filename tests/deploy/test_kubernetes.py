@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import tinylm
-from crawler.fetch.guard import is_public
+from crawler.fetch.addresses import is_public
 from tests.deploy.cluster import PARTS, ROOT, SERVICES, SETTINGS
 
 FOLDER = ROOT / "deploy" / "k8s"

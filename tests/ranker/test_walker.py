@@ -13,7 +13,7 @@ import redis
 
 from crawler.frontier import Discovered
 from crawler.page import Link, Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
