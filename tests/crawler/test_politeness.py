@@ -23,7 +23,7 @@ def gaps(site, host):
 
 @pytest.fixture(scope="module", params=[1, 3], ids="{} partitions".format)
 def crawled(server, tmp_path_factory, request):
-    """Hosts that ask for rest in every way, met by two workers; and until when those of a 429 asked for it."""
+    """Hosts that ask for rest in every way, met by two workers; until when those of a 429 asked for it."""
     site, until = Site(), {}
     frontier = open_frontier(server, delay=DELAY, partitions=request.param)
     for host in HOSTS:
