@@ -46,8 +46,8 @@ from crawler.urls import canonicalize
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
-_FINISHED_SECONDS = 0.5
-_PROCESSING_SECONDS = 60.0
+_FINISHED_SECONDS = 0.5  # between two questions whether all processes are through
+_PROCESSING_SECONDS = 60.0  # beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ class FrontierScheduler(BaseScheduler):
             return True
         url = canonicalize(request.url)
         if url is None:
-            log.error("%s has no place in the frontier", request)
+            log.error("%s cannot be queued: it has no http(s) URL", request)
             return False
         try:
             kept = pickle.dumps(request.to_dict(spider=self._spider), protocol=4)
@@ -177,7 +177,15 @@ class FrontierScheduler(BaseScheduler):
             pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
             made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind == "robots"]
             kept = zip(pages, self._frontier.requests(pages), strict=True)
-            return made + [_Held(lease, self._request(lease, request)) for lease, request in kept]
+            for lease, request in kept:
+                # Of a URL that somebody put there is no request.
+                url = urldefrag(lease.url).url
+                made.append(
+                    _Held(lease, request_from_dict(pickle.loads(request), spider=self._spider))  # noqa: S301
+                    if request is not None
+                    else _Held(lease, Request(url, dont_filter=True))
+                )
+            return made
 
     def _allowed(self, lease: Lease) -> bool:
         if self._rules.read(lease).allow(urldefrag(lease.url).url):
@@ -185,12 +193,6 @@ class FrontierScheduler(BaseScheduler):
         with suppress(LeaseLost):
             self._frontier.refuse(lease, "robots")
         return False
-
-    def _request(self, lease: Lease, kept: bytes | None) -> Request:
-        """The request as it was, or a plain one for a URL that somebody put."""
-        if kept is None:
-            return Request(urldefrag(lease.url).url, dont_filter=True)
-        return request_from_dict(pickle.loads(kept), spider=self._spider)  # noqa: S301
 
     def _offer(self, held: _Held) -> None:
         self._held[held.request] = held

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MOST_CHARACTERS = 2048  # the limit of sitemaps.org for a URL
 _LONGEST_HOST = 253  # characters, of DNS; Ada lets longer ones pass
 _DOMAINS_REMEMBERED = 100_000
-_LINKS_REMEMBERED = 1 << 15
+_LINKS_REMEMBERED = (
+    1 << 15
+)  # of the pages read last: a page of documentation has 200, most of them its site's
 _TRACKING = re.compile(
     r"(utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id|_hs(enc|mi)|ref_src|ref_url)(=|$)",
     re.IGNORECASE,
@@ -132,7 +134,7 @@ def domain(host: str) -> str:
 
 @cache
 def _suffixes() -> "TLDExtract":
-    """Loaded when it is first wanted: who only keeps a frontier needs none. Nothing is downloaded."""
-    from tldextract import TLDExtract
+    from tldextract import TLDExtract  # when it is first needed: who only keeps a frontier needs none
 
+    # The list it was packed with; nothing is downloaded.
     return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)

@@ -24,8 +24,8 @@ from crawler.warc import Exchange, WarcWriter
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
-_MOST_ENCODINGS = 3
-_HOLD_MARGIN_SECONDS = 5.0
+_MOST_ENCODINGS = 3  # on each other: a bomb packed 20 times grows at each
+_HOLD_MARGIN_SECONDS = 5.0  # beyond a request's timeout: then a hold of a worker that died is free again
 
 
 class AddressCap:

@@ -64,12 +64,12 @@ class RoundTrips:
                 lost = await asyncio.to_thread(self._send, batch)
             except TinylmError as error:
                 answer.set_exception(error)
-                answer.exception()
+                answer.exception()  # seen: if nobody waits for the answer, asyncio does not complain
             else:
                 answer.set_result(_Answer(frozenset(lease.key for lease in lost), batch.waits))
 
     def _send(self, batch: Batch) -> list[Lease]:
-        """A server that stayed away is waited for once, not once a batch: the leases left expire."""
+        # A server that stayed away is waited for once, not once a batch: the leases left expire.
         if self.fatal:
             raise self.fatal
         try:
@@ -81,7 +81,7 @@ class RoundTrips:
         return lost
 
     def give_back(self, leases: list[Lease]) -> None:
-        """The last word: `leases` were not begun. What cannot be said any more expires."""
+        """Give `leases` back at shutdown: they were not begun. If the server is away they expire."""
         batch = self._frontier.batch()
         for lease in leases:
             batch.give_back(lease)

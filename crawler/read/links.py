@@ -10,10 +10,10 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from crawler.page import Link
 from crawler.urls import canonicalize, resolve
 
-_MOST_LINKS = 2000
-_MOST_ENCLOSING = 64
+_MOST_LINKS = 2000  # of a page; a million make it a trap, and the stream has to stay small
+_MOST_ENCLOSING = 64  # elements of a tag path; markup may be nested 60,000 deep
 _MOST_ANCHOR_CHARACTERS = 200
-_MOST_REMEMBERED = 10_000
+_MOST_REMEMBERED = 10_000  # addresses that pages named as their own
 _HEAD = "html/head/link"
 _FEEDS = ("application/rss+xml", "application/atom+xml")
 _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
@@ -113,7 +113,7 @@ def clean(text: str) -> str:
 class Canonicals:
     """Decides whether a page's `rel=canonical` is to be believed: then its text is somebody else's.
 
-    Templates name wrong pages often enough to lose whole sites. So it is believed if the page names one
+    Templates name wrong pages often enough to lose all of a site. So it is believed if the page names one
     address only, on the same site, that is neither the same page by another spelling (scheme, `www.`, a
     slash, an index file) nor the front page or a folder above the page; and as long as all who name that
     address have one title: copies share it, victims of a template do not. (The first victim is lost.)
@@ -135,7 +135,7 @@ class Canonicals:
 
 
 def _may_be_copy(url: str, target: str) -> bool:
-    (host, path, query), (other_host, other_path, other_query) = _place(url), _place(target)
+    (host, path, query), (other_host, other_path, other_query) = _page_of(url), _page_of(target)
     if not (host == other_host or host.endswith(f".{other_host}") or other_host.endswith(f".{host}")):
         return False
     if path == other_path:
@@ -143,7 +143,7 @@ def _may_be_copy(url: str, target: str) -> bool:
     return not f"{path}/".startswith(f"{other_path}/")
 
 
-def _place(url: str) -> tuple[str, str, str]:
+def _page_of(url: str) -> tuple[str, str, str]:
     """Host, path and query of a page, however it is spelled; the path of a front page is empty."""
     parts = urlsplit(url)
     return parts.netloc.removeprefix("www."), _INDEX.sub("/", parts.path).rstrip("/"), parts.query
