@@ -76,7 +76,9 @@ class FrontierScheduler(BaseScheduler):
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
         self._rules = HostRules(frontier, self._agent)
-        self._redirects = RobotsRedirects(frontier.delay, crawler.settings.getfloat("DOWNLOAD_TIMEOUT"))
+        self._redirects = RobotsRedirects(
+            frontier.config.delay, crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
+        )
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -91,7 +93,9 @@ class FrontierScheduler(BaseScheduler):
         seconds = crawler.settings.getfloat("DOWNLOAD_TIMEOUT") + _PROCESSING_SECONDS
         defaults = {"exploration": 0.0, "pages_per_host": 1 << 31, "lease_seconds": seconds}
         config = FrontierConfig(**(defaults | setting))
-        return cls(crawler, RequestFrontier(connect(config.redis_url), config))
+        frontier = RequestFrontier(connect(config.redis_url), config)
+        frontier.set_rules(config)  # a spider started with other settings changes them for all processes
+        return cls(crawler, frontier)
 
     # What the engine calls
 

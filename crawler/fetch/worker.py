@@ -114,12 +114,12 @@ class LeaseSpider(Spider):
         self.config = config
         self._trips = RoundTrips(frontier)
         self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
-        self.warc = WarcWriter(frontier.data / "warc", config.user_agent) if config.warc else None
+        self.warc = WarcWriter(frontier.config.data / "warc", config.user_agent) if config.warc else None
         self._open: dict[tuple[int, int], Lease] = {}
         self._something_finished = asyncio.Event()
         self._rules = HostRules(frontier, config.user_agent)
         self._token = product_token(config.user_agent)
-        self._redirects = RobotsRedirects(frontier.delay, config.timeout)
+        self._redirects = RobotsRedirects(frontier.config.delay, config.timeout)
         self._extract = Extractors(extract, config.extractors, config.extract_timeout)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()

@@ -1,5 +1,5 @@
-"""A web on loopback: the documentation installed beside us, under several host names, with a web's faults.
+"""`tinylm demo`, and the web it crawls: the documentation installed beside us, with a real web's faults.
 
-sites: which hosts there are and which source file each page comes from. source: what a file documents.
-markup, pages: from docstrings and READMEs to HTML. hosts: how each host behaves. server: sockets and log.
+run: the phases of the demo. web: sockets and log. hosts: how each host behaves. pages, docstrings: sources as
+HTML. sites: which hosts there are, and the source of each page. dump: the votes. audit: a crawler's manners.
 """

@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,8 +10,6 @@ from typing import Any
 
 from crawler.fetch.robots import Rules
 from deploy.demo.hosts import CALENDAR, Host
-
-Request = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +39,20 @@ class Audit:
 
 def audit(log: Path, hosts: Mapping[str, Host], *, delay: float) -> Audit:
     """Judge the requests in `log` by the robots.txt of `hosts` and by `delay`, promised in seconds."""
-    requests = list(_requests(log))
+    with log.open() as lines:
+        # A server that was killed may leave half a line at the end.
+        complete = (line for line in lines if line.endswith("\n"))
+        requests = sorted(map(json.loads, complete), key=lambda request: float(request["t"]))
     rules = {name: Rules(host.robots or "", "*") for name, host in hosts.items()}
-    by_host: dict[str, list[Request]] = defaultdict(list)
-    for request in sorted(requests, key=lambda request: float(request["t"])):
+    by_host: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for request in requests:
         by_host[request["host"]].append(request)
+    # The log has a request's arrival and how long its answer took. Between an answer and the next request the
+    # crawler waits; the way there and back makes its wait longer as seen from here, never shorter.
     gaps = [
-        (max(delay, rules[host].crawl_delay), gap, before.get("retry_after", 0))
+        (max(delay, rules[host].crawl_delay), after["t"] - before["t"] - before["seconds"], before)
         for host, visits in by_host.items()
-        for before, gap in _gaps(visits)
+        for before, after in pairwise(visits)
     ]
     return Audit(
         requests=len(requests),
@@ -60,18 +63,6 @@ def audit(log: Path, hosts: Mapping[str, Host], *, delay: float) -> Audit:
         ),
         too_early=sum(gap < asked for asked, gap, _ in gaps),
         shortest_gap=min((gap for _, gap, _ in gaps), default=None),
-        before_retry_after=sum(gap < retry_after for _, gap, retry_after in gaps),
+        before_retry_after=sum(gap < before.get("retry_after", 0) for _, gap, before in gaps),
         trap_share=len(by_host[CALENDAR]) / max(1, len(requests)),
     )
-
-
-def _gaps(visits: Iterable[Request]) -> Iterator[tuple[Request, float]]:
-    for before, after in pairwise(visits):
-        yield before, after["t"] - before["t"] - before["seconds"]
-
-
-def _requests(log: Path) -> Iterator[Request]:
-    with log.open() as lines:
-        for line in lines:
-            if line.endswith("\n"):
-                yield json.loads(line)

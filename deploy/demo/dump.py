@@ -13,11 +13,10 @@ import json
 import math
 import random
 import string
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from backports import zstd
 
@@ -28,18 +27,29 @@ from tinylm.files import replacing
 
 Post: TypeAlias = dict[str, Any]
 
-WINDOW_LOG = 31
+WINDOW_LOG = 31  # 2 GB: a reader that does not ask for as much refuses the file, as with the public dumps
 _MONTH_BEGINS = 1_704_067_200  # 2024-01-01 UTC
-_MONTH_SECONDS = 31 * 86_400
 _DAY_SECONDS = 86_400
+_MONTH_SECONDS = 31 * _DAY_SECONDS
 _TAIL_INDEX = 1.2  # of the Pareto law of the luck: the mean exists, the variance does not
 _SUBREDDITS = {"programming": 1.0, "Python": 0.5, "MachineLearning": 0.5, "learnpython": 0.25, "coding": 0.1}
 _TRACKING = ("utm_source=reddit", "utm_source=share&utm_medium=web2x", "fbclid=IwAR0x", "ref=hn")
 _MALFORMED = ("http://", "htp:/python.test", "http://[::1", "http://exa mple.test/", "javascript:void(0)", "")
+_KINDS = {  # per cent of the posts
+    "plain": 70,
+    "tracked": 8,
+    "fragment": 2,
+    "taken early": 4,
+    "self post": 6,
+    "adult": 2,
+    "removed": 3,
+    "crosspost": 3,
+    "advertisement": 1,
+    "malformed": 1,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class _Target:
+class _Target(NamedTuple):
     """A page that may be posted: how likely it is picked, and the appeal its score is drawn from."""
 
     url: str
@@ -89,11 +99,10 @@ def _posts(targets: Sequence[_Target], posts: int, rng: random.Random) -> Iterat
     weights = list(accumulate(target.weight for target in targets))
     times = sorted(rng.randrange(_MONTH_SECONDS) for _ in range(posts))
     kinds = rng.choices(list(_KINDS), list(_KINDS.values()), k=posts)
-    for number, (target, kind) in enumerate(
-        zip(rng.choices(targets, cum_weights=weights, k=posts), kinds, strict=True)
-    ):
+    picked = rng.choices(targets, cum_weights=weights, k=posts)
+    for number, (target, kind) in enumerate(zip(picked, kinds, strict=True)):
         post = _link_post(number, target, _MONTH_BEGINS + times[number], rng)
-        kind(post, rng)
+        _disguise(post, kind, rng)
         yield post
 
 
@@ -119,66 +128,34 @@ def _link_post(number: int, target: _Target, created: int, rng: random.Random) -
     }
 
 
-def _plain(_post: Post, _rng: random.Random) -> None:
-    """A link as it should be."""
-
-
-def _tracked(post: Post, rng: random.Random) -> None:
-    post["url"] += ("&" if "?" in post["url"] else "?") + rng.choice(_TRACKING)
-
-
-def _with_fragment(post: Post, _rng: random.Random) -> None:
-    post["url"] += "#comments"
-
-
-def _taken_early(post: Post, rng: random.Random) -> None:
-    """The dump met the post seconds after it was made: its score says nothing."""
-    post |= {"score": 1, "num_comments": 0, "retrieved_on": post["created_utc"] + rng.randrange(1, 60)}
-
-
-def _self_post(post: Post, _rng: random.Random) -> None:
-    text = f"Has anyone read {post['url']}? I would like to know what you think of it."
-    address = f"https://www.reddit.com{post['permalink']}"
-    post |= {"is_self": True, "selftext": text, "url": address, "domain": f"self.{post['subreddit']}"}
-
-
-def _adult(post: Post, _rng: random.Random) -> None:
-    post["over_18"] = True
-
-
-def _removed(post: Post, _rng: random.Random) -> None:
-    post |= {"author": "[deleted]", "selftext": "[removed]", "removed_by_category": "moderator"}
-
-
-def _crosspost(post: Post, _rng: random.Random) -> None:
-    """The link is the parent's; the post itself points at the parent's page on Reddit."""
-    parent = dict(post) | {"id": _base36(int(post["id"], 36) - 36**5), "subreddit": "opensource"}
-    parent["permalink"] = f"/r/opensource/comments/{parent['id']}/{_slug(post['title'])}/"
-    address = f"https://www.reddit.com{parent['permalink']}"
-    post |= {"crosspost_parent": f"t3_{parent['id']}", "crosspost_parent_list": [parent]}
-    post |= {"url": address, "domain": "reddit.com"}
-
-
-def _advertisement(post: Post, _rng: random.Random) -> None:
-    post["promoted"] = True
-
-
-def _malformed(post: Post, rng: random.Random) -> None:
-    post["url"] = rng.choice(_MALFORMED)
-
-
-_KINDS: dict[Callable[[Post, random.Random], None], float] = {
-    _plain: 70,
-    _tracked: 8,
-    _with_fragment: 2,
-    _taken_early: 4,
-    _self_post: 6,
-    _adult: 2,
-    _removed: 3,
-    _crosspost: 3,
-    _advertisement: 1,
-    _malformed: 1,
-}
+def _disguise(post: Post, kind: str, rng: random.Random) -> None:
+    """Make a link post one of `_KINDS`."""
+    match kind:
+        case "tracked":
+            post["url"] += ("&" if "?" in post["url"] else "?") + rng.choice(_TRACKING)
+        case "fragment":
+            post["url"] += "#comments"
+        case "taken early":  # the dump met the post seconds after it was made: its score says nothing
+            retrieved = post["created_utc"] + rng.randrange(1, 60)
+            post |= {"score": 1, "num_comments": 0, "retrieved_on": retrieved}
+        case "self post":
+            text = f"Has anyone read {post['url']}? I would like to know what you think of it."
+            address = f"https://www.reddit.com{post['permalink']}"
+            post |= {"is_self": True, "selftext": text, "url": address, "domain": f"self.{post['subreddit']}"}
+        case "adult":
+            post["over_18"] = True
+        case "removed":
+            post |= {"author": "[deleted]", "selftext": "[removed]", "removed_by_category": "moderator"}
+        case "crosspost":  # the link is the parent's; the post itself points at the parent's page on Reddit
+            parent = {**post, "id": _base36(int(post["id"], 36) - 36**5), "subreddit": "opensource"}
+            parent["permalink"] = f"/r/opensource/comments/{parent['id']}/{_slug(post['title'])}/"
+            address = f"https://www.reddit.com{parent['permalink']}"
+            post |= {"crosspost_parent": f"t3_{parent['id']}", "crosspost_parent_list": [parent]}
+            post |= {"url": address, "domain": "reddit.com"}
+        case "advertisement":
+            post["promoted"] = True
+        case "malformed":
+            post["url"] = rng.choice(_MALFORMED)
 
 
 def _base36(number: int) -> str:

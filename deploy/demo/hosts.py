@@ -1,37 +1,29 @@
-"""How the hosts of the local web behave: most as they should, some with one of the faults of the real web.
-
-| host | behaviour |
-|---|---|
-| `NAME.test` | documentation; robots.txt allows all; every eighth host has none, one sets `Crawl-delay: 1` |
-| `mirror.test` | the pages of three middling hosts again, byte for byte |
-| `slow.test` | documentation, each answer after two seconds |
-| `busy.test` | documentation, every fifth answer a 429 with `Retry-After: 3` |
-| `private.test` | robots.txt forbids all but `/xml`; what is asked for is served, and logged |
-| `calendar.test` | a trap: a page for every day of 9999 years, in any number of views, hardly a word on it |
-| `redirects.test` | redirects: to a page, in a chain, in a loop, to forbidden addresses |
-"""
+"""How the hosts of the local web behave: most as they should, some with a fault (see docs/local-web.md)."""
 
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import partial
 from html import escape
 from itertools import count
-from typing import Final
 from zlib import crc32
 
 from deploy.demo.pages import Pages
-from deploy.demo.sites import PYTHON, Site, Web
+from deploy.demo.sites import PYTHON, SUFFIX, Site, Web
 
 HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 CALENDAR, MIRROR, REDIRECTS = "calendar.test", "mirror.test", "redirects.test"
 BUSY, PRIVATE, SLOW = "busy.test", "private.test", "slow.test"
-RETRY_AFTER_SECONDS: Final = 3
-SLOW_SECONDS: Final = 2.0
-_REFUSE_EVERY: Final = 5
-_MIRRORED_SITES: Final = 3
+# Thirty times the demo's own delay, so that a crawler that overlooks the header comes back too early.
+_RETRY_AFTER_SECONDS = 3
+# Well under the demo's timeout of 15 s: slow, not dead.
+_SLOW_SECONDS = 2.0
+# Often enough that a crawl of a few dozen pages meets several refusals, seldom enough that it gets through.
+_REFUSE_EVERY = 5
+_MIRRORED_SITES = 3
 _ALLOW_ALL = "User-agent: *\nDisallow:\n"
 _ALLOW_SLOWLY = "User-agent: *\nCrawl-delay: 1\nDisallow:\n"
 _FORBID_NEARLY_ALL = "User-agent: *\nAllow: /xml\nDisallow: /\n"
@@ -45,8 +37,8 @@ _REDIRECTS = {
     "/metadata": (302, "http://169.254.169.254/"),
     "/database": (302, "http://127.0.0.1:6379/"),
 }
-_DAY = re.compile(r"/(\d{4})/(\d{2})/(\d{2})\.html", re.ASCII)
-_MONTH = re.compile(r"/(\d{4})/(\d{2})\.html", re.ASCII)
+# ASCII: `int` reads other digits too, and every day would have as many addresses as there are scripts.
+_DAY_OR_MONTH = re.compile(r"/(\d{4})/(\d{2})(?:/(\d{2}))?\.html", re.ASCII)
 _VIEWS = ("day", "week", "list", "print")
 _FIRST_DAY = date(2024, 1, 1)
 
@@ -71,14 +63,13 @@ def redirect(status: int, location: str) -> Reply:
     return Reply(status, body.encode(), headers={"Location": location})
 
 
+@dataclass(kw_only=True)
 class Host(ABC):
-    """One virtual host: its robots.txt (None: there is none) and how long it takes to answer."""
+    """One virtual host: its robots.txt (None: there is none) and how many seconds it takes to answer."""
 
-    def __init__(self, name: str, kind: str, *, robots: str | None = _ALLOW_ALL, delay: float = 0.0) -> None:
-        self.name = name
-        self.kind = kind
-        self.robots = robots
-        self.delay = delay
+    kind: str
+    robots: str | None = _ALLOW_ALL
+    delay: float = 0.0
 
     def reply(self, path: str, query: str) -> Reply:
         """The answer for a decoded path and a raw query string; 404 for what is not there."""
@@ -91,86 +82,80 @@ class Host(ABC):
         """The answer for any path but /robots.txt."""
 
 
+@dataclass(kw_only=True)
 class Documentation(Host):
     """The pages of one site; `/index.html` and a module without `.html` are redirects to where they live."""
 
-    def __init__(
-        self,
-        site: Site,
-        pages: Pages,
-        kind: str = "documentation",
-        *,
-        robots: str | None = _ALLOW_ALL,
-        delay: float = 0.0,
-    ) -> None:
-        super().__init__(site.host, kind, robots=robots, delay=delay)
-        self.site = site
-        self._pages = pages
+    kind: str = "documentation"
+    site: Site
+    pages: Pages
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (a page has no variants)
         if path == "/index.html":
             return redirect(301, "/")
         if path.removeprefix("/") in self.site.modules:
             return redirect(301, f"{path}.html")
-        page = self._pages.page(self.site.host, path)
+        page = self.pages.page(self.site.host, path)
         return Reply(body=page.body, modified=page.modified) if page else NOT_FOUND
 
 
+@dataclass(kw_only=True)
 class Busy(Documentation):
     """Refuses every fifth request, counted over all paths but robots.txt, and says when to come again."""
 
-    def __init__(self, site: Site, pages: Pages) -> None:
-        super().__init__(site, pages, "busy")
-        self._requests = count(1)
+    kind: str = "busy"
+    requests: Iterator[int] = field(default_factory=partial(count, 1))
 
     def answer(self, path: str, query: str) -> Reply:
-        if next(self._requests) % _REFUSE_EVERY == 0:
-            return Reply(429, b"Busy.\n", TEXT, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+        if next(self.requests) % _REFUSE_EVERY == 0:
+            return Reply(429, b"Busy.\n", TEXT, {"Retry-After": str(_RETRY_AFTER_SECONDS)})
         return super().answer(path, query)
 
 
+@dataclass(kw_only=True)
 class Mirror(Host):
     """The same pages as other hosts have; only its home page is its own."""
 
-    def __init__(self, originals: Sequence[Documentation]) -> None:
-        super().__init__(MIRROR, "mirror")
-        self.originals = originals
+    kind: str = "mirror"
+    originals: Sequence[Documentation]
 
     def answer(self, path: str, query: str) -> Reply:
         if path == "/":
-            items = (f'<li><a href="/{name}.html">{name}</a></li>' for name in self._modules())
+            modules = (name for original in self.originals for name in original.site.modules)
+            items = (f'<li><a href="/{name}.html">{name}</a></li>' for name in modules)
             return _plain_page("Mirror", f"<ul>{''.join(items)}</ul>")
         replies = (original.answer(path, query) for original in self.originals)
         return next((reply for reply in replies if reply.status != 404), NOT_FOUND)
 
-    def _modules(self) -> Iterator[str]:
-        for original in self.originals:
-            yield from original.site.modules
 
-
+@dataclass(kw_only=True)
 class Calendar(Host):
     """A trap: every page links to the days and months around it and to other views of itself."""
 
-    def __init__(self) -> None:
-        super().__init__(CALENDAR, "trap")
+    kind: str = "trap"
 
     def answer(self, path: str, query: str) -> Reply:
         if path == "/":
             return redirect(302, _day_path(_FIRST_DAY))
-        match = _DAY.fullmatch(path) or _MONTH.fullmatch(path)
+        match = _DAY_OR_MONTH.fullmatch(path)
         try:
-            day = date(*(int(part) for part in (*match.groups(), "1")[:3])) if match else None
-        except ValueError:
-            day = None
-        return _calendar_page(day, path, query) if day else NOT_FOUND
+            year, month, day = map(int, match.groups("1")) if match else (0, 0, 0)
+            return _calendar_page(date(year, month, day), path, query)
+        except ValueError:  # there is no such day
+            return NOT_FOUND
 
 
 def _calendar_page(day: date, path: str, query: str) -> Reply:
-    around = [day + timedelta(days) for days in (-1, 1)] if date.min < day < date.max else []
-    links = [(f"{other:%A, %d %B}", _day_path(other)) for other in around]
-    links += [(f"{other:%B}", _day_path(other)[:-8] + ".html") for other in _months_around(day)]
+    # The first and the last day, and the first and the last year, have no neighbours on one side: no links.
+    first = day.replace(day=1)
+    days = [day + timedelta(step) for step in (-1, 1)] if date.min < day < date.max else []
+    months = [first - timedelta(1), first + timedelta(32)] if date.min.year < day.year < date.max.year else []
     known = f"{query}&" if query else ""
-    links += [(f"View: {view}", f"{path}?{known}view={view}") for view in _VIEWS]
+    links = [
+        *((f"{other:%A, %d %B}", _day_path(other)) for other in days),
+        *((f"{other:%B}", f"{_day_path(other)[:-8]}.html") for other in months),
+        *((f"View: {view}", f"{path}?{known}view={view}") for view in _VIEWS),
+    ]
     items = "".join(f'<li><a href="{escape(href)}">{text}</a></li>' for text, href in links)
     return _plain_page(f"{day:%A, %d %B %Y}", f"<p>No events.</p><ul>{items}</ul>")
 
@@ -179,17 +164,11 @@ def _day_path(day: date) -> str:
     return f"/{day.isoformat().replace('-', '/')}.html"
 
 
-def _months_around(day: date) -> list[date]:
-    first = day.replace(day=1)
-    inside = date.min.year < day.year < date.max.year
-    return [first - timedelta(1), first + timedelta(32)] if inside else []
-
-
+@dataclass(kw_only=True)
 class Redirects(Host):
     """Addresses that lead elsewhere, some of them where no crawler may go."""
 
-    def __init__(self) -> None:
-        super().__init__(REDIRECTS, "redirects")
+    kind: str = "redirects"
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (redirects have no variants)
         if path in _REDIRECTS:
@@ -208,36 +187,39 @@ def _plain_page(title: str, body: str) -> Reply:
 
 def build_hosts(web: Web) -> dict[str, Host]:
     """All hosts by name: one a site, and the three that have none."""
+    faulty = (f"{PYTHON}{SUFFIX}", BUSY, PRIVATE, SLOW)
     ordinary = sorted(
-        (
-            site
-            for site in web.sites.values()
-            if site.host not in (BUSY, PRIVATE, SLOW) and site.name != PYTHON
-        ),
+        (site for site in web.sites.values() if site.host not in faulty),
         key=lambda site: (len(site.modules), site.host),
     )
-    third = len(ordinary) * 2 // 3
-    mirrored = [site.host for site in ordinary[third : third + _MIRRORED_SITES]]
+    # From the smallest site to the largest: the mirrored ones are larger than most and far from the largest,
+    # and the one that asks for a delay of a second is the median.
+    middle = len(ordinary) * 2 // 3
+    mirrored = [site.host for site in ordinary[middle : middle + _MIRRORED_SITES]]
     pages = Pages(web, {host: _notices(host, mirrored) for host in web.sites})
     documentation = {host: _documentation(site, pages) for host, site in web.sites.items()}
     for site in ordinary[len(ordinary) // 2 :][:1]:
         documentation[site.host].robots = _ALLOW_SLOWLY
-    others = (Mirror([documentation[host] for host in mirrored]), Calendar(), Redirects())
-    return {**documentation, **{host.name: host for host in others}}
+    mirror = Mirror(originals=[documentation[host] for host in mirrored])
+    return {**documentation, MIRROR: mirror, CALENDAR: Calendar(), REDIRECTS: Redirects()}
 
 
 def _documentation(site: Site, pages: Pages) -> Documentation:
     if site.host == BUSY:
-        return Busy(site, pages)
+        return Busy(site=site, pages=pages)
+    host = Documentation(site=site, pages=pages)
     if site.host == SLOW:
-        return Documentation(site, pages, "slow", delay=SLOW_SECONDS)
-    if site.host == PRIVATE:
-        return Documentation(site, pages, "private", robots=_FORBID_NEARLY_ALL)
-    return Documentation(site, pages, robots=_ALLOW_ALL if crc32(site.host.encode()) % 8 else None)
+        host.kind, host.delay = "slow", _SLOW_SECONDS
+    elif site.host == PRIVATE:
+        host.kind, host.robots = "private", _FORBID_NEARLY_ALL
+    elif crc32(site.host.encode()) % 8 == 0:
+        host.robots = None
+    return host
 
 
 def _notices(host: str, mirrored: Sequence[str]) -> list[tuple[str, str]]:
     """The links in the footer of a host's pages: some lead to where a crawler should not stay."""
+    # A hash and no random number: the same packages make the same web on every machine.
     draw = crc32(host.encode(), 1)
     notices = [
         ("Events", CALENDAR, draw % 4 == 0),

@@ -6,25 +6,37 @@ their text: a header, navigation, a sidebar, links to the neighbours, a footer.
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
 from pathlib import Path
+from typing import TypeAlias
 
-from deploy.demo.markup import inline, markdown, rst
+from deploy.demo.docstrings import Links, ModuleDoc, Section, inline, parse_module, read_source, to_html
 from deploy.demo.sites import SUFFIX, Site, Web
-from deploy.demo.source import ModuleDoc, Section, defined_names, parse_module, read_source
 
+Link: TypeAlias = tuple[str, str]  # the text and the address
+
+# A longer source has no listing, and the page of a longer module is cut short.
 MAX_PAGE_CHARS = 200_000
+# About 2 MB. A crawl asks for a page once, so this is for the pages that a mirror has too, and for retries.
 _CACHED_PAGES = 256
+# Links in a sidebar, and in one letter's index.
 _SIDEBAR = 24
 _INDEX_ENTRIES = 1500
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _GENINDEX = re.compile(rf"/genindex-([{_LETTERS}])\.html")
-_SOURCE = re.compile(r"/src/([\w.]+)\.html")
-_MODULE = re.compile(r"/([\w.]+)\.html")
+_MODULE = re.compile(r"/(?P<src>src/)?(?P<name>[\w.]+)\.html")
+_DEFINED = re.compile(r"^(?:class|def|async def) ([A-Za-z]\w*)", re.MULTILINE)
+# What a README shows and does not say: images, comments, tags for the layout.
+_CLUTTER = re.compile(
+    r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<!--.*?-->"
+    r"|</?(?:p|div|img|a|br|hr|h\d|table|t[rdh]|thead|tbody|picture|source|su[bp]|center|details|summary|span"
+    r"|[bi]|strong|em|kbd|code|[ou]l|li)\b[^>]*>",
+    re.DOTALL,
+)
 _TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -47,13 +59,12 @@ tinylm's local web. All rights remain with their owners.</p><p>{notices}</p></fo
 </html>
 """
 _STYLE = """
-body{font:16px/1.5 Georgia,serif;margin:0;color:#222;background:#fff}
-header,footer{background:#f3f1ec;padding:.7rem 1.5rem;font-family:sans-serif;font-size:.9rem}
-header nav a,footer a{margin-right:1rem} a{color:#1a4f8b}
+body{font:16px/1.5 Georgia,serif;margin:0;color:#222} a{color:#1a4f8b}
+header,footer{background:#f3f1ec;padding:.7rem 1.5rem} header a,footer a{margin-right:1rem}
+header,footer,aside,nav,.bases{font-family:sans-serif;font-size:.9rem}
 .columns{display:flex;gap:2rem;max-width:70rem;margin:auto;padding:1rem 1.5rem}
-aside{flex:0 0 14rem;font-family:sans-serif;font-size:.85rem} aside ul{list-style:none;padding:0}
-main{flex:1;min-width:0} pre{background:#f7f6f3;padding:.6rem;overflow-x:auto;font-size:.85rem}
-.bases,.trail,.related{font-family:sans-serif;font-size:.9rem}
+aside{flex:0 0 14rem} aside ul{list-style:none;padding:0} main{flex:1;min-width:0}
+pre{background:#f7f6f3;padding:.6rem;overflow-x:auto;font-size:.85rem}
 """
 
 
@@ -65,47 +76,10 @@ class Page:
     modified: float
 
 
-class PageLinks:
-    """Links from one page: names as the page's module sees them, addresses of projects that have a host."""
-
-    def __init__(self, web: Web, host: str, doc: ModuleDoc | None = None) -> None:
-        self._web = web
-        self._host = host
-        self._own = {section.name for section in doc.sections} if doc else set()
-        self._imports = doc.imports if doc else {}
-
-    def name(self, dotted: str) -> str | None:
-        """`Tensor`, imported from torch, leads where `torch.Tensor` is described; None if nowhere here."""
-        first, _, rest = dotted.partition(".")
-        if first in self._own:
-            return f"#{first}"
-        origin = self._imports.get(first, first)
-        found = self._web.module(f"{origin}.{rest}" if rest else origin)
-        if not found:
-            return None
-        module, inner = found
-        fragment = f"#{inner.partition('.')[0]}" if inner else ""
-        return self.path(self._web.host_of[module], f"/{module}.html") + fragment
-
-    def module(self, dotted: str) -> tuple[str, str] | None:
-        """Name and address of the module that `dotted` is, or is in."""
-        found = self._web.module(dotted)
-        return (found[0], self.path(self._web.host_of[found[0]], f"/{found[0]}.html")) if found else None
-
-    def address(self, url: str) -> str | None:
-        """The home page of the host that documents the project at `url`."""
-        host = self._web.home(url)
-        return self.path(host, "/") if host else None
-
-    def path(self, host: str, path: str) -> str:
-        """A path on the same host (so that a mirror's pages stay on the mirror), or an absolute address."""
-        return path if host == self._host else f"http://{host}{path}"
-
-
 class Pages:
     """Every page of every documentation host; `notices` are the links in the footer of a host's pages."""
 
-    def __init__(self, web: Web, notices: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    def __init__(self, web: Web, notices: Mapping[str, Sequence[Link]]) -> None:
         self._web = web
         self._notices = notices
         self.page = lru_cache(_CACHED_PAGES)(self._page)
@@ -116,157 +90,119 @@ class Pages:
         if path == "/":
             return self._home(site)
         if path == "/modindex.html":
-            return self._module_index(site)
+            main = f"<h1>Module index</h1>\n{_module_list(site.modules)}"
+            return self._layout(site, f"Module index - {site.title}", main)
         if match := _GENINDEX.fullmatch(path):
             return self._general_index(site, match[1])
-        if match := _SOURCE.fullmatch(path):
-            return self._source(site, match[1])
-        if match := _MODULE.fullmatch(path):
-            return self._module(site, match[1])
-        return None
+        match = _MODULE.fullmatch(path)
+        source = site.modules.get(match["name"]) if match else None
+        text = read_source(source) if source else None
+        if match is None or source is None or text is None:
+            return None
+        render = self._source if match["src"] else self._module
+        return render(site, match["name"], source, text)
 
     def _home(self, site: Site) -> Page:
-        links = PageLinks(self._web, site.host)
-        convert = markdown if site.markdown else rst
+        links = Links(self._web, site.host)
+        readme = _CLUTTER.sub("", site.readme[:MAX_PAGE_CHARS])
         roots = [name for name in site.modules if name.rpartition(".")[0] not in site.modules]
         required = [name for name in site.requires if name + SUFFIX in self._web.sites]
         main = (
-            f"<h1>{escape(site.title)}</h1>\n<p>{inline(site.summary, links)}</p>\n"
-            f"{convert(site.readme[:MAX_PAGE_CHARS], links)}"
-            f"<h2>Modules</h2>\n{_listing(_module_links(roots))}"
+            f"<h1>{escape(site.title)}</h1>\n<p>{inline(site.summary, links)}</p>\n{to_html(readme, links)}"
+            f"<h2>Modules</h2>\n{_module_list(roots)}"
+            f"{_titled('Requirements', [(name, f'http://{name}{SUFFIX}/') for name in required])}"
         )
-        if required:
-            main += (
-                f"<h2>Requirements</h2>\n{_listing((name, f'http://{name}{SUFFIX}/') for name in required)}"
-            )
         return self._layout(site, f"{site.title}: {site.summary}", main)
 
-    def _module(self, site: Site, name: str) -> Page | None:
-        path = site.modules.get(name)
-        text = read_source(path) if path else None
-        if path is None or text is None:
-            return None
-        doc = parse_module(text, name, is_package=path.stem == "__init__")
-        if doc is None:
-            return None
-        links = PageLinks(self._web, site.host, doc)
-        names = list(site.modules)
-        main = (
-            f"{_trail(site, name)}<h1>{name}</h1>\n{rst(doc.doc, links)}{_sections(doc, links)}"
-            f"{_related(doc, links, names, name, with_source=len(text) <= MAX_PAGE_CHARS)}"
-        )
-        return self._layout(site, f"{name} - {site.title}", main, name, path)
-
-    def _source(self, site: Site, name: str) -> Page | None:
-        path = site.modules.get(name)
-        text = read_source(path) if path else None
-        if text is None or len(text) > MAX_PAGE_CHARS:
-            return None
-        main = (
-            f'<h1>Source code of <a href="/{name}.html">{name}</a></h1>\n'
-            f"<pre><code>{escape(text, quote=False)}</code></pre>\n"
-        )
-        return self._layout(site, f"Source code of {name} - {site.title}", main, name, path)
-
-    def _module_index(self, site: Site) -> Page:
-        main = f"<h1>Module index</h1>\n{_listing(_module_links(site.modules))}"
-        return self._layout(site, f"Module index - {site.title}", main)
-
     def _general_index(self, site: Site, letter: str) -> Page:
-        bar = " ".join(f'<a href="/genindex-{other}.html">{other.upper()}</a>' for other in _LETTERS)
+        bar = " ".join(_link(other.upper(), f"/genindex-{other}.html") for other in _LETTERS)
         entries = self._names(site.host).get(letter, [])[:_INDEX_ENTRIES]
-        links = ((f"{name} ({module})", f"/{module}.html#{name}") for name, module in entries)
-        main = f"<h1>Index: {letter.upper()}</h1>\n<p>{bar}</p>\n{_listing(links)}"
+        listing = _listing((f"{name} ({module})", f"/{module}.html#{name}") for name, module in entries)
+        main = f"<h1>Index: {letter.upper()}</h1>\n<p>{bar}</p>\n{listing}"
         return self._layout(site, f"Index {letter.upper()} - {site.title}", main)
 
     def _scan_names(self, host: str) -> dict[str, list[tuple[str, str]]]:
-        """The names a host's modules define, by first letter: one pass over its sources, on first request."""
+        """The names a host's modules define, by first letter: all its sources are scanned, none parsed."""
         found: dict[str, list[tuple[str, str]]] = {}
         for module, path in self._web.sites[host].modules.items():
-            for name in defined_names(path):
+            for name in _DEFINED.findall(path.read_bytes().decode(errors="replace")):
                 found.setdefault(name[0].lower(), []).append((name, module))
         return {letter: sorted(entries) for letter, entries in found.items()}
 
-    def _layout(self, site: Site, title: str, main: str, name: str = "", path: Path | None = None) -> Page:
-        """The page around `main`; `path` is the source that dates it, the site's first module without one."""
-        modified = (path or next(iter(site.modules.values()))).stat().st_mtime
+    def _source(self, site: Site, name: str, source: Path, text: str) -> Page | None:
+        if len(text) > MAX_PAGE_CHARS:
+            return None
+        main = (
+            f"<h1>Source code of {_link(name, f'/{name}.html')}</h1>\n"
+            f"<pre><code>{escape(text, quote=False)}</code></pre>\n"
+        )
+        return self._layout(site, f"Source code of {name} - {site.title}", main, name, source)
+
+    def _module(self, site: Site, name: str, source: Path, text: str) -> Page | None:
+        doc = parse_module(text, name, is_package=source.stem == "__init__")
+        if doc is None:
+            return None
+        links = Links(self._web, site.host, doc)
+        names = list(site.modules)
+        parents = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
+        trail = [
+            ("Home", "/"),
+            *((parent, f"/{parent}.html") for parent in parents if parent in site.modules),
+        ]
+        at = bisect_left(names, name)
+        # A longer source has no page of its own, so there is no link to it.
+        around = [(f"Source code of {name}", f"/src/{name}.html")] if len(text) <= MAX_PAGE_CHARS else []
+        around += [(f"Previous: {other}", f"/{other}.html") for other in names[max(at - 1, 0) : at]]
+        around += [(f"Next: {other}", f"/{other}.html") for other in names[at + 1 : at + 2]]
+        submodules = [(child, f"/{child}.html") for child in _children(names, name)]
+        main = (
+            f'<nav class="trail">{_links(trail, " / ")}</nav>\n'
+            f"<h1>{name}</h1>\n{to_html(doc.doc, links)}{_sections(doc, links)}"
+            f'<nav class="related">\n{_titled("Submodules", submodules)}'
+            f"{_titled('Uses', links.used(doc).items())}<p>{_links(around, ' | ')}</p></nav>\n"
+        )
+        return self._layout(site, f"{name} - {site.title}", main, name, source)
+
+    def _layout(self, site: Site, title: str, main: str, name: str = "", source: Path | None = None) -> Page:
+        """The page around `main`; `source` is the file that dates it, the site's first module without one."""
+        modified = (source or next(iter(site.modules.values()))).stat().st_mtime
         day = datetime.fromtimestamp(modified, UTC)
         html = _TEMPLATE.format(
             title=escape(" ".join(title.split())),
             style=_STYLE,
             site=escape(site.title),
             letter=(name.rpartition(".")[2] or site.name)[0].lower(),
-            sidebar=_listing(_module_links(_siblings(list(site.modules), name))),
+            sidebar=_module_list(_siblings(list(site.modules), name)),
             main=main,
-            notices=" ".join(_link(*notice) for notice in self._notices.get(site.host, ())),
+            notices=_links(self._notices.get(site.host, ()), " "),
             updated=f"{day.day} {day:%B %Y}",
         )
         return Page(html.encode("utf-8", "replace"), modified)
 
 
-def _sections(doc: ModuleDoc, links: PageLinks) -> str:
+def _sections(doc: ModuleDoc, links: Links) -> str:
     """Classes and functions, as many as fit on a page."""
-    parts, size = [], 0
+    html = ""
     for section in doc.sections:
-        parts.append(_section(section, links))
-        size += len(parts[-1])
-        if size > MAX_PAGE_CHARS:
-            parts.append("<p>The rest of this module is described in its source.</p>\n")
-            break
-    return "".join(parts)
-
-
-def _section(section: Section, links: PageLinks) -> str:
-    bases = ", ".join(_base(base, links) for base in section.bases)
-    methods = "".join(
-        f"<h3>{member.name}</h3>\n{_signature(member)}{rst(member.doc, links, 4)}"
-        for member in section.members
-    )
-    return (
-        f'<section id="{section.name}">\n<h2>{section.name}</h2>\n'
-        f"{_signature(section)}"
-        + (f'<p class="bases">Bases: {bases}</p>\n' if bases else "")
-        + f"{rst(section.doc, links, 3)}{methods}</section>\n"
-    )
+        bases = ", ".join(
+            _link(base, href) if (href := links.name(base)) else escape(base) for base in section.bases
+        )
+        methods = "".join(
+            f"<h3>{method.name}</h3>\n{_signature(method)}{to_html(method.doc, links, 4)}"
+            for method in section.members
+        )
+        html += (
+            f'<section id="{section.name}">\n<h2>{section.name}</h2>\n{_signature(section)}'
+            + (f'<p class="bases">Bases: {bases}</p>\n' if bases else "")
+            + f"{to_html(section.doc, links, 3)}{methods}</section>\n"
+        )
+        if len(html) > MAX_PAGE_CHARS:
+            return html + "<p>The rest of this module is described in its source.</p>\n"
+    return html
 
 
 def _signature(section: Section) -> str:
     return f'<pre class="signature"><code>{escape(section.signature, quote=False)}</code></pre>\n'
-
-
-def _base(base: str, links: PageLinks) -> str:
-    href = links.name(base)
-    return _link(base, href) if href else escape(base)
-
-
-def _used(doc: ModuleDoc, links: PageLinks) -> Iterator[tuple[str, str]]:
-    """The imported modules that have a page, each once, in order of their first import."""
-    seen = set()
-    for dotted in doc.imports.values():
-        found = links.module(dotted)
-        if found and found not in seen:
-            seen.add(found)
-            yield found
-
-
-def _trail(site: Site, name: str) -> str:
-    parts = name.split(".")
-    parents = (".".join(parts[:end]) for end in range(1, len(parts)))
-    links = [("Home", "/"), *_module_links(parent for parent in parents if parent in site.modules)]
-    return f'<nav class="trail">{" / ".join(_link(*link) for link in links)}</nav>\n'
-
-
-def _related(doc: ModuleDoc, links: PageLinks, names: list[str], name: str, *, with_source: bool) -> str:
-    """What stands below the text: submodules, imported modules, the source, the neighbours."""
-    at = bisect_left(names, name)
-    around = [("Previous: " + other, f"/{other}.html") for other in names[max(at - 1, 0) : at]]
-    around += [("Next: " + other, f"/{other}.html") for other in names[at + 1 : at + 2]]
-    source = [(f"Source code of {name}", f"/src/{name}.html")] if with_source else []
-    below = " | ".join(_link(*link) for link in source + around)
-    return (
-        f'<nav class="related">\n{_titled("Submodules", _module_links(_children(names, name)))}'
-        f"{_titled('Uses', _used(doc, links))}<p>{below}</p></nav>\n"
-    )
 
 
 def _children(names: list[str], parent: str) -> list[str]:
@@ -283,18 +219,21 @@ def _siblings(names: list[str], name: str) -> list[str]:
     return beside[at : at + _SIDEBAR]
 
 
-def _module_links(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    return ((name, f"/{name}.html") for name in names)
+def _titled(title: str, links: Collection[Link]) -> str:
+    return f"<h2>{title}</h2>\n{_listing(links)}" if links else ""
 
 
-def _titled(title: str, links: Iterable[tuple[str, str]]) -> str:
-    listing = _listing(links)
-    return f"<h2>{title}</h2>\n{listing}" if listing else ""
+def _module_list(names: Iterable[str]) -> str:
+    return _listing((name, f"/{name}.html") for name in names)
 
 
-def _listing(links: Iterable[tuple[str, str]]) -> str:
+def _listing(links: Iterable[Link]) -> str:
     items = "".join(f"<li>{_link(text, href)}</li>\n" for text, href in links)
     return f"<ul>\n{items}</ul>\n" if items else ""
+
+
+def _links(links: Iterable[Link], between: str) -> str:
+    return between.join(_link(text, href) for text, href in links)
 
 
 def _link(text: str, href: str) -> str:

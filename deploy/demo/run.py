@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,15 +30,20 @@ from shards.holdout import hold_out
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tinylm.errors import TinylmError
-from tinylm.files import replacing
+from tinylm.files import read_json, write_json
 from tinylm.processes import start, stop
 
 _USER_AGENT = "tinylm-demo (+http://python.test/)"
+# The web is ready in about one second where nothing else runs.
 _START_SECONDS = 30.0
+# Fetches; about 1,300 pages of them are kept, 7 MB of text.
 _PAGES = 3000
+# Seconds between two fetches of a host, a tenth of what a crawl of the real web begins with.
 _DELAY = 0.1
+# The fetches take half a minute on two quiet cores: a crawl that takes four times as long ends here.
 _CRAWL_HOURS = 120 / 3600
 _RANKS = 2
+# 360 steps of 2,048 tokens read half of the kept documents once: a minute and a half on two quiet cores.
 _PRETRAIN = {"device-batch-size": 4, "tokens-per-step": 2048, "steps": 360, "eval-every": 120}
 _SFT = {"device-batch-size": 4, "tokens-per-step": 2048, "epochs": 1}
 
@@ -54,48 +59,78 @@ def run(data: Path) -> None:
     data.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     with sigterm_as_interrupt():
-        _crawl(data)
-        _hold_out(data)
-        _pretrain(data)
-        _instruct(data)
-        _fine_tune(data)
+        _stage("1  crawl: karma seeds, a frontier, workers, and a walker that says what is next")
+        summary = data / "crawl.json"
+        if not summary.exists():
+            _crawl(data, summary)
+        _print_summary(summary)
+        held_out = hold_out(data / "shards", WalkConfig().held_out)
+        console.print(f"held out from all training: {', '.join(held_out.hosts)}")
+
+        _stage("2  pretrain: a small decoder, streaming the shards, two ranks")
+        _torchrun("pretrain", {"shards": data / "shards", "out": data / "pretrain", **_PRETRAIN})
+
+        _stage("3  instructions: questions that the documents answer")
+        instructions = data / "instructions.jsonl"
+        if instructions.exists():
+            console.print(f"done before: {instructions}")
+        else:
+            _run("trainer.instructions", "--shards", data / "shards", "--out", instructions)
+
+        _stage("4  fine-tune: from completing to answering")
+        paths = {"data": instructions, "init-from": data / "pretrain", "out": data / "sft"}
+        _torchrun("sft", {**paths, **_SFT})
+
+        _stage("5  talk")
         _talk(data)
     console.print(f"\nall of it took {time.monotonic() - began:.0f} s; what to try next:", style="bold")
-    console.print(_next_steps(data), soft_wrap=True)
+    console.print(next_steps(data), soft_wrap=True)
 
 
 def _stage(name: str) -> None:
     console.print(f"\n[bold]{name}[/bold]")
 
 
-# Seeds to shards
+def _crawl(data: Path, summary: Path) -> None:
+    """Crawl the local web into `data`, and write `summary` once nothing is left to do."""
+    sites = discover()
+    dump = data / "web" / "RS_demo.zst"
+    with local_web(data) as web:
+        if not dump.exists():
+            write_dump(dump, sites)
+        reason = Crawl(*crawl_settings(data, web)).run(list(read_seeds(str(dump))), show_crawl)
+    manifest = Manifest.load(data / "shards")
+    found = {
+        "reason": reason,
+        "documents": manifest.rows,
+        "text_bytes": manifest.text_bytes,
+        "shards": len(manifest.shards),
+        "dropped": manifest.dropped,
+    }
+    write_json(summary, found)
+    manners = audit(data / "web" / "access.log", build_hosts(Web(sites)), delay=_DELAY)
+    console.print(f"the web's own log: {manners}", soft_wrap=True)
 
 
-def _crawl(data: Path) -> None:
-    _stage("1  crawl: karma seeds, a frontier, workers, and a walker that says what is next")
-    done = data / "crawl.json"
-    if not done.exists():
-        with local_web(data) as web:
-            dump = _reddit_dump(data)
-            seeds = list(read_seeds(str(dump)))
-            reason = Crawl(*_crawl_settings(data, web)).run(seeds, show_crawl)
-        _write_summary(done, data, reason)
-        manners = audit(_access_log(data), build_hosts(Web(discover())), delay=_DELAY)
-        console.print(f"the web's own log: {manners}", soft_wrap=True)
-    summary = json.loads(done.read_text())
+def _print_summary(path: Path) -> None:
+    summary = read_json(path)
+    most_dropped = sorted(summary["dropped"].items(), key=lambda item: -item[1])[:4]
     console.print(
         f"{summary['reason']}: {summary['documents']:,} documents, {summary['text_bytes'] / 1e6:.1f} MB of "
-        f"text, in {summary['shards']} shards; dropped {_top(summary['dropped'])}"
+        f"text, in {summary['shards']} shards; dropped "
+        + ", ".join(f"{count:,} {reason}" for reason, count in most_dropped)
     )
 
 
-def _crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, CrawlConfig, WalkConfig]:
+def crawl_settings(data: Path, web: dict[str, Any]) -> tuple[FrontierConfig, CrawlConfig, WalkConfig]:
+    """Settings for a crawl of a few minutes; `web` is what `local_web` yields."""
     frontier = FrontierConfig(
         data=data,
         delay=_DELAY,
         latency_factor=1.0,
         backoff=2.0,
         lease_seconds=40.0,
+        # No host gets more than an eighth of the fetches.
         pages_per_host=_PAGES // 8,
     )
     crawl = CrawlConfig(
@@ -121,20 +156,22 @@ def local_web(data: Path, packages: str = "") -> Iterator[dict[str, Any]]:
 
     Yields its port and where its hosts are. Raises StageError if it does not start, or died meanwhile.
     """
-    ready = data / "web" / "ready.json"
+    ready, access_log, log = (
+        data / "web" / "ready.json",
+        data / "web" / "access.log",
+        data / "logs" / "web.log",
+    )
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "deploy.demo.web", "--ready-file", str(ready)]
-    argv += ["--access-log", str(_access_log(data)), "--packages", packages]
-    log = data / "logs" / "web.log"
-    process = start(argv, log=log)
+    process = start([*argv, "--access-log", str(access_log), "--packages", packages], log=log)
     try:
         give_up = time.monotonic() + _START_SECONDS
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > give_up:
                 raise StageError(f"the local web did not start; see {log}")
             time.sleep(0.05)
-        web: dict[str, Any] = json.loads(ready.read_text())
+        web: dict[str, Any] = read_json(ready)
         console.print(f"a web of {len(web['resolve'])} hosts on loopback, port {web['port']}", style="dim")
         yield web
         if process.poll() is not None:
@@ -143,117 +180,50 @@ def local_web(data: Path, packages: str = "") -> Iterator[dict[str, Any]]:
         stop([process], patience=10)
 
 
-def _access_log(data: Path) -> Path:
-    return data / "web" / "access.log"
-
-
-def _reddit_dump(data: Path) -> Path:
-    dump = data / "web" / "RS_demo.zst"
-    if not dump.exists():
-        write_dump(dump, discover())
-    return dump
-
-
-def _write_summary(path: Path, data: Path, reason: str) -> None:
-    manifest = Manifest.load(data / "shards")
-    summary = {
-        "reason": reason,
-        "documents": manifest.rows,
-        "text_bytes": manifest.text_bytes,
-        "shards": len(manifest.shards),
-        "dropped": manifest.dropped,
-    }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(summary, indent=1))
-
-
-def _top(dropped: dict[str, int], most: int = 4) -> str:
-    ranked = sorted(dropped.items(), key=lambda item: -item[1])[:most]
-    return ", ".join(f"{count:,} {reason}" for reason, count in ranked)
-
-
-# Shards to a model
-
-
-def _hold_out(data: Path) -> None:
-    held_out = hold_out(data / "shards", WalkConfig().held_out)
-    console.print(f"held out from all training: {', '.join(held_out.hosts)}")
-
-
-def _pretrain(data: Path) -> None:
-    _stage("2  pretrain: a small decoder, streaming the shards, two ranks")
-    _torchrun("pretrain", {"shards": data / "shards", "out": data / "pretrain", **_PRETRAIN})
-
-
-def _instruct(data: Path) -> None:
-    _stage("3  instructions: questions that the documents answer")
-    out = data / "instructions.jsonl"
-    if out.exists():
-        console.print(f"done before: {out}")
-        return
-    _run([sys.executable, "-m", "trainer.instructions", "--shards", data / "shards", "--out", out])
-
-
-def _fine_tune(data: Path) -> None:
-    _stage("4  fine-tune: from completing to answering")
-    paths = {"data": data / "instructions.jsonl", "init-from": data / "pretrain", "out": data / "sft"}
-    _torchrun("sft", {**paths, **_SFT})
-
-
 def _torchrun(module: str, flags: Mapping[str, object]) -> None:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={_RANKS}"]
     arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
-    _run([*launcher, "-m", f"trainer.{module}", *arguments])
+    launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={_RANKS}", "-m"]
+    _run(*launcher, f"trainer.{module}", *arguments)
 
 
-def _run(argv: Sequence[object]) -> None:
-    """Run a command in the foreground; Ctrl-C ends it in order (a trainer saves first)."""
-    words = [str(word) for word in argv]
-    console.print("$ " + shlex.join(words).replace(sys.executable, "python"), style="dim", soft_wrap=True)
-    environment = dict(os.environ, OMP_NUM_THREADS="1", PYTHONUNBUFFERED="1")
-    process = start(words, env=environment)
+def _run(*words: object) -> None:
+    """Run a module in the foreground; Ctrl-C ends it in order (a trainer saves first)."""
+    argv = [sys.executable, "-m", *(str(word) for word in words)]
+    console.print("$ " + shlex.join(["python", *argv[1:]]), style="dim", soft_wrap=True)
+    process = start(argv, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"})
     try:
         code = process.wait()
     except KeyboardInterrupt:
         stop([process], patience=60)
         raise
     if code:
-        command = next(word for word in words if word.startswith("trainer."))
-        raise StageError(f"{command} ended with code {code}; start the same command again to go on")
-
-
-# A model to talk to
+        module = next(word for word in argv if word.startswith("trainer."))
+        raise StageError(f"{module} ended with code {code}; start the same command again to go on")
 
 
 def _talk(data: Path) -> None:
+    """Complete the first words of a text, and answer a question, that the models have not seen."""
     from deploy.cli.model import print_stream
     from trainer.generate import Generator
 
-    _stage("5  talk")
-    prompt, question = _opening(data), _question(data)
+    reader = ShardReader(data / "shards", split="held_out")
+    texts = (text for group in reader.row_groups for text in reader.texts(group))
+    longest = max(texts, key=lambda text: len(text.split()), default="The")
+    # A line of prose, neither a heading nor code, if there is one.
+    sentences = (line for line in longest.splitlines() if len(line.split()) > 8 and line[0].isalpha())
+    prompt = " ".join(next(sentences, longest).split()[:6])
     console.print(f"complete: [bold]{escape(prompt)}[/bold]", end="", soft_wrap=True)
     print_stream(Generator.load(data / "pretrain").complete(prompt, max_tokens=60, seed=1))
+
+    with (data / "instructions.val.jsonl").open() as lines:
+        question = json.loads(next(lines))["messages"][0]["content"]
     console.print(f"ask: [bold]{escape(question)}[/bold]", soft_wrap=True)
     answer = Generator.load(data / "sft").chat([{"role": "user", "content": question}], max_tokens=96, seed=1)
     print_stream(answer)
 
 
-def _opening(data: Path) -> str:
-    """The first words of a text the model has not seen."""
-    reader = ShardReader(data / "shards", split="held_out")
-    texts = (text for group in reader.row_groups for text in reader.texts(group))
-    best = max(texts, key=lambda text: len(text.split()), default="The")
-    prose = next((line for line in best.splitlines() if len(line.split()) > 8 and line[0].isalpha()), best)
-    return " ".join(prose.split()[:6])
-
-
-def _question(data: Path) -> str:
-    """A question kept from fine-tuning."""
-    with (data / "instructions.val.jsonl").open() as lines:
-        return str(json.loads(next(lines))["messages"][0]["content"])
-
-
-def _next_steps(data: Path) -> str:
+def next_steps(data: Path) -> str:
+    """Commands to try on what the demo made."""
     tinylm = Path(sys.argv[0]) if Path(sys.argv[0]).name == "tinylm" else "tinylm"
     return f"""
   {tinylm} complete "The function returns" --run {data}/pretrain

@@ -2,15 +2,15 @@
 
 Only metadata and file lists are read here, so that the web is up in about a second; a page's source is read
 when the page is asked for. Nothing is ever imported. Private modules and tests are left out, as documentation
-sites do, and so are sources over 400 kB, which take a parser longer than all their neighbours together.
+sites do.
 """
 
 import re
 import sys
 import sysconfig
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib.metadata import Distribution, distributions
 from pathlib import Path, PurePosixPath
 
@@ -18,18 +18,28 @@ from tinylm.errors import ConfigError
 
 SUFFIX = ".test"
 PYTHON = "python"
-MAX_SOURCE_BYTES = 400_000
+# Larger sources take a parser longer than all their neighbours together.
+_MAX_SOURCE_BYTES = 400_000
 
 # Parts of the standard library that the hosts with a fault serve in the place of python.test: nearly
 # everything imports some of them, so a crawler meets these hosts early and on every machine.
-BUSY = ("asyncio", "logging")
-SLOW = ("email", "json")
-PRIVATE = ("http", "urllib", "xml", "multiprocessing")
-
+_SHARES = {
+    "busy": ("asyncio", "logging"),
+    "slow": ("email", "json"),
+    "private": ("http", "urllib", "xml", "multiprocessing"),
+}
+# Folders that are no documentation of anything, or other people's.
 _SKIPPED_PARTS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+# Of a project's links those that stand for the project as a whole, not its changelog or its funding.
 _HOME_LABELS = re.compile(r"home|doc|source|repo|code|github", re.IGNORECASE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PYTHON_README = """\
+The standard library of {} as its own sources describe it. It comes with every Python and needs nothing else
+to be installed.
+
+Every module has a page with its description, its classes and its functions. The names of a module that begin
+with an underscore are an implementation detail and are not described here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +50,6 @@ class Site:
     title: str
     summary: str
     readme: str
-    markdown: bool
     modules: Mapping[str, Path]
     requires: tuple[str, ...]
     homepages: tuple[str, ...]
@@ -52,29 +61,22 @@ class Site:
 
 
 class Web:
-    """All sites, and where a dotted name or an address elsewhere is documented in this web."""
+    """All sites, and where a dotted name or an address elsewhere is documented in this web.
+
+    `dependents` counts the sites that require the site of a host.
+    """
 
     def __init__(self, sites: Iterable[Site]) -> None:
         self.sites = {site.host: site for site in sites}
+        self.dependents = Counter(name + SUFFIX for site in self.sites.values() for name in site.requires)
         self.host_of: dict[str, str] = {}
+        self._homes: dict[str, str] = {}
         for site in sorted(self.sites.values(), key=lambda site: (site.name != PYTHON, site.host)):
+            # Python first: a backport that brings a module of the same name does not take its links away.
             for module in site.modules:
                 self.host_of.setdefault(module, site.host)
-
-    @cached_property
-    def _homepages(self) -> dict[str, str]:
-        pages = {_bare(url): site.host for site in self.sites.values() for url in site.homepages}
-        return pages | {f"pypi.org/project/{site.name}": site.host for site in self.sites.values()}
-
-    @cached_property
-    def dependents(self) -> dict[str, int]:
-        """How many other sites require the site of a host."""
-        counts = dict.fromkeys(self.sites, 0)
-        for site in self.sites.values():
-            for name in site.requires:
-                if name + SUFFIX in counts:
-                    counts[name + SUFFIX] += 1
-        return counts
+            for url in (*site.homepages, f"https://pypi.org/project/{site.name}"):
+                self._homes.setdefault(_bare(url), site.host)
 
     def module(self, dotted: str) -> tuple[str, str] | None:
         """The longest documented module that begins `dotted`, and the name within it."""
@@ -89,8 +91,9 @@ class Web:
     def home(self, url: str) -> str | None:
         """The host that stands here for the project whose home, source or index page `url` is."""
         address = _bare(url)
+        # https://github.com/a/b/issues/1 is a page of https://github.com/a/b: shorten until something fits.
         while address:
-            if host := self._homepages.get(address):
+            if host := self._homes.get(address):
                 return host
             address = address.rpartition("/")[0]
         return None
@@ -102,7 +105,7 @@ def discover(only: Collection[str] = ()) -> list[Site]:
     The standard library's parts for hosts with a fault are always there. Raises ConfigError for a name in
     `only` that is not installed or has no public Python source.
     """
-    wanted = {normalise(name) for name in only}
+    wanted = {_normalise(name) for name in only}
     sites = {site.host: site for site in (*_installed(wanted), *_standard_library(wanted))}
     if missing := sorted(name for name in wanted if name + SUFFIX not in sites):
         raise ConfigError(
@@ -112,7 +115,7 @@ def discover(only: Collection[str] = ()) -> list[Site]:
     return [sites[host] for host in sorted(sites)]
 
 
-def normalise(name: str) -> str:
+def _normalise(name: str) -> str:
     """A distribution's name as PEP 503 compares it, which is also a host label."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -120,86 +123,67 @@ def normalise(name: str) -> str:
 def _installed(wanted: set[str]) -> Iterator[Site]:
     seen = {PYTHON}
     for distribution in distributions():
-        name = normalise(distribution.metadata["Name"] or "")
+        name = _normalise(distribution.metadata["Name"] or "")
         if not name or name in seen or (wanted and name not in wanted):
             continue
         seen.add(name)
-        if modules := dict(sorted(_modules(distribution))):
-            yield _site(name, distribution, modules)
+        modules = {
+            module: Path(str(distribution.locate_file(file)))
+            for file in distribution.files or ()
+            if (file.size or 0) <= _MAX_SOURCE_BYTES and (module := _module_name(file))
+        }
+        if modules:
+            yield _site(name, distribution, dict(sorted(modules.items())))
 
 
 def _site(name: str, distribution: Distribution, modules: dict[str, Path]) -> Site:
     metadata = distribution.metadata.json
     urls = [entry.partition(",") for entry in metadata.get("project_url", [])]
     pages = {url.strip() for label, _, url in urls if _HOME_LABELS.search(label)}
+    # What an extra would add is not required.
+    entries = [entry for entry in distribution.requires or [] if "extra ==" not in entry]
+    required = {_normalise(match[0]) for entry in entries if (match := _REQUIREMENT.match(entry))}
     return Site(
         host=name + SUFFIX,
         title=str(metadata["name"]),
         summary=str(metadata.get("summary", "")),
         readme=str(metadata.get("description", "")),
-        markdown=str(metadata.get("description_content_type", "")).startswith("text/markdown"),
         modules=modules,
-        requires=tuple(sorted({PYTHON, *_required(distribution.requires or [])})),
+        requires=tuple(sorted({PYTHON, *required})),
         homepages=tuple(sorted({*pages, str(metadata.get("home_page", ""))} - {"", "UNKNOWN"})),
     )
 
 
-def _required(requirements: Iterable[str]) -> set[str]:
-    """Names that are always required: what an extra would add is left out."""
-    found = (_REQUIREMENT.match(entry) for entry in requirements if "extra ==" not in entry)
-    return {normalise(match[0]) for match in found if match}
-
-
-def _modules(distribution: Distribution) -> Iterator[tuple[str, Path]]:
-    for file in distribution.files or ():
-        name = _module_name(file) if (file.size or 0) <= MAX_SOURCE_BYTES else None
-        if name:
-            yield name, Path(str(distribution.locate_file(file)))
-
-
 def _standard_library(wanted: set[str]) -> Iterator[Site]:
     root = Path(sysconfig.get_paths()["stdlib"])
-    shares: dict[str, dict[str, Path]] = {PYTHON: {}, "busy": {}, "slow": {}, "private": {}}
-    owner = {package: host for host, part in _SHARES.items() for package in part}
+    version = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    shares: dict[str, dict[str, Path]] = {host: {} for host in (PYTHON, *_SHARES)}
+    owner = {package: host for host, packages in _SHARES.items() for package in packages}
     for name, path in sorted(_walk(root, root)):
         shares[owner.get(name.partition(".")[0], PYTHON)][name] = path
     for host, modules in shares.items():
-        if host != PYTHON or not wanted or PYTHON in wanted:
-            yield _python_site(host, modules)
-
-
-_SHARES = {"busy": BUSY, "slow": SLOW, "private": PRIVATE}
+        if host == PYTHON and wanted and PYTHON not in wanted:
+            continue
+        parts = ", ".join(sorted({name.partition(".")[0] for name in modules}))
+        yield Site(
+            host=host + SUFFIX,
+            title=version if host == PYTHON else f"{version}: {parts}",
+            summary="The standard library, module by module.",
+            readme=_PYTHON_README.format(version),
+            modules=modules,
+            requires=() if host == PYTHON else (PYTHON,),
+            homepages=("https://docs.python.org", "https://www.python.org") if host == PYTHON else (),
+        )
 
 
 def _walk(root: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     for path in folder.iterdir():
         if path.suffix == ".py":
             name = _module_name(PurePosixPath(path.relative_to(root).as_posix()))
-            if name and path.stat().st_size <= MAX_SOURCE_BYTES:
+            if name and path.stat().st_size <= _MAX_SOURCE_BYTES:
                 yield name, path
         elif _is_public(path.name) and path.is_dir():
             yield from _walk(root, path)
-
-
-def _python_site(host: str, modules: dict[str, Path]) -> Site:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    packages = sorted({name.partition(".")[0] for name in modules})
-    readme = (
-        f"The standard library of Python {version} as its own sources describe it. It comes with every "
-        "Python and needs nothing else to be installed.\n\nEvery module has a page with its description, "
-        "its classes and its functions. The names of a module that begin with an underscore are an "
-        "implementation detail and are not described here."
-    )
-    return Site(
-        host=host + SUFFIX,
-        title=f"Python {version}" if host == PYTHON else f"Python {version}: {', '.join(packages)}",
-        summary="The standard library, module by module.",
-        readme=readme,
-        markdown=True,
-        modules=modules,
-        requires=() if host == PYTHON else (PYTHON,),
-        homepages=("https://docs.python.org", "https://www.python.org") if host == PYTHON else (),
-    )
 
 
 def _module_name(file: PurePosixPath) -> str | None:

@@ -25,7 +25,7 @@ def gaps(site, host):
 def crawled(server, tmp_path_factory, request):
     """Hosts that ask for rest in every way, met by two workers; until when those of a 429 asked for it."""
     site, until = Site(), {}
-    frontier = open_frontier(server, delay=DELAY, partitions=request.param)
+    frontier = open_frontier(server, delay=DELAY, backoff=BACKOFF, partitions=request.param)
     for host in HOSTS:
         site.on(host, "*", reply(200, article(host)))
         site.on(host, "/robots.txt", reply(200, ""))
@@ -57,10 +57,9 @@ def crawled(server, tmp_path_factory, request):
     once = ("moved.test", "busy.test", "seconds.test", "date.test")
     frontier.put(Discovered(f"http://{host}/page", 0.5) for host in once)
     log = tmp_path_factory.mktemp("politeness") / "log"
-    options = ("--concurrency", "3", "--attempts", "3", "--backoff", str(BACKOFF))
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(worker(server, frontier, site, log, *options))
+            stack.enter_context(worker(server, frontier, site, log, "--concurrency", "3"))
         eventually(frontier.finished, 120)
     yield site, frontier, until
     site.stop()

@@ -43,7 +43,7 @@ def children(pid):
 def crawled(server, tmp_path_factory):
     """A small site with one of everything, fetched by one worker until nothing is left."""
     site = Site()
-    frontier = open_frontier(server, delay=0.02)
+    frontier = open_frontier(server, attempts=2, delay=0.02)
     good = {
         "/": reply(200, article("front page", "/two", "http://other.test/x?b=2&a=1#part", "mailto:a@b.c")),
         "/moved": reply(301, Location="/two?utm_source=x"),
@@ -75,7 +75,7 @@ def crawled(server, tmp_path_factory):
     ]
     put(frontier, *urls)
     log = tmp_path_factory.mktemp("worker") / "log"
-    with worker(server, frontier, site, log, "--attempts", "2") as process:
+    with worker(server, frontier, site, log) as process:
         eventually(lambda: frontier.counts()["queued"] == 1 and not frontier.counts()["leased"])
         process.terminate()
         assert process.wait(60) == 0

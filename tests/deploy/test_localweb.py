@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 from protego import Protego
 
-from deploy.demo.server import listen
+from deploy.demo.web import listen
+from tinylm.processes import start as start_child
 
 PACKAGES = "rich,markdown-it-py,hypothesis"
 AGENT = "tinylm-test"
@@ -59,12 +60,10 @@ class Client:
         return [entry for entry in entries if entry["host"] == host]
 
 
-def start(directory: Path, *arguments: str) -> subprocess.Popen:
+def start(directory: Path) -> subprocess.Popen:
     log, ready = directory / "access.jsonl", directory / "ready.json"
     command = [sys.executable, "-m", "deploy.demo.web", "--packages", PACKAGES]
-    return subprocess.Popen(
-        [*command, "--access-log", str(log), "--ready-file", str(ready), "--die-with-parent", *arguments]
-    )
+    return start_child([*command, "--access-log", str(log), "--ready-file", str(ready)])
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> dict:
@@ -98,38 +97,28 @@ def test_every_host_of_the_ready_file_answers_at_the_address_it_names(web):
         assert web.ask(host).status in (200, 302, 429), host
 
 
-def test_a_home_page_shows_the_readme_and_says_what_it_is(web):
+def test_a_home_page_shows_the_readme_says_what_it_is_and_links_to_what_it_requires(web):
     answer = web.ask("rich.test")
     assert "Rich is a Python library for" in answer.text
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert int(answer.headers["content-length"]) == len(answer.body)
     assert '<html lang="en">' in answer.text
     assert "<title>rich: " in answer.text
-    assert "/rich.html" in links(answer.text)
-
-
-def test_a_home_page_links_to_the_homes_of_its_requirements(web):
-    assert "http://markdown-it-py.test/" in links(web.ask("rich.test").text)
+    assert {"/rich.html", "http://markdown-it-py.test/"} <= set(links(answer.text))
 
 
 def test_a_module_page_has_docstrings_signatures_and_base_classes(web):
     html = web.ask("rich.test", "/rich.text.html").text
     assert "<h2>Text</h2>" in html
     assert "<code>class Text(JupyterMixin)</code>" in html
-    assert "<code>def copy_styles(self, text: &quot;Text&quot;) -&gt; None</code>" in html.replace(
-        '"Text"', "&quot;Text&quot;"
-    )
+    assert '<code>def copy_styles(self, text: "Text") -&gt; None</code>' in html
     assert '<a href="/rich.jupyter.html#JupyterMixin">JupyterMixin</a>' in html
     assert "Copy styles from another Text instance." in html
 
 
-def test_a_module_page_links_to_the_modules_it_imports_across_hosts(web):
+def test_a_module_page_links_to_what_it_imports_across_hosts_and_to_its_parents_and_children(web):
     found = links(web.ask("rich.test", "/rich.markdown.html").text)
-    assert "http://markdown-it-py.test/markdown_it.html" in found
-    assert "/rich.console.html" in found
-
-
-def test_a_package_page_links_down_and_a_module_page_up(web):
+    assert {"http://markdown-it-py.test/markdown_it.html", "/rich.console.html"} <= set(found)
     assert "/markdown_it.rules_block.html" in links(web.ask("markdown-it-py.test", "/markdown_it.html").text)
     assert "/markdown_it.html" in links(web.ask("markdown-it-py.test", "/markdown_it.rules_block.html").text)
 
@@ -163,17 +152,12 @@ def test_absolute_links_name_only_hosts_of_this_web(web):
         assert {link.split("/")[2] for link in absolute} <= set(web.where)
 
 
-def test_a_fragment_names_a_section_of_the_page_it_leads_to(web):
+def test_a_fragment_names_a_section_of_the_page_it_leads_to_and_a_source_is_listed(web):
     html = web.ask("rich.test", "/genindex-t.html").text
     link = next(link for link in links(html) if link.endswith("/rich.text.html#Text"))
     page, _, fragment = link.partition("#")
     assert f'id="{fragment}"' in web.ask("rich.test", page).text
-
-
-def test_the_source_listing_is_the_source(web):
-    html = web.ask("rich.test", "/src/rich.box.html").text
-    assert "class Box:" in html
-    assert "Defines characters to render boxes." in html
+    assert "Defines characters to render boxes." in web.ask("rich.test", "/src/rich.box.html").text
 
 
 def test_head_gives_the_headers_of_get_and_no_body(web):
@@ -341,28 +325,3 @@ def test_a_taken_port_is_one_clear_line(tmp_path, web):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: port {web.directory['port']} is taken")
     assert done.stderr.count("\n") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
-def test_the_server_dies_with_the_process_that_started_it(tmp_path):
-    ready = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "deploy.demo.web", "--packages", "rich", "--die-with-parent"]
-    script = "import subprocess, sys; p = subprocess.Popen(sys.argv[1:]); print(p.pid, flush=True); p.wait()"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script, *command, "--ready-file", str(ready)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with parent:
-        server = int(parent.stdout.readline())
-        wait_for(ready, parent)
-        parent.kill()
-    while _is_running(server):
-        time.sleep(0.02)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.demo.server import LocalWeb, LocalWebConfig, LocalWebError, listen
 from deploy.demo.sites import Web, discover
+from deploy.demo.web import LocalWeb, LocalWebConfig, LocalWebError, listen
 from tinylm.errors import ConfigError
 
 
@@ -19,17 +19,18 @@ def test_an_unknown_package_is_one_clear_error():
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_that_is_none_is_refused(port):
-    with pytest.raises(ConfigError, match=f"port={port}"):
+    with pytest.raises(ConfigError, match=f"port = {port}"):
         LocalWebConfig(port=port)
 
 
 @pytest.mark.parametrize(("header", "status"), [(b"Host: rich.test\r\n", b"200"), (b"", b"421")])
 def test_the_server_runs_within_a_loop_and_wants_a_host_header(header, status):
     async def ask() -> bytes:
-        local = LocalWeb(discover(["rich"]))
+        local = LocalWeb(LocalWebConfig(packages="rich"))
         await local.start()
         try:
-            reader, writer = await asyncio.open_connection(local.address("rich.test"), local.port)
+            address = local.directory()["hosts"]["rich.test"]["address"]
+            reader, writer = await asyncio.open_connection(address, local.port)
             writer.write(b"GET / HTTP/1.0\r\n" + header + b"\r\n")
             answer = await reader.read()
             writer.close()
