@@ -5,14 +5,18 @@ answers, whether it has four pages in flight or four hundred, and nobody waits l
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
+
+P = ParamSpec("P")
+Ending = Callable[Concatenate[Batch, Lease, P], None]
 
 
 class _Answer(NamedTuple):
@@ -32,9 +36,9 @@ class RoundTrips:
         self._talking: asyncio.Task[None] | None = None
         self.fatal: TinylmError | None = None
 
-    async def end(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
-        """`frontier.VERB(lease, ...)`. Raises LeaseLost; ServerError if the server is away."""
-        getattr(self._batch, verb)(lease, *args, **kwargs)
+    async def end(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
+        """End a lease `how`: `Batch.ack`, and so on. Raises LeaseLost; ServerError if the server is away."""
+        how(self._batch, lease, *args, **kwargs)
         if lease.key in (await self._answered()).lost:
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
