@@ -46,8 +46,10 @@ from crawler.urls import canonicalize
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
-_FINISHED_SECONDS = 0.5  # between two questions whether all processes are through
-_PROCESSING_SECONDS = 60.0  # beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires
+# Between two questions whether all processes are through.
+_FINISHED_SECONDS = 0.5
+# Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
+_PROCESSING_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
 

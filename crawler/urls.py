@@ -15,8 +15,10 @@ from ada_url import join_url, normalize_url
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
-MOST_CHARACTERS = 2048  # the limit of sitemaps.org for a URL
-_LONGEST_HOST = 253  # characters, of DNS; Ada lets longer ones pass
+# The limit of sitemaps.org for a URL.
+MOST_CHARACTERS = 2048
+# Characters of a name in DNS; Ada lets longer ones pass.
+_LONGEST_HOST = 253
 _DOMAINS_REMEMBERED = 100_000
 _LINKS_REMEMBERED = (
     1 << 15

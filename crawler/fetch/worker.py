@@ -46,11 +46,13 @@ from shards.text.content import values
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
 
-_SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5  # seconds between two requests for leases when there are none
+# Seconds between two questions for leases when there are none, doubled each time.
+_SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
-_LONGEST_VALIDATOR = 512  # characters of an ETag or a Last-Modified that are kept
+# Characters of an ETag or a Last-Modified that are kept.
+_LONGEST_VALIDATOR = 512
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "Accept-Language": "en",

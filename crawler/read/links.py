@@ -10,10 +10,13 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from crawler.page import Link
 from crawler.urls import canonicalize, resolve
 
-_MOST_LINKS = 2000  # of a page; a million make it a trap, and the stream has to stay small
-_MOST_ENCLOSING = 64  # elements of a tag path; markup may be nested 60,000 deep
+# Of a page: the stream has to stay small.
+_MOST_LINKS = 2000
+# Elements of a tag path; a hostile page nests 60,000.
+_MOST_ENCLOSING = 64
 _MOST_ANCHOR_CHARACTERS = 200
-_MOST_REMEMBERED = 10_000  # addresses that pages named as their own
+# Addresses that pages named as their own.
+_MOST_REMEMBERED = 10_000
 _HEAD = "html/head/link"
 _FEEDS = ("application/rss+xml", "application/atom+xml")
 _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
@@ -43,6 +46,7 @@ class Markup:
         """Every target once: translations (by language) and feeds that the head names, then the body's."""
         folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
         found: dict[str, Link] = {}
+        # By the parser's number of an element: links of a page have most of what encloses them in common.
         paths: dict[int, tuple[str, ...]] = {}
         for node in chain(self._in_head, self._anchors):
             attributes = node.attributes
@@ -55,6 +59,7 @@ class Markup:
             if not href:
                 target: str | None = self.base
             else:
+                # Only a query alone depends on more of the base than its folder, which many pages share.
                 target = canonicalize(href, self.base) if href[0] == "?" else resolve(href, folder)
             if target is None or target == self._url or target in found:
                 continue
