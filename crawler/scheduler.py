@@ -183,14 +183,12 @@ class FrontierScheduler(BaseScheduler):
             pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
             made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind == "robots"]
             kept = zip(pages, self._frontier.requests(pages), strict=True)
-            for lease, request in kept:
-                # Of a URL that somebody put there is no request.
-                url = urldefrag(lease.url).url
-                made.append(
-                    _Held(lease, request_from_dict(pickle.loads(request), spider=self._spider))  # noqa: S301
-                    if request is not None
-                    else _Held(lease, Request(url, dont_filter=True))
-                )
+            for lease, pickled in kept:
+                if pickled is None:  # somebody put the URL
+                    request = Request(urldefrag(lease.url).url, dont_filter=True)
+                else:
+                    request = request_from_dict(pickle.loads(pickled), spider=self._spider)  # noqa: S301
+                made.append(_Held(lease, request))
             return made
 
     def _allowed(self, lease: Lease) -> bool:

@@ -117,22 +117,16 @@ def _not_text(post: dict[str, Any]) -> bool:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    openers: dict[str, Callable[[Path], Any]] = {
+        ".zst": lambda dump: zstd.open(dump, "rb", options=_LONG_WINDOW),
+        ".xz": lzma.open,
+        ".gz": gzip.open,
+    }
+    opener: Callable[[Path], Any] = openers.get(path.suffix, lambda dump: dump.open("rb"))
     try:
-        with _open(path) as stream:
+        with opener(path) as stream:
             yield from stream
     except (EOFError, zstd.ZstdError, lzma.LZMAError, zlib.error, OSError) as error:
         raise SeedError(
             f"{path}: unreadable, cut off or damaged ({error}); nothing of it was used: get it again"
         ) from error
-
-
-def _open(path: Path) -> Any:
-    match path.suffix:
-        case ".zst":
-            return zstd.open(path, "rb", options=_LONG_WINDOW)
-        case ".xz":
-            return lzma.open(path, "rb")
-        case ".gz":
-            return gzip.open(path, "rb")
-        case _:
-            return path.open("rb")
