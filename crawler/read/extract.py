@@ -28,8 +28,10 @@ from crawler.read.sitemaps import is_text, listed, may_list
 from shards.text.filters import FIRST_LOOK, judge
 
 DUPLICATE = "pre_duplicate"
-_SEEN_CHARACTERS = 4000  # of a text that is not extracted: enough to learn from what is not wanted
-_LOOKED_AT = 20_000  # characters that the rules of the first look see
+# Of a text that is not extracted: enough to learn from what is not wanted.
+_SEEN_CHARACTERS = 4000
+# Characters that the rules of the first look see.
+_LOOKED_AT = 20_000
 _MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come soon after it or not at all
 _LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
 _LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
