@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.reader import ShardReader
-from trainer.model.loss import IGNORE
+from trainer.data.batch import IGNORE
 from trainer.model.model import GPT
 from trainer.run.checkpoint import find, load_model
 from trainer.run.distributed import World

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor, nn
 
-# Target of a position that is not to be predicted; the one torch's cross_entropy ignores by default.
-IGNORE = -100
+from trainer.data.batch import IGNORE
+
 # Most logits in memory at a time: 4 MiB in fp32, which stay in a CPU's cache. Twice as many take twice the
 # memory; half as many, twice as many products of half the rows. A chunk never has fewer than 16 rows.
 LOGITS_AT_ONCE = 2**20

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor, nn
 
+from trainer.data.batch import IGNORE
 from trainer.model.architecture import ModelConfig
-from trainer.model.loss import IGNORE as IGNORE  # part of the model's interface
 from trainer.model.loss import Linear, cross_entropy
 from trainer.model.positions import alibi_slopes, position_ids, rotary_tables, rotate, sinusoids, visible
 
