@@ -164,7 +164,7 @@ def _spilled(paths: list[str], large: int) -> dict[str, Any]:
     with _server() as (server, client), tempfile.TemporaryDirectory() as folder:
         frontier, before = _frontier(server), _used(client)
         path = Path(folder) / "frontier.sqlite"
-        with Spill(frontier, path, partitions=1, hot=48) as spill:
+        with Spill(frontier, path) as spill:
             _put(frontier, _urls(paths, large), large, f"spilling at {large:,} URLs", spill)
             on_disk = spill.count()
             used = _used(client) - before

@@ -20,9 +20,8 @@ from bench.report import report
 from crawler.urls import fingerprint
 from deploy.cli.simulate import compare
 from ranker.graph import LinkGraph, Target
-from ranker.policy.names import POLICIES
-from ranker.policy.orders import Random
-from ranker.policy.policy import Policy
+from ranker.policy import POLICIES, Policy
+from ranker.policy.orders import RANDOM
 from ranker.policy.promise import PARTS, LearnedPromise
 from ranker.replay.experiment import Experiment, draw_starts
 from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
@@ -140,7 +139,7 @@ def _percent(result: dict[str, Any]) -> dict[str, float]:
 
 
 def _baselines(result: dict[str, Any]) -> dict[str, float]:
-    ours = (_OURS, GreedyOracle.name, Random.name)
+    ours = (_OURS, GreedyOracle.name, RANDOM)
     return {name: value for name, value in _percent(result).items() if name not in ours}
 
 

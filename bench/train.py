@@ -22,8 +22,8 @@ from torch.nn import functional as F  # noqa: N812
 from bench.report import report
 from trainer.config import PretrainConfig
 from trainer.interop.layouts import to_json
+from trainer.model.loss import multiply
 from trainer.model.model import GPT
-from trainer.model.products import multiply
 from trainer.run.distributed import StopSignal, World
 from trainer.run.loop import Run
 from trainer.run.profiling import profiled

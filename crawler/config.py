@@ -9,26 +9,13 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
-_LEASE_MARGIN = 15.0
-"""Seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between."""
-
-
-def require(condition: bool, field: str, value: object, rule: str) -> None:
-    """Raise ConfigError naming the field and its value unless `condition`."""
-    if not condition:
-        raise ConfigError(f"{field} = {value!r}: {rule}")
-
-
-def _is_server(url: str) -> bool:
-    try:
-        return not url or (urlsplit(url).scheme in ("redis", "rediss", "unix") and urlsplit(url).port != 0)
-    except ValueError:
-        return False
+_LEASE_MARGIN = 15.0  # seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between
 
 
 def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
@@ -94,28 +81,24 @@ class FrontierConfig:
     """Memory limit of the embedded server: at it, new URLs are refused and the rest drains."""
 
     def __post_init__(self) -> None:
-        require(
-            bool(_CRAWL_ID.fullmatch(self.crawl_id)),
-            "crawl_id",
-            self.crawl_id,
-            "letters, digits and _ . - only",
-        )
-        rule = "a URL such as redis://host:6379/0 or unix:///path, or empty"
-        require(_is_server(self.redis_url), "redis_url", self.redis_url, rule)
-        require(1 <= self.partitions <= 4096, "partitions", self.partitions, "1 to 4096")
+        require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
+        try:
+            parts = urlsplit(self.redis_url)
+            is_server = not self.redis_url or (
+                parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
+            )
+        except ValueError:
+            is_server = False
+        require(self, "redis_url", is_server, "a URL such as redis://host:6379/0 or unix:///path, or empty")
+        require(self, "partitions", 1 <= self.partitions <= 4096, "1 to 4096")
         for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
-        require(5 <= self.lease_seconds < math.inf, "lease_seconds", self.lease_seconds, "at least 5")
-        require(0 <= self.exploration < 1, "exploration", self.exploration, "a share from 0 to below 1")
+            require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
+        require(self, "lease_seconds", 5 <= self.lease_seconds < math.inf, "at least 5")
+        require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         for name in ("attempts", "pages_per_host", "pages_per_found_host", "backlog"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        require(
-            self.pages_per_referring_domain >= 0,
-            "pages_per_referring_domain",
-            self.pages_per_referring_domain,
-            "0 or more",
-        )
-        require(1 <= self.hot_per_host <= 128, "hot_per_host", self.hot_per_host, "1 to 128 (a listpack)")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "pages_per_referring_domain", self.pages_per_referring_domain >= 0, "0 or more")
+        require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
 
     @property
     def shards(self) -> Path:
@@ -156,51 +139,42 @@ class CrawlConfig:
     """Seconds a response may take, from the name's lookup to the last byte."""
     extract_timeout: float = 10.0
     """Seconds the extraction of one page may take."""
-    extract_megabytes: int = 512
-    """Memory an extraction process may take (Linux): a page that needs more is given up."""
     prescreen: bool = True
     """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
     """Larger bodies are given up."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
-    warc_megabytes: float = 1000.0
-    """Size at which a worker begins its next WARC file."""
-    deepest: int = 30
-    """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
         for name in ("pages", "workers", "concurrency", "extractors"):
-            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("gigabytes", "hours", "megabytes_per_page", "warc_megabytes"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "a number above 0")
-        for name in ("timeout", "extract_timeout"):
-            require(0 < getattr(self, name) < math.inf, name, getattr(self, name), "seconds above 0")
-        require(self.extract_megabytes >= 128, "extract_megabytes", self.extract_megabytes, "at least 128")
-        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
-            require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "a number, 0 or more")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
+            require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
+        for name in ("disk_reserve_gigabytes", "ip_concurrency", "ip_delay"):
+            require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":
                 parse_network(entry)
 
     def check_user_agent(self) -> None:
-        """Refuse to meet strangers without a name and a way to reach whoever runs this.
+        """Check that `user_agent` carries a contact; needed unless only loopback may be contacted.
 
-        Raises ConfigError unless the agent carries a contact or only loopback may be contacted.
+        Raises ConfigError.
         """
         loopback = all(
             entry != "public" and parse_network(entry)[0].is_loopback for entry in self.allowed_networks
         )
-        require(
-            loopback or bool(_CONTACT.search(self.user_agent)),
-            "user_agent",
-            self.user_agent,
-            'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"',
+        rule = (
+            'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"'
         )
+        require(self, "user_agent", loopback or bool(_CONTACT.search(self.user_agent)), rule)
 
     def check_lease(self, lease_seconds: float) -> None:
         """Raise ConfigError if a lease could run out while its request is out: that would go out twice."""
         least = self.timeout + self.extract_timeout + _LEASE_MARGIN
-        parts = f"timeout = {self.timeout:g}, extract_timeout = {self.extract_timeout:g}"
-        rule = f"must be above {least:g}: {parts} and {_LEASE_MARGIN:g} more"
-        require(lease_seconds > least, "lease_seconds", lease_seconds, rule)
+        if lease_seconds <= least:
+            raise ConfigError(
+                f"lease_seconds = {lease_seconds!r}: must be above {least:g}: timeout = {self.timeout:g}, "
+                f"extract_timeout = {self.extract_timeout:g} and {_LEASE_MARGIN:g} more"
+            )

@@ -31,7 +31,15 @@ from twisted.python.failure import Failure
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost
 from crawler.fetch.failures import classify
-from crawler.fetch.robots import MOST_BYTES, VALID_SECONDS, Elsewhere, Moved, Rules, retry_at
+from crawler.fetch.robots import (
+    MOST_BYTES,
+    VALID_SECONDS,
+    HostRules,
+    Moved,
+    RobotsRedirects,
+    Rules,
+    retry_at,
+)
 from crawler.frontier import Lease, connect
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
@@ -40,7 +48,6 @@ _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
 _FINISHED_SECONDS = 0.5
 _PROCESSING_SECONDS = 60.0
-_MOST_CACHED_RULES = 10_000
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +75,10 @@ class FrontierScheduler(BaseScheduler):
         self._concurrency = crawler.settings.getint("CONCURRENT_REQUESTS")
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
-        self._rules: dict[tuple[str, int], Rules] = {}
-        patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
-        self._elsewhere = Elsewhere(frontier.delay, patience)
+        self._rules = HostRules(frontier, self._agent)
+        self._redirects = RobotsRedirects(
+            frontier.config.delay, crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
+        )
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -85,7 +93,9 @@ class FrontierScheduler(BaseScheduler):
         seconds = crawler.settings.getfloat("DOWNLOAD_TIMEOUT") + _PROCESSING_SECONDS
         defaults = {"exploration": 0.0, "pages_per_host": 1 << 31, "lease_seconds": seconds}
         config = FrontierConfig(**(defaults | setting))
-        return cls(crawler, RequestFrontier(connect(config.redis_url), config))
+        frontier = RequestFrontier(connect(config.redis_url), config)
+        frontier.set_rules(config)  # a spider started with other settings changes them for all processes
+        return cls(crawler, frontier)
 
     # What the engine calls
 
@@ -174,12 +184,7 @@ class FrontierScheduler(BaseScheduler):
             return made + [_Held(lease, self._request(lease, request)) for lease, request in kept]
 
     def _allowed(self, lease: Lease) -> bool:
-        key = lease.host, lease.robots_until
-        if key not in self._rules:
-            if len(self._rules) >= _MOST_CACHED_RULES:
-                self._rules.clear()
-            self._rules[key] = Rules(self._frontier.robots(lease.host), self._agent)
-        if self._rules[key].allow(urldefrag(lease.url).url):
+        if self._rules.read(lease).allow(urldefrag(lease.url).url):
             return True
         with suppress(LeaseLost):
             self._frontier.refuse(lease, "robots")
@@ -258,7 +263,7 @@ class FrontierScheduler(BaseScheduler):
     async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
         location = (response.headers.get("Location") or b"").decode("latin-1")
-        rules = await self._elsewhere.read(
+        rules = await self._redirects.read(
             response.url, response.status, location, response.body, host=lease.host, hops=hops
         )
         if isinstance(rules, Moved):

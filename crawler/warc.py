@@ -1,33 +1,43 @@
-"""Exchanges with servers as WARC 1.1 files (ISO 28500), beside the shards, for replay.
+"""Exchanges with servers as WARC files (ISO 28500): ours written beside the shards, anybody's read.
 
-A file is a series of gzip members, one a record, request and response together in one write. While a process
-writes it, its name ends in `.open` and it is locked; it gets its final name when it is full or the process
-ends. What a killed process leaves is cut after its last whole record by whoever starts next, and named.
+A file of ours is a series of gzip members, one a record, request and response together in one write. While a
+process writes it, its name ends in `.open` and it is locked; it gets its final name when it is full or the
+process ends. What a killed process leaves is cut after its last complete record by whoever starts next, and
+named.
 
 A body is kept as it was sent, content encodings included; only chunks are put together, and so the header
 `Transfer-Encoding` is kept under the name `X-Crawler-Transfer-Encoding`.
 """
 
-import fcntl
 import gzip
 import hashlib
+import mmap
 import os
 import socket
 import threading
 import uuid
 import zlib
 from base64 import b32encode
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import brotli
+from backports import zstd
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from tinylm import __version__
+from tinylm.processes import lock
 
 _OPEN = ".open"
 _READ_BYTES = 1 << 20
+_FILE_BYTES = 1_000_000_000  # as ISO 28500 recommends
+_GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/1."
+_MOST_BYTES = 1 << 26  # of a body that is read, also without its encodings
+_MOST_ENCODINGS = 3  # on each other; nobody who means well uses two
 Header = tuple[bytes, bytes]
 
 
@@ -47,10 +57,10 @@ class Exchange:
 
 
 class WarcWriter:
-    """One process's files in `directory`, each of about `most_bytes`; safe to call from any thread."""
+    """One process's files in `directory`, each of about `file_bytes`; safe to call from any thread."""
 
-    def __init__(self, directory: Path, most_bytes: int, user_agent: str) -> None:
-        self._directory, self._most, self._agent = directory, most_bytes, user_agent
+    def __init__(self, directory: Path, user_agent: str, file_bytes: int = _FILE_BYTES) -> None:
+        self._directory, self._agent, self._file_bytes = directory, user_agent, file_bytes
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._path = directory
@@ -58,12 +68,16 @@ class WarcWriter:
         recover(directory)
 
     def write(self, exchange: Exchange) -> None:
-        """Append the exchange, whole."""
+        """Append the exchange in one write."""
         response_id, now = _new_id(), _now()
         known = {"WARC-Target-URI": exchange.url, "WARC-Date": now, "WARC-IP-Address": exchange.address}
         if exchange.cut:
             known["WARC-Truncated"] = "length"
-        head = _head(exchange.status_line, map(_without_chunks, exchange.headers))
+        headers = (
+            (b"X-Crawler-" + name if name.lower() == b"transfer-encoding" else name, value)
+            for name, value in exchange.headers
+        )
+        head = _head(exchange.status_line, headers)
         response = _record(
             "response", {"WARC-Record-ID": response_id, **known}, "application/http;msgtype=response",
             head + exchange.body, payload=exchange.body,
@@ -76,7 +90,7 @@ class WarcWriter:
             file = self._file or self._begin()
             file.write(response + request)
             file.flush()
-            if file.tell() >= self._most:
+            if file.tell() >= self._file_bytes:
                 self._end()
 
     def close(self) -> None:
@@ -85,10 +99,10 @@ class WarcWriter:
             self._end()
 
     def _begin(self) -> BinaryIO:
-        started = f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-        self._path = self._directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
-        self._file = self._path.open("xb")
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        while self._file is None:  # None too if another process just took it for a dead one's and removes it
+            started = f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"
+            self._path = self._directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
+            self._file = lock(self._path)
         fields = f"software: tinylm/{__version__}\r\nformat: WARC File Format 1.1\r\nhttp-header-user-agent: "
         about = {"WARC-Date": _now(), "WARC-Filename": self._path.name.removesuffix(_OPEN)}
         self._file.write(
@@ -105,24 +119,24 @@ class WarcWriter:
 
 
 def recover(directory: Path) -> None:
-    """Cut what killed processes left in `directory` after its last whole record, and give it its name."""
+    """Cut what killed processes left in `directory` after its last complete record, and give it its name."""
     for path in directory.glob(f"*{_OPEN}"):
-        with suppress(FileNotFoundError, BlockingIOError), path.open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not path.exists():
-                continue  # Somebody else was quicker.
-            whole = _whole_bytes(file)
-            file.truncate(whole)
-            os.fsync(file.fileno())
-            if whole:
+        if (held := lock(path)) is None:
+            continue  # whoever writes it lives
+        # FileNotFoundError: somebody else was quicker.
+        with held, suppress(FileNotFoundError), path.open("rb") as file:
+            complete = _bytes_of_complete_members(file)
+            held.truncate(complete)
+            os.fsync(held.fileno())
+            if complete:
                 path.rename(path.with_suffix(""))
             else:
                 path.unlink()
 
 
-def _whole_bytes(file: BinaryIO) -> int:
-    """The length of the gzip members that end in `file`."""
-    whole = read = 0
+def _bytes_of_complete_members(file: BinaryIO) -> int:
+    """How many bytes the gzip members take that end in `file`."""
+    complete = read = 0
     member, data = zlib.decompressobj(wbits=31), b""
     with suppress(zlib.error):
         while data := data or file.read(_READ_BYTES):
@@ -131,8 +145,8 @@ def _whole_bytes(file: BinaryIO) -> int:
             read += len(data) - len(rest)
             data = rest
             if member.eof:
-                whole, member = read, zlib.decompressobj(wbits=31)
-    return whole
+                complete, member = read, zlib.decompressobj(wbits=31)
+    return complete
 
 
 def _record(kind: str, about: dict[str, str], media_type: str, block: bytes, payload: bytes = b"") -> bytes:
@@ -154,11 +168,6 @@ def _head(first: bytes, headers: Iterable[Header]) -> bytes:
     return b"".join([first, b"\r\n", *(b"%s: %s\r\n" % header for header in headers), b"\r\n"])
 
 
-def _without_chunks(header: Header) -> Header:
-    name, value = header
-    return (b"X-Crawler-" + name, value) if name.lower() == b"transfer-encoding" else header
-
-
 def _new_id() -> str:
     return f"<urn:uuid:{uuid.uuid4()}>"
 
@@ -169,3 +178,106 @@ def _now() -> str:
 
 def _digest(data: bytes) -> str:
     return "sha1:" + b32encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archived:
+    """A response as a client saw it: its encodings undone."""
+
+    url: str
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    """Names in lower case."""
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """The first of this name; empty if there is none."""
+        return next((value for known, value in self.headers if known == name), "")
+
+
+class WarcReader:
+    """The responses of a file, gzipped or not, whoever wrote it.
+
+    What is damaged is skipped: reading goes on where the next record begins. `broken` counts how often, once
+    that was passed. Raises OSError if the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.broken = 0
+
+    def __iter__(self) -> Iterator[Archived]:
+        """Their bodies must fit into memory, one at a time: one above 64 MiB counts as broken."""
+        if not self._path.stat().st_size:
+            return
+        with (
+            self._path.open("rb") as file,
+            closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
+        ):
+            magic = _GZIP if data[:2] == _GZIP[:2] else _PLAIN
+            position, sound = 0, True
+            while position >= 0:
+                file.seek(position)
+                try:
+                    for record in ArchiveIterator(file, parse_http=False, quirks_mode=True):
+                        position = record.stream_pos
+                        is_response = record.record_type == WarcRecordType.response and record.is_http
+                        if is_response and (found := self._response(record)):
+                            yield found
+                        sound = True
+                    return
+                except OSError:
+                    self.broken += sound
+                    sound, position = False, data.find(magic, position + 1)
+
+    def _response(self, record: WarcRecord) -> Archived | None:
+        """None if it is none; raises OSError where the file is damaged."""
+        record.parse_http(auto_decode="transfer")
+        headers = tuple((name.lower(), value) for name, value in record.http_headers.to_tuples())
+        status, length = record.http_headers.status_code, record.content_length
+        body = record.reader.read(_MOST_BYTES + 1)
+        cut = len(body) < length and not any(name == "transfer-encoding" for name, _ in headers)
+        decoded = None if cut or len(body) > _MOST_BYTES else _decoded(body, headers)
+        if status is None or decoded is None:
+            self.broken += 1
+            return None
+        url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
+        return Archived(url=url, status=status, headers=headers, body=decoded)
+
+
+def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes | None:
+    """The body without its content encodings; None if it is not what it says it is."""
+    named = ",".join(value for name, value in headers if name == "content-encoding")
+    encodings = [name for part in named.lower().split(",") if (name := part.strip()) not in ("", "identity")]
+    if len(encodings) > _MOST_ENCODINGS:
+        return None
+    try:
+        for encoding in reversed(encodings):
+            body = _decode(body, encoding)
+    except (zlib.error, zstd.ZstdError, brotli.error, ValueError):
+        return None
+    return body
+
+
+def _decode(body: bytes, encoding: str) -> bytes:
+    """Raises ValueError, or what the library raises, if it is damaged, too large, or of no known encoding."""
+    decoder: Any
+    if encoding in ("gzip", "x-gzip"):
+        decoder = zlib.decompressobj(wbits=31)
+    elif encoding == "deflate":
+        # Some servers leave out the zlib header, and browsers let them.
+        decoder = zlib.decompressobj(wbits=15 if body[:1] in (b"\x78", b"\x58", b"\x08") else -15)
+    elif encoding == "zstd":
+        decoder = zstd.ZstdDecompressor()
+    elif encoding == "br":
+        decoder = brotli.Decompressor()
+        decoded: bytes = decoder.process(body, output_buffer_limit=_MOST_BYTES)
+        if not decoder.is_finished():
+            raise ValueError(encoding)
+        return decoded
+    else:
+        raise ValueError(encoding)
+    decoded = decoder.decompress(body, _MOST_BYTES)
+    if not decoder.eof:
+        raise ValueError(encoding)
+    return decoded

@@ -1,4 +1,4 @@
-"""`tinylm crawl`: a whole crawl on one machine, its parts as children, watched, and stopped in order."""
+"""`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
 import shutil
 import signal
@@ -10,35 +10,44 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
 from crawler.frontier import Frontier, Limits, connect
 from crawler.frontier.server import EmbeddedServer
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
 from tinylm.processes import start, stop
 
-_POLL_SECONDS = 0.25
-_IDLE_POLLS = 8
+# Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
+# two seconds a page on its way from one queue to the next is found in the next.
+_POLL_SECONDS, _IDLE_POLLS = 0.25, 8
+# A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
+# For the walker to judge what is in the stream and commit, before it is killed.
 _DRAIN_SECONDS = 120.0
 
 
 class NoServer(CrawlError):
-    """There is nothing to look at: whoever only looks starts no server, which would end with it."""
+    """No server runs. Commands that only read do not start one: it would stop with them."""
+
+
+@contextmanager
+def _serving(config: FrontierConfig) -> Iterator[tuple[str, EmbeddedServer | None]]:
+    """The URL of the server that `config` names, or of the embedded one in its data directory, and that."""
+    if config.redis_url:
+        yield config.redis_url, None
+        return
+    with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
+        yield server.url, server
 
 
 @contextmanager
 def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
-    """The frontier on the server that `config` names, or on the embedded one in its data directory."""
-    if config.redis_url:
-        yield Frontier(connect(config.redis_url), config)
-        return
-    with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
-        yield Frontier(connect(server.url), config)
+    """The frontier on the server that `config` names, or on the embedded one, started if none runs."""
+    with _serving(config) as (url, _):
+        yield Frontier(connect(url), config)
 
 
 def attach(config: FrontierConfig) -> Frontier:
@@ -54,15 +63,24 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
 
 
-def begin(frontier: Frontier, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the limits of a crawl and give it `seeds`; returns how many. What it had before counts once."""
+def begin(frontier: Frontier, rules: FrontierConfig, crawl: CrawlConfig, seeds: list[Seed]) -> int:
+    """Set the rules and limits of a crawl, new or not, and give it `seeds`; returns how many were given."""
+    frontier.set_rules(rules)
     frontier.set_limits(limits_from_now(crawl))
     return frontier.put_seeds(seeds)
 
 
+def stop_if_disk_is_short(frontier: Frontier, data: Path, crawl: CrawlConfig) -> bool:
+    """Stop the crawl if the disk with `data` has less free than its reserve; returns whether that is so."""
+    short = shutil.disk_usage(data).free < crawl.disk_reserve_gigabytes * 1e9
+    if short:
+        frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
+    return short
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
-    """Within, SIGTERM is what Ctrl-C is: a KeyboardInterrupt."""
+    """Turn SIGTERM into a KeyboardInterrupt, as Ctrl-C is, inside the block."""
 
     def interrupt(_signum: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -82,6 +100,7 @@ class Crawl:
         crawl.check_lease(frontier.lease_seconds)
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
         self.data = frontier.data
+        self._embedded: EmbeddedServer | None = None
         self._restarts: list[float] = []
 
     def run(
@@ -93,11 +112,17 @@ class Crawl:
         all that was fetched is in a shard; nothing is lost then.
         """
         self.data.mkdir(parents=True, exist_ok=True)
-        with sigterm_as_interrupt(), self._server() as (frontier, url):
-            begin(frontier, self._crawl, seeds)
-            environment = self._write_settings(url)
+        config = self._frontier_config
+        with sigterm_as_interrupt(), _serving(config) as (url, self._embedded):
+            frontier = Frontier(connect(url), config)
+            begin(frontier, self._frontier_config, self._crawl, seeds)
+            settings = self.data / "tinylm.toml"
+            shared = replace(config, redis_url=url, data=self.data.resolve())
+            write_file(settings, frontier=shared, crawl=self._crawl, walk=self._walk)
+            environment = inherited_environment(settings)
             frontier.publish("walker", {})
-            parts = self._start_parts(environment)
+            names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
+            parts = {name: self._start(name, environment) for name in names}
             try:
                 with show(frontier) as refresh:
                     reason = self._watch(frontier, parts, environment, refresh)
@@ -105,6 +130,7 @@ class Crawl:
                 self._check_server()  # that it died says more than that it does not answer
                 raise
             finally:
+                # Workers first: the walker then judges the last pages they fetched, and commits.
                 workers = [process for name, process in parts.items() if name != "walk"]
                 stop(workers, patience=self._crawl.timeout + 10)
                 stop([parts["walk"]], patience=_DRAIN_SECONDS)
@@ -114,26 +140,6 @@ class Crawl:
                     f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
                 )
             return reason
-
-    @contextmanager
-    def _server(self) -> Iterator[tuple[Frontier, str]]:
-        config = self._frontier_config
-        if config.redis_url:
-            yield Frontier(connect(config.redis_url), config), config.redis_url
-            return
-        with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
-            self._embedded = server
-            yield Frontier(connect(server.url), config), server.url
-
-    def _write_settings(self, url: str) -> dict[str, str]:
-        path = self.data / "tinylm.toml"
-        shared = replace(self._frontier_config, redis_url=url, data=self.data.resolve())
-        write_file(path, frontier=shared, crawl=self._crawl, walk=self._walk)
-        return inherited_environment(path)
-
-    def _start_parts(self, environment: dict[str, str]) -> dict[str, subprocess.Popen[bytes]]:
-        names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
-        return {name: self._start(name, environment) for name in names}
 
     def _start(self, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
@@ -155,8 +161,7 @@ class Crawl:
             time.sleep(_POLL_SECONDS)
             refresh()
             self._check_server()
-            if self._disk_is_short():
-                frontier.stop(f"less than {self._crawl.disk_reserve_gigabytes:g} GB of disk left")
+            stop_if_disk_is_short(frontier, self.data, self._crawl)
             walker = frontier.published("walker")
             if walker and (reason := frontier.reached()):
                 return reason
@@ -165,13 +170,19 @@ class Crawl:
                     if name == "walk":
                         frontier.publish("walker", {})
                     parts[name] = self._restart(name, process, environment)
-            resting = frontier.finished() and walker and _all_judged(frontier, walker)
+            # When the walker said where it is, all that came in was judged and what came of it queued.
+            resting = (
+                frontier.finished()
+                and walker
+                and not walker["seeds_waiting"]
+                and not frontier.read_stream(walker["positions"], 1)
+            )
             idle = idle + 1 if resting else 0
             if idle >= _IDLE_POLLS:
                 return "nothing left to fetch"
 
     def _check_server(self) -> None:
-        if not self._frontier_config.redis_url and not self._embedded.alive():
+        if self._embedded and not self._embedded.alive():
             raise CrawlError(
                 "the embedded server died; nothing but its last second is lost: start the same command again"
             )
@@ -181,17 +192,10 @@ class Crawl:
     ) -> subprocess.Popen[bytes]:
         now = time.monotonic()
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
+        # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
         if process.returncode == 2 or len(self._restarts) > _MOST_RESTARTS:
             raise CrawlError(f"{name} ended with code {process.returncode}: {_last_line(self._log(name))}")
         return self._start(name, environment)
-
-    def _disk_is_short(self) -> bool:
-        return shutil.disk_usage(self.data).free < self._crawl.disk_reserve_gigabytes * 1e9
-
-
-def _all_judged(frontier: Frontier, walker: dict[str, Any]) -> bool:
-    """Whether all that came in was judged, and what came of it was queued, when `walker` was published."""
-    return not walker["seeds_waiting"] and not frontier.read_stream(walker["positions"], 1)
 
 
 def _last_line(log: Path) -> str:

@@ -5,49 +5,56 @@ links, so a page far from anything chosen has little of it (RankMass, Cho & Scho
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crawler.urls import domain, locate
 from ranker import features
-from ranker.known import Known
 
+# (n,): rows of a `LinkGraph`, one a queued URL.
 Rows = NDArray[np.int64]
-"""(n,): rows of a `LinkGraph`, one a queued URL."""
+Kind = TypeVar("Kind", bound=np.generic)
 
+# Of the pages that link to a URL the first so many are remembered, for its siblings: 4 bytes a URL for each.
 PARENTS = 8
-"""Of the pages that link to a URL so many are remembered, the first ones."""
+# Share of a page's cash that flows on, PageRank's damping; the rest returns to the seeds, where it entered.
 _KEPT_BY_LINKS = 0.85
-"""Share of a page's cash that flows on; the rest returns to the seeds, where it entered."""
+# Arrays begin with so many entries and double when they are full.
 _FIRST_ROWS, _FIRST_HOSTS = 1024, 64
-_ROW: dict[str, tuple[type, tuple[int, ...]]] = {
-    "key": (np.uint64, ()),
-    "equity": (np.float32, ()),
-    "karma": (np.float32, ()),
-    "depth": (np.int32, ()),
-    "order": (np.int64, ()),
-    "inlinks": (np.int32, ()),
-    "parents_worth": (np.float32, ()),
-    "best_parent": (np.float32, ()),
-    "worst_parent": (np.float32, ()),
-    "first_parent": (np.float32, ()),
-    "flow": (np.float32, ()),
-    "share": (np.float32, ()),
-    "domains": (np.uint64, ()),
-    "host": (np.int32, ()),
-    "letters": (np.int32, ()),
-    "segments": (np.int32, ()),
-    "parents": (np.int32, (PARENTS,)),
-    "groups": (np.int32, (len(features.GROUPS),)),
-    "words": (np.int32, (features.WORDS,)),
-}
-_PAGE: dict[str, tuple[type, tuple[int, ...]]] = {
-    "children_worth": (np.float32, ()),
-    "children_fetched": (np.float32, ()),
-    "links": (np.int32, ()),
-}
+# Recent numbers a `Known` gathers in a set, of some 60 bytes each, before it sorts them into its array.
+_MERGE_AT = 50_000
+
+
+class Known:
+    """A growing set of 64-bit numbers at 8 bytes each: a sorted array, and a set of the most recent ones."""
+
+    def __init__(self, numbers: Iterable[int] = ()) -> None:
+        self._sorted: NDArray[np.uint64] = np.unique(np.fromiter(numbers, dtype=np.uint64))
+        self._recent: set[int] = set()
+
+    def __contains__(self, number: int) -> bool:
+        if number in self._recent:
+            return True
+        at = int(np.searchsorted(self._sorted, np.uint64(number)))
+        return at < len(self._sorted) and int(self._sorted[at]) == number
+
+    def __len__(self) -> int:
+        return len(self._sorted) + len(self._recent)
+
+    def add(self, number: int) -> None:
+        if number not in self:
+            self._recent.add(number)
+            if len(self._recent) >= _MERGE_AT:
+                self.to_array()
+
+    def to_array(self) -> NDArray[np.uint64]:
+        """All numbers, ascending; the recent ones are merged into the array."""
+        recent = np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))
+        self._sorted = np.union1d(self._sorted, recent)
+        self._recent = set()
+        return self._sorted
 
 
 class Evidence(NamedTuple):
@@ -84,62 +91,69 @@ def describe(target: Target) -> features.Features:
     return features.describe(target.url, locate(target.url).host, target.anchor, target.tag_path)
 
 
+class _Column(Generic[Kind]):
+    """Declares an array of the graph: what allocates, grows, saves and type-checks it reads this alone.
+
+    `of`: what its first axis counts, a "row" or a "page". Entries are numbers, or `width` numbers each.
+    """
+
+    def __init__(self, kind: type[Kind], *width: int, of: str = "row") -> None:
+        self.kind, self.width, self.of = kind, width, of
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, graph: object, owner: type) -> NDArray[Kind]:
+        # Only for the type checker: as there is no `__set__`, the array in a graph's own `__dict__` comes
+        # before this, at the speed of any attribute.
+        raise AttributeError(self.name)
+
+
 class LinkGraph:
     """Evidence of every queued URL, in rows: about 300 bytes each; 8 once it was fetched, 20 if it had links.
 
     Columns are arrays, most of them indexed by row; those of pages by the page's number.
     """
 
-    key: NDArray[np.uint64]
-    """Fingerprint of the URL."""
-    host: NDArray[np.int32]
-    """Number of its host."""
-    order: NDArray[np.int64]
-    """Of discovery."""
-    depth: NDArray[np.int32]
-    """Links from the nearest seed."""
-    karma: NDArray[np.float32]
-    equity: NDArray[np.float32]
-    inlinks: NDArray[np.int32]
-    parents_worth: NDArray[np.float32]
-    """Sum over the inlinks."""
-    best_parent: NDArray[np.float32]
-    worst_parent: NDArray[np.float32]
-    first_parent: NDArray[np.float32]
-    share: NDArray[np.float32]
-    """Sum over the inlinks of 1 / links of the page."""
-    flow: NDArray[np.float32]
-    """The same, times the worth of the page."""
-    domains: NDArray[np.uint64]
-    """A bit for each domain that refers to it, modulo 64."""
-    letters: NDArray[np.int32]
-    segments: NDArray[np.int32]
-    parents: NDArray[np.int32]
-    """(rows, PARENTS): numbers of the first pages that link to it; -1 for none."""
-    groups: NDArray[np.int32]
-    """(rows, GROUPS): see `ranker.features`."""
-    words: NDArray[np.int32]
-    """(rows, WORDS): SLOTS for none."""
-    children_worth: NDArray[np.float32]
-    """Of a page: of those of its links that were fetched since."""
-    children_fetched: NDArray[np.float32]
-    """Of a page: how many they are."""
-    links: NDArray[np.int32]
-    """Of a page."""
+    key = _Column(np.uint64)  # fingerprint of the URL
+    equity = _Column(np.float32)
+    karma = _Column(np.float32)
+    depth = _Column(np.int32)  # links from the nearest seed
+    order = _Column(np.int64)  # of discovery
+    inlinks = _Column(np.int32)
+    # Worth of the pages that link to it: the sum, and those of three of them.
+    parents_worth = _Column(np.float32)
+    best_parent = _Column(np.float32)
+    worst_parent = _Column(np.float32)
+    first_parent = _Column(np.float32)
+    # Sums over the inlinks: worth of the page / its links, and 1 / its links.
+    flow = _Column(np.float32)
+    share = _Column(np.float32)
+    domains = _Column(np.uint64)  # a bit for each domain that refers to it, modulo 64
+    host = _Column(np.int32)  # number of its host
+    letters = _Column(np.int32)
+    segments = _Column(np.int32)
+    parents = _Column(np.int32, PARENTS)  # numbers of the first pages that link to it; -1 for none
+    groups = _Column(np.int32, len(features.GROUPS))
+    words = _Column(np.int32, features.WORDS)  # SLOTS for none
+    # Of a page's links those that were fetched since: the sum of their worth, and how many they are.
+    children_worth = _Column(np.float32, of="page")
+    children_fetched = _Column(np.float32, of="page")
+    links = _Column(np.int32, of="page")  # how many it has
 
     def __init__(self, describe: Callable[[Target], features.Features] = describe) -> None:
         self._describe = describe
         self._row_of: dict[int, int] = {}
         self._fetched = Known()
         self._number_of_host: dict[str, int] = {}
+        # (hosts,): queued URLs of each host, by its number.
         self.waiting = np.zeros(_FIRST_HOSTS, np.int64)
-        """(hosts,): queued URLs of each host, by its number."""
         self._met = 0
         self._free: list[int] = []
         self._rows_used = 0
         self._pages = 0
-        _allocate(self, _ROW, _FIRST_ROWS)
-        _allocate(self, _PAGE, _FIRST_ROWS)
+        self._allocate("row", _FIRST_ROWS)
+        self._allocate("page", _FIRST_ROWS)
 
     def __len__(self) -> int:
         return len(self._row_of)
@@ -208,10 +222,16 @@ class LinkGraph:
         self.equity[rows] += _KEPT_BY_LINKS * self.equity[page] / len(unique)
         self.depth[rows] = np.minimum(self.depth[rows], depth)
         if worth is not None:
-            self._refer(self._page(len(unique)), url, worth, rows, len(unique))
+            self._refer(url, worth, rows, len(unique))
         return rows, found
 
-    def _refer(self, page: int, url: str, worth: float, rows: Rows, links: int) -> None:
+    def _refer(self, url: str, worth: float, rows: Rows, links: int) -> None:
+        """A page at `url` with so many `links` gets a number, and is a parent of `rows`."""
+        page = self._pages
+        if page == len(self.links):
+            self._allocate("page", 2 * page)
+        self._pages += 1
+        self.links[page] = links
         before = self.inlinks[rows]
         first = before == 0
         self.inlinks[rows] += 1
@@ -221,7 +241,7 @@ class LinkGraph:
         self.first_parent[rows[first]] = worth
         self.share[rows] += 1 / links
         self.flow[rows] += worth / links
-        self.domains[rows] |= _domain_bit(url)
+        self.domains[rows] |= np.uint64(1 << (features.slot(domain(locate(url).host)) % 64))
         remembered = before < PARENTS
         self.parents[rows[remembered], before[remembered]] = page
 
@@ -234,14 +254,18 @@ class LinkGraph:
             return None
         depth = int(self.depth[page]) + 1
         row = self._row(target, depth)
+        taken: tuple[NDArray[Any], ...] = (
+            self.best_parent, self.worst_parent, self.first_parent, self.parents,
+        )  # fmt: skip
+        added = (self.equity, self.karma, self.inlinks, self.parents_worth, self.share, self.flow)
         if not self.inlinks[row]:
-            for name in ("best_parent", "worst_parent", "first_parent", "parents"):
-                getattr(self, name)[row] = getattr(self, name)[page]
+            for column in taken:
+                column[row] = column[page]
         elif self.inlinks[page]:
             self.best_parent[row] = max(self.best_parent[row], self.best_parent[page])
             self.worst_parent[row] = min(self.worst_parent[row], self.worst_parent[page])
-        for name in ("equity", "karma", "inlinks", "parents_worth", "share", "flow"):
-            getattr(self, name)[row] += getattr(self, name)[page]
+        for column in added:
+            column[row] += column[page]
         self.domains[row] |= self.domains[page]
         self.depth[row] = min(self.depth[row], depth)
         return row
@@ -256,33 +280,17 @@ class LinkGraph:
     # Rows
 
     def _row(self, target: Target, depth: int) -> int:
+        """The row of a URL; a new one, filled with what its letters say, if nobody had met it."""
         row = self._row_of.get(target.key)
         if row is not None:
             return row
         row = self._row_of[target.key] = self._blank_row()
+        found = self._describe(target)
         self.key[row] = target.key
         self.depth[row] = depth
         self.order[row] = self._met
-        self.parents[row] = -1
         self._met += 1
-        self._note(row, target)
-        return row
-
-    def _blank_row(self) -> int:
-        """One that is zero in all columns."""
-        if self._free:
-            row = self._free.pop()
-            for name in _ROW:
-                getattr(self, name)[row] = 0
-            return row
-        row = self._rows_used
-        self._rows_used += 1
-        if row == len(self.order):
-            _grow(self, _ROW)
-        return row
-
-    def _note(self, row: int, target: Target) -> None:
-        found = self._describe(target)
+        self.parents[row] = -1
         self.host[row] = number = self.host_number(found.host)
         self.waiting[number] += 1
         self.groups[row] = found.groups
@@ -290,14 +298,29 @@ class LinkGraph:
         self.words[row, : len(found.words)] = found.words
         self.letters[row] = found.letters
         self.segments[row] = found.segments
+        return row
 
-    def _page(self, links: int) -> int:
-        page = self._pages
-        if page == len(self.links):
-            _grow(self, _PAGE)
-        self._pages += 1
-        self.links[page] = links
-        return page
+    def _blank_row(self) -> int:
+        """One that is zero in all columns."""
+        if self._free:
+            row = self._free.pop()
+            for column in _COLUMNS["row"]:
+                vars(self)[column.name][row] = 0
+            return row
+        row = self._rows_used
+        self._rows_used += 1
+        if row == len(self.order):
+            self._allocate("row", 2 * row)
+        return row
+
+    def _allocate(self, of: str, count: int, state: Mapping[str, Any] | None = None) -> None:
+        """Make room for `count` rows or pages: zeros, after what `state` holds, or what there is now."""
+        for column in _COLUMNS[of]:
+            held = vars(self).get(column.name) if state is None else state[f"{of}.{column.name}"]
+            array = np.zeros((count, *column.width), column.kind)
+            if held is not None:
+                array[: len(held)] = held
+            vars(self)[column.name] = array
 
     # State
 
@@ -308,8 +331,8 @@ class LinkGraph:
             "fetched": self._fetched.to_array(),
             "hosts": np.array(list(self._number_of_host), np.str_),
             "met": np.int64(self._met),
-            **{f"row.{name}": getattr(self, name)[rows] for name in _ROW},
-            **{f"page.{name}": getattr(self, name)[: self._pages] for name in _PAGE},
+            **{f"row.{column.name}": vars(self)[column.name][rows] for column in _COLUMNS["row"]},
+            **{f"page.{column.name}": vars(self)[column.name][: self._pages] for column in _COLUMNS["page"]},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -323,25 +346,12 @@ class LinkGraph:
         self._free = []
         self._rows_used = len(self._row_of)
         self._pages = len(state["page.links"])
-        _allocate(self, _ROW, max(_FIRST_ROWS, self._rows_used))
-        _allocate(self, _PAGE, max(_FIRST_ROWS, self._pages))
-        for name in _ROW:
-            getattr(self, name)[: self._rows_used] = state[f"row.{name}"]
-        for name in _PAGE:
-            getattr(self, name)[: self._pages] = state[f"page.{name}"]
+        self._allocate("row", max(_FIRST_ROWS, self._rows_used), state)
+        self._allocate("page", max(_FIRST_ROWS, self._pages), state)
         self.waiting = np.bincount(self.host[: self._rows_used], minlength=len(self.waiting))
 
 
-def _allocate(graph: LinkGraph, columns: Mapping[str, tuple[type, tuple[int, ...]]], rows: int) -> None:
-    for name, (dtype, shape) in columns.items():
-        setattr(graph, name, np.zeros((rows, *shape), dtype))
-
-
-def _grow(graph: LinkGraph, columns: Mapping[str, tuple[type, tuple[int, ...]]]) -> None:
-    for name in columns:
-        column = getattr(graph, name)
-        setattr(graph, name, np.concatenate([column, np.zeros_like(column)]))
-
-
-def _domain_bit(url: str) -> np.uint64:
-    return np.uint64(1 << (features.slot(domain(locate(url).host)) % 64))
+_COLUMNS = {
+    of: [each for each in vars(LinkGraph).values() if isinstance(each, _Column) and each.of == of]
+    for of in ("row", "page")
+}

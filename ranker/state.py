@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ranker.graph import LinkGraph
-from ranker.policy.names import POLICIES
-from ranker.policy.policy import Policy
+from ranker.policy import POLICIES, Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
 

@@ -309,7 +309,7 @@ def worker(
     resolve = [part for host in site.hosts for part in ("--resolve", f"{host}={site.address}:{site.port}")]
     arguments = [
         "worker", "--redis-url", server.url, "--crawl-id", crawl_id, "--partitions", partitions,
-        "--delay", str(frontier.delay), "--latency-factor", "0",
+        "--delay", str(frontier.config.delay), "--latency-factor", "0",
         "--allowed-networks", f"{site.address}/32:{site.port}", *resolve, *options,
     ]  # fmt: skip
     if "--timeout" not in options:

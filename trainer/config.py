@@ -231,22 +231,22 @@ class SamplingConfig:
     """How the next token is chosen and when to stop."""
 
     max_tokens: int = 128
-    """Most tokens generated."""
+    """Most tokens to add."""
     temperature: float = 0.8
     """Divides the logits; 0 always takes the likeliest token."""
     top_k: int = 50
-    """Only the likeliest so many tokens; 0 for all."""
+    """Choose among this many likeliest tokens; 0 for all."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together reach this probability (nucleus sampling)."""
+    """Choose among the likeliest tokens that together reach this probability (nucleus sampling)."""
     min_p: float = 0.0
-    """Only tokens at least this likely, in relation to the likeliest."""
+    """Choose among tokens at least this likely, in relation to the likeliest."""
     seed: int | None = None
-    """Same seed, same text; none: another text each time."""
+    """The same seed gives the same text; without one it is another each time."""
     stop: tuple[str, ...] = ()
-    """Strings at which the text ends, themselves left out."""
+    """End before this string; may be given several times."""
     speculate: int = 0
-    """Most tokens guessed from where the last three stood before, and read at once: the same text, sooner
-    where it repeats itself. Of one text alone, not of several together."""
+    """Guess so many tokens ahead, from where the last three stood before: the same text, sooner where it
+    repeats itself. Of one text alone, not of several together."""
 
     def __post_init__(self) -> None:
         require_positive(self, "max_tokens")

@@ -2,13 +2,14 @@
 
 The prompt is read once, then a position a step (KV cache). When the context is full the older half is
 forgotten and the newer half read again: the text goes on at any length for about one more reading of each
-token. A stop string or half a character at the end of what is known is held back until it is decided.
+token.
 """
 
 import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import randbits
 from typing import Any, NamedTuple
 
 import torch
@@ -17,14 +18,13 @@ from torch import Tensor
 from trainer.config import SamplingConfig
 from trainer.model.decoder import Decoder, Weights, fits
 from trainer.model.model import GPT, KVCache
-from trainer.ngrams import NGrams
 from trainer.post.chat import ConversationError, Message, parse_messages, render_prompt
 from trainer.run.checkpoint import load_model
 from trainer.tokenizer import Tokenizer
 
+# Parameters from which a step is split between threads: on a busy machine their waiting for each other costs
+# a model of 27 M parameters nine tenths of its speed, so that one stays on one thread.
 _WORTH_SHARING = 2**25
-"""Parameters from which a step is split between threads: on a busy machine their waiting for each other costs
-a model of 27 M parameters nine tenths of its speed."""
 
 
 class Token(NamedTuple):
@@ -68,20 +68,21 @@ class Generator:
         """
         config = SamplingConfig(**sampling)
         tokens = self.tokens(self._prompt(prompt), config, ends=(self.tokenizer.endoftext,))
-        return until(decoded(tokens, self.tokenizer), config.stop)
+        return stream(tokens, self.tokenizer, config.stop)
 
     def complete_all(self, prompts: Sequence[str], **sampling: Any) -> list[str]:
         """What `complete` gives for each of `prompts`, read together; prompt n is given the seed plus n."""
         config, tokenizer = SamplingConfig(**sampling), self.tokenizer
-        tokens: list[list[int]] = [[] for _ in prompts]
+        streams = [TextStream(tokenizer, config.stop) for _ in prompts]
+        texts = [""] * len(prompts)
         done: set[int] = set()
         rows = [self._prompt(prompt) for prompt in prompts]
         for step in self.together(rows, config, (tokenizer.endoftext,), done):
             for row, token in step.items():
-                tokens[row].append(token)
-                if self._stops(tokens[row], config):
+                texts[row] += streams[row].add(token)
+                if streams[row].stopped:
                     done.add(row)
-        return ["".join(until(decoded(row, tokenizer), config.stop)) for row in tokens]
+        return [text + stream.held for text, stream in zip(texts, streams, strict=True)]
 
     def complete_tokens(self, prompt: str, likeliest: int = 0, **sampling: Any) -> Iterator[Token]:
         """The tokens of `complete`, each with its and the `likeliest` ones' logprobs.
@@ -89,10 +90,10 @@ class Generator:
         Ends before the token with which a stop string is complete.
         """
         config, tokenizer = SamplingConfig(**sampling), self.tokenizer
-        written: list[int] = []
+        stream = TextStream(tokenizer, config.stop)
         for token, logits in self._drawn(self._prompt(prompt), config, (tokenizer.endoftext,)):
-            written.append(token)
-            if self._stops(written, config):
+            stream.add(token)
+            if stream.stopped:
                 return
             yield _token(token, logits, likeliest)
 
@@ -105,7 +106,7 @@ class Generator:
         tokenizer, config = self.tokenizer, SamplingConfig(**sampling)
         ids = self._fitting_prompt(parse_messages(list(messages)), config.max_tokens)
         tokens = self.tokens(ids, config, ends=(tokenizer.im_end, tokenizer.endoftext))
-        return until(decoded(tokens, tokenizer), config.stop)
+        return stream(tokens, tokenizer, config.stop)
 
     def score(self, ids: Sequence[int], likeliest: int = 0) -> list[Token]:
         """The tokens of `ids` after the first, as the model would have guessed them from those before.
@@ -139,6 +140,7 @@ class Generator:
             going = [row for row in range(len(rows)) if row not in done]
             if not going:
                 return
+            # Rows that are done are read on: taking one out of the cache would copy all of it.
             if reading and cache.length < self.context_len:
                 logits = self._read([contexts[row][-1:] for row in reading], cache)[:, -1]
             else:
@@ -187,13 +189,8 @@ class Generator:
                     ngrams.append(token)
                 if guess[position - 1 : position] != [token]:
                     break
-            cache.length -= len(read) - position
+            cache.length -= len(read) - position  # what was guessed wrong, to be overwritten
             unread = [token]
-
-    def _stops(self, tokens: list[int], config: SamplingConfig) -> bool:
-        """Whether a stop string is complete."""
-        text = self.tokenizer.decode(tokens) if config.stop else ""
-        return any(stop in text for stop in config.stop)
 
     @torch.inference_mode()
     def _read(self, rows: list[list[int]], cache: KVCache) -> Tensor:
@@ -215,7 +212,10 @@ class Generator:
         return [self.tokenizer.endoftext, *self.tokenizer.encode(text)]
 
     def _shortened(self, context: list[int]) -> list[int]:
-        """The newer half of a context that is full, to read again."""
+        """The newer half of a context that is full, to read again.
+
+        Half: a longer rest is full again sooner, and read more often; a shorter one has forgotten more.
+        """
         return context[-(self.context_len // 2) :] if len(context) > self.context_len else context
 
     def _empty_cache(self) -> KVCache:
@@ -231,6 +231,7 @@ class Generator:
     def _fitting_prompt(self, messages: list[Message], max_tokens: int) -> list[int]:
         if messages[-1]["role"] != "user":
             raise ConversationError("messages[-1].role: expected 'user', whose message is to be answered")
+        # Room for the answer, but never more than half of the context: the question has to be seen too.
         room = min(max_tokens, self.context_len // 2)
         system = [message for message in messages if message["role"] == "system"]
         turns = messages[len(system) :]
@@ -247,12 +248,7 @@ class Generator:
 
 
 def _rng(seed: int | None, row: int) -> torch.Generator:
-    rng = torch.Generator()
-    if seed is None:
-        rng.seed()
-    else:
-        rng.manual_seed(seed + row)
-    return rng
+    return torch.Generator().manual_seed(randbits(63) if seed is None else seed + row)
 
 
 def _token(token: int, logits: Tensor, likeliest: int) -> Token:
@@ -279,38 +275,74 @@ def sample(logits: Tensor, config: SamplingConfig, rng: torch.Generator) -> int:
     """A token id drawn from `logits` (V,): temperature, top-k, top-p (arXiv:1904.09751), min-p."""
     if config.temperature == 0:
         return int(logits.argmax())
+    # Sorted, so that top-p is a running sum; what is cut off has probability 0 and is drawn never.
     likeliest = logits.topk(min(config.top_k or len(logits), len(logits)))
     p = torch.softmax(likeliest.values / config.temperature, dim=-1)
     kept = (p >= config.min_p * p[0]) & (p.cumsum(0) - p < config.top_p)
     return int(likeliest.indices[torch.multinomial(p * kept, 1, generator=rng)])
 
 
-def decoded(tokens: Iterable[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """The text of `tokens` as soon as its characters are whole; half a character at the end is left out."""
-    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for token in tokens:
-        if piece := decoder.decode(tokenizer.decode_bytes((token,))):
-            yield piece
+class TextStream:
+    """The text of tokens as they come, up to whichever of `stop` is complete first.
 
+    `held` is what is known and not passed on yet: an end in which one of `stop` could begin. It is shorter
+    than the longest of them, so a token costs the same however long the text is.
+    """
 
-def until(pieces: Iterable[str], stop: Sequence[str]) -> Iterator[str]:
-    """The text of `pieces` up to whichever of `stop` is complete first, if need be over several pieces."""
-    held = ""
-    for piece in pieces:
-        held += piece
-        found = [(start + len(string), start) for string in stop if (start := held.find(string)) >= 0]
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self.stopped = False
+        self.held = ""
+        self._tokenizer, self._stop = tokenizer, stop
+        self._longest = max(map(len, stop), default=1)
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def add(self, token: int) -> str:
+        """The text that is decided with `token`; half a character waits for its other half."""
+        self.held += self._decoder.decode(self._tokenizer.decode_bytes((token,)))
+        found = [(start + len(stop), start) for stop in self._stop if (start := self.held.find(stop)) >= 0]
         if found:
-            held = held[: min(found)[1]]
-            break
-        safe = len(held) - _open_end(held, stop)
-        if safe:
-            yield held[:safe]
-            held = held[safe:]
-    if held:
-        yield held
+            self.stopped = True
+            text, self.held = self.held[: min(found)[1]], ""
+            return text
+        ends = range(min(len(self.held), self._longest - 1), 0, -1)
+        undecided = next((n for n in ends if any(stop.startswith(self.held[-n:]) for stop in self._stop)), 0)
+        decided = len(self.held) - undecided
+        text, self.held = self.held[:decided], self.held[decided:]
+        return text
 
 
-def _open_end(text: str, stop: Sequence[str]) -> int:
-    """Length of the longest end of `text` with which one of `stop` could begin."""
-    longest = min(len(text), max(map(len, stop), default=1) - 1)
-    return next((n for n in range(longest, 0, -1) if any(s.startswith(text[-n:]) for s in stop)), 0)
+def stream(tokens: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()) -> Iterator[str]:
+    """The text of `tokens` in pieces, each as soon as it is decided, without half a character at the end."""
+    text = TextStream(tokenizer, stop)
+    for token in tokens:
+        if piece := text.add(token):
+            yield piece
+        if text.stopped:
+            return
+    if text.held:
+        yield text.held
+
+
+class NGrams:
+    """Guesses how a text goes on by where its last `n` tokens stood before (transformers' prompt lookup).
+
+    A guess costs a look into a dictionary and nothing to train. Read together with the next token, its tokens
+    are accepted as far as they are what would have been drawn anyway, so the text stays the same.
+    """
+
+    def __init__(self, tokens: Iterable[int], n: int = 3) -> None:
+        self._n = n
+        self._text: list[int] = []
+        self._after: dict[tuple[int, ...], int] = {}
+        for token in tokens:
+            self.append(token)
+
+    def append(self, token: int) -> None:
+        if len(self._text) >= self._n:
+            self._after[tuple(self._text[-self._n :])] = len(self._text)
+        self._text.append(token)
+
+    def guess(self, most: int) -> list[int]:
+        """Up to `most` tokens that came after the last n when they stood in the text before; often none."""
+        at = self._after.get(tuple(self._text[-self._n :])) if most > 0 else None
+        return [] if at is None else self._text[at : at + most]

@@ -13,11 +13,10 @@ is read. The result is a pure function of the manifest and the settings.
 import heapq
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from cyclopts import App, Parameter
 
@@ -26,6 +25,7 @@ from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
 from tinylm.files import replacing
 from trainer.config import InstructionsConfig
+from trainer.post.chat import held_out_file
 from trainer.post.questions import Candidate, candidates, fault, hashed
 
 COLUMNS = ("id", "url", "title", "text", "content_sha256")
@@ -34,6 +34,15 @@ KINDS = ("definition", "heading", "api")
 
 class InstructionError(TinylmError):
     """No instruction set could be made."""
+
+
+class Example(NamedTuple):
+    """A line of the file to write, and what decides about it."""
+
+    line: str
+    kind: str
+    document: str
+    """Id of the document it was made of."""
 
 
 @dataclass(slots=True)
@@ -64,54 +73,51 @@ class Seen:
 
 
 class Smallest:
-    """The `size` items of smallest key seen so far: a sample that no order of reading can change."""
+    """The `size` examples of smallest key seen so far: a sample that no order of reading can change."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._heap: list[tuple[int, str]] = []
+        self._heap: list[tuple[int, Example]] = []
 
-    def add(self, key: int, line: str) -> None:
-        """Offer an item."""
-        entry = (-key, line)
+    def add(self, key: int, example: Example) -> None:
+        """Offer an example."""
+        entry = (-key, example)  # heapq keeps the smallest on top, which is the one to go
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
         else:
             heapq.heappushpop(self._heap, entry)
 
-    def __iter__(self) -> Iterator[str]:
-        return (line for _, line in sorted(self._heap, reverse=True))
+    def __iter__(self) -> Iterator[Example]:
+        return (example for _, example in sorted(self._heap, reverse=True))
 
 
-def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[dict[str, Any]], Tally]:
-    """The chosen examples, best mixed over the kinds, and what became of the rest."""
+def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[Example], Tally]:
+    """The chosen examples, one of each kind in turn so that none crowds out another, and what was dropped."""
     tally = Tally()
     samples = {kind: Smallest(config.max_examples) for kind in KINDS}
     seen = Seen()
-    for document in _documents(reader):
+    documents = (row for group in reader.row_groups for row in reader.documents(group, columns=COLUMNS))
+    for document in documents:
         for candidate in candidates(document, config.max_answer_chars):
             reason = fault(candidate, document["text"], config.min_answer_chars, config.max_answer_chars)
             if reason := reason or seen.fault(candidate):
                 tally.dropped[reason] += 1
             else:
-                line = json.dumps(_example(candidate, document))
-                samples[candidate.kind].add(hashed(candidate.question), line)
-    chosen = [json.loads(line) for line in _in_turn(list(samples.values()), config.max_examples)]
-    tally.kept.update(example["kind"] for example in chosen)
+                samples[candidate.kind].add(hashed(candidate.question), _example(candidate, document))
+    rounds = zip_longest(*samples.values())
+    chosen = list(islice((example for each in rounds for example in each if example), config.max_examples))
+    tally.kept.update(example.kind for example in chosen)
     return chosen, tally
 
 
-def split(examples: list[dict[str, Any]], share: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
     """Training and held-out examples; a document stands on one side only."""
-    ids = sorted({example["source"]["id"] for example in examples}, key=hashed)
+    ids = sorted({example.document for example in examples}, key=hashed)
+    # At least one document is held out where any is to be, and at least one is left to train on.
     count = min(max(1, round(share * len(ids))), len(ids) - 1) if share and ids else 0
     held_out = frozenset(ids[:count])
-    train = [example for example in examples if example["source"]["id"] not in held_out]
-    return train, [example for example in examples if example["source"]["id"] in held_out]
-
-
-def held_out_file(path: Path) -> Path:
-    """Where the held-out examples of `path` are: `chat.val.jsonl` beside `chat.jsonl`."""
-    return path.with_suffix(f".val{path.suffix}")
+    train = [example for example in examples if example.document not in held_out]
+    return train, [example for example in examples if example.document in held_out]
 
 
 def make(config: InstructionsConfig) -> Tally:
@@ -130,17 +136,12 @@ def make(config: InstructionsConfig) -> Tally:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     for path, part in ((held_out_file(config.out), held_out), (config.out, train)):
         with replacing(path) as temporary:
-            temporary.write_text("".join(json.dumps(example) + "\n" for example in part))
+            temporary.write_text("".join(example.line + "\n" for example in part))
     return tally
 
 
-def _documents(reader: ShardReader) -> Iterator[dict[str, Any]]:
-    for group in reader.row_groups:
-        yield from reader.documents(group, columns=COLUMNS)
-
-
-def _example(candidate: Candidate, document: dict[str, Any]) -> dict[str, Any]:
-    return {
+def _example(candidate: Candidate, document: dict[str, Any]) -> Example:
+    line = {
         "messages": [
             {"role": "user", "content": candidate.question},
             {"role": "assistant", "content": candidate.answer},
@@ -148,12 +149,7 @@ def _example(candidate: Candidate, document: dict[str, Any]) -> dict[str, Any]:
         "source": {name: document[name] for name in ("id", "url", "content_sha256")},
         "kind": candidate.kind,
     }
-
-
-def _in_turn(samples: list[Iterable[str]], count: int) -> list[str]:
-    """Up to `count` items, one of each sample in turn, so that no kind crowds out another."""
-    rounds = zip_longest(*samples)
-    return list(islice((item for items in rounds for item in items if item is not None), count))
+    return Example(json.dumps(line), candidate.kind, document["id"])
 
 
 def _report(tally: Tally, config: InstructionsConfig) -> str:

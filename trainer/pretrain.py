@@ -21,11 +21,10 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
 from tinylm.files import replacing
-from trainer.baselines import baselines
 from trainer.config import PretrainConfig, require
 from trainer.data.loader import Loader
 from trainer.data.sources import Source, open_sources, pin_sources, sample
-from trainer.evaluate import bits_per_byte, held_out_texts
+from trainer.evaluate import baselines, bits_per_byte, held_out_texts
 from trainer.generate import Generator
 from trainer.interop.start import Start, pin, shaped
 from trainer.model.model import GPT

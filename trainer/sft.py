@@ -21,9 +21,9 @@ from tinylm.errors import exit_on_error
 from tinylm.files import replacing
 from trainer.config import SFTConfig
 from trainer.evaluate import evaluating
-from trainer.instructions import held_out_file
 from trainer.interop.start import Start, check_length, fingerprint
 from trainer.model.model import GPT
+from trainer.post.chat import held_out_file
 from trainer.post.conversations import (
     Conversations,
     ConversationSource,

@@ -25,10 +25,13 @@ from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 from tinylm.errors import TinylmError
 from tinylm.files import replacing
 
+# Qwen2's pattern, to the letter: llama.cpp knows it by name (interop/gguf.py), and numbers are split digit by
+# digit (\p{N} without a count).
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# In the order of their ids; Qwen's names, which every chat program knows.
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 _SPACE_TO_ONE_ENCODER_ONLY = "\u180e"
 
@@ -49,12 +52,19 @@ class Tokenizer:
         bpe.encode_special_tokens = True
         self._bpe = bpe
         self.vocab_size: int = bpe.get_vocab_size()
-        self.endoftext, self.im_start, self.im_end = (self._special(name) for name in SPECIALS)
+        ids: list[Any] = [bpe.token_to_id(name) for name in SPECIALS]
+        if None in ids:
+            raise TokenizerError(f"it has no {SPECIALS[ids.index(None)]} token")
+        self.endoftext, self.im_start, self.im_end = ids
         added = bpe.get_added_tokens_decoder()
-        self._bytes = [
-            _token_bytes(bpe.id_to_token(token_id), added.get(token_id))
-            for token_id in range(self.vocab_size)
-        ]
+        self._bytes: list[bytes] = []
+        for token_id in range(self.vocab_size):
+            if token_id in added:
+                token = added[token_id]
+                text = b"" if token.special else token.content.encode()
+            else:  # an id without a token stands for nothing
+                text = bytes(_BYTE_OF[character] for character in bpe.id_to_token(token_id) or "")
+            self._bytes.append(text)
         self._fast = fastokens.Tokenizer.from_json_str(bpe.to_str())
         self.byte_lengths = [len(piece) for piece in self._bytes]
         self.fingerprint = hashlib.sha256(bpe.to_str().encode()).hexdigest()
@@ -72,7 +82,7 @@ class Tokenizer:
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
-            min_frequency=2,
+            min_frequency=2,  # a pair seen once is chance
             special_tokens=list(SPECIALS),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
@@ -110,6 +120,7 @@ class Tokenizer:
         if not isinstance(bpe.model, models.BPE) or not own >= set(_BYTE_OF):
             raise TokenizerError(f"{path}: must be a byte-level BPE, as GPT-2's, Qwen's and Llama 3's are")
         lacking = tuple(name for name in SPECIALS if bpe.token_to_id(name) is None)
+        # A text's ids are all of its ids: some files say to cut texts, or to fill them up.
         bpe.no_truncation()
         bpe.no_padding()
         bpe.add_special_tokens(list(SPECIALS))
@@ -125,7 +136,7 @@ class Tokenizer:
         return found
 
     def save(self, path: Path) -> None:
-        """Write one JSON file, whole or not at all; Hugging Face's tools read it too."""
+        """Write one JSON file, completely or not at all; Hugging Face's tools read it too."""
         with replacing(path) as temporary:
             temporary.write_text(self._bpe.to_str(), encoding="utf-8")
 
@@ -151,19 +162,6 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """As `decode_bytes`, with U+FFFD where a character is cut or malformed."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
-
-    def _special(self, name: str) -> int:
-        token_id = self._bpe.token_to_id(name)
-        if token_id is None:
-            raise TokenizerError(f"it has no {name} token")
-        return token_id
-
-
-def _token_bytes(token: str | None, added: tokenizers.AddedToken | None) -> bytes:
-    """The bytes of text that a token stands for: none for a special one, and for an id without a token."""
-    if added is not None:
-        return b"" if added.special else added.content.encode()
-    return bytes(_BYTE_OF[character] for character in token or "")
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -13,12 +13,10 @@ from crawler.fetch.worker import run
 from crawler.frontier import Discovered, Frontier, connect
 from crawler.page import Extracted, Page
 from crawler.read.encoding import decode
-from crawler.read.extract import Extractor
-from crawler.read.screen import Wanted
+from crawler.read.extract import Extractor, Screen
 from tinylm.processes import start, stop
 
 _BATCH = 64
-_WANTED = Wanted(("en",), 0.65)
 
 
 class LinksOnly(Extractor):
@@ -29,7 +27,7 @@ class LinksOnly(Extractor):
         return self.look(decode(body, content_type), url, nofollow=nofollow)
 
 
-EXTRACTORS = {"links": LinksOnly(), "documents": Extractor(), "two tiers": Extractor(_WANTED)}
+EXTRACTORS = {"links": LinksOnly(), "documents": Extractor(), "two tiers": Extractor(Screen(("en",), 0.65))}
 
 
 def open_frontier(job: Job, crawl_id: str = "list") -> Frontier:

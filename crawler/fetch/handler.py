@@ -17,8 +17,7 @@ from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedE
 from scrapy.http import Headers, Response
 
 from crawler.errors import AddressBusy
-from crawler.fetch.guard import AddressGuard, unwrap
-from crawler.fetch.resolver import NameForbidden, Resolver
+from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, unwrap
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.warc import Exchange, WarcWriter
 
@@ -148,7 +147,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         try:
             async with asyncio.timeout(timeout):
                 return (await self._resolver.resolve(name, port))[0]["host"]
-        except NameForbidden:
+        except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:
             raise CannotResolveHostError(f"{name}: {error}") from error

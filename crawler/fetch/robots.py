@@ -11,21 +11,24 @@ from typing import NamedTuple
 
 from protego import Protego
 
+from crawler.frontier import Frontier, Lease
 from crawler.read.optout import usage
 from crawler.urls import canonicalize, locate
 
-VALID_SECONDS = 24 * 3600.0
-MOST_BYTES = 512 * 1024
-"""RFC 9309 asks for at least 500 KiB; what is longer is cut there."""
-_MOST_CATEGORIES, _MOST_USAGE_LINES = 16, 1000
-_MOST_SITEMAPS = 1000
-_MOST_ELSEWHERE, _SHORTEST_WAIT = 1000, 0.02
-_MOST_HOPS = 5
+VALID_SECONDS = 24 * 3600.0  # RFC 9309 allows no longer
+MOST_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB; what is longer is cut there
+_MOST_CATEGORIES = 16  # of uses: each costs a parse of all the file
+_MOST_USAGE_LINES = 1000
+_MOST_SITEMAPS = 1000  # links of a page of the stream, which has to stay small
+_MOST_REMEMBERED = 10_000  # hosts whose rules are kept parsed
+_MOST_FILES_OF_OTHERS = 1000
+_SHORTEST_WAIT = 0.02  # seconds
+_MOST_HOPS = 5  # as RFC 9309 asks
 _AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
 _SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
 _USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
+# Refuses nothing, as nothing else says so; and ends a group's list of agents.
 _OTHER_RULE = "Disallow: /"
-"""Refuses nothing, as nothing else says so; and ends a group's list of agents."""
 _SECONDS = re.compile(r"^[0-9]{1,9}$")
 
 
@@ -97,13 +100,37 @@ def _in_words_of_robots(lines: Iterable[str | re.Match[str]], category: str) -> 
                     yield f"{'Allow' if refused else 'Disallow'}: {line[1] or '/'}"
 
 
+class HostRules:
+    """The rules of hosts, as the frontier keeps them, parsed once while they are valid."""
+
+    def __init__(self, frontier: Frontier, user_agent: str) -> None:
+        self._frontier, self._agent = frontier, user_agent
+        self._parsed: dict[tuple[str, int], Rules] = {}
+
+    def read(self, lease: Lease) -> Rules:
+        """The rules of the lease's host; asks the frontier for those that are not known."""
+        key = lease.host, lease.robots_until
+        rules = self._parsed.get(key)
+        if rules is None:
+            if len(self._parsed) >= _MOST_REMEMBERED:
+                self._parsed.clear()
+            rules = self._parsed[key] = Rules(self._frontier.robots(lease.host), self._agent)
+        return rules
+
+    async def get(self, lease: Lease) -> Rules:
+        """`read`, in a thread if it takes long."""
+        if rules := self._parsed.get((lease.host, lease.robots_until)):
+            return rules
+        return await asyncio.to_thread(self.read, lease)
+
+
 class Moved(NamedTuple):
-    """A robots.txt has to be asked for at another place."""
+    """A robots.txt has to be asked for at another URL."""
 
     url: str
 
 
-class Elsewhere:
+class RobotsRedirects:
     """robots.txt files that live on another host than the one whose rules they are.
 
     RFC 9309 asks crawlers to follow redirects of robots.txt, also to other hosts. Such a request cannot be
@@ -123,7 +150,7 @@ class Elsewhere:
     ) -> "str | Moved | None":
         """What the answer from `url`, after `hops` moves, says of `host`: its rules, or where to ask now.
 
-        None: nothing may be fetched until the host answers. Waits until the next place may be asked.
+        None: nothing may be fetched until the host answers. Waits until the next URL may be asked for.
         """
         self.answered(url)
         moved = 300 <= status < 400
@@ -141,15 +168,17 @@ class Elsewhere:
         if target == host:
             await asyncio.sleep(self._delay)
             return None
-        while (text := self._lookup(url)) is None:
+        while True:
             now = time.monotonic()
+            valid_until, text = self._known.get(url, (0.0, ""))
+            if valid_until > now:
+                return text
             wait = self._next.get(target, now) - now
             if wait <= 0:
                 self._next = {name: at for name, at in self._next.items() if at > now}
                 self._next[target] = now + self._patience
-                break
+                return None
             await asyncio.sleep(min(wait, max(self._delay, _SHORTEST_WAIT)))
-        return text
 
     def answered(self, url: str) -> None:
         """There was a response from `url`: its host rests from now."""
@@ -159,33 +188,27 @@ class Elsewhere:
     def remember(self, url: str, host: str, text: str) -> None:
         """`url` holds these rules, for `host`; kept if it is another host's file."""
         if locate(url).host != host:
-            if len(self._known) >= _MOST_ELSEWHERE:
+            if len(self._known) >= _MOST_FILES_OF_OTHERS:
                 self._known.clear()
             self._known[url] = time.monotonic() + VALID_SECONDS, text
 
-    def _lookup(self, url: str) -> str | None:
-        valid_until, text = self._known.get(url, (0.0, ""))
-        return text if valid_until > time.monotonic() else None
-
 
 def interpret(status: int, body: bytes) -> str | None:
-    """The rules an answer to robots.txt stands for (RFC 9309, section 2.3.1).
+    """The rules an answer to robots.txt stands for (RFC 9309, section 2.3.1), of at most `MOST_BYTES`.
 
     2xx is the rules, 4xx allows all; None (5xx, 429): nothing may be fetched until the host answers.
     """
     if 200 <= status < 300:
         encoding = "utf-16" if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return _whole_lines(body.decode(encoding, "replace"))
+        text = body.decode(encoding, "replace")
+        # A character is four bytes at most: a shorter text needs no count.
+        if len(text) <= MOST_BYTES // 4 or len(data := text.encode()) <= MOST_BYTES:
+            return text
+        # After a complete line: a rule cut in half could allow what all of it does not.
+        return data[: max(data.rfind(b"\n", 0, MOST_BYTES), data.rfind(b"\r", 0, MOST_BYTES), 0)].decode()
     if 400 <= status < 500 and status != 429:
         return ""
     return None
-
-
-def _whole_lines(text: str) -> str:
-    """At most `MOST_BYTES` of `text`; a rule cut in half could allow what the whole one does not."""
-    if len(text) <= MOST_BYTES // 4 or len(data := text.encode()) <= MOST_BYTES:
-        return text
-    return data[: max(data.rfind(b"\n", 0, MOST_BYTES), data.rfind(b"\r", 0, MOST_BYTES), 0)].decode()
 
 
 def product_token(user_agent: str) -> str:

@@ -1,25 +1,59 @@
-"""One worker process: Scrapy's engine around `LeaseSpider`."""
+"""One worker process: leases in, finished fetches out. Every lease ends in ack, nack, skip or give back.
 
+All of this runs in one event loop, where nothing may block: the frontier is asked in threads, pages are
+extracted in other processes.
+"""
+
+import asyncio
 import logging
-from collections.abc import Callable
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any, cast
 
+from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
+from scrapy.http import Response
 
 from crawler.config import CrawlConfig
-from crawler.fetch.guard import AddressGuard
-from crawler.fetch.resolver import Resolver
-from crawler.fetch.robots import product_token
-from crawler.fetch.spider import LeaseSpider
-from crawler.frontier import Frontier
-from crawler.page import Extracted
-from crawler.read.extract import Extractor
-
-_DOWNLOADER_MIDDLEWARES = (
-    "scrapy.downloadermiddlewares.offsite.OffsiteMiddleware",
-    "scrapy.downloadermiddlewares.httpauth.HttpAuthMiddleware",
-    "scrapy.downloadermiddlewares.stats.DownloaderStats",
-    "scrapy.downloadermiddlewares.httpcompression.HttpCompressionMiddleware",
+from crawler.errors import AddressBusy, LeaseLost
+from crawler.fetch.addresses import AddressGuard, Resolver
+from crawler.fetch.failures import OF_THE_HOST, classify
+from crawler.fetch.handler import AddressCap
+from crawler.fetch.robots import (
+    MOST_BYTES,
+    VALID_SECONDS,
+    HostRules,
+    Moved,
+    RobotsRedirects,
+    Rules,
+    product_token,
+    retry_at,
 )
+from crawler.fetch.roundtrips import RoundTrips
+from crawler.frontier import Frontier, Lease
+from crawler.page import Extracted, Link, Page
+from crawler.read.extract import Extractor
+from crawler.read.optout import from_headers
+from crawler.read.pool import Extractors
+from crawler.read.sitemaps import is_text, may_list
+from crawler.urls import canonicalize
+from crawler.warc import WarcWriter
+from shards.text.content import values
+from tinylm.errors import TinylmError
+from tinylm.processes import beat
+
+_SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5  # seconds between two requests for leases when there are none
+_REAP_SECONDS = 2.0
+# Leases are taken several at a time: a script's round trip costs as much for one as for many.
+_FILLED_UP_AT = 0.75
+_LONGEST_VALIDATOR = 512  # characters of an ETag or a Last-Modified that are kept
+_HEADERS = {
+    "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Language": "en",
+}
 
 
 def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted] | None = None) -> None:
@@ -30,53 +64,283 @@ def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracte
     Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
     """
     config.check_user_agent()
-    Resolver(config.resolve, AddressGuard(config.allowed_networks))
+    Resolver(config.resolve, AddressGuard(config.allowed_networks))  # or the handler raises, within Scrapy
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
-    process.crawl(
-        crawler,
-        frontier=frontier,
-        config=config,
-        extract=extract or Extractor(agent=product_token(config.user_agent)),
-    )
+    extract = extract or Extractor(agent=product_token(config.user_agent))
+    process.crawl(crawler, frontier=frontier, config=config, extract=extract)
     process.start()
     if isinstance(crawler.spider, LeaseSpider) and crawler.spider.fatal:
         raise crawler.spider.fatal
 
 
 def _settings(config: CrawlConfig) -> dict[str, object]:
-    """What Scrapy would do on its own and the frontier does for all workers together is off.
+    """Of Scrapy a worker uses the engine's life cycle and the download handler; all else is off.
 
-    So are middlewares that have nothing to do. Its scheduler, scraper and spider middlewares see no request.
+    Its scheduler, scraper and spider middlewares see no request. What they and the downloader middlewares do
+    (delays, robots.txt, retries, redirects, cookies, caching) the frontier does for all workers together, or
+    nobody.
     """
     handler = "crawler.fetch.handler.GuardedDownloadHandler"
     return {
         "TINYLM_ALLOWED_NETWORKS": list(config.allowed_networks),
         "TINYLM_RESOLVE": list(config.resolve),
-        "USER_AGENT": config.user_agent,
-        "DOWNLOAD_HANDLERS": {
-            "http": handler, "https": handler, "file": None, "ftp": None, "s3": None, "data": None
-        },
+        "DOWNLOAD_HANDLERS": {"http": handler, "https": handler},
         "DOWNLOAD_VERIFY_CERTIFICATES": True,
         "TWISTED_REACTOR": "twisted.internet.asyncioreactor.AsyncioSelectorReactor",
         "CONCURRENT_REQUESTS": config.concurrency,
-        "DOWNLOAD_TIMEOUT": config.timeout,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
-        "DOWNLOADER_MIDDLEWARES": {
-            **dict.fromkeys(_DOWNLOADER_MIDDLEWARES), "crawler.fetch.handler.BoundedCompression": 590
-        },
-        "HTTPPROXY_ENABLED": False,
-        "REDIRECT_ENABLED": False,
-        "METAREFRESH_ENABLED": False,
-        "RETRY_ENABLED": False,
-        "COOKIES_ENABLED": False,
-        "ROBOTSTXT_OBEY": False,
-        "TELNETCONSOLE_ENABLED": False,
-        "REMOTE_CONTROL_ENABLED": False,
-        "EXTENSIONS": {
-            "scrapy.extensions.corestats.CoreStats": None,
-            "scrapy.extensions.logstats.LogStats": None,
-        },
-    }  # fmt: skip
+        "DOWNLOADER_MIDDLEWARES": {"crawler.fetch.handler.BoundedCompression": 590},
+        # Empty instead of one by one, so that nothing a later Scrapy adds is on.
+        "DOWNLOAD_HANDLERS_BASE": {},  # no file:, ftp:, s3: or data: URL can be fetched
+        "DOWNLOADER_MIDDLEWARES_BASE": {},  # no proxy of the environment, no second request for one lease
+        "SPIDER_MIDDLEWARES_BASE": {},
+        "EXTENSIONS_BASE": {},  # no telnet console, no remote control: a worker listens nowhere
+    }
+
+
+class LeaseSpider(Spider):
+    """Fetches what the frontier leases, within each host's rules, and hands the pages over."""
+
+    name = "lease"
+
+    def __init__(
+        self, frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracted], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.frontier = frontier
+        self.config = config
+        self._trips = RoundTrips(frontier)
+        self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
+        self.warc = WarcWriter(frontier.config.data / "warc", config.user_agent) if config.warc else None
+        self._open: dict[tuple[int, int], Lease] = {}
+        self._something_finished = asyncio.Event()
+        self._rules = HostRules(frontier, config.user_agent)
+        self._token = product_token(config.user_agent)
+        self._redirects = RobotsRedirects(frontier.config.delay, config.timeout)
+        self._extract = Extractors(extract, config.extractors, config.extract_timeout)
+        self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        self._fatal: TinylmError | None = None
+
+    @property
+    def fatal(self) -> TinylmError | None:
+        """Why the frontier cannot be used any more."""
+        return self._fatal or self._trips.fatal
+
+    # Leases in
+
+    async def start(self) -> AsyncIterator[Request]:
+        """Scrapy's source of requests yields none: each lease is a task that downloads and ends it.
+
+        So a page goes through Scrapy's downloader middlewares and handler, but not through its scheduler,
+        downloader and scraper, whose queues have nothing to do here and cost a dozen tasks and deferreds a
+        page. It ends only when the frontier cannot be used any more.
+        """
+        try:
+            await self._work()
+        except TinylmError as error:
+            self._fatal = error
+        for request in tuple[Request, ...]():
+            yield request
+
+    async def _work(self) -> None:
+        poll, reaped = _SHORTEST_POLL, 0.0
+        while not self.fatal:
+            if time.monotonic() - reaped > _REAP_SECONDS:
+                await asyncio.to_thread(self._reap)
+                reaped = time.monotonic()
+            leases = await asyncio.to_thread(self._lease)
+            for lease in leases:
+                task = asyncio.create_task(self._serve(lease))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
+            self._something_finished.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._something_finished.wait(), poll)
+
+    def _reap(self) -> None:
+        """End what expired, in the frontier and among ours; say how extraction goes."""
+        self.frontier.reap()
+        self.frontier.publish(self._name, self._extract.times.state())
+        now = time.monotonic()
+        for lease in [lease for lease in self._open.values() if lease.deadline < now]:
+            self._open.pop(lease.key, None)
+
+    def _lease(self) -> list[Lease]:
+        """In one step of a thread, so that a spider that is stopped meanwhile knows what to give back."""
+        free = self.config.concurrency - len(self._open)
+        if free <= 0:
+            return []
+        leases = self.frontier.lease(free)
+        self._open.update((lease.key, lease) for lease in leases)
+        beat()
+        return leases
+
+    async def _serve(self, lease: Lease) -> None:
+        """From a lease to its end. What is not ended by a mistake in here expires."""
+        try:
+            if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
+                await self._fetch(lease, lease.url)
+            else:
+                await self._finish(lease, "skip", "robots")
+        except TinylmError as error:
+            self._fatal = error
+        except Exception:
+            self.logger.exception("%s", lease.url)
+
+    async def _fetch(self, lease: Lease, url: str, hops: int = 0) -> None:
+        # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
+        conditions = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
+        headers = {"User-Agent": self.config.user_agent, **_HEADERS, **conditions}
+        meta: dict[str, Any] = {"verbatim_url": True, "download_timeout": self.config.timeout}
+        if lease.kind == "robots":
+            # One byte more than is read of robots.txt, so that it shows when there was more.
+            meta["cut_at"] = MOST_BYTES + 1
+        request = Request(url, headers={name: value for name, value in headers.items() if value}, meta=meta)
+        downloader = self.crawler.engine.downloader
+        try:
+            response = await downloader.middleware.download_async(
+                downloader.handlers.download_request_async, request
+            )
+        except Exception as error:
+            await self._on_failure(error, lease, hops)
+        else:
+            cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
+            await self._on_response(cast("Response", response), lease, hops, cost)
+
+    # Finished fetches out
+
+    async def _on_response(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+        """Whatever the status."""
+        if response.status in (429, 503):
+            at = retry_at(_header(response, "Retry-After"))
+            reason = f"status_{response.status}"
+            await self._finish(lease, "nack", reason, retry_at=at, back_off=at is None, **cost)
+        elif lease.kind == "robots":
+            await self._on_robots(response, lease, hops, cost)
+        elif response.status >= 500:
+            await self._finish(lease, "nack", f"status_{response.status}", **cost)
+        else:
+            await self._finish(lease, "ack", await self._page(response, lease), **cost)
+
+    async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
+        """No response."""
+        reason = classify(error)
+        if isinstance(error, AddressBusy):
+            await self._finish(lease, "give_back", wait=error.seconds)
+        elif reason == "forbidden_network" and hops:
+            # A robots.txt moved to where nobody may go is no robots.txt.
+            nothing = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
+            await self._finish(lease, "ack_robots", "", **nothing)
+        elif reason == "forbidden_network":
+            await self._finish(lease, "skip", reason)
+        elif reason == "too_large" and lease.kind == "page":
+            most = int(self.config.megabytes_per_page * 1e6)
+            await self._finish(lease, "ack", _page(lease, 0, reason=reason), latency=0.0, size=most)
+        else:
+            self.logger.debug("%s: %s: %r", lease.url, reason, error)
+            back_off = reason in OF_THE_HOST or lease.kind == "robots"
+            # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
+            await self._finish(lease, "nack", reason, back_off=back_off, latency=self.config.timeout / 5)
+
+    async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+        location = _header(response, "Location")
+        text = await self._redirects.read(
+            response.url, response.status, location, response.body, host=lease.host, hops=hops
+        )
+        if isinstance(text, Moved):
+            # A lease that is not ended is given back when the spider closes.
+            if not self._closing:
+                await self._fetch(lease, text.url, hops + 1)
+            return
+        if text is None:
+            await self._finish(lease, "nack", "robots_unreachable", back_off=True, **cost)
+            return
+        rules = Rules(text, self.config.user_agent)
+        links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
+        await self._finish(
+            lease,
+            "ack_robots",
+            text[:MOST_BYTES],
+            valid=VALID_SECONDS,
+            crawl_delay=rules.crawl_delay,
+            page=_page(lease, response.status, reason="robots", links=links) if links else None,
+            **cost,
+        )
+
+    async def _page(self, response: Response, lease: Lease) -> Page:
+        """What becomes of a response below 500: its text and links, or the reason why there is no text."""
+        status = response.status
+        found = {"etag": _header(response, "ETag"), "last_modified": _header(response, "Last-Modified")}
+        validators: dict[str, Any] = {
+            name: value
+            for name, value in found.items()
+            if value.isascii() and 0 < len(value) <= _LONGEST_VALIDATOR
+        }
+        if status == 304 and (lease.etag or lease.last_modified):
+            ours = {"etag": lease.etag, "last_modified": lease.last_modified}
+            return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
+        if 300 <= status < 400:
+            location = _header(response, "Location")
+            target = canonicalize(location, response.url) if location else None
+            links = (Link(target, "", "", False),) if target else ()
+            return _page(lease, status, reason="redirect", links=links, **validators)
+        if status >= 400:
+            return _page(lease, status, reason=f"status_{status}", **validators)
+        content_type = _header(response, "Content-Type")
+        media_type = content_type.partition(";")[0].strip().lower()
+        if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
+            return _page(lease, status, reason="media_type", **validators)
+        headers = (
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name in response.headers
+            for value in response.headers.getlist(name)
+        )
+        heard = from_headers(headers, self._token)
+        extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
+        of_host = (await self._rules.get(lease)).opt_out(lease.url)
+        opt_out = (*extracted.opt_out, *heard.signals, *of_host)
+        return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
+
+    async def _finish(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            await self._trips.end(lease, verb, *args, **kwargs)
+        except LeaseLost as error:
+            self.logger.warning("%s", error)
+        finally:
+            self._open.pop(lease.key, None)
+            if len(self._open) <= self.config.concurrency * _FILLED_UP_AT:
+                self._something_finished.set()
+
+    # Stopping
+
+    async def closed(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
+        """Scrapy's last call: what is downloaded is ended, what was not begun goes back at once."""
+        self._closing = True
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._extract.close()
+        if self.warc:
+            self.warc.close()
+        self._trips.give_back(list(self._open.values()))
+
+
+def _page(lease: Lease, status: int, **found: Any) -> Page:
+    return Page(
+        url=lease.url,
+        fetch_no=lease.fetch_no,
+        fetched_at=int(time.time() * 1000),
+        status=status,
+        promise=lease.promise,
+        propensity=lease.propensity,
+        **found,
+    )
+
+
+def _header(response: Response, name: str) -> str:
+    return (response.headers.get(name) or b"").decode("latin-1")

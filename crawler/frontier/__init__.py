@@ -1,8 +1,7 @@
 """The frontier: what is known of URLs and hosts, and which may be asked next.
 
-One transition a script, so a crash leaves before or after, never between. `Frontier` has the verbs; the rules
-are in `lua/`, with the key layout at the top of `lua/common.lua`, and once more, to be read, in
-`memory_store`.
+One transition a script, so a crash leaves before or after, never between. `Frontier` has the verbs; the
+scripts are in `lua/`, with the key layout at the top of `lua/common.lua`.
 """
 
 from crawler.frontier.frontier import Frontier

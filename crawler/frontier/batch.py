@@ -4,20 +4,65 @@ import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from crawler.config import FrontierConfig
 from crawler.frontier.records import Lease
+from crawler.frontier.store import Call
 from crawler.page import Page
+
+# Acks of one call: the server answers nobody else meanwhile.
+_ACKS_AT_ONCE = 64
+# Bytes of the pages of one call, unless a single page is larger: they become one string of the server.
+_BYTES_AT_ONCE = 8 << 20
+
+Prefix = Callable[[int | str], str]
+"""What the keys of a partition, or of an address, begin with."""
+
+
+class Ack(NamedTuple):
+    """The end of a lease whose URL was fetched. Acks go many in a call, their pages in one string."""
+
+    lease: Lease
+    latency: float
+    size: int
+    page: bytes
+    digest: str
+    etag: str
+    last_modified: str
+
+    def call(self, prefix: Prefix) -> Call:
+        return call_of_acks([self], prefix)
+
+
+class End(NamedTuple):
+    """Any other end of a lease: a script, and what it is told beside the token."""
+
+    script: str
+    lease: Lease
+    facts: dict[str, Any]
+
+    def call(self, prefix: Prefix) -> Call:
+        pairs = [part for fact in self.facts.items() for part in fact]
+        return Call(self.script, prefix(self.lease.partition), ("token", self.lease.token, *pairs))
+
+
+def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:
+    """The call that ends leases of one partition."""
+    pages = b""
+    parts: list[Any] = []
+    for ack in acks:
+        span = f"{len(pages)} {len(ack.page)}" if ack.page else ""
+        parts += (ack.lease.token, ack.latency, ack.size, span, ack.digest, ack.etag, ack.last_modified)
+        pages += ack.page
+    name = f"{acks[0].lease.token}-{secrets.token_hex(6)}"
+    return Call("ack", prefix(acks[0].lease.partition), (name, *parts), beside=pages)
 
 
 class Ends(ABC):
     """ack, nack, skip and give back; each is one transition of the frontier."""
 
-    _config: FrontierConfig
-
     @abstractmethod
-    def _finish(self, script: str, lease: Lease, *args: Any) -> None: ...
+    def _finish(self, end: Ack | End) -> None: ...
 
     def ack(self, lease: Lease, page: Page | None, *, latency: float, size: int) -> None:
         """The URL was fetched: its page, if any, goes to the walker and the host rests. Raises LeaseLost."""
@@ -25,8 +70,7 @@ class Ends(ABC):
         if page:
             body, etag, modified = page.to_bytes(), page.etag, page.last_modified
             digest = "" if page.unchanged else page.content_sha256[:16] or page.reason
-        again = ms(self._config.recrawl_days * 86400)
-        self._finish("ack", lease, again, ms(self._rest(latency)), size, body, digest, etag, modified)
+        self._finish(Ack(lease, _fine_ms(latency), size, body, digest, etag, modified))
 
     def ack_robots(
         self,
@@ -43,8 +87,8 @@ class Ends(ABC):
 
         `page`, if there is one, goes to the walker: the sitemaps that robots.txt names are its links.
         """
-        body = page.to_bytes() if page else b""
-        self._finish("robots", lease, ms(self._rest(latency)), size, body, rules, ms(valid), ms(crawl_delay))
+        facts = cost(latency, size) | {"rules": rules, "valid": ms(valid), "crawl_delay": ms(crawl_delay)}
+        self._finish(End("robots", lease, facts | {"page": page.to_bytes() if page else b""}))
 
     def nack(
         self,
@@ -62,65 +106,19 @@ class Ends(ABC):
         `retry_at` (epoch seconds) is when the host said it may be asked again; `back_off` when it refused
         without saying.
         """
-        rest, attempts = ms(self._rest(latency)), self._config.attempts
-        asked, base = self._refusal(retry_at, back_off=back_off)
-        self._finish("nack", lease, reason, rest, asked, base, attempts, int(sent), size)
+        facts = cost(latency, size) | refusal(retry_at, back_off=back_off)
+        self._finish(End("nack", lease, facts | {"reason": reason, "sent": int(sent)}))
 
     def skip(self, lease: Lease, reason: str) -> None:
         """Not wanted, and no request was sent: the URL is done with. Raises LeaseLost.
 
         Skipping a host's robots.txt does away with all that the host has queued.
         """
-        self._finish("skip", lease, reason, 0)
+        self._finish(End("skip", lease, {"reason": reason, "wait": 0}))
 
     def give_back(self, lease: Lease, *, wait: float = 0.0) -> None:
         """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost."""
-        self._finish("skip", lease, "", ms(wait))
-
-    def _refusal(self, retry_at: float | None, *, back_off: bool) -> tuple[int, int]:
-        """The rest a host asked for, and what a growing one begins with, in milliseconds; 0 for neither."""
-        asked = max(1, ms(retry_at - time.time())) if retry_at else 0
-        return asked, ms(self._config.backoff) if back_off else 0
-
-    def _rest(self, latency: float) -> float:
-        config = self._config
-        return max(config.delay, min(config.latency_factor * latency, config.longest_delay))
-
-
-_ACKS_AT_ONCE = 64
-_BYTES_AT_ONCE = 8 << 20
-"""Of the pages of acks that go together, unless a single one is larger."""
-Call = tuple[str, int | str, tuple[Any, ...]]
-"""A script, its partition or the address it is about, and its arguments."""
-End = tuple[Lease, tuple[Any, ...]]
-
-
-def call_for(script: str, partition: int, ends: list[End]) -> Call:
-    """The call that ends leases of one partition: as many as there are for ack, one for the others."""
-    if script != "ack":
-        [(lease, args)] = ends
-        return script, partition, (lease.token, *args)
-    again, pages = ends[0][1][0], b""
-    parts: list[Any] = []
-    for lease, (_, rest, size, page, *facts) in ends:
-        parts += (lease.token, rest, size, f"{len(pages)} {len(page)}" if page else "", *facts)
-        pages += page
-    name = f"{ends[0][0].token}-{secrets.token_hex(6)}"
-    return script, partition, (again, name, pages, *parts)
-
-
-def _together(script: str, ends: list[End]) -> Iterator[list[End]]:
-    """Ends of one script and partition, as many together as one call may end."""
-    part: list[End] = []
-    size = 0
-    for end in ends:
-        more = len(end[1][3]) if script == "ack" else _BYTES_AT_ONCE
-        if part and (len(part) == _ACKS_AT_ONCE or size + more > _BYTES_AT_ONCE):
-            yield part
-            part, size = [], 0
-        part.append(end)
-        size += more
-    yield part
+        self._finish(End("skip", lease, {"reason": "", "wait": ms(wait)}))
 
 
 class Batch(Ends):
@@ -129,10 +127,11 @@ class Batch(Ends):
     Each is a transition of its own, none waits for another.
     """
 
-    def __init__(self, config: FrontierConfig, send: Callable[[list[Call]], list[Any]]) -> None:
-        self._config = config
+    def __init__(self, prefix: Prefix, send: Callable[[list[Call]], list[Any]]) -> None:
+        self._prefix = prefix
         self._send = send
-        self._ends: dict[tuple[str, int], list[End]] = {}
+        self._acks: dict[int, list[Ack]] = {}
+        self._ends: list[End] = []
         self._releases: list[Call] = []
         self._holds: dict[str, Call] = {}
         self.waits: dict[str, float] = {}
@@ -144,35 +143,66 @@ class Batch(Ends):
         Whether it was to be had is in `waits`, once sent; who is refused is told a turn of its own. After
         `seconds` a hold ends by itself.
         """
-        self._holds[holder] = "hold_ip", address, (holder, most, ms(gap), ms(seconds))
+        self._holds[holder] = Call("hold_ip", self._prefix(address), (holder, most, ms(gap), ms(seconds)))
 
     def release_ip(self, address: str, holder: str) -> None:
         """The connection is over; who asks for one in the same batch may have it."""
-        self._releases.append(("release_ip", address, (holder,)))
+        self._releases.append(Call("ZREM", self._prefix(address), ("held", holder)))
 
-    def _finish(self, script: str, lease: Lease, *args: Any) -> None:
-        self._ends.setdefault((script, lease.partition), []).append((lease, args))
+    def _finish(self, end: Ack | End) -> None:
+        if isinstance(end, Ack):
+            self._acks.setdefault(end.lease.partition, []).append(end)
+        else:
+            self._ends.append(end)
 
     def send(self) -> list[Lease]:
         """Say all of it; returns the leases that were no longer ours."""
-        ends, self._ends = self._ends, {}
-        calls: list[Call] = []
-        leases: list[list[Lease]] = []
-        for (script, partition), group in ends.items():
-            for part in _together(script, group):
-                calls.append(call_for(script, partition, part))
-                leases.append([lease for lease, _ in part])
+        groups = [group for acks in self._acks.values() for group in _together(acks)]
+        leases = [[ack.lease for ack in group] for group in groups] + [[end.lease] for end in self._ends]
+        calls = [call_of_acks(group, self._prefix) for group in groups]
+        calls += [end.call(self._prefix) for end in self._ends]
+        # Releases before holds: who asks in the same round trip may have what became free.
         calls += [*self._releases, *self._holds.values()]
+        self._acks, self._ends, self._releases = {}, [], []
+        holders, self._holds = list(self._holds), {}
         answers = self._send(calls) if calls else []
-        waits = answers[len(calls) - len(self._holds) :]
-        self.waits = {holder: wait / 1000 for holder, wait in zip(self._holds, waits, strict=True)}
-        self._releases, self._holds = [], {}
+        waits = answers[len(calls) - len(holders) :]
+        self.waits = {holder: wait / 1000 for holder, wait in zip(holders, waits, strict=True)}
         return [
             lease
             for group, answer in zip(leases, answers, strict=False)
             for lease, was_ours in zip(group, answer if isinstance(answer, list) else [answer], strict=True)
             if not was_ours
         ]
+
+
+def _together(acks: list[Ack]) -> Iterator[list[Ack]]:
+    """Acks of one partition, as many together as one call may end."""
+    part: list[Ack] = []
+    size = 0
+    for ack in acks:
+        if part and (len(part) == _ACKS_AT_ONCE or size + len(ack.page) > _BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(ack)
+        size += len(ack.page)
+    yield part
+
+
+def refusal(retry_at: float | None, *, back_off: bool) -> dict[str, int]:
+    """What a host that refused asked for: a rest in ms (0: it did not say), and whether it refused at all."""
+    asked = max(1, ms(retry_at - time.time())) if retry_at else 0
+    return {"asked": asked, "back_off": int(back_off)}
+
+
+def cost(latency: float, size: int) -> dict[str, float]:
+    """Of a request: milliseconds until the host answered, bytes that came."""
+    return {"latency": _fine_ms(latency), "size": size}
+
+
+def _fine_ms(seconds: float) -> float:
+    """Milliseconds to three decimals: latency is multiplied before it is a rest in whole ones."""
+    return round(1000 * seconds, 3)
 
 
 def ms(seconds: float) -> int:

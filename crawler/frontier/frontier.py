@@ -1,71 +1,75 @@
 """`Frontier`: the verbs of a crawl.
 
 They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a host lives
-in one of them. A transition is a script of the store (`lua/`, or `memory_store` in Python), whole or not at
-all; a call costs one round trip a partition, whatever the batch.
+in one of them. A transition is a script (`lua/`), complete or without effect; a call costs one round trip a
+partition, whatever the batch.
 """
 
 import hashlib
 import json
+import logging
 import math
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
-from crawler.frontier.batch import Batch, Call, Ends, call_for, ms
+from crawler.frontier.batch import Ack, Batch, End, Ends, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint, locate, url_at
 
-STATE_VERSION = 3
+# Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
+STATE_VERSION = 4
+# What a promise of 1 is for the server: a whole number costs a listpack 3 bytes, its decimals 8.
 _PROMISE = 10_000
+# Sets of URLs seen, over all partitions: of 10 million URLs each holds 300 numbers, a sorted array. With half
+# of them twice as many are wrongly taken for seen, and 100 million outgrow set-max-intset-entries.
 _SEEN_SHARDS = 1 << 15
+# What a server that loses power may forget: the log is synced each second, and a sync may take another.
 _LOST_SECONDS = 2.0
+# What is told again after a restart: the time in which one is noticed, at most so many links of it.
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
+# Of one call: the server answers nobody else meanwhile.
 _PUSH_BATCH = 500
-_LEASED_AT_ONCE = 500
-"""Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks."""
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
-_UNKNOWN_HOST_INDEX = 0.3
+# Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
+_LEASED_AT_ONCE = 500
+# The keys of what concerns every crawl of the server.
 _EVERYTHING = "tinylm:{everything}:"
 _CAUSES = (
     "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots"
 )  # fmt: skip
+# What the scripts read of `FrontierConfig`: stored with the crawl, so that its workers cannot disagree.
+RULES: dict[str, Callable[[bytes], Any]] = {
+    "delay": float, "latency_factor": float, "longest_delay": float, "backoff": float, "attempts": int,
+    "pages_per_host": int, "pages_per_found_host": int, "pages_per_referring_domain": int,
+    "recrawl_days": float, "hot_per_host": int, "exploration": float, "backlog": int,
+}  # fmt: skip
 
-
-class Store(Protocol):
-    """Where a frontier is kept: `RedisStore` or `MemoryStore`."""
-
-    restarts: int
-
-    def check(self) -> None: ...
-    def close(self) -> None: ...
-    def run(self, script: str, prefix: str, *args: Any) -> Any: ...
-    def run_all(self, calls: Sequence[tuple[str, str, tuple[Any, ...]]]) -> list[Any]: ...
-    def read(
-        self, prefixes: Mapping[str, str], n: int, wait: float
-    ) -> list[tuple[str, str, dict[bytes, bytes]]]: ...
+log = logging.getLogger(__name__)
 
 
 class Frontier(Ends):
     """One crawl's frontier.
 
-    Raises ServerError if the server does not answer or is too old, FrontierError if the crawl on it was begun
-    with other partitions or by another version of tinylm.
+    Its `config` is the given one with the rules in force: those that are stored with the crawl, which are the
+    given ones only if nobody opened it before. `set_rules` changes them; the first `lease` or `put` warns of
+    what was given and does not hold. Raises ServerError if the server does not answer or is too old,
+    FrontierError if the crawl on it was begun with other partitions or by another version of tinylm.
     """
 
-    def __init__(self, store: Store, config: FrontierConfig) -> None:
+    def __init__(self, store: RedisStore, config: FrontierConfig) -> None:
         self._store = store
-        self._config = config
+        self.config = config
         self._random = random.Random()
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
@@ -74,42 +78,85 @@ class Frontier(Ends):
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
-        for name, value in (("version", STATE_VERSION), ("partitions", config.partitions)):
-            stored = int(self._run("open", 0, name, value))
-            if stored != value:
-                raise FrontierError(
-                    f"crawl {config.crawl_id!r} has {name} {stored}, not {value}: "
-                    "use what it was begun with, or another crawl_id"
-                )
+        self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+        # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
+        self._store_rules(self.prefixes[:1], keep=True)
+        version, partitions, *stored = self._run("HMGET", 0, "meta", "version", "partitions", *RULES)
+        self._refuse_another(version, partitions)
+        in_force = {name: kind(value) for (name, kind), value in zip(RULES.items(), stored, strict=True)}
+        self._unheeded = [
+            f"{name} = {value}, not {getattr(config, name)}"
+            for name, value in in_force.items()
+            if value != getattr(config, name)
+        ]
+        self.config = replace(config, **in_force)
+        self._store_rules(self.prefixes[1:], keep=True)
+
+    def _refuse_another(self, version: bytes | None, partitions: bytes | None) -> None:
+        """Raise FrontierError if the crawl that is there is not one to go on with."""
+        crawl, config = f"crawl {self.config.crawl_id!r}", self.config
+        if version is not None and int(version) != STATE_VERSION:
+            raise FrontierError(
+                f"{crawl} has version {int(version)}, not {STATE_VERSION}: finish it with the tinylm that "
+                "began it (its commit or release), or begin anew with another crawl_id and data directory"
+            )
+        if partitions is not None and int(partitions) != config.partitions:
+            raise FrontierError(
+                f"{crawl} has partitions {int(partitions)}, not {config.partitions}: "
+                "use what it was begun with, or another crawl_id"
+            )
+
+    def set_rules(self, config: FrontierConfig) -> None:
+        """From now on all workers of the crawl go by the rules in `config`, those that run too."""
+        self.config = replace(self.config, **{name: getattr(config, name) for name in RULES})
+        self._unheeded = []
+        self._store_rules(self.prefixes, keep=False)
+
+    def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
+        """Write what every script may read, if `keep` only what is not there."""
+        meta = {"version": STATE_VERSION, "partitions": self.config.partitions}
+        meta |= {name: getattr(self.config, name) for name in RULES}
+        pairs = [part for pair in meta.items() for part in pair]
+        self._store.run_all([Call("note", prefix, ("meta", int(keep), *pairs)) for prefix in prefixes])
+
+    def _warn(self) -> None:
+        """Say once which rules of ours do not hold."""
+        if self._unheeded:
+            log.warning(
+                "crawl %r goes by what it was begun with: %s. `tinylm crawl` changes it for all workers",
+                self.config.crawl_id,
+                "; ".join(self._unheeded),
+            )
+            self._unheeded = []
 
     def close(self) -> None:
         """Give up the connection."""
         self._store.close()
 
-    def _run(self, script: str, partition: int, *args: Any) -> Any:
-        return self._store.run(script, self.prefixes[partition], *args)
-
-    def _run_all(self, calls: Sequence[Call]) -> list[Any]:
-        return self._store.run_all([(script, self._prefix(place), args) for script, place, args in calls])
-
-    def _prefix(self, place: int | str) -> str:
-        """That the keys of a partition, or of an address, begin with."""
-        if isinstance(place, int):
-            return self.prefixes[place]
-        return f"tinylm:{{{self._config.crawl_id}/ip:{place}}}:"
-
-    def _everywhere(self, script: str, *args: Any) -> list[Any]:
-        return self._run_all([(script, s, args) for s in range(self._config.partitions)])
+    @property
+    def client(self) -> Client:
+        """The server's client, for what no verb says."""
+        return self._store.client
 
     @property
     def restarts(self) -> int:
         """How often the server was seen to have been restarted."""
         return self._store.restarts
 
+    def _prefix(self, of: int | str) -> str:
+        """What the keys of a partition, or of an address, begin with."""
+        return self.prefixes[of] if isinstance(of, int) else f"tinylm:{{{self.config.crawl_id}/ip:{of}}}:"
+
+    def _run(self, name: str, partition: int, *args: Any) -> Any:
+        return self._store.run(Call(name, self.prefixes[partition], args))
+
+    def _everywhere(self, name: str, *args: Any) -> list[Any]:
+        return self._store.run_all([Call(name, prefix, args) for prefix in self.prefixes])
+
     def partition_of(self, host: str) -> int:
         """The partition that `host` lives in."""
         digest = hashlib.blake2b(host.encode(), digest_size=4).digest()
-        return int.from_bytes(digest, "big") % self._config.partitions
+        return int.from_bytes(digest, "big") % self.config.partitions
 
     def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
@@ -117,7 +164,7 @@ class Frontier(Ends):
         An intset keeps all its numbers in 8 bytes as soon as one does not fit into 4.
         """
         high, low = divmod(fingerprint(url), 1 << 32)
-        return high % max(1, _SEEN_SHARDS // self._config.partitions), low - (1 << 31)
+        return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
 
@@ -126,6 +173,7 @@ class Frontier(Ends):
 
         Raises FrontierFull if the server is at its memory limit, FrontierError if a promise is no number.
         """
+        self._warn()
         links = list(discovered)
         self._say_again()
         new = self._push(links)
@@ -153,28 +201,25 @@ class Frontier(Ends):
             self._links_recent -= len(self._recent.popleft()[1])
 
     def _push(self, links: Iterable[Discovered]) -> int:
-        calls = [("push", s, args) for s, args in self._pushes(links)]
-        return sum(self._run_all(calls)) if calls else 0
+        calls = list(self._pushes(links))
+        return sum(self._store.run_all(calls)) if calls else 0
 
-    def _pushes(self, links: Iterable[Discovered]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        config = self._config
-        growth = config.pages_per_host - config.pages_per_found_host
-        most_referrers = max(0, -(-growth // max(1, config.pages_per_referring_domain)))
-        head = (_UNKNOWN_HOST_INDEX, config.hot_per_host, int(self.has_disk), most_referrers)
+    def _pushes(self, links: Iterable[Discovered]) -> Iterator[Call]:
+        """The calls that push `links`: hosts together until a call has enough, a large host in parts."""
         batches: dict[int, tuple[list[Any], int]] = {}
         for host, (referrers, arguments) in _by_host(links, self._seen).items():
             for start in range(0, len(arguments), 4 * _PUSH_BATCH):
                 part = arguments[start : start + 4 * _PUSH_BATCH]
                 partition = self.partition_of(host)
-                batch, size = batches.pop(partition, ([*head], 0))
+                batch, size = batches.pop(partition, ([int(self.has_disk)], 0))
                 batch += [host, len(referrers), *referrers, len(part) // 4, *part]
                 size += len(part) // 4
                 if size >= _PUSH_BATCH:
-                    yield partition, tuple(batch)
+                    yield Call("push", self.prefixes[partition], tuple(batch))
                 else:
                     batches[partition] = batch, size
         for partition, (batch, _) in batches.items():
-            yield partition, tuple(batch)
+            yield Call("push", self.prefixes[partition], tuple(batch))
 
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
@@ -182,103 +227,68 @@ class Frontier(Ends):
         Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags; 500 at
         the most.
         """
+        self._warn()
         n = min(n, self._remaining(), _LEASED_AT_ONCE)
         leases: list[Lease] = []
-        first = self._random.randrange(self._config.partitions)
-        for step in range(self._config.partitions):
+        partitions, seconds = self.config.partitions, self.config.lease_seconds
+        first = self._random.randrange(partitions)
+        for step in range(partitions):
             if len(leases) >= n:
                 break
-            leases += self._lease_from((first + step) % self._config.partitions, n - len(leases))
+            partition, asked = (first + step) % partitions, time.monotonic()
+            seed = self._random.getrandbits(31)
+            found = self._run("lease", partition, n - len(leases), ms(seconds), seed)
+            leases += [_lease(json.loads(lease), partition, asked + seconds) for lease in found]
         return leases
-
-    def _lease_from(self, partition: int, n: int) -> list[Lease]:
-        config = self._config
-        asked = time.monotonic()
-        found = self._run(
-            "lease",
-            partition,
-            n,
-            ms(config.lease_seconds),
-            config.exploration,
-            max(1, config.backlog // config.partitions),
-            self._random.getrandbits(31),
-            ms(config.delay),
-            ms(_LOST_SECONDS),
-            config.hot_per_host,
-            config.pages_per_host,
-            config.pages_per_found_host,
-            config.pages_per_referring_domain,
-        )
-        return [_lease(json.loads(lease), partition, asked + config.lease_seconds) for lease in found]
 
     def _remaining(self) -> int:
         """Fetches left until a limit, 0 if nothing may be leased."""
-        [stopped, stored, paused], [everything] = self._store.run_all(
+        [stopped, stored, paused], everything, *counts = self._store.run_all(
             [
-                ("noted", self.prefixes[0], ("meta", "stopped", "limits", "paused")),
-                ("noted", _EVERYTHING, ("meta", "paused")),
+                Call("HMGET", self.prefixes[0], ("meta", "stopped", "limits", "paused")),
+                Call("HGET", _EVERYTHING, ("meta", "paused")),
+                *(Call("counts", prefix) for prefix in self.prefixes),
             ]
         )
         if stopped or paused or everything:
             return 0
         if not stored:
             return 1 << 30
-        limits = Limits(**json.loads(stored))
-        counts = self.counts()
-        if counts["bytes"] >= limits.bytes or time.time() >= limits.until:
+        limits, totals = Limits(**json.loads(stored)), _totals(counts)
+        if totals["bytes"] >= limits.bytes or time.time() >= limits.until:
             return 0
-        return max(0, limits.pages - counts["fetched"] - counts["leased"])
+        return max(0, limits.pages - totals["fetched"] - totals["leased"])
 
-    def _finish(self, script: str, lease: Lease, *args: Any) -> None:
-        answer = self._run_all([call_for(script, lease.partition, [(lease, args)])])[0]
-        if answer in (0, [0]):
-            raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
+    def _finish(self, end: Ack | End) -> None:
+        if self._store.run(end.call(self._prefix)) in (0, [0]):
+            raise LeaseLost(f"{end.lease.url}: lease {end.lease.token} is no longer ours")
 
     def batch(self) -> Batch:
         """What is to be said together: one round trip for all of it."""
-        return Batch(self._config, self._run_all)
+        return Batch(self._prefix, self._store.run_all)
 
     def reap(self) -> int:
         """Return the URLs of expired leases to their queues; returns how many there were."""
-        config = self._config
-        return sum(self._everywhere("reap", ms(config.delay), config.attempts, _REAP_BATCH))
-
-    @property
-    def crawl_id(self) -> str:
-        """Name of the crawl."""
-        return self._config.crawl_id
-
-    @property
-    def data(self) -> Path:
-        """Directory of the crawl."""
-        return self._config.data
-
-    @property
-    def delay(self) -> float:
-        """Seconds between requests to a host that asks for nothing else."""
-        return self._config.delay
-
-    @property
-    def backlog(self) -> int:
-        """Entries of the stream at which workers pause."""
-        return self._config.backlog
+        return sum(self._everywhere("reap", _REAP_BATCH))
 
     # Hosts
 
     def best_ready(self, n: int) -> list[str]:
         """Up to `n` hosts of each partition that will be leased from next."""
-        return [host.decode() for hosts in self._everywhere("best", n) for host in hosts]
+        return [host.decode() for hosts in self._everywhere("ZREVRANGE", "ready", 0, n - 1) for host in hosts]
 
     def best_queued(self, hosts: Iterable[str], n: int) -> list[str]:
         """The `n` URLs of each of `hosts` that promise most, of those in its queue."""
-        by_partition: dict[int, list[str]] = {}
-        for host in hosts:
-            by_partition.setdefault(self.partition_of(host), []).append(host)
-        found = self._run_all([("best", s, (n, *names)) for s, names in by_partition.items()])
+        names = list(hosts)
+        found = self._store.run_all(
+            [
+                Call("ZREVRANGE", self.prefixes[self.partition_of(host)], (f"q:{host}", 0, n - 1))
+                for host in names
+            ]
+        )
         return [
             url_at(host, member.decode())
-            for names, queues in zip(by_partition.values(), found, strict=True)
-            for host, members in zip(names, queues, strict=True)
+            for host, members in zip(names, found, strict=True)
             for member in members
         ]
 
@@ -287,11 +297,13 @@ class Frontier(Ends):
         batches: dict[int, list[Any]] = {}
         for host, index in indices.items():
             batches.setdefault(self.partition_of(host), []).extend((host, f"{index:.6g}"))
-        self._run_all([("steer", s, tuple(arguments)) for s, arguments in batches.items()])
+        self._store.run_all(
+            [Call("steer", self.prefixes[s], tuple(arguments)) for s, arguments in batches.items()]
+        )
 
     def robots(self, host: str) -> str:
         """The text of the host's robots.txt as last stored; empty if there is none."""
-        return (self._run("rules", self.partition_of(host), host) or b"").decode()
+        return (self._run("GET", self.partition_of(host), f"r:{host}") or b"").decode()
 
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
@@ -299,18 +311,20 @@ class Frontier(Ends):
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
-        self._set_paused("1", host, everything=everything)
+        if host:
+            self._run("host", self.partition_of(host), host, "pause")
+        else:
+            self._store.run(Call("note", self._pausing(everything), ("meta", 0, "paused", 1)))
 
     def resume(self, host: str = "", *, everything: bool = False) -> None:
         """Go on with what was paused in the same words."""
-        self._set_paused("", host, everything=everything)
-
-    def _set_paused(self, paused: str, host: str, *, everything: bool) -> None:
         if host:
-            self._run("host", self.partition_of(host), host, "pause" if paused else "resume")
+            self._run("host", self.partition_of(host), host, "resume")
         else:
-            prefix = _EVERYTHING if everything else self.prefixes[0]
-            self._store.run("note", prefix, "meta", "paused", paused)
+            self._store.run(Call("HDEL", self._pausing(everything), ("meta", "paused")))
+
+    def _pausing(self, everything: bool) -> str:
+        return _EVERYTHING if everything else self.prefixes[0]
 
     def take_down(self, host_or_url: str) -> bool:
         """Never fetch a host, or one canonical URL, again; returns whether it was known.
@@ -318,33 +332,33 @@ class Frontier(Ends):
         What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost. The
         walker adds it to the corpus's tombstones at its next commit.
         """
-        self._run("note", 0, "tombstones", host_or_url, "1")
+        self._run("note", 0, "tombstones", 0, host_or_url, 1)
         if "://" not in host_or_url:
             return bool(self._run("host", self.partition_of(host_or_url), host_or_url, "take_down"))
         return self._tell_url(host_or_url, "take_down")
 
     def taken_down(self) -> set[str]:
         """All hosts and URLs that were taken down."""
-        return {what.decode() for what in self._run("noted", 0, "tombstones")[::2]}
+        return {what.decode() for what in self._run("HKEYS", 0, "tombstones")}
 
-    def _tell_url(self, url: str, *what: Any) -> bool:
+    def _tell_url(self, url: str, what: str | int) -> bool:
         host, member = locate(url)
-        return bool(self._run("url", self.partition_of(host), host, member, *self._seen(url), *what))
+        return bool(self._run("url", self.partition_of(host), host, member, *self._seen(url), what))
 
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
         """URLs given up after too many attempts, with the last reason."""
         letters = []
-        for found in self._everywhere("dead"):
-            for key, value in zip(found[::2], found[1::2], strict=True):
+        for found in self._everywhere("HGETALL", "dead"):
+            for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one."""
-        return self._tell_url(url, "retry", round(promise * _PROMISE))
+        """Queue a dead letter again; returns whether it was one that may be fetched."""
+        return self._tell_url(url, round(promise * _PROMISE))
 
     def drop(self, url: str) -> bool:
         """Forget a dead letter, but not that its URL was met; returns whether it was one."""
@@ -354,27 +368,26 @@ class Frontier(Ends):
 
     def set_limits(self, limits: Limits) -> None:
         """Set when the crawl stops, and look again at hosts that had spent their budget."""
-        self._run("note", 0, "meta", "limits", json.dumps(asdict(limits)))
-        self._run("note", 0, "meta", "stopped", "")
+        self._run("note", 0, "meta", 0, "limits", json.dumps(asdict(limits)))
+        self._run("HDEL", 0, "meta", "stopped")
         self._everywhere("wake")
 
     def set_limits_if_none(self, limits: Limits) -> bool:
         """Set `limits` unless some are set already, by whomever; returns whether they were."""
-        return bool(self._run("note", 0, "meta", "limits", json.dumps(asdict(limits)), 1))
+        return bool(self._run("note", 0, "meta", 1, "limits", json.dumps(asdict(limits))))
 
     def limits(self) -> Limits | None:
         """What was last set."""
-        [stored] = self._run("noted", 0, "meta", "limits")
+        stored = self._run("HGET", 0, "meta", "limits")
         return Limits(**json.loads(stored)) if stored else None
 
     def stop(self, reason: str) -> None:
         """Lease nothing any more, until limits are set again."""
-        self._run("note", 0, "meta", "stopped", reason)
+        self._run("note", 0, "meta", 0, "stopped", reason)
 
     def reached(self) -> str:
         """Why nothing more will be leased, in words; empty while something may be."""
-        [stopped] = self._run("noted", 0, "meta", "stopped")
-        if stopped:
+        if stopped := self._run("HGET", 0, "meta", "stopped"):
             return str(stopped.decode())
         limits = self.limits()
         counts = self.counts()
@@ -396,7 +409,7 @@ class Frontier(Ends):
         total = 0
         iterator = iter(seeds)
         while batch := list(islice(iterator, _SEED_BATCH)):
-            self._run("seeds", 0, json.dumps(batch))
+            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(batch))
             total += len(batch)
         return total
 
@@ -419,26 +432,21 @@ class Frontier(Ends):
 
     def publish(self, part: str, status: Mapping[str, Any]) -> None:
         """Leave what a part of the system wants shown."""
-        self._run("note", 0, "status", part, json.dumps(status))
+        self._run("note", 0, "status", 0, part, json.dumps(status))
 
     def published(self, part: str) -> dict[str, Any]:
         """What `part` last published; empty if it never did."""
-        [stored] = self._run("noted", 0, "status", part)
+        stored = self._run("HGET", 0, "status", part)
         return dict(json.loads(stored)) if stored else {}
 
     def published_by_workers(self) -> list[dict[str, Any]]:
         """What each worker that ever was last published, under a name that begins with `worker:`."""
-        found = self._run("noted", 0, "status")
-        pairs = zip(found[::2], found[1::2], strict=True)
-        return [dict(json.loads(status)) for part, status in pairs if part.startswith(b"worker:")]
+        found = self._run("HGETALL", 0, "status").items()
+        return [dict(json.loads(status)) for part, status in found if part.startswith(b"worker:")]
 
     def counts(self) -> Counter[str]:
         """Totals over all partitions: discovered, queued, leased, fetched, pages, bytes, failed:…, …"""
-        totals: Counter[str] = Counter()
-        for found in self._everywhere("counts"):
-            pairs = zip(found[::2], found[1::2], strict=True)
-            totals.update({name.decode(): int(value) for name, value in pairs})
-        return totals
+        return _totals(self._everywhere("counts"))
 
     def why_idle(self) -> dict[str, Any]:
         """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
@@ -461,9 +469,12 @@ class Frontier(Ends):
 
     # The disk, for `Spill`
 
-    def spooled(self, partition: int, written: int, n: int) -> list[tuple[str, int, str]]:
-        """The next `n` (host, promise, member) on their way to disk, after `written` of them got there."""
-        found = self._run("spool", partition, written, n)
+    def spooled(
+        self, partition: int, written: Sequence[tuple[str, int, str]], n: int
+    ) -> list[tuple[str, int, str]]:
+        """The next `n` (host, promise, member) on their way to disk, after those that are `written`."""
+        first = " ".join(map(str, written[0])) if written else ""
+        found = self._run("spool", partition, len(written), first, n)
         fields = (entry.decode().split(" ", 2) for entry in found)
         return [(host, int(promise), member) for host, promise, member in fields]
 
@@ -497,6 +508,14 @@ def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any]
         if referrer:
             referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
     return hosts
+
+
+def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
+    """The sum of what the partitions answered to `counts`."""
+    totals: Counter[str] = Counter()
+    for found in answers:
+        totals.update({name.decode(): int(n) for name, n in zip(found[::2], found[1::2], strict=True)})
+    return totals
 
 
 def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:

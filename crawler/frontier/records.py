@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""

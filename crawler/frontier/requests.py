@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 
-from crawler.frontier.batch import ms
+from crawler.frontier.batch import End, cost, refusal
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Lease
+from crawler.frontier.store import Call
 from crawler.urls import locate
 
 
@@ -20,8 +21,10 @@ class RequestFrontier(Frontier):
 
     def requests(self, leases: Iterable[Lease]) -> list[bytes | None]:
         """What was queued with each of `leases`; None for a URL that was put without."""
-        calls = [("noted", lease.partition, ("requests", _field(lease))) for lease in leases]
-        return [request for [request] in self._run_all(calls)] if calls else []
+        calls = [
+            Call("HGET", self.prefixes[lease.partition], ("requests", _field(lease))) for lease in leases
+        ]
+        return self._store.run_all(calls) if calls else []
 
     def done(
         self,
@@ -33,13 +36,12 @@ class RequestFrontier(Frontier):
         back_off: bool = False,
     ) -> None:
         """Fetched and processed; the host rests, as long as it asked for if it did. Raises LeaseLost."""
-        asked, base = self._refusal(retry_at, back_off=back_off)
-        self._finish("done", lease, ms(self._rest(latency)), asked, base, size)
+        self._finish(End("done", lease, cost(latency, size) | refusal(retry_at, back_off=back_off)))
 
     def refuse(self, lease: Lease, reason: str) -> None:
         """Not wanted: `skip`, and its request is forgotten. Raises LeaseLost."""
         self.skip(lease, reason)
-        self._run("note", lease.partition, "requests", _field(lease), "")
+        self._run("HDEL", lease.partition, "requests", _field(lease))
 
 
 def _field(lease: Lease) -> str:

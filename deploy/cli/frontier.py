@@ -1,4 +1,4 @@
-"""`tinylm frontier`: what a person may say to a crawl while it runs."""
+"""`tinylm frontier`: what a person may ask and tell a crawl while it runs."""
 
 import time
 from pathlib import Path
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError
+from crawler.frontier import Frontier
 from crawler.urls import canonicalize
 from deploy.crawl import attach
 from ranker.config import GOOD_LABEL, ONLINE
@@ -80,6 +81,8 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
     again after a restart. `tinylm status` names the model in use; one that cannot be opened changes nothing,
     and the walker's log says why.
     """
+    # Absolute, as the walker may run in another directory; with the moment, so that the same path said again
+    # is another wish: of a run it opens the latest checkpoint.
     if model != ONLINE:
         path = Path(model)
         model = str(path.resolve())
@@ -99,16 +102,18 @@ def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 def retry(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
     """Queue the dead letters URLS, or --all, again."""
     opened = attach(frontier)
-    chosen = [url for url, _ in opened.dead_letters()] if all else [_canonical(url) for url in urls]
-    print(f"{sum(map(opened.retry, chosen)):,} queued again")
+    print(f"{sum(map(opened.retry, _chosen(opened, urls, all))):,} queued again")
 
 
 @app.command
 def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
     """Forget the dead letters URLS, or --all; they are not fetched even if somebody links to them."""
     opened = attach(frontier)
-    chosen = [url for url, _ in opened.dead_letters()] if all else [_canonical(url) for url in urls]
-    print(f"{sum(map(opened.drop, chosen)):,} dropped")
+    print(f"{sum(map(opened.drop, _chosen(opened, urls, all))):,} dropped")
+
+
+def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
+    return [url for url, _ in frontier.dead_letters()] if every else [_canonical(url) for url in urls]
 
 
 def host_or_url(what: str) -> str:

@@ -1,50 +1,126 @@
-"""`tinylm chat`: a conversation on the terminal."""
+"""`tinylm complete`, `chat` and `export`: what a trained model says, and the model for other programs."""
 
 import math
-import sys
 from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.console import Console
+from cyclopts import App, Parameter
 
-from trainer.generate import Generator, Token
-from trainer.post.chat import ConversationError, Message
-from trainer.tokenizer import Tokenizer
+from tinylm.errors import ConfigError
+from trainer.config import SamplingConfig
 
+if TYPE_CHECKING:  # torch, which only the commands load
+    from trainer.generate import Token
+    from trainer.post.chat import Message
+    from trainer.tokenizer import Tokenizer
 
-def print_stream(pieces: Iterable[str]) -> str:
-    """Print pieces of text as they come; returns the whole."""
-    said = []
-    for piece in pieces:
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-        said.append(piece)
-    sys.stdout.write("\n")
-    return "".join(said)
+Run = Annotated[Path, Parameter(help="Directory of a training run, or one of its checkpoints.")]
+app = App()
+export = App(name="export", help="A trained model for transformers or llama.cpp.")
+app.command(export)
 
 
-def print_tokens(tokens: Iterable[Token], tokenizer: Tokenizer) -> None:
-    """A token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
-    for token in tokens:
-        likeliest = "  ".join(
-            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
-        )
-        said = repr(tokenizer.decode((token.id,)))
-        print(
-            f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {said:<16} {likeliest}".rstrip(),
-            flush=True,
-        )
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChatSampling(SamplingConfig):
+    """As in a completion, but longer and a little nearer to what is likeliest."""
+
+    max_tokens: int = 192
+    """Most tokens to add."""
+    temperature: float = 0.7
+    """Divides the logits; 0 always takes the likeliest token."""
 
 
-def converse(run: Path, message: str | None, **sampling: Any) -> None:
+_COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
+
+
+@app.command
+def complete(
+    prompt: str,
+    *,
+    run: Run = Path("runs/demo/pretrain"),
+    sampling: Annotated[SamplingConfig, Parameter(name="*")] = _COMPLETION,
+    logprobs: int | None = None,
+    weights: Literal["fp32", "fp16"] = "fp32",
+) -> None:
+    """Continue PROMPT with a trained model.
+
+    Parameters
+    ----------
+    logprobs
+        Print a token a line with its probability, and with so many of the likeliest.
+    weights
+        fp16 is about twice as fast as fp32 where the model is larger than the processor's cache.
+    """
+    from trainer.generate import Generator
+
+    generator = Generator.load(run, weights=weights)
+    if logprobs is not None:
+        tokens = generator.complete_tokens(prompt, logprobs, **asdict(sampling))
+        _print_tokens(tokens, generator.tokenizer)
+        return
+    print(prompt, end="")
+    print_stream(generator.complete(prompt, **asdict(sampling)))
+
+
+@app.command
+def chat(
+    message: str | None = None,
+    *,
+    run: Path = Path("runs/demo/sft"),
+    sampling: Annotated[ChatSampling, Parameter(name="*")] = _CHAT,
+) -> None:
+    """Talk to a fine-tuned model; with MESSAGE, ask once and end.
+
+    Parameters
+    ----------
+    run
+        Directory of a fine-tuning run, or one of its checkpoints.
+    """
+    converse(run, message, sampling)
+
+
+@export.command
+def hf(run: Run, *, out: Annotated[Path, Parameter(help="New directory; there once all of it is.")]) -> None:
+    """Write RUN as transformers loads it, with its tokenizer and chat template."""
+    from trainer.interop.hf import export_hf
+
+    print(f"{out}: {export_hf(run, out)}; AutoModelForCausalLM and AutoTokenizer open it")
+
+
+@export.command
+def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp16") -> None:
+    """Write RUN as one file for llama.cpp, with its tokenizer and chat template.
+
+    Parameters
+    ----------
+    out
+        New file; there once all of it is.
+    weights
+        Of matrices: as trained, in half, or in blocks of 8 bits.
+    """
+    if find_spec("gguf") is None:
+        raise ConfigError("the package gguf is not installed: pip install '.[export]'")
+    from trainer.interop.gguf import export_gguf
+
+    print(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
+
+
+def converse(run: Path, message: str | None, sampling: SamplingConfig) -> None:
     """Answer `message`, or messages from the terminal until end of input.
 
-    What got no answer, or is too long for one, is forgotten: the conversation goes on without it.
+    A question without an answer, or too long for one, is forgotten: the conversation goes on without it.
     """
-    generator = Generator.load(run)
+    from rich.console import Console
+
+    from trainer.generate import Generator
+    from trainer.post.chat import ConversationError
+
+    generator, options = Generator.load(run), asdict(sampling)
     if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": message}], **sampling))
+        print_stream(generator.chat([{"role": "user", "content": message}], **options))
         return
     console = Console()
     console.print("Ctrl-D ends the conversation.", style="dim")
@@ -58,11 +134,32 @@ def converse(run: Path, message: str | None, **sampling: Any) -> None:
             continue
         messages.append({"role": "user", "content": asked})
         try:
-            answer = print_stream(generator.chat(messages, **sampling))
+            answer = print_stream(generator.chat(messages, **options))
         except ConversationError as error:
             answer = ""
             console.print(str(error), style="red", markup=False)
+        # Roles take turns (the template knows nothing else), so a question cannot stay without its answer.
         if answer.strip():
             messages.append({"role": "assistant", "content": answer})
         else:
             messages.pop()
+
+
+def print_stream(pieces: Iterable[str]) -> str:
+    """Print pieces of text as they come; returns the text."""
+    said = []
+    for piece in pieces:
+        print(piece, end="", flush=True)
+        said.append(piece)
+    print()
+    return "".join(said)
+
+
+def _print_tokens(tokens: "Iterable[Token]", tokenizer: "Tokenizer") -> None:
+    """Print a token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
+    for token in tokens:
+        likeliest = "  ".join(
+            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
+        )
+        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.decode((token.id,))!r:<16}"
+        print(f"{shown} {likeliest}".rstrip(), flush=True)

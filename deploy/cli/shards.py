@@ -1,24 +1,36 @@
-"""`tinylm shards`: what a corpus has, and what it must no longer have."""
+"""`tinylm shards`: what a corpus has, what it must no longer have, and which of its pages are central."""
 
+import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+from cyclopts import App
 from rich.console import Console
 from rich.markdown import Markdown
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.urls import fingerprint, locate
 from deploy.cli.frontier import host_or_url
 from deploy.crawl import attach
+from ranker.config import WalkConfig
+from ranker.links import rank as ranking
+from shards import holdout, takedown
 from shards.errors import ShardError, ShardsLocked
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from shards.takedown import Purged, purge
+from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
+from tinylm.config import layers
+
+app = App(name="shards", help="Look after a corpus.")
 
 
-def describe(directory: Path) -> None:
-    """Print the shards of a corpus and what became of the pages that are not in it."""
+@app.command(name="list")
+def list_shards(directory: Path) -> None:
+    """The shards of DIRECTORY, its size, and what is held out."""
     manifest = Manifest.load(directory)
     table = Table("shard", "documents", "text MB", "file MB", "SHA-256")
     for shard in manifest.shards:
@@ -36,8 +48,65 @@ def describe(directory: Path) -> None:
     console.print(f"snapshot {manifest.fingerprint[:12]}, commit {manifest.version}")
 
 
-def print_documents(directory: Path, url: str | None, limit: int) -> None:
-    """Print documents of a corpus. Raises ShardError if none has `url`."""
+@app.command
+def verify(directory: Path) -> None:
+    """Compare every file of DIRECTORY with what was committed; exit 1 if one differs."""
+    damage = list(find_damage(directory))
+    for name, what in damage:
+        print(f"{directory / name}: {what}", file=sys.stderr)
+    if damage:
+        sys.exit(1)
+    print(f"{directory}: every file is as it was committed")
+
+
+@app.command(config=layers(walk=WalkConfig))
+def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
+    """Choose the hosts whose text no model trains on, once for a corpus."""
+    held_out = holdout.hold_out(directory, walk.held_out)
+    print(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
+
+
+@app.command(config=layers(frontier=FrontierConfig))
+def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Never give WHAT, hosts and URLs, from the corpus in DIRECTORY again; a crawl does not fetch them again.
+
+    While a crawl writes to DIRECTORY its frontier is told, and the walker's next commit has it.
+    """
+    named = [host_or_url(name) for name in what]
+    manifest = Manifest.load(directory)
+    try:
+        with ShardWriter(directory) as writer:
+            writer.update(tombstones=writer.manifest.with_tombstones(named).tombstones)
+        done = "no reader gives them any more; `tinylm shards purge` removes them from the files"
+    except ShardsLocked:
+        # A walker writes here, and nobody else may commit: its frontier passes the names on.
+        if frontier.crawl_id != manifest.crawl_id:
+            raise ShardError(
+                f"{directory}: crawl {manifest.crawl_id!r} is writing here: name it with --crawl-id, and its "
+                "server with --redis-url or --data"
+            ) from None
+        attached = attach(frontier)
+        for name in named:
+            attached.take_down(name)
+        done = "not fetched any more; readers do not give them from the walker's next commit"
+    print(f"taken down: {done}")
+
+
+@app.command
+def purge(directory: Path) -> None:
+    """Rewrite the shards of DIRECTORY without what was taken down. Not while a crawl writes there.
+
+    Text, links and fetches go from the corpus; what was made from it (models, instruction data, WARC files)
+    is not touched. Snapshots from before cannot be read any more.
+    """
+    # Documents, links and fetches of a page are known by its host and its fingerprint, of which ids are made.
+    documents, links, fetches = takedown.purge(directory, lambda url: (locate(url).host, fingerprint(url)))
+    print(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
+
+
+@app.command
+def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
+    """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
     console = Console()
     shown = 0
     for document in ShardReader(directory, split="all"):
@@ -54,30 +123,43 @@ def print_documents(directory: Path, url: str | None, limit: int) -> None:
         raise ShardError(f"{directory}: no document has the URL {url}")
 
 
-def take_down(directory: Path, named: list[str], config: FrontierConfig) -> str:
-    """Add hosts and URLs to the tombstones of a corpus; returns what was done, in words.
+@app.command
+def rank(directory: Path, *, top: int = 10) -> None:
+    """PageRank and harmonic centrality of DIRECTORY's pages, hosts and domains, as columns beside its shards.
 
-    While a crawl writes there they go to its frontier (`config`), from which the walker has them. Raises
-    ShardError if there is no corpus, or if that is the frontier of another crawl.
+    Done once for a snapshot of the corpus: the second time it says so.
+
+    Parameters
+    ----------
+    top
+        How many of the best pages and hosts to print.
     """
-    what = [host_or_url(name) for name in named]
-    manifest = Manifest.load(directory)
-    try:
-        with ShardWriter(directory) as writer:
-            writer.update(tombstones=writer.manifest.with_tombstones(what).tombstones)
-        return "no reader gives them any more; `tinylm shards purge` removes them from the files"
-    except ShardsLocked:
-        if config.crawl_id != manifest.crawl_id:
-            raise ShardError(
-                f"{directory}: crawl {manifest.crawl_id!r} is writing here: name it with --crawl-id, and its "
-                "server with --redis-url or --data"
-            ) from None
-    frontier = attach(config)
-    for name in what:
-        frontier.take_down(name)
-    return "not fetched any more; readers do not give them from the walker's next commit"
+    console = Console()
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("reading")
+        found = ranking.rank(
+            directory,
+            lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
+        )
+    path = ranking.path_of(directory, Manifest.load(directory))
+    if found is None:
+        console.print(f"{path}: up to date", soft_wrap=True)
+        return
+    pages = found.rank.append_column("url", found.urls)
+    _print_best(console, pages, ("url", "pagerank", "harmonic", "host_harmonic"), top)
+    of_hosts = ("host", "pages", "documents", "pages_pagerank", "pagerank", "harmonic")
+    _print_best(console, found.hosts, of_hosts, top)
+    graph = f"{found.pages:,} pages, {found.links:,} links, {found.hosts.num_rows:,} hosts"
+    console.print(f"{graph}: {path}", soft_wrap=True)
 
 
-def purge_taken_down(directory: Path) -> Purged:
-    """Rewrite the shards of a corpus without what was taken down."""
-    return purge(directory, lambda url: (locate(url).host, fingerprint(url)))
+def _print_best(console: Console, table: pa.Table, columns: tuple[str, ...], top: int) -> None:
+    """Print the rows with the highest PageRank."""
+    best = table.take(pc.select_k_unstable(table, top, [("pagerank", "descending")]))
+    shown = Table(*columns)
+    shown.columns[0].overflow = "fold"
+    formats = {str: "", int: ",", float: ".3g"}
+    for row in best.select(columns).to_pylist():
+        shown.add_row(*(format(row[name], formats[type(row[name])]) for name in columns))
+    console.print(shown)

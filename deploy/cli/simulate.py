@@ -1,11 +1,12 @@
 """`tinylm simulate`: policies compared on a recorded web; a table, JSON, and a plot."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from cyclopts import Parameter
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -13,15 +14,91 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 from rich.table import Table
 
 from crawler.urls import canonicalize
-from ranker.replay.experiment import Experiment, Run, run, summarize
+from ranker.replay.experiment import Experiment, Run, draw_starts, policies, run, summarize
 from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
 from ranker.replay.recorded_shards import read_shards
 from ranker.replay.recorded_warc import read_warc
+from ranker.replay.simulator import Clock
 from tinylm.errors import ConfigError
-from tinylm.files import replacing
+from tinylm.files import write_json
 
-_SHOWN = ("0.01", "0.1", "0.5", "1.0")
-"""Shares of the budget whose recall is in the table."""
+_SHOWN = ("0.01", "0.1", "0.5", "1.0")  # shares of the budget whose recall is in the table
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationOptions:
+    """A recorded web, policies to compare on it, and how they crawl."""
+
+    edges: Path | None = None
+    """The web as a Parquet file of links: src and dst, numbers of pages."""
+    pages: Path | None = None
+    """With it, a table of pages, tab-separated or Parquet: id, url, and what the worth is made of."""
+    shards: Path | None = None
+    """The web that a crawl of ours saw: its directory of shards."""
+    warc: tuple[Path, ...] = ()
+    """The web in WARC files, or directories of them."""
+    worth: str | None = None
+    """What fetching a page is worth: "pagerank" (of an edge list, its default), or an expression over the
+    columns of the pages with numbers, 'words', + - * /, comparisons, min, max, where and log1p. Shards know
+    what each fetch was worth; of a WARC it is the length of its text."""
+    policy: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("tinylm",)
+    """Names of policies, separated by commas. Random order and the greedy oracle are always with them."""
+    seeds: int = 20
+    """Pages drawn to start from."""
+    draws: int = 8
+    """How often."""
+    start: str | None = None
+    """Instead: "hosts" for one page drawn of each host, or a file of URLs."""
+    budget: int = 10_000
+    """Fetches."""
+    delay: float | None = None
+    """Seconds a host rests after a fetch: simulates time, and politeness with it."""
+    latency: float = 0.1
+    """Seconds a fetch takes, in simulated time."""
+    workers: int = 16
+    """Fetches at once, in simulated time."""
+    exploration: float = 0.0
+    """Share of fetches drawn at random, as in a real crawl."""
+    seed: int = 0
+    """The same seed draws the same."""
+    json: Path | None = None
+    """File for the result."""
+    plot: Path | None = None
+    """File for harvest curves and percent of oracle: .svg, .png or .pdf."""
+
+
+_DEFAULTS = SimulationOptions()
+
+
+def simulate(*, options: SimulationOptions = _DEFAULTS) -> None:
+    """`tinylm simulate`: compare policies, print a table, and write the files that `options` ask for."""
+    web = read_web(options)
+    names = [name for given in options.policy for name in given.split(",") if name]
+    if options.start in (None, "hosts"):
+        of_hosts = options.start == "hosts"
+        starts = draw_starts(web, options.seeds, options.draws, options.seed, of_hosts=of_hosts)
+    else:
+        # The same pages every time: draws then differ by the random numbers of policies and exploration only.
+        starts = [read_starts(Path(options.start), web)] * options.draws
+    clock = None
+    if options.delay is not None:
+        clock = Clock(delay=options.delay, latency=options.latency, workers=options.workers)
+    result = compare(
+        Experiment(
+            web=web,
+            policies=policies(names, web, options.budget),
+            starts=starts,
+            budget=options.budget,
+            clock=clock,
+            exploration=options.exploration,
+        )
+    )
+    if options.json is not None:
+        # Once more through JSON, which has no nan: it becomes null.
+        write_json(options.json, json.loads(json.dumps(result), parse_constant=lambda _: None))
+    if options.plot is not None:
+        plot(result, options.plot)
 
 
 def compare(experiment: Experiment) -> dict[str, Any]:
@@ -63,19 +140,18 @@ def _table(result: dict[str, Any]) -> Table:
     return table
 
 
-def read_web(
-    edges: Path | None, pages: Path | None, shards: Path | None, warc: Sequence[Path], worth: str | None
-) -> RecordedWeb:
+def read_web(options: SimulationOptions) -> RecordedWeb:
     """The one recorded web that was named. Raises ConfigError if none was, or several."""
-    if (edges is not None) + (shards is not None) + bool(warc) != 1:
+    if (options.edges is not None) + (options.shards is not None) + bool(options.warc) != 1:
         raise ConfigError("one recorded web is needed: --edges, --shards or --warc")
-    if edges is not None:
-        return read_edges(edges, pages, worth or PAGERANK)
-    if pages is not None:
-        raise ConfigError(f"pages = {pages}: goes with --edges only")
-    if shards is not None:
-        return read_shards(shards, worth or "worth")
-    return read_warc(warc, worth or "min(text_chars, 20000)")
+    if options.edges is not None:
+        return read_edges(options.edges, options.pages, options.worth or PAGERANK)
+    if options.pages is not None:
+        raise ConfigError(f"pages = {options.pages}: goes with --edges only")
+    if options.shards is not None:
+        return read_shards(options.shards, options.worth or "worth")
+    # 20,000 characters are about ten pages of a book: a longer text is worth no more.
+    return read_warc(options.warc, options.worth or "min(text_chars, 20000)")
 
 
 def read_starts(path: Path, web: RecordedWeb) -> NDArray[np.int64]:
@@ -91,17 +167,10 @@ def read_starts(path: Path, web: RecordedWeb) -> NDArray[np.int64]:
     pages = [number.get(line, number.get(canonicalize(line) or "", -1)) for line in lines]
     if not pages:
         raise ConfigError(f"start = {path}: no URL in it")
-    if -1 in pages:
+    if -1 in pages:  # what the lines above give a URL that the web does not have
         at = pages.index(-1)
         raise ConfigError(f"start = {path}: {lines[at]} is no page of {web.name}")
     return np.array(pages, np.int64)
-
-
-def write_json(result: dict[str, Any], path: Path) -> None:
-    """The result, whole or not at all; nan, which JSON does not have, becomes null."""
-    plain = json.loads(json.dumps(result), parse_constant=lambda _: None)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(plain, indent=1) + "\n")
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -116,6 +185,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(11, 5), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     ranked = sorted(result["policies"].items(), key=lambda item: item[1]["auc"])
+    # The best first in the legend; bars are drawn from below, so that it is on top there too.
     for name, of in reversed(ranked):
         points = np.linspace(0, result["budget"], len(of["curve"]))
         style = "--" if name.startswith("oracle") else "-"

@@ -1,87 +1,37 @@
-"""`tinylm why`: what a URL promised and of what that was made, and what its fetch brought."""
+"""`tinylm why`: what a URL promised, what that was made of, and what its fetch brought."""
 
 import heapq
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from crawler.config import FrontierConfig
 from crawler.urls import canonicalize, fingerprint, locate
-from ranker.graph import Evidence, LinkGraph, Rows
-from ranker.policy.promise import DISCOVERY
+from ranker.graph import Evidence, LinkGraph
+from ranker.policy.policy import Policy
+from ranker.policy.promise import WORDS
+from ranker.state import restored
 from shards.manifest import Manifest
 from shards.reader import ShardReader, fetch_rows, read_fetches
 from shards.schema import FetchRow
 from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
-_NEAR = 3
-
-WORDS = {
-    "one": "what is added to every page",
-    "all": "mean worth of all pages so far",
-    "host": "its host",
-    "directory, 1 deep": "its first directory",
-    "directory, 2 deep": "its second directory",
-    "directory, 3 deep": "its third directory",
-    "directory and first word of the file": "files there that begin with the same word",
-    "directory and first words of the file": "files there that begin with the same two words",
-    "host and pattern of the file": "files of the host with a name of the same form",
-    "last directory, of any host": "directories of the same name anywhere",
-    "first word of the file, on any host": "files anywhere that begin with the same word",
-    "end of the file, on any host": "files anywhere that end the same way",
-    "fetches in the group": "how little is known of its group",
-    "fetches of the host": "how little is known of its host",
-    "parents, mean": "mean worth of the pages that link to it",
-    "parents, best": "the best of the pages that link to it",
-    "parents, sum": "worth of all pages that link to it",
-    "siblings": "other links of those pages that were fetched",
-    "siblings, a parent": "the same, each of those pages for itself",
-    "inlinks": "how many pages link to it",
-    "referring domains": "how many domains link to it",
-    "share": "how few links those pages have",
-    "flow": "worth of those pages, split among their links",
-    "flow, root": "the same, of which little counts too",
-    "equity": "what flowed to it from seeds (OPIC)",
-    "votes": "people's votes for it",
-    "depth": "how far it is from a seed",
-    "segments": "how deep its path is",
-    "letters": "how long its URL is",
-    "words, sum": "words of its URL and its link",
-    "words, best": "the best of these words",
-    "words, worst": "the worst of these words",
-    DISCOVERY: "what it is expected to lead to",
-}
-"""Ingredients of the policy `tinylm`, for people; those of others are shown as they are."""
+_NEAR = 3  # fetched URLs named in place of one that was not
 
 
-class Explains(Protocol):
-    """What is needed of a policy."""
-
-    name: str
-
-    def promise(self, rows: Rows) -> NDArray[Any]:
-        """(n,) What the queued URLs of (n,) rows promise."""
-
-    def explain(self, rows: Rows) -> list[tuple[str, NDArray[Any]]]:
-        """What their worth is expected to be made of: names and (n,) contributions."""
+# Reads the graph and the policy as they were when the corpus in a directory was last committed.
+Restore = Callable[[Path], tuple[LinkGraph, Policy]]
 
 
-Restore = Callable[[Path], tuple[LinkGraph, Explains]]
-"""The graph and the policy as they were when the corpus in a directory was last committed."""
-
-
-class Fetched(NamedTuple):
-    """A fetch, and what is known of its document; None if it was dropped."""
-
-    fetch: FetchRow
-    document: Mapping[str, Any] | None
+# A fetch, and what is known of its document; None if it was dropped.
+Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
 class Waiting(NamedTuple):
@@ -93,8 +43,23 @@ class Waiting(NamedTuple):
     evidence: Evidence
 
 
+def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """What URL promised and what that was made of, when it was fetched, and what the fetch was worth.
+
+    Parameters
+    ----------
+    directory
+        Of the corpus; by default that of the crawl in --data.
+    """
+    corpus = directory or frontier.shards
+    run(corpus, url, restored if Manifest.load(corpus).state else None)
+
+
 def run(directory: Path, named: str, restore: Restore | None = None) -> None:
-    """Print all of that. Raises ConfigError if `named` is no URL, ShardError if there is no corpus."""
+    """Print what the corpus in `directory` and the walker's state, if `restore` reads it, say of a URL.
+
+    Raises ConfigError if `named` is no URL, ShardError if there is no corpus.
+    """
     url = canonicalize(named)
     if url is None:
         raise ConfigError(f"{named}: not the address of a page")
@@ -106,7 +71,10 @@ def run(directory: Path, named: str, restore: Restore | None = None) -> None:
     elif fetched := fetches_of(directory, url):
         _print_fetched(console, fetched)
     elif restore and (found := waiting(*restore(directory), url)):
-        _print_waiting(console, found)
+        evidence = found.evidence
+        console.print(f"waits to be fetched, and promises {found.promise:.4f} by policy {found.policy}")
+        console.print(_found(evidence.karma, evidence.inlinks, evidence.depth))
+        _print_ingredients(console, found.ingredients, sum(found.ingredients.values()))
     else:
         console.print("was not fetched" if restore is None else "was never met")
         if any(shard.fetches is None for shard in manifest.shards):
@@ -116,10 +84,11 @@ def run(directory: Path, named: str, restore: Restore | None = None) -> None:
 
 
 def fetches_of(directory: Path, url: str) -> list[Fetched]:
-    """Every fetch of a URL, the first one first."""
+    """Every fetch of a URL, oldest first."""
     manifest = Manifest.load(directory)
-    found = []
+    found: list[Fetched] = []
     for shard, urls in read_fetches(directory, manifest, ["url"]):
+        # Most shards end here: one column was read. Those that have the URL are read with all of them.
         if url not in urls["url"].to_pylist():
             continue
         of_shard = replace(manifest, shards=(shard,))
@@ -130,11 +99,11 @@ def fetches_of(directory: Path, url: str) -> list[Fetched]:
             for group in reader.row_groups
             for document in reader.documents(group, ("id", *_FACTS))
         }
-        found += [Fetched(row, documents.get(row.id)) for row in fetch_rows(table) if row.url == url]
-    return sorted(found, key=lambda each: each.fetch.fetched_at)
+        found += [(row, documents.get(row.id)) for row in fetch_rows(table) if row.url == url]
+    return sorted(found, key=lambda each: each[0].fetched_at)
 
 
-def waiting(graph: LinkGraph, policy: Explains, url: str) -> Waiting | None:
+def waiting(graph: LinkGraph, policy: Policy, url: str) -> Waiting | None:
     """What a URL promises; None if it does not wait to be fetched."""
     row = graph.queued(fingerprint(url))
     if row is None:
@@ -145,7 +114,7 @@ def waiting(graph: LinkGraph, policy: Explains, url: str) -> Waiting | None:
 
 
 def near_to(directory: Path, url: str) -> list[str]:
-    """Of the URLs that were fetched on the same host, those that begin most like it."""
+    """The `_NEAR` fetched URLs of the same host that share the longest beginning with `url`."""
     host = locate(url).host
     fetched = {
         other
@@ -153,12 +122,13 @@ def near_to(directory: Path, url: str) -> list[str]:
         for other, its_host in zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
         if its_host == host
     }
-    place = url.partition("://")[2]
-    return heapq.nlargest(_NEAR, sorted(fetched), lambda other: _same_start(place, other.partition("://")[2]))
+    path = url.partition("://")[2]
 
+    def shared(other: str) -> int:
+        pairs = zip(path, other.partition("://")[2], strict=False)
+        return next((at for at, (a, b) in enumerate(pairs) if a != b), len(path))
 
-def _same_start(one: str, other: str) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+    return heapq.nlargest(_NEAR, sorted(fetched), shared)
 
 
 def _print_fetched(console: Console, fetched: list[Fetched]) -> None:
@@ -192,21 +162,14 @@ def _found(karma: float, inlinks: int, depth: int) -> str:
     return f"{karma:g} votes, {inlinks:,} pages linked to it, {depth:,} links from a seed"
 
 
-def _print_waiting(console: Console, found: Waiting) -> None:
-    evidence = found.evidence
-    console.print(f"waits to be fetched, and promises {found.promise:.4f} by policy {found.policy}")
-    console.print(_found(evidence.karma, evidence.inlinks, evidence.depth))
-    _print_ingredients(console, found.ingredients, sum(found.ingredients.values()))
-
-
 def _print_ingredients(console: Console, ingredients: Mapping[str, float], total: float) -> None:
-    """The largest first, whichever way it counts."""
+    """Print what a worth is made of, the largest first, whichever way it counts."""
     if not ingredients:
         return
     table = Table("worth", "made of", show_footer=True)
     table.columns[0].footer, table.columns[0].justify = f"{total:.4f}", "right"
     table.columns[1].footer = "expected"
     for name, number in sorted(ingredients.items(), key=lambda item: -abs(item[1])):
-        if number:
+        if number:  # 0 says nothing of this page
             table.add_row(f"{number:+.4f}", WORDS.get(name, name))
     console.print(table)

@@ -1,8 +1,8 @@
 """The dashboard: one page, one JSON address, no state but the last ten minutes of speed.
 
-It may be started and stopped at any time, beside a crawl or without one; it only reads. The page is one file
-without anything from elsewhere, and its policy lets the browser run the script in that file and no other, so
-that names of hosts and reasons stay text.
+It only reads, and may be started and stopped at any time, beside a crawl or without one. The page is one file
+that loads nothing from elsewhere. Its Content-Security-Policy lets the browser run the script in that file
+and no other, so that names of hosts and reasons, which strangers choose, stay text.
 """
 
 import base64
@@ -25,7 +25,7 @@ from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
 from tinylm.errors import ConfigError, TinylmError
 
-_SHUTDOWN_SECONDS = 3
+_SHUTDOWN_SECONDS = 3  # for answers on their way, at SIGTERM; a page asks again a second later
 
 
 class DashboardError(TinylmError):
@@ -75,14 +75,12 @@ def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path
 
 def content_policy(page: str) -> str:
     """A Content-Security-Policy that allows the script and style written in `page`, by their hashes."""
-    hashes = {tag: _hash_of(tag, page) for tag in ("script", "style")}
-    sources = "; ".join(f"{tag}-src 'sha256-{digest}'" for tag, digest in hashes.items())
-    return f"default-src 'none'; {sources}; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-
-
-def _hash_of(tag: str, page: str) -> str:
-    [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+    sources = ""
+    for tag in ("script", "style"):
+        [content] = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        sources += f"{tag}-src 'sha256-{digest}'; "
+    return f"default-src 'none'; {sources}connect-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -90,9 +88,11 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ConfigError(f"port = {port}: a port is between 0 (any free one) and 65535")
     try:
+        # Of an IPv6 address (host, port, flow, scope) create_server takes the first two.
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
+        # Python adds "(while attempting to bind on address …)", which the message says in its own words.
         why = str(error.strerror).partition(" (")[0]
         raise DashboardError(
             f"cannot listen on {host} port {port} ({why}): stop what does, or give another --port"
@@ -103,6 +103,7 @@ def serve(
     attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], *, host: str, port: int
 ) -> None:
     """Serve the page until SIGTERM or SIGINT. Raises DashboardError if the port is taken."""
+    # Bound before uvicorn starts: of a taken port it would say so in its log and exit by itself.
     with listen(host, port) as listener:
         print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
         config = uvicorn.Config(

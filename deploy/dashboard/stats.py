@@ -1,9 +1,9 @@
-"""What the dashboard shows, read by threads of its own, whoever and however many look at it.
+"""What the dashboard shows: two threads read it once a second, however many browsers look.
 
-Three sources, none of which knows of the page: the frontier's counts, the corpus's manifest, and the
-metrics.jsonl of training runs. A reading is about ten commands to the server, one `stat` of the manifest and
-the new lines of each metrics file; curves are thinned to at most 500 points, so a long run costs no more than
-a short one.
+The sources are the frontier, the corpus's manifest, and the metrics.jsonl of training runs; none of them
+knows of the page. A reading is about ten commands to the server, one `stat` of the manifest and the new lines
+of each metrics file. Curves are thinned to at most 500 points, so that a long run costs no more than a short
+one.
 """
 
 import json
@@ -11,24 +11,23 @@ import logging
 import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from crawler.frontier import Frontier
-from crawler.read.times import Times
 from deploy.crawl import NoServer
-from shards.manifest import FILE_NAME, Manifest
+from deploy.status import StatusReader, Verdict, verdict
+from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
 _READ_SECONDS = 1.0
-_RATE_SECONDS = 10.0
 _HISTORY_SECONDS = 600
-_QUIET_SECONDS = 60.0
+# A run is silent that logs nothing for a minute, or, with long steps, for five of its own pauses.
+_SILENT_SECONDS, _SILENT_PAUSES = 60.0, 5
+# More than a chart of the page has pixels. All of them are sent every second.
 _CURVE_POINTS = 500
-_MANY_READY = 20
-_AT_HOSTS_PACE = "The delays of the hosts set the pace"
 _HOSTS_SHOWN = 60
 
 log = logging.getLogger(__name__)
@@ -68,6 +67,7 @@ class Sampled:
                 self._latest, self._error = (time.monotonic(), figures), ""
             except TinylmError as error:
                 self._error = str(error)
+            # A bug in one reading must not end the thread: the page would show old figures without a word.
             except Exception as error:
                 log.exception("a reading for the dashboard failed")
                 self._error = f"{type(error).__name__}: {error}"
@@ -77,122 +77,41 @@ class Sampled:
 # The crawl
 
 
-class Verdict(NamedTuple):
-    """How it goes in one sentence; `level` is good, wait, done or bad."""
-
-    level: str
-    text: str
-
-
 class CrawlReader:
-    """Reads the frontier, once `attach` finds it, and remembers enough of the last minutes to know speeds."""
+    """Reads the status of the crawl, once `attach` finds it, and remembers the rates of the last minutes."""
 
     def __init__(self, attach: Callable[[], Frontier]) -> None:
         self._attach = attach
-        self._frontier: Frontier | None = None
-        self._fetched: deque[tuple[float, int]] = deque()
+        self._reader: StatusReader | None = None
         self._rates: deque[tuple[float, float]] = deque(maxlen=int(_HISTORY_SECONDS / _READ_SECONDS))
-        self._moved_at = time.monotonic()
 
     def read(self) -> Figures:
         """Everything the page says of the crawl. Raises ServerError if the server does not answer."""
-        try:
-            frontier = self._frontier = self._frontier or self._attach()
-        except NoServer as error:
-            return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
-        counts, walker, idle = frontier.counts(), frontier.published("walker"), frontier.why_idle()
-        limits, reached = frontier.limits(), frontier.reached()
-        rate = self._rate(counts["fetched"])
-        quiet = time.monotonic() - self._moved_at
-        return {
-            "crawl_id": frontier.crawl_id,
-            "verdict": verdict(counts, idle, reached, rate, quiet, frontier.backlog)._asdict(),
-            "fetched": counts["fetched"],
-            "bytes": counts["bytes"],
-            "pages_per_second": rate,
+        if self._reader is None:
+            try:
+                self._reader = StatusReader(self._attach())
+            except NoServer as error:
+                return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
+        status, frontier = self._reader.read(), self._reader.frontier
+        counts, limits = status.counts, status.limits
+        self._rates.append((round(time.time(), 1), round(status.rate, 2)))
+        counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
+        return {name: counts[name] for name in counted} | {
+            "crawl_id": frontier.config.crawl_id,
+            "verdict": verdict(status, frontier.config.backlog)._asdict(),
+            "pages_per_second": status.rate,
             "rates": list(self._rates),
-            "queued": counts["queued"],
-            "discovered": counts["discovered"],
-            "hosts": counts["hosts"],
             "dead_letters": counts["dead"],
-            "backlog": counts["backlog"],
-            "backlog_limit": frontier.backlog,
-            "idle": idle,
-            "walker": walker,
-            "extraction": Times.of_all(frontier.published_by_workers()).summary(),
-            "not_kept": walker.get("dropped", {}),
-            "not_fetched": not_fetched(counts),
-            "limits": None
-            if limits is None
-            else {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
-            "reached": reached,
+            "backlog_limit": frontier.config.backlog,
+            "idle": status.idle,
+            "walker": status.walker,
+            "extraction": status.extraction,
+            "not_kept": status.walker.get("dropped", {}),
+            "not_fetched": status.not_fetched,
+            "limits": limits
+            and {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
+            "reached": status.reached,
         }
-
-    def _rate(self, fetched: int) -> float:
-        now = time.monotonic()
-        if not self._fetched or fetched != self._fetched[-1][1]:
-            self._moved_at = now
-        self._fetched.append((now, fetched))
-        while now - self._fetched[0][0] > _RATE_SECONDS:
-            self._fetched.popleft()
-        then, before = self._fetched[0]
-        rate = max(0, fetched - before) / (now - then) if now > then else 0.0
-        self._rates.append((round(time.time(), 1), round(rate, 2)))
-        return rate
-
-
-def not_fetched(counts: Mapping[str, int]) -> dict[str, int]:
-    """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
-    reasons: Counter[str] = Counter()
-    for name, count in counts.items():
-        kind, colon, reason = name.partition(":")
-        if colon and kind in ("skipped", "failed"):
-            reasons[reason] += count
-    return dict(reasons)
-
-
-def verdict(
-    counts: Mapping[str, int], idle: Mapping[str, Any], reached: str, rate: float, quiet: float, backlog: int
-) -> Verdict:
-    """Whether the crawl goes well and, if not, what keeps it.
-
-    `rate` is in pages a second, `quiet` the seconds since a fetch last ended, `backlog` the pages in the
-    stream at which workers pause.
-    """
-    if reached:
-        return Verdict("done", f"Stopped: {reached}. It goes on when limits are set higher.")
-    if not counts["discovered"]:
-        if counts["backlog"]:
-            return Verdict("wait", "The seeds wait for the walker: is `tinylm walk` running?")
-        return Verdict("wait", "No crawl yet: give it seeds with `tinylm crawl URL` or `tinylm seed URL`.")
-    if counts["backlog"] >= backlog:
-        waiting = f"{counts['backlog']:,} pages wait to be judged"
-        return Verdict("bad", f"Workers pause because {waiting}: is `tinylm walk` running and keeping up?")
-    if rate:
-        workers = idle["ready"] >= _MANY_READY
-        pace = (
-            f"{idle['ready']:,} hosts are ready: more workers would be faster" if workers else _AT_HOSTS_PACE
-        )
-        return Verdict("good", f"Fetching {rate:.1f} pages a second. {pace}.")
-    return _why_nothing_moves(idle, quiet)
-
-
-def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
-    if idle["in_flight"]:
-        if quiet > _QUIET_SECONDS:
-            out = f"{idle['in_flight']:,} requests are out and none ended for {quiet:.0f} s"
-            return Verdict("bad", f"{out}: are the workers alive?")
-        return Verdict("good", f"Waiting for {idle['in_flight']:,} answers.")
-    if idle["next_wake_seconds"] == 0:
-        level = "bad" if quiet > _RATE_SECONDS else "wait"
-        return Verdict(level, "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
-    if idle["cooling"]:
-        seconds = f"{idle['next_wake_seconds']:.0f} s"
-        return Verdict("wait", f"Every host with something queued rests; the next may be asked in {seconds}.")
-    if idle["budget_spent"]:
-        spent = f"{idle['budget_spent']:,} hosts have spent their pages_per_host"
-        return Verdict("done", f"Nothing left to fetch: {spent}, and the others have nothing queued.")
-    return Verdict("done", "Nothing left to fetch.")
 
 
 # The corpus
@@ -212,6 +131,7 @@ class CorpusReader:
             stat = (self._directory / FILE_NAME).stat()
         except FileNotFoundError:
             return {}
+        # A commit renames a new file into place. Reading a manifest of thousands of shards takes longer.
         identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if identity != self._seen:
             self._figures = self._describe(stat.st_mtime)
@@ -223,7 +143,7 @@ class CorpusReader:
             manifest = Manifest.load(self._directory)
         except TinylmError as error:
             return {"damage": str(error)}
-        held_out = manifest.held_out
+        held_out = manifest.held_out or HeldOut(hosts=())
         return {
             "directory": str(self._directory),
             "documents": manifest.rows,
@@ -233,9 +153,9 @@ class CorpusReader:
             "version": manifest.version,
             "fingerprint": manifest.fingerprint,
             "committed_at": committed_at,
-            "held_out_hosts": sorted(held_out.hosts)[:_HOSTS_SHOWN] if held_out else [],
-            "held_out": len(held_out.hosts) if held_out else 0,
-            "excluded": len(held_out.excluded) if held_out else 0,
+            "held_out_hosts": sorted(held_out.hosts)[:_HOSTS_SHOWN],
+            "held_out": len(held_out.hosts),
+            "excluded": len(held_out.excluded),
         }
 
 
@@ -262,6 +182,7 @@ class Curve:
             return
         self._means.append(_mean(self._pending))
         self._pending = []
+        # From now on half as many points of twice the width.
         if len(self._means) >= self._most:
             pairs = zip(self._means[::2], self._means[1::2], strict=False)
             self._means = [_mean(list(pair)) for pair in pairs]
@@ -291,23 +212,25 @@ class RunReader:
             self._follow()
         except FileNotFoundError:
             self._begin(0)
+        evaluation = self._directory / "evaluation.json"
         return {
             "name": self._directory.name,
             "directory": str(self._directory),
             "state": self._state(),
             "last": self._last,
             "curves": {name: curve.points for name, curve in self._curves.items()},
-            "evaluation": self._evaluation(),
+            "evaluation": _parse(evaluation.read_bytes()) if evaluation.exists() else {},
         }
 
     def _follow(self) -> None:
         with (self._directory / "metrics.jsonl").open("rb") as file:
             stat = os.fstat(file.fileno())
+            # A run that goes on from a checkpoint writes its file anew without the lines after it.
             if stat.st_ino != self._inode or stat.st_size < self._offset:
                 self._begin(stat.st_ino)
             file.seek(self._offset)
             for line in file:
-                if not line.endswith(b"\n"):
+                if not line.endswith(b"\n"):  # half of it: read again next time
                     break
                 self._offset += len(line)
                 self._take(line)
@@ -330,14 +253,8 @@ class RunReader:
             return "waiting"
         if last["step"] >= last.get("steps", float("inf")):
             return "finished"
-        patience = max(_QUIET_SECONDS, 5 * self._seconds_a_line)
+        patience = max(_SILENT_SECONDS, _SILENT_PAUSES * self._seconds_a_line)
         return "silent" if time.time() - last.get("time", 0.0) > patience else "training"
-
-    def _evaluation(self) -> Figures:
-        try:
-            return _parse((self._directory / "evaluation.json").read_bytes())
-        except FileNotFoundError:
-            return {}
 
 
 def _parse(text: bytes) -> Figures:

@@ -16,10 +16,9 @@ import numpy as np
 from crawler.page import Page
 from crawler.read.optout import forbids_training
 from ranker.config import ONLINE, WalkConfig
+from ranker.graph import Known
 from ranker.judge.calibration import Calibration, Drift
-from ranker.judge.models import Open, open_model
-from ranker.judge.quality import HashedLinear, QualityModel, vote_weight
-from ranker.known import Known
+from ranker.judge.quality import HashedLinear, Open, QualityModel, open_model, vote_weight
 from ranker.state import joined, part_of
 from shards.text.dedup import Novelty, sketch
 from shards.text.filters import Verdict, judge

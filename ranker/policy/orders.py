@@ -5,7 +5,8 @@ Their promises are what they order by, mapped to numbers from 0 to 1.
 
 import math
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,23 +14,28 @@ from numpy.typing import NDArray
 
 from ranker.graph import Fetch, LinkGraph, Rows
 from ranker.links.centrality import Graph, pagerank
-from ranker.policy.policy import Floats, Moves
+from ranker.policy.policy import Floats, Moves, Policy
+from shards.text.dedup import mixed
 
+# Weight of the order within a host where hosts are compared: too little to change which host is next.
 _AMONG_EQUALS = 1e-3
-"""Weight of the order within a host where hosts alone are compared."""
+# Of the bonus for hosts that were seldom asked, beside a mean worth of about 1: at 0 none is tried again.
 _UCB = 0.5
+# Of PageRank, in L1: it is computed every 500 fetches, and only its order counts.
 _RANK_TOLERANCE = 1e-4
+RANDOM = "random"
 
 
 class Order:
-    """A policy that learns nothing but what the graph knows anyway."""
+    """A policy that learns nothing but what the graph knows anyway: the one of `_BY` called `name`."""
 
     name = ""
     batch = 1
     moves = Moves.LINKED
 
-    def __init__(self, graph: LinkGraph) -> None:
+    def __init__(self, graph: LinkGraph, name: str = "") -> None:
         self._graph = graph
+        self.name = name or self.name
 
     def observe(self, fetch: Fetch) -> None:
         """Nothing to learn."""
@@ -39,7 +45,7 @@ class Order:
 
     def promise(self, rows: Rows) -> Floats:
         """(n,) What the queued URLs of (n,) rows promise."""
-        raise NotImplementedError
+        return _BY[self.name](self._graph, rows)
 
     def explain(self, rows: Rows) -> list[tuple[str, Floats]]:
         """The order itself."""
@@ -55,88 +61,6 @@ class Order:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to go on from."""
-
-
-class Random(Order):
-    """Uniform, once and for all."""
-
-    name = "random"
-
-    def promise(self, rows: Rows) -> Floats:
-        order = self._graph.order[rows].astype(np.uint64)
-        return _mix(order) / 2.0**64
-
-
-class BreadthFirst(Order):
-    """Najork & Wiener 2001."""
-
-    name = "bfs"
-
-    def promise(self, rows: Rows) -> Floats:
-        return 1 / (1.0 + self._graph.depth[rows])
-
-
-class DepthFirst(Order):
-    """The latest discovery first."""
-
-    name = "dfs"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.order[rows])
-
-
-class InDegree(Order):
-    """Links seen so far (Cho, Garcia-Molina & Page 1998)."""
-
-    name = "indegree"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.inlinks[rows])
-
-
-class Opic(Order):
-    """Cash that links brought (Abiteboul, Preda & Cobena 2003)."""
-
-    name = "opic"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.equity[rows])
-
-
-class ParentFirst(Order):
-    """Worth of the page that discovered it (QFirst, Pezzuti et al. 2025)."""
-
-    name = "parent-first"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.first_parent[rows])
-
-
-class ParentMin(Order):
-    """Least worth of the pages that link to it (QMin, Pezzuti et al. 2025)."""
-
-    name = "parent-min"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.worst_parent[rows])
-
-
-class ParentMean(Order):
-    """Mean worth of the pages that link to it."""
-
-    name = "parent-mean"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.parents_worth[rows] / np.maximum(1, self._graph.inlinks[rows]))
-
-
-class ParentSum(Order):
-    """Sum of the worth of the pages that link to it."""
-
-    name = "parent-sum"
-
-    def promise(self, rows: Rows) -> Floats:
-        return _bounded(self._graph.parents_worth[rows])
 
 
 class LargerSites(Order):
@@ -248,15 +172,28 @@ def _bounded(values: NDArray[Any]) -> Floats:
     return numbers / (1 + numbers)
 
 
-def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Pseudo-random 64 bits of each number (SplitMix64, Steele et al. 2014)."""
-    z = (numbers + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-ORDERS: tuple[type[Order], ...] = (
-    Random, BreadthFirst, DepthFirst, InDegree, Opic, PageRank, LargerSites,
-    ParentFirst, ParentMin, ParentMean, ParentSum, HostBandit,
-)  # fmt: skip
+# What the simple orders order by, from 0 to 1.
+_BY: dict[str, Callable[[LinkGraph, Rows], Floats]] = {
+    # Uniform, once and for all: SplitMix64 (Steele et al. 2014) of the number of the discovery.
+    RANDOM: lambda graph, rows: (
+        mixed((graph.order[rows].astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) / 2.0**64
+    ),
+    # Breadth first (Najork & Wiener 2001), and the latest discovery first.
+    "bfs": lambda graph, rows: 1 / (1.0 + graph.depth[rows]),
+    "dfs": lambda graph, rows: _bounded(graph.order[rows]),
+    # Links seen so far (Cho, Garcia-Molina & Page 1998), and the cash they brought (Abiteboul et al. 2003).
+    "indegree": lambda graph, rows: _bounded(graph.inlinks[rows]),
+    "opic": lambda graph, rows: _bounded(graph.equity[rows]),
+    # Worth of the page that discovered it, the least of those that link to it (QFirst and QMin, Pezzuti et
+    # al. 2025), their mean and their sum.
+    "parent-first": lambda graph, rows: _bounded(graph.first_parent[rows]),
+    "parent-min": lambda graph, rows: _bounded(graph.worst_parent[rows]),
+    "parent-mean": lambda graph, rows: _bounded(
+        graph.parents_worth[rows] / np.maximum(1, graph.inlinks[rows])
+    ),
+    "parent-sum": lambda graph, rows: _bounded(graph.parents_worth[rows]),
+}
+ORDERS: dict[str, Callable[[LinkGraph], Policy]] = {
+    **{name: partial(Order, name=name) for name in _BY},
+    **{each.name: each for each in (PageRank, LargerSites, HostBandit)},
+}

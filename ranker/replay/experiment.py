@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ranker.graph import LinkGraph
-from ranker.policy.names import POLICIES
-from ranker.policy.orders import Random
-from ranker.policy.policy import Policy
+from ranker.policy import POLICIES, Policy
+from ranker.policy.orders import RANDOM
 from ranker.replay.recorded import RecordedWeb
 from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Simulation
 from tinylm.errors import ConfigError
@@ -59,7 +58,7 @@ class Experiment:
     def compared(self) -> dict[str, Make]:
         """All that are run."""
         return {
-            Random.name: Random,
+            RANDOM: POLICIES[RANDOM],
             **self.policies,
             GreedyOracle.name: partial(GreedyOracle, worth=self.web.worth),
         }
@@ -158,7 +157,7 @@ def summarize(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
     at = np.unique(np.linspace(0, curves[names[0]].shape[1] - 1, CURVE_POINTS).astype(int))
 
     def percent(name: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        low, high = areas[Random.name][chosen].mean(-1), areas[GreedyOracle.name][chosen].mean(-1)
+        low, high = areas[RANDOM][chosen].mean(-1), areas[GreedyOracle.name][chosen].mean(-1)
         return np.asarray(
             100 * (areas[name][chosen].mean(-1) - low) / np.where(high > low, high - low, np.nan)
         )

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from crawler.archive import Archived, WarcReader
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.urls import canonicalize, fingerprint
+from crawler.warc import Archived, WarcReader
 from ranker.replay.recorded import RecordedWeb, RecordingError, build
 
 _HTML = ("text/html", "application/xhtml+xml")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from ranker import features
 from ranker.graph import Fetch, LinkGraph, Rows, Target, describe
+from ranker.policy import Moves, Policy
 from ranker.policy.orders import Order
-from ranker.policy.policy import Moves, Policy
 from ranker.replay.recorded import RecordedWeb
 from tinylm.errors import ConfigError
 

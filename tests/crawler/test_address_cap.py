@@ -55,10 +55,10 @@ def test_a_turn_is_kept(store):
 
 def test_nothing_is_left_of_an_address_that_rests(server):
     frontier = open_frontier(server)
-    hold(frontier, "a", gap=0.1, seconds=0.3)
-    keys = f"tinylm:{{{frontier.crawl_id}/ip:*"
-    assert len(list(frontier._store._client.scan_iter(keys))) == 2
-    eventually(lambda: not list(frontier._store._client.scan_iter(keys)))
+    hold(frontier, "a", gap=0.1, seconds=1.0)
+    keys = f"tinylm:{{{frontier.config.crawl_id}/ip:*"
+    assert len(list(frontier.client.scan_iter(keys))) == 2
+    eventually(lambda: not list(frontier.client.scan_iter(keys)))
 
 
 def test_a_deferred_lease_costs_neither_an_attempt_nor_a_fetch(store):
@@ -87,7 +87,7 @@ def test_a_server_is_an_ipv4_address_or_an_ipv6_64(address, group):
 
 
 def test_two_workers_ask_a_server_of_many_hosts_as_one(server, site, tmp_path):
-    frontier = open_frontier(server, delay=0.01)
+    frontier = open_frontier(server, delay=0.01, attempts=1)
     hosts = [f"h{n}.test" for n in range(12)]
 
     def slowly(handler):
@@ -98,7 +98,7 @@ def test_two_workers_ask_a_server_of_many_hosts_as_one(server, site, tmp_path):
         site.on(host, "/robots.txt", reply(404))
         site.on(host, "*", slowly)
     frontier.put(Discovered(f"http://{host}/{n}", 0.5) for host in hosts for n in range(2))
-    options = ("--ip-concurrency", "2", "--ip-delay", "0.02", "--attempts", "1")
+    options = ("--ip-concurrency", "2", "--ip-delay", "0.02")
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(worker(server, frontier, site, tmp_path / "log", *options))

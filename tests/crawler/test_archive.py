@@ -9,8 +9,7 @@ import brotli
 import pytest
 from backports import zstd
 
-from crawler.archive import WarcReader
-from crawler.warc import Exchange, WarcWriter
+from crawler.warc import Exchange, WarcReader, WarcWriter
 
 
 def exchange(n, body, **headers):
@@ -27,7 +26,7 @@ def exchange(n, body, **headers):
 
 
 def write(folder, exchanges):
-    writer = WarcWriter(folder, 1 << 30, "lab")
+    writer = WarcWriter(folder, "lab")
     for each in exchanges:
         writer.write(each)
     writer.close()

@@ -52,7 +52,7 @@ def test_an_unchanged_page_is_not_sent_again_and_a_changed_one_brings_new_valida
     frontier.put(Discovered(f"http://a.test{path}", 0.5) for path in ("/same", "/changed", *useless))
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", WORKER, server.url, frontier.crawl_id, str(site.port)],
+            [sys.executable, "-c", WORKER, server.url, frontier.config.crawl_id, str(site.port)],
             cwd=Path(__file__).parents[2],
             stdout=log,
             stderr=log,

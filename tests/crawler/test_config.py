@@ -58,7 +58,6 @@ def test_a_frontier_setting_that_cannot_work_is_refused(field, value):
         ("megabytes_per_page", math.inf),
         ("disk_reserve_gigabytes", -1.0),
         ("disk_reserve_gigabytes", math.inf),
-        ("deepest", -1),
         ("allowed_networks", ("public", "10.0.0.0/33")),
         ("allowed_networks", ("127.0.0.0/1",)),
         ("allowed_networks", ("nonsense",)),

@@ -13,10 +13,9 @@ import pytest
 
 from crawler.page import Extracted
 from crawler.read.extract import Extractor
-from crawler.read.pool import Extractors, Limits
-from crawler.read.times import Times
+from crawler.read.pool import Extractors, Times
 
-LIMITS = Limits(seconds=5.0, megabytes=256)
+SECONDS = 5.0
 
 
 def act(what, argument, seconds):
@@ -41,8 +40,8 @@ def act(what, argument, seconds):
 
 
 @asynccontextmanager
-async def extractors(processes=1, limits=LIMITS, extract=act):
-    made = Extractors(extract, processes, limits)
+async def extractors(processes=1, seconds=SECONDS, extract=act):
+    made = Extractors(extract, processes, seconds, megabytes=256)
     try:
         yield made
     finally:
@@ -63,7 +62,7 @@ def test_pages_are_spread_over_children_that_stay():
 @pytest.mark.parametrize(("what", "reason"), [("die", "extract_crash"), ("hang", "extract_timeout")])
 def test_a_page_that_kills_or_hangs_its_child_costs_only_itself(what, reason):
     async def main():
-        async with extractors(2, Limits(0.2, 256)) as extract:
+        async with extractors(2, 0.2) as extract:
             bad, *good = await asyncio.gather(extract(what, 0), *(extract("work", n) for n in range(10)))
             assert bad.reason == reason
             assert all(one.text for one in good)
@@ -125,7 +124,7 @@ def test_a_real_page_that_hangs_in_c_is_given_up():
     """Lexbor takes quadratic time for open elements, where no alarm is heard."""
 
     async def main():
-        async with extractors(1, Limits(0.1, 512), Extractor()) as extract:
+        async with extractors(1, 0.1, Extractor()) as extract:
             found = await extract(b"<div>" * 400_000, "http://h.test/", "text/html", "")
             assert found.reason == "extract_timeout"
 

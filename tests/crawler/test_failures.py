@@ -66,11 +66,11 @@ def failed(server, tmp_path_factory):
     unused.close()
     for host, site in sites.items():
         site.on(host, "/page", reply(200, article(host)))
-    frontier = open_frontier(server, delay=0.05)
+    frontier = open_frontier(server, delay=0.05, attempts=2, backoff=0.2)
     names = [*ports, "no-such-name.test"]
     frontier.put(Discovered(f"https://{host}/{path}", 0.5) for host in names for path in ("page", "more"))
     options = [part for host, port in ports.items() for part in ("--resolve", f"{host}=127.8.0.2:{port}")]
-    options += ["--allowed-networks", "127.8.0.0/16", "--attempts", "2", "--backoff", "0.2"]
+    options += ["--allowed-networks", "127.8.0.0/16"]
     with worker(
         server,
         frontier,

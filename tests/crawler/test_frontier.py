@@ -1,15 +1,28 @@
-"""The conformance suite of all implementations: on one server, on a cluster, and in memory."""
+"""The conformance suite: on one server; `EVERYWHERE` on Redis, on Valkey, and on a cluster."""
 
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from crawler.errors import FrontierError, LeaseLost
 from crawler.frontier import SEED, Discovered, Limits
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from tests.conftest import eventually, make_page
-from tests.crawler.driving import DAY, RESOLUTION, ack, admit, drain, lease_one, next_page, pages, put
+from tests.crawler.driving import (
+    DAY,
+    EVERYWHERE,
+    RESOLUTION,
+    ack,
+    admit,
+    drain,
+    expire,
+    lease_one,
+    next_page,
+    pages,
+    put,
+)
 
 
 @pytest.fixture
@@ -25,6 +38,7 @@ def single(store):
 # Which is next
 
 
+@EVERYWHERE
 def test_every_url_is_leased_once_and_its_robots_first(frontier):
     urls = [f"https://h{n}.test/{path}" for n in range(5) for path in range(3)]
     assert put(frontier, *urls) == 15
@@ -103,6 +117,7 @@ def test_a_promise_that_cannot_be_compared_is_refused_whole(single, promise):
     assert single.counts()["discovered"] == 0
 
 
+@EVERYWHERE
 def test_what_is_explored_agrees_with_the_logged_propensity(store):
     frontier = store.open(delay=0, exploration=0.4)
     admit(frontier, "a.test", "b.test")
@@ -142,6 +157,7 @@ def test_a_host_has_one_lease_at_a_time(frontier):
     assert len(frontier.lease(5)) == 1
 
 
+@EVERYWHERE
 def test_a_host_rests_after_every_end_of_a_lease_for_every_client(store):
     frontier = store.open(delay=0.1, crawl_id="rest", partitions=2, attempts=9)
     other = store.open(delay=0.1, crawl_id="rest", partitions=2)
@@ -150,7 +166,7 @@ def test_a_host_rests_after_every_end_of_a_lease_for_every_client(store):
         lambda lease: ack(frontier, lease),
         lambda lease: ack(frontier, lease),
         lambda lease: frontier.nack(lease, "status_500"),
-        lambda lease: (store.expire(frontier, lease), frontier.reap()),
+        lambda lease: (expire(frontier, lease), frontier.reap()),
     ]
     for end, client in zip(ends, (other, frontier, other, frontier), strict=True):
         lease = lease_one(frontier)
@@ -278,7 +294,7 @@ def test_a_late_end_of_a_lease_is_refused_and_changes_nothing(store, end):
     frontier = store.open()
     admit(frontier, "a.test")
     late = next_page(frontier)
-    store.expire(frontier, late)
+    expire(frontier, late)
     assert frontier.reap() == 1
     before = frontier.counts()
     with pytest.raises(LeaseLost, match=r"https://a\.test/0"):
@@ -302,6 +318,7 @@ def test_a_lease_expires_with_the_servers_clock(store):
         ack(frontier, lease)
 
 
+@EVERYWHERE
 def test_many_leases_end_together_each_for_itself(frontier):
     admit(frontier, "a.test", "b.test", "c.test", "d.test")
     time.sleep(0.04)
@@ -391,7 +408,8 @@ def test_a_host_over_its_budget_rests_until_the_budget_is_raised(store):
     assert len(drain(small)) == 2
     assert small.why_idle()["budget_spent"] == 1
     assert small.why_idle()["next_wake_seconds"] is None
-    large = store.open(crawl_id="budget", delay=0, pages_per_host=5)
+    large = store.open(crawl_id="budget", delay=0)
+    large.set_rules(replace(large.config, pages_per_host=5))
     assert large.lease(1) == []
     large.set_limits(Limits(pages=1000, bytes=1 << 40, until=time.time() + DAY))
     assert len(drain(large)) == 2
@@ -417,6 +435,7 @@ def test_a_host_that_a_person_chose_has_the_full_budget(store):
     assert len(drain(frontier)) == 4
 
 
+@EVERYWHERE
 def test_leases_in_flight_count_against_the_limit_of_pages(frontier):
     frontier.set_limits(Limits(pages=3, bytes=1 << 40, until=time.time() + DAY))
     put(frontier, *(f"https://h{n}.test/1" for n in range(9)))
@@ -456,6 +475,7 @@ def test_a_stop_holds_until_limits_are_set_again(frontier):
     assert len(frontier.lease(1)) == 1
 
 
+@EVERYWHERE
 def test_leasing_pauses_while_the_walker_lags(store):
     frontier = store.open(delay=0, backlog=2)
     put(frontier, *(f"https://a.test/{n}" for n in range(4)))
@@ -471,10 +491,33 @@ def test_leasing_pauses_while_the_walker_lags(store):
 # Being opened, again and elsewhere
 
 
+@EVERYWHERE
 def test_a_crawl_begun_with_other_partitions_is_refused(store):
     store.open(crawl_id="parts", partitions=2)
     with pytest.raises(FrontierError, match="partitions 2, not 3"):
         store.open(crawl_id="parts", partitions=3)
+
+
+@EVERYWHERE
+def test_all_workers_go_by_the_rules_that_are_stored_and_hear_which_of_theirs_do_not_hold(store, caplog):
+    begun = store.open(crawl_id="rules", partitions=2, delay=60, attempts=1)
+    other = store.open(crawl_id="rules", partitions=2, delay=0, attempts=7)
+    assert (other.config.delay, other.config.attempts) == (60, 1)
+    assert caplog.messages == []
+    put(other, *(f"https://{host}.test/1" for host in "abcdef"))
+    [warning] = caplog.messages
+    assert "delay = 60.0, not 0" in warning
+    assert "attempts = 1, not 7" in warning
+    for lease in other.lease(6):
+        ack(other, lease)
+    assert other.why_idle()["next_wake_seconds"] > 50, "whoever ends a lease"
+    begun.set_rules(replace(begun.config, delay=0.0, attempts=7))
+    put(other, "https://g.test/1")
+    lease = lease_one(other)
+    other.ack_robots(lease, "", valid=DAY, crawl_delay=0, latency=0, size=0)
+    assert lease_one(other).host == "g.test", "those that run go by the new rules at once"
+    assert store.open(crawl_id="rules", partitions=2).config.attempts == 7
+    assert len(caplog.messages) == 1
 
 
 def test_two_crawls_on_a_server_know_nothing_of_each_other(store):
@@ -513,6 +556,7 @@ def test_a_paused_host_gives_nothing_until_it_is_resumed(frontier):
     assert sorted(drain(frontier)) == ["https://a.test/0", "https://a.test/1"]
 
 
+@EVERYWHERE
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_crawl_or_everything_can_be_paused(store, everything):
     one, other = store.open(), store.open()
@@ -537,6 +581,7 @@ def drain_some(frontier):
     return urls
 
 
+@EVERYWHERE
 def test_what_was_taken_down_is_never_fetched_again(frontier):
     admit(frontier, "gone.test", "page.test")
     put(frontier, "https://gone.test/1", "https://page.test/1", "https://page.test/2", promise=0.9)
@@ -554,6 +599,7 @@ def test_what_was_taken_down_is_never_fetched_again(frontier):
     assert frontier.counts()["queued"] == 0
 
 
+@EVERYWHERE
 def test_a_dead_letter_can_be_tried_again_or_dropped(store):
     frontier = store.open(attempts=1, delay=0)
     admit(frontier, "a.test")
@@ -572,6 +618,7 @@ def test_a_dead_letter_can_be_tried_again_or_dropped(store):
 # Fetching again
 
 
+@EVERYWHERE
 def test_a_page_is_fetched_again_sooner_if_it_changed_and_later_if_not(store):
     day = 0.4 / 86400
     frontier = store.open(delay=0, recrawl_days=day)
@@ -597,7 +644,7 @@ def test_a_fetch_whose_end_was_lost_keeps_its_number(store):
     ack(frontier, next_page(frontier))
     lost = lease_one(frontier)
     assert lost.fetch_no == 2
-    store.expire(frontier, lost)
+    expire(frontier, lost)
     frontier.reap()
     assert lease_one(frontier).fetch_no == 2
 
@@ -610,6 +657,21 @@ def test_what_is_taken_down_is_not_fetched_again(store):
     time.sleep(0.1)
     assert frontier.lease(1) == []
     assert frontier.finished()
+
+
+def test_a_host_that_was_taken_down_is_not_fetched_again_whoever_asks(store):
+    frontier = store.open(delay=0, recrawl_days=0.05 / 86400, attempts=1)
+    admit(frontier, "gone.test")
+    put(frontier, "https://gone.test/dead", promise=0.05)
+    ack(frontier, next_page(frontier))
+    time.sleep(0.01)
+    frontier.nack(lease_one(frontier), "timeout")
+    assert frontier.take_down("gone.test")
+    assert not frontier.retry("https://gone.test/dead")
+    time.sleep(0.1)
+    assert frontier.lease(1) == []
+    assert frontier.finished()
+    assert frontier.counts()["skipped:taken_down"] == 1
 
 
 # What is going on
@@ -631,6 +693,7 @@ def test_it_can_say_why_nothing_is_ready_and_whether_it_is_over(frontier):
     assert frontier.finished()
 
 
+@EVERYWHERE
 def test_seeds_and_pages_come_through_the_stream_in_order(frontier):
     seeds = [Seed(f"https://h{n}.test/", float(n), "test") for n in range(2500)]
     assert frontier.put_seeds(seeds) == 2500
@@ -639,6 +702,7 @@ def test_seeds_and_pages_come_through_the_stream_in_order(frontier):
     assert frontier.read_stream({entries[-1].partition: entries[-1].id}, 10) == []
 
 
+@EVERYWHERE
 def test_the_best_queued_of_a_host_can_be_listed(frontier):
     put(frontier, *(f"https://a.test/{n}" for n in range(3)), promise=0.2)
     put(frontier, "https://a.test/best", promise=0.9)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.errors import NetworkForbidden
-from crawler.fetch.guard import AddressGuard, is_public, unwrap
+from crawler.fetch.addresses import AddressGuard, is_public, unwrap
 from tinylm.errors import ConfigError
 
 PUBLIC = AddressGuard(("public",))

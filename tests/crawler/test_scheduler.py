@@ -71,7 +71,7 @@ def spider(tmp_path, server):
     def start(frontier, name, *urls, **settings):
         chosen = {
             "TINYLM_FRONTIER": {
-                "redis_url": server.url, "crawl_id": frontier.crawl_id, "delay": frontier.delay,
+                "redis_url": server.url, "crawl_id": frontier.config.crawl_id, "delay": frontier.config.delay,
                 "latency_factor": 0.0, "lease_seconds": 5.0, "backoff": 0.5,
             },
             "FEEDS": {str(tmp_path / f"{name}.jsonl"): {"format": "jsonlines"}},
@@ -141,7 +141,7 @@ def test_requests_keep_all_they_carry_and_the_spider_ends_by_itself(server, site
     assert site.hits[0].path == "/robots.txt"
     assert "a bug of theirs" in spider.log("one")
     prefix = frontier.prefixes[0]
-    assert not frontier._store._client.exists(f"{prefix}requests", f"{prefix}leases", f"{prefix}pages")
+    assert not frontier.client.exists(f"{prefix}requests", f"{prefix}leases", f"{prefix}pages")
     assert frontier.counts()["skipped:robots"] == 1
 
 
@@ -187,7 +187,7 @@ def test_two_processes_share_a_crawl_and_a_killed_one_loses_and_repeats_nothing(
         hits = sorted((hit for hit in site.hits if hit.host == host), key=lambda hit: hit.begun)
         gaps = [later.begun - earlier.ended for earlier, later in pairwise(hits)]
         assert min(gaps) >= 0.03 - 0.001
-    assert not frontier._store._client.exists(f"{frontier.prefixes[0]}requests")
+    assert not frontier.client.exists(f"{frontier.prefixes[0]}requests")
 
 
 def test_robots_txt_is_followed_to_another_host(server, site, spider):

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from crawler.errors import SeedError
-from crawler.seeds.read import Seed, read_seeds
+from crawler.seeds.read import read_seeds
+from crawler.seeds.seed import Seed
 
 
 def test_a_url_is_a_seed_of_one_vote():

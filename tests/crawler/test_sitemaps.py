@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crawler.page import Extracted
-from crawler.read.sitemaps import MOST_LINKS, Reader, listed, may_list
+from crawler.read.extract import Extractor
+from crawler.read.sitemaps import MOST_LINKS, listed, may_list
 
 SITE = "https://www.example.com/sitemap.xml"
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -221,10 +221,14 @@ def test_only_what_may_be_a_list_is_read_as_one(body, url, media_type, worth_a_l
 
 
 def test_a_response_is_a_list_or_a_document_or_neither():
-    read = Reader(lambda *_: Extracted(text="a document"))
-    assert read(urlset("https://www.example.com/a").encode(), SITE, "text/xml").reason == "sitemap"
-    assert read(b"<svg/>", SITE, "image/svg+xml").reason == "media_type"
-    assert read(b"<p>", SITE, "text/html").text == "a document"
+    extract = Extractor()
+    for body, media_type, reason in (
+        (urlset("https://www.example.com/a").encode(), "text/xml", "sitemap"),
+        (b"<svg/>", "image/svg+xml", "media_type"),
+        (b"a document", "text/plain", ""),
+    ):
+        found = extract(body, SITE.replace("sitemap", "page"), media_type, False, 9.0)
+        assert (found.reason, found.text) == (reason, "" if reason else "a document")
 
 
 @given(st.binary(max_size=300) | st.text(alphabet="<>/url loc&;!-[]CDATA\n", max_size=100).map(str.encode))

@@ -110,6 +110,7 @@ def test_canonicalize_is_total_idempotent_and_its_result_is_safe(url, base):
         ("http:/example.com/a", "http://example.com/a"),
         ("http:////example.com/a", "http://example.com/a"),
         ("http://under_score.example/", "http://under_score.example/"),
+        ("http://example.com/\ud800", "http://example.com/%EF%BF%BD"),
     ],
 )
 def test_spellings_of_one_page_have_one_canonical_form(url, canonical):
@@ -121,7 +122,8 @@ def test_spellings_of_one_page_have_one_canonical_form(url, canonical):
     ["", " ", "example.com", "/a", "javascript:alert(1)", "mailto:a@b.example", "ftp://example.com/",
      "data:,x", "file:///etc/passwd", "http://", "http:///", "http://?", "http://:80/", "http://example.com:0/",
      "http://example.com:65536/", "http://example.com:-1/", "http://example.com:8a/", "http://exa mple.com/",
-     "http://a..b/", "http://.a/", "http://-a/", "http://a-/", "http://[::1/", "http://::1/", "http://[::g]/",
+     "http://a..b/", "http://a../", "http://xn--\u65e5/", "http://[::1]a/", "http://.a/",
+     "http://-a/", "http://a-/", "http://[::1/", "http://::1/", "http://[::g]/",
      "http://[fe80::1%25eth0]/", "http://[v1.x]/", "http://1.2.3.256/", "http://1.2.3.4.5/", "http://a.1/",
      "http://1.2.3.08/", "http://user@/x", "http://exa%00mple/", "http://exa%2Fmple/", "http://a<b/",
      "http://" + "a" * 64 + ".com/",
@@ -149,6 +151,10 @@ def test_what_a_crawler_cannot_use_is_none(url):
         ("https:/f.example", "https://f.example/"),
         ("https://c.example", "https://c.example/"),
         (" f ", "http://b.example/d/f"),
+        ("f//g", "http://b.example/d/f//g"),
+        (";f", "http://b.example/d/;f"),
+        ("?", "http://b.example/d/e"),
+        ("//", None),
         ("mailto:x@y", None),
     ],
 )

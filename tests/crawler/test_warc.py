@@ -69,7 +69,7 @@ def assert_valid(folder):
 
 
 def test_a_file_holds_what_was_exchanged(tmp_path):
-    writer = WarcWriter(tmp_path, 1 << 30, "lab (+https://lab.example)")
+    writer = WarcWriter(tmp_path, "lab (+https://lab.example)")
     writer.write(exchange(1, bytes(range(256)) * 10))
     assert not list(tmp_path.glob("*.gz"))
     writer.close()
@@ -87,7 +87,7 @@ def test_a_file_holds_what_was_exchanged(tmp_path):
 
 
 def test_a_full_file_is_followed_by_the_next(tmp_path):
-    writer = WarcWriter(tmp_path, 4000, "lab")
+    writer = WarcWriter(tmp_path, "lab", 4000)
     for n in range(9):
         writer.write(exchange(n, os.urandom(3000)))
     writer.close()
@@ -97,7 +97,7 @@ def test_a_full_file_is_followed_by_the_next(tmp_path):
 
 
 def test_wherever_a_file_is_cut_its_whole_records_are_kept(tmp_path):
-    writer = WarcWriter(tmp_path, 1 << 30, "lab")
+    writer = WarcWriter(tmp_path, "lab")
     for n in range(4):
         writer.write(exchange(n, os.urandom(100)))
     writer.close()
@@ -130,7 +130,7 @@ def _members(data):
 
 
 def test_a_file_that_is_being_written_is_left_alone(tmp_path):
-    writer = WarcWriter(tmp_path, 1 << 30, "lab")
+    writer = WarcWriter(tmp_path, "lab")
     writer.write(exchange())
     code = "import sys, pathlib, crawler.warc as w; w.recover(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])

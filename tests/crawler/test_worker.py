@@ -42,7 +42,7 @@ def children(pid):
 def crawled(server, tmp_path_factory):
     """A small site with one of everything, fetched by one worker until nothing is left."""
     site = Site()
-    frontier = open_frontier(server, delay=0.02)
+    frontier = open_frontier(server, attempts=2, delay=0.02)
     good = {
         "/": reply(200, article("front page", "/two", "http://other.test/x?b=2&a=1#part", "mailto:a@b.c")),
         "/moved": reply(301, Location="/two?utm_source=x"),
@@ -74,7 +74,7 @@ def crawled(server, tmp_path_factory):
     ]
     put(frontier, *urls)
     log = tmp_path_factory.mktemp("worker") / "log"
-    with worker(server, frontier, site, log, "--attempts", "2") as process:
+    with worker(server, frontier, site, log) as process:
         eventually(lambda: frontier.counts()["queued"] == 1 and not frontier.counts()["leased"])
         process.terminate()
         assert process.wait(60) == 0
@@ -283,10 +283,10 @@ def test_retry_after_is_obeyed_in_seconds_and_as_a_date(server, site, tmp_path, 
 
 
 def test_a_bare_503_backs_off_twice_as_long_each_time(server, site, tmp_path):
-    frontier = open_frontier(server)
+    frontier = open_frontier(server, backoff=0.4)
     site.on("a.test", "/page", reply(503))
     put(frontier, "http://a.test/page")
-    with worker(server, frontier, site, tmp_path / "log", "--backoff", "0.4"):
+    with worker(server, frontier, site, tmp_path / "log"):
         eventually(frontier.dead_letters)
     one, two, three = site.asked("a.test", "/page")
     assert two.begun - one.ended >= 0.4

@@ -1,4 +1,4 @@
-"""Two minutes in which anything may be killed at any moment, and the power fail once: nothing is lost."""
+"""Anything may be killed at any moment, and the power fail once: nothing is lost."""
 
 import os
 import random
@@ -18,13 +18,13 @@ from crawler.config import FrontierConfig
 from crawler.errors import ServerError
 from crawler.frontier import Frontier, connect
 from crawler.frontier.server import EmbeddedServer
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from shards.reader import ShardReader, verify
 from tests.conftest import reply
 from tests.ranker.test_walker import prose
 
-HOSTS, PAGES = 24, 40
-DELAY, LEASE_SECONDS, CHAOS_SECONDS, LOST_SECONDS = 1.2, 25.0, 120.0, 2.0
+HOSTS, PAGES = 16, 30  # takes longer than the chaos: a host is found by the one before and rests 30 times
+DELAY, LEASE_SECONDS, CHAOS_SECONDS, LOST_SECONDS = 1.2, 25.0, 45.0, 2.0
 WORKERS, WALKERS = 4, 2
 
 
@@ -148,7 +148,7 @@ def wait_until_over(frontier, seconds):
 @pytest.mark.timeout(600)
 def test_whatever_is_killed_nothing_is_lost_or_twice_in_the_corpus_and_no_host_is_hurried(site, tmp_path):
     make_web(site)
-    chance = random.Random(2)
+    chance = random.Random(2)  # kills each kind of part twice within 30 s
     with ExitStack() as stack:
         cluster = Cluster(site, tmp_path)
         stack.callback(cluster.close)

@@ -24,16 +24,17 @@ from crawler.config import FrontierConfig
 from crawler.frontier import Discovered, Frontier, Limits, connect
 from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from deploy.crawl import attach
 from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
-from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled, not_fetched, verdict
-from deploy.status import CrawlDisplay
+from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled
+from deploy.status import Status, StatusReader, table, verdict
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from tinylm.errors import ConfigError
 
 NASTY = "<img src=x onerror=document.title=1>"
 IDLE = {"ready": 0, "cooling": 0, "in_flight": 0, "budget_spent": 0, "next_wake_seconds": None}
+NOTHING = Status(counts={}, walker={}, idle=IDLE, extraction={}, limits=None, reached="", rate=0.0, quiet=0.0)
 
 
 @pytest.fixture
@@ -129,10 +130,10 @@ def status_when(opened, true_of):
 
 def test_the_table_of_status_has_extractions_times_and_failures(frontier):
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(CrawlDisplay(frontier).table())
+    console.print(table(StatusReader(frontier).read()))
     assert "nothing yet" in console.export_text()
     a_little_crawl(frontier)
-    console.print(CrawlDisplay(frontier).table())
+    console.print(table(StatusReader(frontier).read()))
     assert "99 % below 1,024 ms, 1 failed" in console.export_text()
 
 
@@ -216,7 +217,8 @@ def test_a_reading_that_fails_keeps_the_last_result_and_says_why():
 
 
 def test_skips_and_failures_of_one_reason_are_counted_together():
-    assert not_fetched({"failed:robots": 2, "skipped:robots": 3, "fetched": 9}) == {"robots": 5}
+    counts = {"failed:robots": 2, "skipped:robots": 3, "fetched": 9}
+    assert NOTHING._replace(counts=counts).not_fetched == {"robots": 5}
 
 
 # Why
@@ -242,8 +244,8 @@ def test_skips_and_failures_of_one_reason_are_counted_together():
     ],
 )
 def test_the_verdict_says_what_keeps_the_crawl(counts, idle, values, level, text):
-    known = {"reached": "", "rate": 0.0, "quiet": 0.0, "backlog": 10, **values}
-    said = verdict({"discovered": 5, "backlog": 0, **counts}, IDLE | idle, **known)
+    status = NOTHING._replace(counts={"discovered": 5, "backlog": 0, **counts}, idle=IDLE | idle, **values)
+    said = verdict(status, backlog=10)
     assert said.level == level
     assert text in said.text
 

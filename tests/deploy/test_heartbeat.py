@@ -1,5 +1,6 @@
 """What a supervisor sees: heartbeats that stop with the work, standbys that take over, quick ends."""
 
+import threading
 import time
 
 import pytest
@@ -20,37 +21,31 @@ def beats(file, seconds=10.0):
 
 
 def walk(server, frontier, directory, name):
-    arguments = ("walk", "--redis-url", server.url, "--crawl-id", frontier.crawl_id, "--data", directory)
+    crawl_id = frontier.config.crawl_id
+    arguments = ("walk", "--redis-url", server.url, "--crawl-id", crawl_id, "--data", directory)
     environment = {"TINYLM_HEARTBEAT": str(directory / name), "TINYLM_CRAWL_DISK_RESERVE_GIGABYTES": "0"}
     return command(directory / f"{name}.log", *map(str, arguments), **environment)
 
 
 @pytest.mark.long
-def test_a_second_walker_stands_by_and_beats_and_takes_over_from_a_killed_one(server, tmp_path):
+def test_walkers_stand_by_and_beat_and_one_takes_over_from_a_killed_one(server, tmp_path):
     frontier = open_frontier(server)
-    first_log, second_log = tmp_path / "first.log", tmp_path / "second.log"
+    log = {name: tmp_path / f"{name}.log" for name in ("first", "second", "third")}
     with walk(server, frontier, tmp_path, "first") as first:
-        eventually(lambda: " walking " in first_log.read_text())
-        with walk(server, frontier, tmp_path, "second") as second:
-            eventually(lambda: "standing by" in second_log.read_text())
-            assert beats(tmp_path / "first")
-            assert beats(tmp_path / "second")
+        eventually(lambda: " walking " in log["first"].read_text())
+        with (
+            walk(server, frontier, tmp_path, "second") as second,
+            walk(server, frontier, tmp_path, "third") as third,
+        ):
+            eventually(lambda: all("standing by" in log[name].read_text() for name in ("second", "third")))
+            assert all(beats(tmp_path / name) for name in log)
+            third.terminate()
+            assert third.wait(10) == 0  # a standby has nothing to commit
             first.kill()
-            eventually(lambda: " walking " in second_log.read_text())
+            eventually(lambda: " walking " in log["second"].read_text())
             assert beats(tmp_path / "second")
             second.terminate()
             assert second.wait(30) == 0
-
-
-@pytest.mark.long
-def test_a_standby_that_is_asked_to_end_ends_well(server, tmp_path):
-    frontier = open_frontier(server)
-    with walk(server, frontier, tmp_path, "first"):
-        eventually(lambda: " walking " in (tmp_path / "first.log").read_text())
-        with walk(server, frontier, tmp_path, "second") as second:
-            eventually(lambda: "standing by" in (tmp_path / "second.log").read_text())
-            second.terminate()
-            assert second.wait(10) == 0
 
 
 @pytest.mark.long
@@ -73,8 +68,10 @@ def test_a_worker_whose_hosts_hang_does_not_beat_until_they_are_given_up(server,
     heartbeat = tmp_path / "heartbeat"
     frontier = open_frontier(server)
 
+    given_up = threading.Event()
+
     def hang(handler):
-        time.sleep(3)
+        given_up.wait(20)
         reply(404)(handler)
 
     for n in range(2):
@@ -87,6 +84,7 @@ def test_a_worker_whose_hosts_hang_does_not_beat_until_they_are_given_up(server,
         eventually(lambda: frontier.counts()["leased"] == 2)
         beats(heartbeat, 0.5)
         assert not beats(heartbeat, 1)
+        given_up.set()
         assert beats(heartbeat)
         process.terminate()
         assert process.wait(30) == 0

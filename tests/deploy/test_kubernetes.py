@@ -3,22 +3,17 @@
 import re
 import shutil
 import subprocess
-from dataclasses import fields
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 import pytest
 import yaml
 
 import tinylm
-from crawler.config import CrawlConfig, FrontierConfig
-from crawler.fetch.guard import is_public
-from ranker.config import WalkConfig
+from crawler.fetch.addresses import is_public
+from tests.deploy.cluster import PARTS, ROOT, SERVICES, SETTINGS
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "k8s"
 COMPONENT, NAME = "app.kubernetes.io/component", "app.kubernetes.io/name"
-OURS = {"seed", "worker", "walker", "dashboard"}
 ADDRESSES = """
     1.1.1.1 8.8.8.8 93.184.216.34 192.0.1.1 2606:4700::1 2a00:1450::1
     0.0.0.0 10.0.0.1 10.96.0.10 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 172.31.255.255 192.168.1.1
@@ -59,11 +54,6 @@ def workloads(resources):
     }
 
 
-@pytest.fixture(scope="module")
-def compose():
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
-
-
 def settings():
     lines = (FOLDER / "settings.env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
@@ -76,15 +66,15 @@ def test_every_file_is_listed_and_every_listed_file_is_there(kustomization):
     assert listed == {path.name for path in FOLDER.iterdir()}
 
 
-def test_the_parts_are_those_of_the_compose_file(workloads, compose):
-    assert set(workloads) == set(compose) == OURS | {"redis"}
+def test_the_parts_are_those_of_the_compose_file(workloads):
+    assert set(workloads) == set(SERVICES) == PARTS | {"redis"}
 
 
 def test_selectors_match_the_pods_they_are_for_and_no_others(resources, workloads):
     labels = {name: template["metadata"]["labels"] for name, (_, template, _) in workloads.items()}
     for name, own in labels.items():
         assert own[COMPONENT] == name
-        assert own[NAME] == ("tinylm" if name in OURS else name)
+        assert own[NAME] == ("tinylm" if name in PARTS else name)
     selecting = [workload for workload, *_ in workloads.values() if workload["kind"] != "Job"]
     for resource in selecting:
         assert resource["spec"]["selector"] == {"matchLabels": {COMPONENT: resource["metadata"]["name"]}}
@@ -138,7 +128,7 @@ def test_every_pod_is_as_restricted_as_a_pod_can_be(resources, workloads):
 
 def test_our_pods_run_as_the_image_s_user(workloads):
     user, group = re.search(r"^USER (\d+):(\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE).groups()
-    for name in OURS:
+    for name in PARTS:
         context = workloads[name][1]["spec"]["securityContext"]
         assert (context["runAsUser"], context["runAsGroup"]) == (int(user), int(group))
 
@@ -150,26 +140,21 @@ def test_every_pod_has_limits_and_what_stays_up_is_probed(workloads):
         assert name == "seed" or "livenessProbe" in container
 
 
-def test_a_pod_has_the_time_to_end_and_the_heartbeat_that_it_has_under_compose(workloads, compose):
+def test_a_pod_has_the_time_to_end_and_the_heartbeat_that_it_has_under_compose(workloads):
     for name in ("redis", "worker", "walker"):
         grace = workloads[name][1]["spec"]["terminationGracePeriodSeconds"]
-        assert f"{grace}s" == compose[name]["stop_grace_period"]
+        assert f"{grace}s" == SERVICES[name]["stop_grace_period"]
         probe = workloads[name][2]["livenessProbe"]["exec"]["command"]
-        assert compose[name]["healthcheck"]["test"] == ["CMD-SHELL", probe[-1]]
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD-SHELL", probe[-1]]
 
 
-def test_redis_is_told_what_it_is_told_under_compose(workloads, compose):
-    asked = [re.sub(r"\$\{\w+:-(\w+)}", r"\1", argument) for argument in compose["redis"]["command"]]
+def test_redis_is_told_what_it_is_told_under_compose(workloads):
+    asked = [re.sub(r"\$\{\w+:-(\w+)}", r"\1", argument) for argument in SERVICES["redis"]["command"]]
     assert workloads["redis"][2]["args"] == asked
 
 
 def test_every_setting_is_one_that_exists_and_nobody_is_met_without_a_name():
-    known = {
-        f"TINYLM_{section}_{field.name.upper()}"
-        for section, owner in (("FRONTIER", FrontierConfig), ("CRAWL", CrawlConfig), ("WALK", WalkConfig))
-        for field in fields(owner)
-    }
-    assert set(settings()) <= known
+    assert set(settings()) <= SETTINGS
     assert settings()["TINYLM_CRAWL_USER_AGENT"] == ""
 
 
@@ -177,11 +162,7 @@ def test_every_image_is_of_one_version(workloads, kustomization):
     [ours] = kustomization["images"]
     assert ours == {"name": "tinylm", "newTag": tinylm.__version__}
     for name, (_, _, container) in workloads.items():
-        assert container["image"] == ("tinylm" if name in OURS else compose_image())
-
-
-def compose_image():
-    return yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["redis"]["image"]
+        assert container["image"] == ("tinylm" if name in PARTS else SERVICES["redis"]["image"])
 
 
 def test_one_walker_writes_and_the_dashboard_reads_on_its_node(workloads):
@@ -264,6 +245,6 @@ def test_kustomize_builds_them(resources, kustomization):
     assert len(made) == len(resources) + len(kustomization["configMapGenerator"])
     assert {one["metadata"].get("namespace", one["metadata"]["name"]) for one in made} == {"tinylm"}
     images = set(re.findall(r"image: (\S+)", built))
-    assert images == {f"tinylm:{tinylm.__version__}", compose_image()}
+    assert images == {f"tinylm:{tinylm.__version__}", SERVICES["redis"]["image"]}
     config = {one["metadata"]["name"] for one in made if one["kind"] == "ConfigMap"}
     assert set(re.findall(r"(?:configMapRef|configMap):\s+name: (\S+)", built)) == config

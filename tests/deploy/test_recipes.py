@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.runs import losses, wait_for_step
 from tests.trainer import conftest
-from tests.trainer.runs import losses, wait_for_step
 from trainer.config import PretrainConfig
 from trainer.run import checkpoint
 

@@ -7,10 +7,10 @@ import pytest
 
 from crawler.urls import fingerprint, locate
 from deploy.cli.app import main
-from deploy.cli.why import WORDS, run, waiting
+from deploy.cli.why import run, waiting
 from ranker.graph import LinkGraph, Target
-from ranker.policy.orders import BreadthFirst
-from ranker.policy.promise import DISCOVERY, INGREDIENTS
+from ranker.policy.orders import Order
+from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
@@ -126,8 +126,10 @@ def test_a_corpus_without_a_log_says_so(tmp_path, tell):
     assert "of some shards the fetches were not logged" in tell(make_document(1).url, tmp_path)[-1]
 
 
-class Told(BreadthFirst):
+class Told(Order):
     """A policy that says what it expects, and of what that is made."""
+
+    name = "bfs"
 
     def explain(self, rows):
         return [("depth", 0.5 - self._graph.depth[rows]), ("inlinks", self._graph.inlinks[rows] / 2)]

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.replay.experiment import RECALL_AT, Experiment, Run, draw_starts, policies, run, summarize
 from ranker.replay.simulator import Clock, GreedyOracle
 from tests.ranker.test_simulator import make_web, random_web

@@ -7,14 +7,12 @@ from hypothesis import strategies as st
 
 from ranker.graph import Fetch, LinkGraph, Target
 from ranker.links.centrality import Graph, pagerank
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.policy.orders import ORDERS, HostBandit
-from ranker.policy.promise import LearnedPromise
 from ranker.replay.simulator import Simulation
 from tests.conftest import saved
 from tests.ranker.recordings import make_web
 
-BY_NAME = {order.name: order for order in ORDERS}
 ROOT, GOOD, BAD = 0, 1, 2
 
 
@@ -58,7 +56,7 @@ def test_random_is_an_order_of_its_own_and_always_the_same():
     assert found[1:] != sorted(found[1:])
     graph = LinkGraph()
     rows = np.array([graph.seed(Target(key, f"http://h/{key}"), 0.0, 0.0) for key in range(2000)])
-    promise = BY_NAME["random"](graph).promise(rows)
+    promise = ORDERS["random"](graph).promise(rows)
     assert len(np.unique(promise)) == 2000
     assert np.histogram(promise, 10, (0, 1))[0] == pytest.approx(200, abs=60)
 
@@ -86,7 +84,7 @@ def test_parents_are_first_least_mean_or_sum(name, promises):
         targets = [Target(to, PARENTS.urls[to]) for to in PARENTS.links(page).tolist() if to > 3]
         graph.link(row, PARENTS.urls[page], float(PARENTS.worth[page]), targets)
     rows = np.array([graph.queued(key) for key in (4, 5, 6)])
-    found = BY_NAME[name](graph).promise(rows)
+    found = ORDERS[name](graph).promise(rows)
     assert found == pytest.approx([value / (1 + value) for value in promises])
     assert order_of(name, PARENTS)[:1] == [0]
 
@@ -98,7 +96,7 @@ def test_larger_sites_takes_the_host_with_the_longest_queue_however_deep(pages):
     keys = range(pages, 2 * pages + 1)
     rows += [graph.seed(Target(key, f"http://large.example/{key}"), 0.0, 0.0) for key in keys]
     graph.depth[rows[pages:]] = 50
-    policy = BY_NAME["larger-sites"](graph)
+    policy = ORDERS["larger-sites"](graph)
     index = policy.promise(np.array(rows)) + policy.host_bonus(graph.host[rows])
     assert index[:pages].max() < index[pages:].min()
 
@@ -125,7 +123,7 @@ def test_pagerank_is_that_of_the_graph_seen(ends, fetches):
     graph, links = LinkGraph(), {}
     for source, target in ends:
         links.setdefault(source, []).append(target)
-    policy = BY_NAME["pagerank"](graph)
+    policy = ORDERS["pagerank"](graph)
     urls = [f"http://h.example/{page}" for page in range(6)]
     graph.seed(Target(0, urls[0]), 0.0, 1.0)
     met, seen, fetched = [0], [], []
@@ -151,7 +149,7 @@ def test_pagerank_is_that_of_the_graph_seen(ends, fetches):
 # All of them
 
 
-def crawled(policy_type, pages=40):
+def crawled(name, pages=40):
     """A policy that has seen part of a web of three hosts, its graph, and the rows that wait."""
     random = np.random.default_rng(3)
     hosts = [f"h{page % 3}" for page in range(pages)]
@@ -161,7 +159,7 @@ def crawled(policy_type, pages=40):
         hosts,
     )
     graph = LinkGraph()
-    policy = policy_type(graph)
+    policy = POLICIES[name](graph)
     graph.seed(Target(0, of.urls[0]), 3.0, 1.0)
     page = 0
     for _ in range(pages // 4):
@@ -176,14 +174,14 @@ def crawled(policy_type, pages=40):
     return policy, graph, rows
 
 
-@pytest.mark.parametrize("order", ORDERS, ids=lambda order: order.name)
-def test_promises_are_between_0_and_1_and_explained(order):
-    policy, graph, rows = crawled(order)
+@pytest.mark.parametrize("name", ORDERS)
+def test_promises_are_between_0_and_1_and_explained(name):
+    policy, graph, rows = crawled(name)
     promise = policy.promise(rows)
     assert promise.shape == rows.shape
     assert np.all((promise >= 0) & (promise <= 1))
-    [(name, added)] = policy.explain(rows)
-    assert name == order.name
+    [(explained, added)] = policy.explain(rows)
+    assert explained == policy.name == name
     assert np.array_equal(added, promise)
     bonus = policy.host_bonus(np.arange(graph.hosts))
     assert bonus.shape == (graph.hosts,)
@@ -191,12 +189,12 @@ def test_promises_are_between_0_and_1_and_explained(order):
     assert policy.promise(rows[:0]).shape == policy.host_bonus(rows[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("order", [*ORDERS, LearnedPromise], ids=lambda order: order.name)
-def test_what_a_policy_knows_survives_a_restart(order):
-    policy, graph, rows = crawled(order)
+@pytest.mark.parametrize("name", POLICIES)
+def test_what_a_policy_knows_survives_a_restart(name):
+    policy, graph, rows = crawled(name)
     graph_again = LinkGraph()
     graph_again.restore(saved(graph.state()))
-    again = order(graph_again)
+    again = POLICIES[name](graph_again)
     again.restore(saved(policy.state()))
     there = np.array([graph_again.queued(key) for key in graph.key[rows].tolist()])
     assert np.array_equal(again.promise(there), policy.promise(rows))
@@ -204,11 +202,11 @@ def test_what_a_policy_knows_survives_a_restart(order):
     assert np.array_equal(again.host_bonus(hosts), policy.host_bonus(hosts))
 
 
-@pytest.mark.parametrize("order", [*ORDERS, LearnedPromise], ids=lambda order: order.name)
-def test_a_policy_that_has_seen_nothing_survives_a_restart_and_prices_all(order):
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_policy_that_has_seen_nothing_survives_a_restart_and_prices_all(name):
     graph = LinkGraph()
     rows = np.array([graph.seed(Target(key, f"http://h{key}.example/"), 1.0, 1.0) for key in range(5)])
-    policy, again = order(graph), order(graph)
+    policy, again = POLICIES[name](graph), POLICIES[name](graph)
     policy.learn()
     again.restore(saved(policy.state()))
     assert np.array_equal(again.promise(rows), policy.promise(rows))

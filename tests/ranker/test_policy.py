@@ -5,8 +5,7 @@ import inspect
 import pytest
 
 from ranker.graph import LinkGraph
-from ranker.policy.names import POLICIES
-from ranker.policy.policy import Moves, Policy
+from ranker.policy import POLICIES, Moves, Policy
 from ranker.policy.promise import LearnedPromise
 
 NAMES = (

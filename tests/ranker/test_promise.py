@@ -255,7 +255,7 @@ def test_a_part_that_is_left_out_adds_nothing(part):
     for web in (whole, less):
         web.graph.karma[rows] = 5.0
     assert not np.array_equal(less.policy.promise(rows), whole.policy.promise(rows))
-    of_part = [name for name, (belongs, _) in INGREDIENTS.items() if belongs == part] or [DISCOVERY]
+    of_part = [name for name, each in INGREDIENTS.items() if each.part == part] or [DISCOVERY]
     assert not any(dict(less.policy.explain(rows))[name].any() for name in of_part)
     assert any(dict(whole.policy.explain(rows))[name].any() for name in of_part)
 

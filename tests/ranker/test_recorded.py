@@ -238,7 +238,7 @@ def test_an_empty_crawl_is_no_web(tmp_path):
 
 def write(folder, *responses):
     """Of (URL, status, body, headers)."""
-    writer = WarcWriter(folder, 1 << 30, "lab")
+    writer = WarcWriter(folder, "lab")
     for url, status, body, headers in responses:
         named = {"Content-Type": "text/html; charset=utf-8"} | headers
         writer.write(

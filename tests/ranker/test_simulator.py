@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ranker.graph import LinkGraph, Target
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.replay.recorded import build
 from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Queue, Simulation
 from tests.ranker.recordings import make_web

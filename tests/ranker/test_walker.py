@@ -13,11 +13,11 @@ import redis
 
 from crawler.frontier import Discovered
 from crawler.page import Link, Page
-from crawler.seeds.read import Seed
+from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
-from ranker.policy.names import POLICIES
+from ranker.policy import POLICIES
 from ranker.state import restored
 from ranker.walker import Walker
 from shards.errors import ShardError
@@ -582,7 +582,7 @@ def test_the_model_is_exchanged_while_the_walker_runs_and_a_restart_keeps_it(
     server, frontier, tmp_path, classifier
 ):
     """By the command, beside a walker that is a process of its own."""
-    crawl_id = frontier.crawl_id
+    crawl_id = frontier.config.crawl_id
     told = ["frontier", "quality", "--redis-url", server.url, "--crawl-id", crawl_id]
 
     def model():

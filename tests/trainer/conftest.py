@@ -2,17 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from random import Random
 
 import pytest
-from safetensors.torch import load_file
 
 from shards.manifest import HeldOut
 from shards.schema import Document
 from shards.writer import ShardWriter
 from trainer.config import PretrainConfig
-from trainer.run import checkpoint
 
 HELD_OUT_HOST = "held-out.test"
 NOUNS = ("parser", "server", "queue", "module", "reader", "writer", "frontier", "lease", "token", "model")
@@ -65,12 +64,6 @@ def commit(directory: Path, texts: Sequence[str], *, held_out: int = 0, row_grou
     return directory
 
 
-def weights(run: Path) -> dict[str, dict[str, bytes]]:
-    """Every tensor of the last checkpoint, the optimizer's too; a file's header is in no fixed order."""
-    files = sorted(checkpoint.latest(run).glob("*.safetensors"))
-    return {file.name: {name: t.numpy().tobytes() for name, t in load_file(file).items()} for file in files}
-
-
 @pytest.fixture(scope="session")
 def write_corpus() -> Callable[..., Path]:
     return commit
@@ -92,20 +85,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
     return commit(tmp_path_factory.mktemp("corpus"), texts, held_out=3)
 
 
+def tiny_config(corpus: Path, out: Path, **changes: object) -> PretrainConfig:
+    """Settings of a run that takes a second."""
+    sizes = {"vocab_size": 320, "sequence_len": 32, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1}
+    course = {"device_batch_size": 2, "tokens_per_step": 256, "steps": 8, "lanes": 4, "log_every": 1}
+    rest = {"checkpoint_every": 4, "eval_every": 4, "keep_last": 10, "shards": corpus, "out": out}
+    return PretrainConfig(**{**sizes, **course, **rest, **changes})
+
+
 @pytest.fixture
 def tiny(corpus: Path, tmp_path: Path) -> Callable[..., PretrainConfig]:
-    """Settings of a run that takes a second: `tiny(steps=4)`."""
-
-    def config(**changes: object) -> PretrainConfig:
-        sizes = {"vocab_size": 320, "sequence_len": 32, "width": 16, "layers": 2, "heads": 2, "kv_heads": 1}
-        course = {"device_batch_size": 2, "tokens_per_step": 256, "steps": 8, "lanes": 4, "log_every": 1}
-        rest = {
-            "checkpoint_every": 4,
-            "eval_every": 4,
-            "keep_last": 10,
-            "shards": corpus,
-            "out": tmp_path / "run",
-        }
-        return PretrainConfig(**{**sizes, **course, **rest, **changes})
-
-    return config
+    """`tiny_config` for a folder of the test's own: `tiny(steps=4)`."""
+    return partial(tiny_config, corpus, out=tmp_path / "run")

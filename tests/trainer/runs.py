@@ -1,29 +1,13 @@
-"""Runs as a person starts them, on any number of ranks; what they wrote, and ways to end them."""
+"""Checkpoints without a run, and runs that lose what they did last; bench/runs.py starts and kills runs."""
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from dataclasses import fields
-from pathlib import Path
 
-import pytest
-
-from tests.trainer.conftest import weights
+from bench.runs import finish, losses, start, weights
 from trainer.run.checkpoint import Saver
 from trainer.run.distributed import World
 from trainer.run.optim import Optimizer
 
-ROOT = Path(__file__).parents[2]
 WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for number in (1, 2))
-
-
-def losses(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {line["step"]: tuple(map(line.get, ("loss", "grad_norm", "val_bpb", "tokens"))) for line in lines}
 
 
 def save(model, config, optimizer=None, **state):
@@ -52,73 +36,3 @@ def cut_back(run, step, torn_metrics=""):
     (run / "evaluation.json").unlink()
     with (run / "metrics.jsonl").open("a") as file:
         file.write(torn_metrics)
-
-
-def command(config, *, size=1, restarts=0, program=("-m", "trainer.pretrain")):
-    """The command line of a run; every setting as a flag, as a person would give it."""
-    flags = []
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if value is None:
-            continue
-        name = "--" + field.name.replace("_", "-")
-        if isinstance(value, tuple):
-            flags += [part for entry in value for part in (name, entry)]
-            continue
-        flags += (
-            [name.replace("--", "--no-", 1)]
-            if value is False
-            else [name]
-            if value is True
-            else [name, str(value)]
-        )
-    torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
-    launcher = [*torchrun, f"--max-restarts={restarts}"] if size > 1 else []
-    return [sys.executable, *launcher, *program, *flags]
-
-
-def start(config, **launch):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command(config, **launch),
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process):
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    return out
-
-
-def wait_for_step(process, run, step):
-    """Block until the run has logged `step`."""
-    while process.poll() is None:
-        if (run / "metrics.jsonl").exists() and step in losses(run):
-            return
-        time.sleep(0.02)
-    pytest.fail(f"ended before step {step}: {process.communicate()}")
-
-
-def rank_pids(process):
-    """Processes that torchrun started, by rank."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            environment = (path / "environ").read_bytes().split(b"\0")
-        except (OSError, ValueError):
-            continue
-        if parent == process.pid:
-            found |= {int(entry[5:]): int(path.name) for entry in environment if entry.startswith(b"RANK=")}
-    return found
-
-
-def kill_group(process):
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()

@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from trainer.baselines import Bigram, baselines
+from trainer.evaluate import Bigram, baselines
 from trainer.model.model import IGNORE
 from trainer.tokenizer import Tokenizer
 

@@ -48,36 +48,47 @@ def test_every_value_of_every_choice_is_tried():
         assert literal <= {getattr(config, field.name) for config in made}, field.name
 
 
-@torch.no_grad()
-@every_choice
-@pytest.mark.parametrize("pieces", [[24], [1] * 24, [7, 1, 9, 1, 6]], ids=["whole", "one by one", "mixed"])
-def test_reading_in_pieces_with_a_cache_gives_the_same_logits(choice, pieces):
-    model, ids = make(choice), tokens()
-    cache = KVCache(model.config, batch=3)
-    same(torch.cat([model(piece, cache=cache) for piece in ids.split(pieces, dim=1)], dim=1), model(ids))
-    assert cache.length == 24
+def read_in(pieces, model, ids, **cache_settings):
+    """Logits of `ids` read so many positions at a time, with a cache."""
+    cache = KVCache(model.config, batch=len(ids), **cache_settings)
+    logits = torch.cat([model(piece, cache=cache) for piece in ids.split(pieces, dim=1)], dim=1)
+    assert cache.length == sum(pieces)
+    return logits
 
 
 @torch.no_grad()
 @every_choice
-def test_rows_padded_on_the_left_have_the_logits_they_have_alone(choice):
+def test_a_cache_changes_nothing_and_padding_on_the_left_neither(choice):
     model, ids = make(choice), tokens()
+    together = model(ids)
+    same(read_in([7, 1, 9, 1, 6], model, ids), together)
     padding = torch.tensor([0, 5, 11])
-    cache = KVCache(model.config, batch=3, padding=padding)
-    logits = torch.cat([model(piece, cache=cache) for piece in ids.split([14, 1, 9], dim=1)], dim=1)
+    padded = read_in([14, 1, 9], model, ids, padding=padding)
     for row, pad in enumerate(padding.tolist()):
-        same(logits[row, pad:], model(ids[row : row + 1, pad:])[0])
+        same(padded[row, pad:], model(ids[row : row + 1, pad:])[0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pieces", [[24], [1] * 24], ids=["at once", "one by one"])
+@pytest.mark.parametrize("choice", ["default", "attention mla"])
+def test_a_cache_may_be_filled_at_once_or_one_by_one(choice, pieces):
+    model, ids = make(choice), tokens()
+    same(read_in(pieces, model, ids), model(ids))
 
 
 @torch.no_grad()
 @every_choice
-def test_no_position_sees_a_later_one(choice):
+def test_a_position_sees_all_before_it_in_their_order_and_none_after_it(choice):
+    """Order matters without positions too: what a token adds depends on what stood before the ones before."""
     model, ids = make(choice), tokens()
+    before = model(ids)
     changed = ids.clone()
     changed[:, 10:] = (changed[:, 10:] + 1) % 300
-    before, after = model(ids), model(changed)
+    after = model(changed)
     same(before[:, :10], after[:, :10])
     assert not torch.allclose(before[:, 10:], after[:, 10:])
+    swapped = model(ids[:, [1, 0, *range(2, 24)]])
+    assert not torch.allclose(before[:, -1], swapped[:, -1], atol=1e-4)
 
 
 @torch.no_grad()
@@ -92,15 +103,6 @@ def test_a_segment_is_read_as_if_it_stood_alone(choice):
         for part, target in zip(ids.split([9, 15], 1), targets.split([9, 15], 1), strict=True)
     ]
     torch.testing.assert_close(together, sum(apart), rtol=1e-5, atol=1e-4)
-
-
-@torch.no_grad()
-@every_choice
-def test_word_order_matters(choice):
-    """Without positions too: what a token adds depends on what stood before the tokens before it."""
-    model, ids = make(choice), tokens()
-    swapped = ids[:, [1, 0, *range(2, 24)]]
-    assert not torch.allclose(model(ids)[:, -1], model(swapped)[:, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +149,8 @@ def test_batch_norm_looks_ahead_in_training_and_depends_on_the_other_rows():
 
 
 @torch.no_grad()
-def test_linear_scaling_squeezes_places():
-    """Scaled by two, every second place is where an unscaled model has them all."""
+def test_linear_scaling_squeezes_positions():
+    """Scaled by two, every second position is where an unscaled model has them all."""
     plain, scaled = GPT(ModelConfig(**SIZES)), GPT(ModelConfig(**SIZES, **CHOICES["rotary, linear scaling"]))
     same(scaled.cos[::2], plain.cos[:12])
 
@@ -170,8 +172,9 @@ def test_llama3_scaling_keeps_short_wavelengths_and_squeezes_long_ones():
     same(angle[-20:] / 8, squeezed[-20:])
 
 
-@pytest.mark.parametrize("depth", [1, 2, 3, 6, 12])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "depth"), [*((preset, 3) for preset in PRESETS), *(("qwen3", depth) for depth in (1, 2, 12))]
+)
 def test_one_dial_sets_the_size(preset, depth):
     config = ModelConfig(preset=preset, depth=depth)
     assert (config.layers, config.width, config.heads, config.head_width) == (depth, 64 * depth, depth, 64)

@@ -2,17 +2,13 @@
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
+from bench.runs import ranks
 from trainer.run.distributed import DistributedError, StopSignal, World, connect
 
-ROOT = Path(__file__).parents[2]
 TOGETHER = """
 import torch
 from trainer.run.distributed import connect
@@ -35,29 +31,6 @@ with exit_on_error(), connect(60) as world:
 """
 
 
-def ranks(tmp_path, code, size):
-    """Start `size` ranks of a program without torchrun's agent, which would end them all."""
-    script = tmp_path / "program.py"
-    script.write_text(code)
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "PYTHONPATH": str(ROOT)}
-    place = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
-    return [
-        subprocess.Popen(
-            [sys.executable, script],
-            env=os.environ | address | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-
-
-def _free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def test_without_torchrun_there_is_one_rank():
     with connect(60) as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
@@ -66,14 +39,14 @@ def test_without_torchrun_there_is_one_rank():
         world.barrier()
 
 
-def test_three_ranks_sum_gather_and_wait(tmp_path):
-    processes = ranks(tmp_path, TOGETHER, 3)
+def test_three_ranks_sum_gather_and_wait():
+    processes = ranks(TOGETHER, 3)
     results = [(process.communicate()[1], process.returncode) for process in processes]
     assert [code for _, code in results] == [0, 0, 0], results
 
 
-def test_losing_a_rank_is_an_error_that_says_what_to_do(tmp_path):
-    first, second = ranks(tmp_path, LOSING_ONE, 2)
+def test_losing_a_rank_is_an_error_that_says_what_to_do():
+    first, second = ranks(LOSING_ONE, 2)
     said = first.communicate()[1]
     second.communicate()
     assert first.returncode == 2

@@ -1,18 +1,13 @@
 """What goes wrong in a run: text that poisons it, ranks that die."""
 
-import contextlib
 import json
-import os
-import random
-import signal
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 
-from tests.trainer.conftest import weights
-from tests.trainer.runs import finish, losses, rank_pids, start, wait_for_step
+from bench.kills import killed_training
+from bench.runs import losses, start, weights
 from trainer.model.model import GPT
 from trainer.run.distributed import World
 from trainer.run.loop import Run, TrainingError
@@ -126,32 +121,10 @@ def test_a_rank_that_fails_ends_the_job_with_its_traceback(tiny, tmp_path):
     assert "in fails" in said
 
 
-def kill_one(process, rank):
-    """SIGKILL to a rank; between two attempts of torchrun's there is none for a while."""
-    while process.poll() is None:
-        if len(found := rank_pids(process)) == 2:
-            with contextlib.suppress(ProcessLookupError):
-                return os.kill(found[rank], signal.SIGKILL)
-        time.sleep(0.02)
-    return pytest.fail(f"ended by itself: {process.communicate()}")
-
-
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_twenty_ranks_killed_at_random_moments_leave_no_trace(tiny, tmp_path, parallel):
-    """SIGKILL to a random rank, 20 times in 200 steps, after which torchrun starts both again."""
-    whole = tiny(steps=200, checkpoint_every=5, eval_every=0, parallel=parallel)
-    finish(start(whole, size=2))
-    config = tiny(
-        steps=200, checkpoint_every=5, eval_every=0, parallel=parallel, out=whole.out.parent / "cut"
-    )
-    chance = random.Random(0)
-    process = start(config, size=2, restarts=30)
-    for step in sorted(chance.sample(range(1, 195), 20)):
-        wait_for_step(process, config.out, step)
-        time.sleep(chance.uniform(0, 0.05))
-        kill_one(process, chance.randrange(2))
-    assert finish(process).count("goes on after step") >= 10
-    assert losses(config.out) == losses(whole.out)
-    assert weights(config.out) == weights(whole.out)
+def test_ranks_killed_at_random_moments_leave_no_trace(tiny, parallel):
+    """Five SIGKILLs; `python -m bench.kills` makes twenty."""
+    trace = killed_training(tiny(eval_every=0), parallel, kills=5, seed=0)
+    assert (trace.identical, trace.lost) == (True, 0)

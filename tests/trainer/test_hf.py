@@ -123,8 +123,7 @@ def test_what_no_class_fits_is_refused_by_field_and_nothing_is_written(field, se
 
 def test_every_refusal_is_to_blame_for_something():
     shapes = [model(**settings).config for _, settings in MISFITS]
-    blamed = {next(number for number, row in enumerate(UNFIT) if row.when(shape)) for shape in shapes}
-    assert blamed == set(range(len(UNFIT)))
+    assert all(any(refusal.when(shape) for shape in shapes) for refusal in UNFIT)
     assert {layout.preset for layout in LAYOUTS} == set(PRESETS)
 
 

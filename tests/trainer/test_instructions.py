@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tinylm.errors import ConfigError
 from trainer.config import InstructionsConfig
-from trainer.instructions import InstructionError, Smallest, held_out_file, make, split
-from trainer.post.chat import parse_messages
+from trainer.instructions import Example, InstructionError, Smallest, make, split
+from trainer.post.chat import held_out_file, parse_messages
 
 TOOLS = ["awl", "vise", "hammer", "saw", "chisel", "plane", "rasp", "lathe", "gouge", "clamp", "drill"]
 
@@ -116,16 +116,16 @@ def test_the_order_of_reading_does_not_change_the_sample(keys, random, size):
     for order in (keys, shuffled):
         sample = Smallest(size)
         for key in order:
-            sample.add(key, str(key))
-        samples.append(list(sample))
+            sample.add(key, Example(str(key), "api", "d1"))
+        samples.append([example.line for example in sample])
     assert samples[0] == samples[1] == [str(key) for key in sorted(keys)[:size]]
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.floats(0, 0.9))
 def test_a_split_loses_nothing_and_leaves_something_to_train_on(ids, share):
-    examples = [{"source": {"id": str(number)}, "n": n} for n, number in enumerate(ids)]
+    examples = [Example(str(n), "api", str(number)) for n, number in enumerate(ids)]
     train, held_out = split(examples, share)
-    assert sorted(example["n"] for example in train + held_out) == list(range(len(ids)))
+    assert sorted(int(example.line) for example in train + held_out) == list(range(len(ids)))
     assert bool(train) == bool(ids)
 
 

@@ -123,8 +123,10 @@ def test_a_file_says_what_it_is(preset, tmp_path):
     assert len(fields["tokenizer.ggml.tokens"]) == tokenizer().vocab_size
 
 
-@pytest.mark.parametrize(("precision", "kind"), [("fp32", "F32"), ("fp16", "F16"), ("q8_0", "Q8_0")])
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    ("preset", "precision", "kind"),
+    [*((preset, "q8_0", "Q8_0") for preset in PRESETS), ("qwen3", "fp32", "F32"), ("qwen3", "fp16", "F16")],
+)
 def test_matrices_are_as_precise_as_asked_for_and_vectors_always(preset, precision, kind, tmp_path):
     _, tensors = values(written(tmp_path, precision, preset=preset))
     assert {tensor.tensor_type.name for tensor in tensors if len(tensor.shape) == 1} == {"F32"}
@@ -170,6 +172,6 @@ def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, c
     assert sum(tensor.n_elements for tensor in tensors) == ours.parameters_count
     with pytest.raises(ConfigError, match=r"out = .*gguf': is there already"):
         app(command, result_action="return_value")
-    monkeypatch.setattr("deploy.cli.export.find_spec", lambda _: None)
+    monkeypatch.setattr("deploy.cli.model.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"gguf is not installed: pip install '\.\[export\]'"):
         app(command, result_action="return_value")

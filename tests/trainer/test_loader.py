@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from threading import Barrier
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards.foreign import ParquetReader
 from shards.reader import RowGroup, ShardReader
 from trainer.config import PretrainConfig
 from trainer.data.loader import DataError, Loader, cut
@@ -158,6 +161,21 @@ def test_a_loader_that_reads_ahead_is_restored_to_where_it_was_told(corpus):
     first = read([rank], 5)
     rank.restore(state)
     assert read([rank], 5) == first
+
+
+@pytest.mark.parametrize("kind", ["corpus", "plain"])
+def test_uneven_text_gives_all_ranks_equal_steps(write_corpus, texts, tmp_path, kind):
+    """Three lanes for two ranks, the text in one of them much longer than in the others."""
+    uneven = [texts[0], texts[0], " ".join(texts)]
+    if kind == "corpus":
+        reader = ShardReader(write_corpus(tmp_path, uneven, row_group_rows=1))
+    else:
+        pq.write_table(pa.table({"text": uneven}), tmp_path / "plain.parquet", row_group_size=1)
+        reader = ParquetReader(tmp_path / "plain.parquet")
+    alone, *two = [
+        Loader([Source(tmp_path, reader)], TOKENIZER, CONFIG, world) for world in (*worlds(1), *worlds(2))
+    ]
+    assert read(two, 20) == read([alone], 20)
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.trainer.runs import check_resume, cut_back, finish, losses, start
+from bench.runs import finish, losses, start
+from tests.trainer.runs import check_resume, cut_back
 from trainer.model.loss import IGNORE
 from trainer.model.model import GPT
 from trainer.run import checkpoint

@@ -7,26 +7,25 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 
-from shards.holdout import hold_out
-from shards.manifest import Manifest
-from shards.writer import ShardWriter
-from tests.trainer.conftest import document, weights
-from tests.trainer.runs import (
-    MOMENTS,
+from bench.runs import (
     ROOT,
-    WEIGHTS,
-    check_resume,
-    cut_back,
     finish,
     kill_group,
     losses,
     rank_pids,
     start,
     wait_for_step,
+    weights,
 )
+from shards.holdout import hold_out
+from shards.manifest import Manifest
+from shards.writer import ShardWriter
+from tests.trainer.conftest import document, tiny_config
+from tests.trainer.runs import MOMENTS, WEIGHTS, check_resume, cut_back
 from tinylm.errors import ConfigError
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
@@ -52,75 +51,75 @@ def test_a_run_learns_and_leaves_what_it_promises(tiny, capsys):
     assert set(line) == keys | {"eta_seconds", "time"}
 
 
-def test_a_finished_run_says_so_and_changes_nothing(tiny, capsys):
-    config = tiny(steps=4)
+@pytest.fixture(scope="module")
+def whole(corpus, tmp_path_factory):
+    """A run of 12 steps that was never stopped."""
+    config = tiny_config(corpus, tmp_path_factory.mktemp("whole") / "run", steps=12)
     pretrain(config)
-    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
-    capsys.readouterr()
-    pretrain(config)
-    assert "finished, 4 steps" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+    return config.out
+
+
+@pytest.fixture
+def again(whole, tiny):
+    """The settings of `whole` in a folder that holds a copy of it."""
+    config = tiny(steps=12)
+    shutil.copytree(whole, config.out)
+    return config
+
+
+def test_a_finished_run_says_so_and_changes_nothing(again, capsys):
+    before = {path: path.stat().st_mtime_ns for path in again.out.rglob("*")}
+    pretrain(again)
+    assert "finished, 12 steps" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in again.out.rglob("*")} == before
 
 
 @pytest.mark.parametrize("step", [4, 8])
-def test_a_resumed_run_is_bit_identical_to_one_never_stopped(tiny, step):
-    config = tiny(steps=12)
-    pretrain(config)
-    expected, bits = losses(config.out), weights(config.out)
-    cut_back(config.out, step, torn_metrics='{"step": 99, "lo')
-    pretrain(config)
-    assert losses(config.out) == expected
-    assert weights(config.out) == bits
-    assert sorted(losses(config.out)) == list(range(1, 13))
+def test_a_resumed_run_is_bit_identical_to_one_never_stopped(again, whole, step):
+    cut_back(again.out, step, torn_metrics='{"step": 99, "lo')
+    pretrain(again)
+    assert losses(again.out) == losses(whole)
+    assert weights(again.out) == weights(whole)
+    assert sorted(losses(again.out)) == list(range(1, 13))
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, MOMENTS, "state.json"])
-def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(tiny, name, capsys):
-    config = tiny(steps=12)
-    pretrain(config)
-    expected, bits = losses(config.out), weights(config.out)
-    cut_back(config.out, 8)
-    (config.out / "step_000008" / name).write_bytes(b"damaged")
-    pretrain(config)
+def test_a_run_whose_last_checkpoint_is_damaged_goes_on_from_the_one_before_and_says_so(
+    again, whole, name, capsys
+):
+    cut_back(again.out, 8)
+    (again.out / "step_000008" / name).write_bytes(b"damaged")
+    pretrain(again)
     assert "step_000008 is damaged; going back to the one before it" in capsys.readouterr().err
-    assert losses(config.out) == expected
-    assert weights(config.out) == bits
+    assert losses(again.out) == losses(whole)
+    assert weights(again.out) == weights(whole)
 
 
-def test_a_run_all_of_whose_checkpoints_are_damaged_does_not_start_anew(tiny):
-    config = tiny(steps=8)
-    pretrain(config)
-    cut_back(config.out, 4)
-    (config.out / "step_000004" / MOMENTS).unlink()
+def test_a_run_all_of_whose_checkpoints_are_damaged_does_not_start_anew(again):
+    cut_back(again.out, 4)
+    (again.out / "step_000004" / MOMENTS).unlink()
     with pytest.raises(CheckpointError, match=rf"{MOMENTS} is missing or damaged"):
-        pretrain(config)
+        pretrain(again)
 
 
-def test_a_run_killed_before_its_evaluation_only_makes_that_up(tiny):
-    config = tiny(steps=4)
-    pretrain(config)
-    found = (config.out / "evaluation.json").read_text()
-    cut_back(config.out, 4)
-    pretrain(config)
-    assert (config.out / "evaluation.json").read_text() == found
+def test_a_run_killed_before_its_evaluation_only_makes_that_up(again, whole):
+    cut_back(again.out, 12)
+    pretrain(again)
+    assert (again.out / "evaluation.json").read_text() == (whole / "evaluation.json").read_text()
 
 
-def test_another_setting_for_the_same_folder_is_refused_by_name(tiny):
-    pretrain(tiny(steps=4))
-    with pytest.raises(CheckpointError, match=r"steps = 4, not 5: go on with steps = 4, or start anew"):
-        pretrain(tiny(steps=5))
+def test_another_setting_for_the_same_folder_is_refused_by_name(again):
+    with pytest.raises(CheckpointError, match=r"steps = 12, not 5: go on with steps = 12, or start anew"):
+        pretrain(replace(again, steps=5))
 
 
-def test_a_corpus_that_has_grown_does_not_change_a_run(tiny, write_corpus, texts, tmp_path):
-    corpus = write_corpus(tmp_path / "corpus", texts, held_out=3)
-    config = tiny(steps=8, shards=corpus)
-    pretrain(config)
-    expected = losses(config.out)
-    cut_back(config.out, 4)
-    write_corpus(corpus, texts[:20])
-    assert len(Manifest.load(corpus).shards) == 2
-    pretrain(config)
-    assert losses(config.out) == expected
+def test_a_corpus_that_has_grown_does_not_change_a_run(again, whole, corpus, write_corpus, texts, tmp_path):
+    grown = shutil.copytree(corpus, tmp_path / "corpus")
+    write_corpus(grown, texts[:20])
+    assert len(Manifest.load(grown).shards) == 2
+    cut_back(again.out, 4)
+    pretrain(replace(again, shards=grown))
+    assert losses(again.out) == losses(whole)
 
 
 def test_a_corpus_that_has_grown_is_refused_until_its_held_out_text_is_compared_with_the_rest(
@@ -136,26 +135,22 @@ def test_a_corpus_that_has_grown_is_refused_until_its_held_out_text_is_compared_
     pretrain(tiny(steps=4, shards=corpus))
 
 
-def test_another_corpus_in_its_place_is_refused(tiny, write_corpus, texts, tmp_path):
-    config = tiny(steps=8)
-    pretrain(config)
-    cut_back(config.out, 4)
+def test_another_corpus_in_its_place_is_refused(again, write_corpus, texts, tmp_path):
+    cut_back(again.out, 4)
     other = write_corpus(tmp_path / "other", texts[5:30], held_out=3)
     with pytest.raises(CheckpointError, match=r"pinned to manifest [0-9a-f]{12}, whose shard-.* is not in"):
-        pretrain(tiny(steps=8, shards=other))
+        pretrain(replace(again, shards=other))
 
 
-def test_a_tokenizer_put_there_before_is_used_and_too_large_a_one_refused(tiny):
-    config = tiny(steps=4)
-    pretrain(config)
-    other = tiny(steps=4, out=config.out.parent / "other")
+def test_a_tokenizer_put_there_before_is_used_and_too_large_a_one_refused(tiny, whole, tmp_path):
+    other = tiny(steps=12)
     other.out.mkdir()
-    shutil.copy(config.out / "tokenizer.json", other.out)
+    shutil.copy(whole / "tokenizer.json", other.out)
     pretrain(other)
-    assert losses(other.out) == losses(config.out)
-    third = tiny(steps=4, out=config.out.parent / "third", vocab_size=300)
+    assert losses(other.out) == losses(whole)
+    third = tiny(steps=4, out=tmp_path / "third", vocab_size=300)
     third.out.mkdir()
-    shutil.copy(config.out / "tokenizer.json", third.out)
+    shutil.copy(whole / "tokenizer.json", third.out)
     with pytest.raises(ConfigError, match=r"vocab_size = 300: .* has 320; delete it"):
         pretrain(third)
 
@@ -169,20 +164,16 @@ def test_a_loss_that_stays_no_number_ends_the_run_without_a_checkpoint(tiny, cap
     assert checkpoint.latest(config.out).name == "step_000001"
 
 
-def test_metrics_go_to_tensorboard_too(tiny):
+def test_metrics_go_to_tensorboard_too_which_is_closed_when_a_run_ends_well_or_not(tiny, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = tiny(steps=4, tensorboard=True)
     pretrain(config)
+    assert not writing()
     found = EventAccumulator(str(config.out / "tensorboard"))
     found.Reload()
     assert [event.step for event in found.Scalars("loss")] == [1, 2, 3, 4]
     assert found.Scalars("val_bpb")[0].value == pytest.approx(losses(config.out)[4][2])
-
-
-def test_tensorboard_is_closed_when_a_run_ends_well_or_not(tiny, tmp_path):
-    pretrain(tiny(steps=2, tensorboard=True))
-    assert not writing()
     with pytest.raises(TrainingError):
         pretrain(tiny(tensorboard=True, learning_rate=1e30, grad_clip=0.0, warmup=0.0, out=tmp_path / "bad"))
     assert not writing()
@@ -199,35 +190,25 @@ def test_a_profile_is_written_on_request(tiny, tmp_path):
     assert json.loads((tmp_path / "profile" / "rank_0.json").read_text())["traceEvents"]
 
 
-def test_a_sample_is_shown_at_each_measurement(tiny):
-    config = tiny(steps=8)
-    pretrain(config)
-    lines = [json.loads(line) for line in (config.out / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line.get("sample", "").startswith("The ")] == [4, 8]
+def test_a_sample_is_shown_at_each_measurement(whole):
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line.get("sample", "").startswith("The ")] == [4, 8, 12]
 
 
-def test_with_a_document_mask_documents_do_not_see_each_other(tiny):
+def test_with_a_document_mask_documents_do_not_see_each_other(tiny, whole):
     """The first steps' losses differ from those without, and the run learns."""
-    plain, masked = tiny(steps=8), tiny(steps=8, document_mask=True)
-    pretrain(plain)
-    before = losses(plain.out)
-    shutil.rmtree(plain.out)
+    masked = tiny(steps=12, document_mask=True)
     pretrain(masked)
-    assert losses(masked.out)[8][0] != before[8][0]
+    assert losses(masked.out)[8][0] != losses(whole)[8][0]
     assert losses(masked.out)[8][0] < losses(masked.out)[1][0]
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_compiled_and_in_bf16_it_learns_as_well(tiny, tmp_path, parallel):
-    plain = tiny(steps=12, learning_rate=1e-2)
-    pretrain(plain)
-    config = tiny(
-        steps=12, learning_rate=1e-2, compile=True, precision="bf16", parallel=parallel,
-        activation_checkpointing=True, out=tmp_path / "compiled",
-    )  # fmt: skip
+def test_compiled_and_in_bf16_it_learns_as_well(tiny, whole, parallel):
+    config = tiny(steps=12, compile=True, precision="bf16", parallel=parallel, activation_checkpointing=True)
     finish(start(config, size=2))
-    assert losses(config.out)[12][0] == pytest.approx(losses(plain.out)[12][0], rel=0.05)
+    assert losses(config.out)[12][0] == pytest.approx(losses(whole)[12][0], rel=0.05)
 
 
 def test_text_that_holds_nothing_out_is_trained_on_and_not_measured(
@@ -254,34 +235,72 @@ def test_what_is_wrong_is_said_in_one_line(flags, said, tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.fixture(scope="module", params=[1, 2])
+def course(request, corpus, tmp_path_factory):
+    """A run of 300 steps on one or two ranks that was never stopped: the number, and its settings."""
+    out = tmp_path_factory.mktemp("course") / "run"
+    config = tiny_config(corpus, out, steps=300, checkpoint_every=10, eval_every=50)
+    finish(start(config, size=request.param))
+    return request.param, config
+
+
+on_two_ranks = pytest.mark.parametrize("course", [2], indirect=True)
+
+
 @pytest.mark.long
-@pytest.mark.parametrize("size", [1, 2])
-def test_killed_and_started_again_it_goes_on_with_the_same_losses_to_the_last_bit(tiny, size):
-    config = tiny(steps=200, checkpoint_every=10, eval_every=50)
-    whole = tiny(steps=200, checkpoint_every=10, eval_every=50, out=config.out.parent / "whole")
-    finish(start(whole, size=size))
+def test_killed_and_started_again_it_goes_on_with_the_same_losses_to_the_last_bit(course, tmp_path):
+    size, whole = course
+    config = replace(whole, out=tmp_path / "run")
     for step in (13, 77):
         process = start(config, size=size)
         wait_for_step(process, config.out, step)
         kill_group(process)
-    assert max(losses(config.out)) < 200
+    assert max(losses(config.out)) < 300
     finish(start(config, size=size))
     assert losses(config.out) == losses(whole.out)
     assert weights(config.out) == weights(whole.out)
-    assert "finished" in finish(start(config, size=size))
+    assert "finished" in finish(start(config))
 
 
 @pytest.mark.long
-def test_a_killed_rank_is_started_again_by_torchrun_and_the_losses_are_the_same(tiny):
-    config = tiny(steps=300, checkpoint_every=10, eval_every=0)
-    whole = tiny(steps=300, checkpoint_every=10, eval_every=0, out=config.out.parent / "whole")
-    finish(start(whole, size=2))
-    process = start(config, size=2, restarts=3)
+@on_two_ranks
+def test_a_killed_rank_is_started_again_by_torchrun_and_the_losses_are_the_same(course, tmp_path):
+    size, whole = course
+    config = replace(whole, out=tmp_path / "run")
+    process = start(config, size=size, restarts=3)
     for step in (25, 120):
         wait_for_step(process, config.out, step)
         os.kill(rank_pids(process)[1], signal.SIGKILL)
     assert "goes on after step" in finish(process)
     assert losses(config.out) == losses(whole.out)
+
+
+@pytest.mark.long
+@on_two_ranks
+def test_a_signal_to_one_rank_stops_all_at_one_step_from_which_the_run_goes_on(course, tmp_path):
+    size, whole = course
+    config = replace(whole, out=tmp_path / "run", checkpoint_every=1000)
+    process = start(config, size=size)
+    wait_for_step(process, config.out, 20)
+    os.kill(rank_pids(process)[1], signal.SIGTERM)
+    process.communicate()
+    assert process.returncode != 0
+    stopped = checkpoint.read_state(checkpoint.latest(config.out))["step"]
+    assert stopped == max(losses(config.out)) < 300
+    finish(start(config, size=size))
+    assert losses(config.out) == losses(whole.out)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_alone_a_signal_is_the_exit_code(tiny, signum):
+    config = tiny(steps=2000, checkpoint_every=10_000, eval_every=0)
+    process = start(config)
+    wait_for_step(process, config.out, 20)
+    process.send_signal(signum)
+    process.communicate()
+    assert process.returncode == 128 + signum
+    assert checkpoint.latest(config.out) is not None
 
 
 @pytest.mark.long
@@ -299,31 +318,3 @@ def test_on_fewer_ranks_a_run_goes_on_with_the_same_text_and_the_same_losses_but
     for step, (loss, norm, _, tokens) in losses(config.out).items():
         assert tokens == expected[step][3]
         assert (loss, norm) == pytest.approx(expected[step][:2], rel=1e-4)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_one_rank_stops_all_at_one_step_from_which_the_run_goes_on(tiny, signum):
-    config = tiny(steps=300, checkpoint_every=1000, eval_every=0)
-    whole = tiny(steps=300, checkpoint_every=1000, eval_every=0, out=config.out.parent / "whole")
-    finish(start(whole, size=2))
-    process = start(config, size=2)
-    wait_for_step(process, config.out, 20)
-    os.kill(rank_pids(process)[1], signum)
-    process.communicate()
-    assert process.returncode != 0
-    stopped = checkpoint.read_state(checkpoint.latest(config.out))["step"]
-    assert stopped == max(losses(config.out)) < 300
-    finish(start(config, size=2))
-    assert losses(config.out) == losses(whole.out)
-
-
-@pytest.mark.long
-def test_alone_a_signal_is_the_exit_code(tiny):
-    config = tiny(steps=2000, checkpoint_every=10_000, eval_every=0)
-    process = start(config)
-    wait_for_step(process, config.out, 20)
-    process.send_signal(signal.SIGTERM)
-    process.communicate()
-    assert process.returncode == 143
-    assert checkpoint.latest(config.out) is not None

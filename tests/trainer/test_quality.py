@@ -5,9 +5,8 @@ import math
 import pytest
 
 from trainer.config import PretrainConfig
-from trainer.evaluate import bits_per_byte
+from trainer.evaluate import CheckpointQuality, bits_per_byte
 from trainer.pretrain import pretrain
-from trainer.quality import CheckpointQuality
 from trainer.run.checkpoint import CheckpointError, load_model
 
 

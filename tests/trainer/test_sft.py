@@ -5,16 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from tests.trainer.conftest import weights
+from bench.runs import weights
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.data.loader import DataError
 from trainer.generate import Generator
-from trainer.instructions import held_out_file
+from trainer.post.chat import held_out_file
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
@@ -62,17 +63,33 @@ def data(tmp_path_factory):
     return path
 
 
+def tuning_config(base, data, out, **changes):
+    """Settings of a fine-tuning run of a second."""
+    course = {"device_batch_size": 2, "tokens_per_step": 512, "learning_rate": 1e-2, "epochs": 4}
+    rest = {"checkpoint_every": 2, "keep_last": 100, "log_every": 1, "eval_every": 0}
+    places = {"data": data, "init_from": base, "out": out}
+    return SFTConfig(**(course | rest | places | changes))
+
+
 @pytest.fixture
 def tuning(base, data, tmp_path):
-    """Settings of a fine-tuning run of a second: `tuning(epochs=1)`."""
+    """`tuning_config` for a folder of the test's own: `tuning(epochs=1)`."""
+    return lambda **changes: tuning_config(base, data, **({"out": tmp_path / "chat"} | changes))
 
-    def config(**changes):
-        course = {"device_batch_size": 2, "tokens_per_step": 512, "learning_rate": 1e-2, "epochs": 4}
-        rest = {"checkpoint_every": 2, "keep_last": 100, "log_every": 1, "eval_every": 0}
-        places = {"data": data, "init_from": base, "out": tmp_path / "chat"}
-        return SFTConfig(**(course | rest | places | changes))
 
-    return config
+@pytest.fixture(scope="module")
+def once(base, data, tmp_path_factory):
+    """The folder of a finished run of one epoch."""
+    out = tmp_path_factory.mktemp("once") / "chat"
+    sft(tuning_config(base, data, out, epochs=1))
+    return out
+
+
+@pytest.fixture
+def finished(once, tuning):
+    """A copy of that run, and its settings: `finished(data=other)`."""
+    shutil.copytree(once, tuning().out)
+    return partial(tuning, epochs=1)
 
 
 def losses(run):
@@ -123,34 +140,30 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_losses(tuning, tmp_path):
     assert weights(cut) == weights(whole.out)
 
 
-def test_a_finished_run_says_so_and_does_nothing(tuning, capsys):
-    config = tuning(epochs=1)
-    sft(config)
+def test_a_finished_run_says_so_and_does_nothing(finished, capsys):
+    config = finished()
     before = (config.out / "metrics.jsonl").read_bytes()
-    capsys.readouterr()
     sft(config)
     assert "finished" in capsys.readouterr().out
     assert (config.out / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_is_not_continued_on_other_data(tuning, tmp_path):
-    sft(tuning(epochs=1))
+def test_a_run_is_not_continued_on_other_data(finished, tmp_path):
     other = write(tmp_path / "other.jsonl", ANSWERS, copies=3)
+    (finished().out / "evaluation.json").unlink()
     with pytest.raises(DataError, match="data: the run was started with SHA-256"):
-        sft(tuning(epochs=1, data=other))
+        sft(finished(data=other))
 
 
-def test_what_a_finished_run_was_not_made_of_is_digested_and_not_read(tuning, tmp_path):
-    sft(tuning(epochs=1))
+def test_what_a_finished_run_was_not_made_of_is_digested_and_not_read(finished, tmp_path):
     (other := tmp_path / "other.jsonl").write_text("no conversation\n")
     with pytest.raises(DataError, match="data: the run was started with SHA-256"):
-        sft(tuning(epochs=1, data=other))
+        sft(finished(data=other))
 
 
-def test_a_run_is_not_continued_with_another_setting(tuning):
-    sft(tuning(epochs=1))
+def test_a_run_is_not_continued_with_another_setting(finished):
     with pytest.raises(CheckpointError, match=r"learning_rate = 0\.01, not 0\.5"):
-        sft(tuning(epochs=1, learning_rate=0.5))
+        sft(finished(learning_rate=0.5))
 
 
 def test_conversations_that_were_cut_or_left_out_are_told(tuning, tmp_path, capsys):

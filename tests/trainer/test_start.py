@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from bench.runs import losses
 from tests.trainer.foreign import TEXT, ids, model, same_weights, tokenizer
-from tests.trainer.runs import losses
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.generate import Generator

@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
+from bench.runs import finish, losses, start
 from shards.errors import ShardError
 from shards.foreign import Listing
 from shards.manifest import is_corpus
-from tests.trainer.runs import finish, losses, start
 from trainer.pretrain import pretrain
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import gguf
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
 from tinylm.files import replacing
-from trainer.checks import require
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of
 from trainer.model.architecture import ModelConfig, Refusal
@@ -28,6 +26,7 @@ from trainer.tokenizer import SPLIT, Tokenizer, TokenizerError
 
 Weights = Literal["fp32", "fp16", "q8_0"]
 
+# llama.cpp's architecture for each preset; DeepSeek V3 is its deepseek2.
 _ARCHITECTURES = {
     "llama": gguf.MODEL_ARCH.LLAMA,
     "qwen3": gguf.MODEL_ARCH.QWEN3,
@@ -35,20 +34,23 @@ _ARCHITECTURES = {
     "deepseek": gguf.MODEL_ARCH.DEEPSEEK2,
     "gpt2": gguf.MODEL_ARCH.GPT2,
 }
+# The type of a matrix, and how a file calls itself in which most are of that type.
 _TYPES = {
     "fp32": (gguf.GGMLQuantizationType.F32, gguf.LlamaFileType.ALL_F32),
     "fp16": (gguf.GGMLQuantizationType.F16, gguf.LlamaFileType.MOSTLY_F16),
     "q8_0": (gguf.GGMLQuantizationType.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0),
 }
+# Numbers of a row that q8_0 scales together, by one fp16: 8.5 bits a weight. Given by the file format.
 _BLOCK = 32
-"""Numbers of a row that q8_0 scales together."""
+# Llama 3's pattern, which differs from ours in \p{N}{1,3}: numbers in groups of up to three digits.
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# llama.cpp's names of the ways to split a text; each name stands for a pattern in its source.
 _FAMILIES = {SPLIT: "qwen2", _LLAMA3_SPLIT: "llama-bpe"}
-"""llama.cpp's names of the ways to split a text."""
 
+# What transformers does and llama.cpp does not.
 UNFIT = (
     Refusal(
         "rope_scaling",
@@ -66,11 +68,10 @@ UNFIT = (
         "llama.cpp's olmo2 has width / heads",
     ),
 )
-"""What transformers does and llama.cpp does not."""
 
 
 def export_gguf(run: Path, out: Path, precision: Weights = "fp16") -> str:
-    """Write the model of `run` to the new file `out`, whole or not at all; returns llama.cpp's name of it.
+    """Write the model of `run` to the new file `out`, completely or not at all; returns llama.cpp's name.
 
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
@@ -102,7 +103,8 @@ def write(model: GPT, path: Path, precision: Weights, tokenizer: Tokenizer | Non
     for name, tensor in _theirs(model).items():
         found = names.get_name(name, try_suffixes=(".weight", ".bias")) or name
         kind = _kind(tensor, precision)
-        writer.add_tensor(found, gguf.quants.quantize(_array(tensor), kind), raw_dtype=kind)
+        array = tensor.detach().float().contiguous().numpy()
+        writer.add_tensor(found, gguf.quants.quantize(array, kind), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -126,6 +128,7 @@ def _theirs(model: GPT) -> dict[str, Tensor]:
                 found[name] = paired(tensor, heads[part], config.head_width)
     if preset == "deepseek":
         found = _absorbed(found, config)
+    # llama.cpp divides rotary frequencies by these: Llama 3's scaling is in the file, not in the program.
     if config.rope_scaling == "llama3":
         width = config.rotary_width
         plain = config.rope_theta ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
@@ -153,11 +156,6 @@ def _kind(tensor: Tensor, precision: Weights) -> gguf.GGMLQuantizationType:
     if precision == "q8_0" and tensor.size(-1) % _BLOCK:
         return gguf.GGMLQuantizationType.F16
     return _TYPES[precision][0]
-
-
-def _array(tensor: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = tensor.detach().float().contiguous().numpy()
-    return array
 
 
 def _add_shape(writer: Any, config: ModelConfig) -> None:

@@ -34,8 +34,9 @@ from trainer.tokenizer import Tokenizer
 CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+# Ends of the names of constants that some checkpoints have among the weights.
 _USELESS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
-"""Ends of the names of constants that some checkpoints have among the weights."""
+# Matrices with a row a token, which are cut or filled up to our tokenizer's size.
 _OF_TOKENS = ("embed_tokens.weight", "wte.weight", "lm_head.weight")
 _GPT2_NAMES = {
     "embed_tokens": "wte",
@@ -50,11 +51,12 @@ _GPT2_NAMES = {
     "up_proj": "c_fc",
     "down_proj": "c_proj",
 }
+# GPT-2 has Conv1D layers, whose matrices are (inputs, outputs) where a Linear's are (outputs, inputs).
 _GPT2_TURNED = ("qkv_proj.weight", "o_proj.weight", "up_proj.weight", "down_proj.weight")
 
 
 def export_hf(run: Path, out: Path) -> str:
-    """Write the model of `run` into the new folder `out`, whole or not at all; returns its class's name.
+    """Write the model of `run` into the new folder `out`, completely or not at all; returns its class's name.
 
     Raises `ConfigError` for a model no class fits, or if there is something in `out`.
     """
@@ -69,11 +71,9 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
     ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": [tokenizer.im_end, tokenizer.endoftext]}
     files: dict[str, Any] = {
         CONFIG: config | ends | {"pad_token_id": None},  # transformers never trains a padding token's row
-        "generation_config.json": {
-            **ends,
-            "pad_token_id": tokenizer.endoftext,
-            "suppress_tokens": [tokenizer.im_start],
-        },
+        # No text the model learned to write has <|im_start|>, so it is never to come.
+        "generation_config.json": ends
+        | {"pad_token_id": tokenizer.endoftext, "suppress_tokens": [tokenizer.im_start]},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": "<|endoftext|>",
@@ -120,7 +120,7 @@ def is_hf(path: Path) -> bool:
 
 def fingerprint(path: Path) -> str:
     """Digest of the files of which `read` and `read_weights` make a model."""
-    files = [path / CONFIG, path / TOKENIZER, *sorted(set(_places(path).values()))]
+    files = [path / CONFIG, path / TOKENIZER, *sorted(set(_files(path).values()))]
     return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
 
@@ -150,19 +150,23 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
     shape = _shape(path)
     with torch.device("meta"):
         expected = tensors(GPT(shape))
-    places = {_full(name, expected): (file, name) for name, file in _places(path).items()}
+    stored = {}  # GPT-2's own checkpoint leaves the prefix out
+    for name, file in _files(path).items():
+        prefixed = f"transformer.{name}"
+        stored[prefixed if prefixed in expected else name] = (file, name)
     tied = {"lm_head.weight"} - expected.keys()
-    unknown = [name for name in places.keys() - expected.keys() - tied if not name.endswith(_USELESS)]
-    for what, names in (("is not in it", expected.keys() - places.keys()), ("is not known here", unknown)):
+    unknown = [name for name in stored.keys() - expected.keys() - tied if not name.endswith(_USELESS)]
+    for what, names in (("is not in it", expected.keys() - stored.keys()), ("is not known here", unknown)):
         if names:
             raise CheckpointError(f"{path}: the tensor {min(names)} {what}; is {CONFIG} of this model?")
-    found = {name: _read(*places[name]) for name in expected}
+    found = {name: _read(*stored[name]) for name in expected}
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             sizes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
             raise CheckpointError(f"{path}: the tensor {name} is {sizes}; is {CONFIG} of this model?")
         if name.endswith(_OF_TOKENS):
-            found[name] = _resized(tensor, vocab_size)
+            new = tensor.mean(0, keepdim=True).expand(max(0, vocab_size - len(tensor)), -1)
+            found[name] = torch.cat((tensor[:vocab_size], new))
     return _ours(found, shape)
 
 
@@ -210,11 +214,6 @@ def _name(name: str, gpt2: bool) -> str:
     if not gpt2:
         return f"model.{name}"
     return "transformer." + ".".join(_GPT2_NAMES.get(part, part) for part in name.split("."))
-
-
-def _full(name: str, expected: Mapping[str, Tensor]) -> str:
-    """A tensor's name with the prefix that GPT-2's own checkpoint leaves out."""
-    return f"transformer.{name}" if f"transformer.{name}" in expected else name
 
 
 def _joined(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -265,13 +264,7 @@ def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tens
     return torch.cat((kept, moved), dim=1).flatten(0, 1)
 
 
-def _resized(tensor: Tensor, rows: int) -> Tensor:
-    """A matrix (V, C) with `rows` rows, new ones the mean of the others."""
-    new = max(0, rows - len(tensor))
-    return torch.cat((tensor[:rows], tensor.mean(0, keepdim=True).expand(new, -1)))
-
-
-def _places(path: Path) -> dict[str, Path]:
+def _files(path: Path) -> dict[str, Path]:
     """The file of each tensor in the folder."""
     index, single = path / _INDEX, path / _WEIGHTS
     try:

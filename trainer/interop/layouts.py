@@ -1,13 +1,14 @@
 """Which class of transformers a model is, and its config.json: one table, read in both directions.
 
-A layout names what its class cannot do otherwise; `UNFIT` names, field by field, what no class does.
+A class has the choices of its preset, and of its sizes and the rest what its keys say. A model of any other
+choice has no layout, so a choice that is new is refused by itself.
 """
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from trainer.checks import require
-from trainer.model.architecture import ModelConfig, Preset, Refusal
+from tinylm.config import require
+from trainer.model.architecture import PRESETS, ModelConfig, Preset, Refusal
 from trainer.model.positions import LLAMA3_HIGH, LLAMA3_LOW
 
 
@@ -30,6 +31,8 @@ class Layout(NamedTuple):
     """Keys with the one value that we know how to compute."""
 
 
+# Keys of config.json and the field each stands for: Llama's, which others took over, mla's, and GPT-2's.
+# DeepSeek's two widths of a head are one to us.
 _LLAMA = {
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -58,6 +61,7 @@ _GPT2 = {
     "layer_norm_epsilon": "norm_eps",
     "tie_word_embeddings": "tied_embeddings",
 }
+# What transformers' classes take where a key is missing; other families' files often leave keys out.
 _DEFAULTS = {"tie_word_embeddings": False, "rms_norm_eps": 1e-6}
 _FIXED = {"hidden_act": "silu", "attention_bias": False}
 
@@ -114,39 +118,8 @@ def _nearest(c: ModelConfig) -> Preset:
     return "qwen3" if c.qk_norm == "head" else "llama"
 
 
+# Sizes that a class does not have, beside the choices that are not its preset's.
 UNFIT = (
-    Refusal("norm", lambda c: c.norm == "batch", "no class of transformers has it"),
-    Refusal(
-        "norm_place",
-        lambda c: c.norm_place in ("post", "sandwich"),
-        "the classes have pre or, for OLMo 2's, output; Gemma 3's, which has sandwich, scales its embeddings",
-    ),
-    Refusal(
-        "norm_place",
-        lambda c: _nearest(c) == "deepseek" and c.norm_place != "pre",
-        "DeepseekV3ForCausalLM, the class with mla, has pre",
-    ),
-    Refusal(
-        "positions",
-        lambda c: _nearest(c) != "gpt2" and c.positions != "rotary",
-        "the classes have rotary or, for GPT-2's, learned",
-    ),
-    Refusal(
-        "norm",
-        lambda c: c.norm != ("layer" if _nearest(c) == "gpt2" else "rms"),
-        "the classes have layer beside learned positions and rms beside rotary ones",
-    ),
-    Refusal(
-        "mlp",
-        lambda c: c.mlp != ("gelu" if _nearest(c) == "gpt2" else "swiglu"),
-        "the classes have gelu beside learned positions and swiglu beside rotary ones",
-    ),
-    Refusal(
-        "qk_norm",
-        lambda c: (c.qk_norm == "whole") != (_nearest(c) == "olmo2"),
-        "the classes have whole with norm_place = output, and only there",
-    ),
-    Refusal("qk_norm", lambda c: _nearest(c) == "gpt2" and c.qk_norm != "none", "GPT2LMHeadModel has none"),
     Refusal(
         "kv_heads", lambda c: _nearest(c) == "gpt2" and c.kv_heads != c.heads, "GPT2LMHeadModel shares none"
     ),
@@ -161,25 +134,26 @@ UNFIT = (
         "LlamaForCausalLM wants them to divide width",
     ),
     Refusal(
-        "bias",
-        lambda c: _nearest(c) in ("qwen3", "olmo2") and c.bias is True,
-        "the classes with qk_norm have none in the feed-forward layer",
-    ),
-    Refusal("bias", lambda c: _nearest(c) == "gpt2" and not c.bias, "GPT2LMHeadModel has all of them"),
-    Refusal(
         "norm_eps",
         lambda c: _nearest(c) == "deepseek" and c.norm_eps != 1e-6,
         "DeepseekV3ForCausalLM norms its compressed vector with 1e-6, whatever the others have",
     ),
 )
-"""All that no class does; every other model is one of `LAYOUTS`."""
 
 
 def layout_of(config: ModelConfig) -> Layout:
     """The layout of a model; raises `ConfigError` naming the field because of which it has none."""
+    layout = next(layout for layout in LAYOUTS if layout.preset == _nearest(config))
+    for field, choice in PRESETS[layout.preset].items():
+        if field in layout.keys.values():
+            continue
+        # mha and gqa are one to the classes, which are told kv_heads.
+        known = (choice, "mha", "gqa") if field == "attention" else (choice,)
+        rule = f"{layout.architecture}, the nearest class of transformers, has {choice}"
+        require(config, field, getattr(config, field) in known, rule)
     for refusal in UNFIT:
         require(config, refusal.field, not refusal.when(config), refusal.rule)
-    return next(layout for layout in LAYOUTS if layout.preset == _nearest(config))
+    return layout
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:
@@ -220,6 +194,7 @@ def from_json(found: Mapping[str, Any]) -> ModelConfig:
             raise LayoutError(
                 f"{key} = {value!r}: must be {fields[field]!r}, as others are that we have as one"
             )
+    # Sizes that follow from others may be missing, or null; all others have to be said.
     for field in [field for field, value in fields.items() if value is None]:
         if field not in ("head_width", "kv_heads", "hidden"):
             raise LayoutError(f"no {next(key for key in layout.keys if layout.keys[key] == field)} in it")
@@ -273,11 +248,12 @@ def _rope_from_json(found: Mapping[str, Any]) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "linear", "llama3"):
         raise LayoutError(f"rope_type = {kind!r}: only default, linear and llama3 are known here")
+    # Rotating a part of each head (GPT-NeoX, Phi) is what we do in mla alone.
     partial = rope.get("partial_rotary_factor", found.get("partial_rotary_factor")) or 1.0
     if partial != 1:
-        raise LayoutError(f"partial_rotary_factor = {partial}: heads are rotated whole here")
+        raise LayoutError(f"partial_rotary_factor = {partial}: all of a head is rotated here")
     fields: dict[str, Any] = {"rope_theta": float(rope["rope_theta"])}
-    if kind == "default" or rope["factor"] == 1:
+    if kind == "default" or rope["factor"] == 1:  # a factor of 1 scales nothing
         return fields
     fields |= {"rope_scaling": kind, "rope_factor": float(rope["factor"])}
     if kind == "llama3":

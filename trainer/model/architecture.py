@@ -9,6 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 from trainer.checks import require, require_positive
 
+# A new value of a choice is added to its Literal here and computed in model.py (a norm: a class, and `norm`;
+# positions: `_tables`, `GPT._embed`, `GPT._sight`); bench/architectures.CHOICES has it tried by every test of
+# the choices. Nothing else has to know of it: `decoder.fits` and `interop.layouts.layout_of` name what they
+# can do and refuse the rest. `REFUSALS` below is for what it cannot go with, run/preflight.py for what cannot
+# be trained on several ranks, as batch norm.
 Preset = Literal["qwen3", "llama", "gpt2", "olmo2", "deepseek"]
 Norm = Literal["rms", "layer", "batch"]
 NormPlace = Literal["pre", "post", "output", "sandwich"]
@@ -24,6 +29,7 @@ _LLAMA: dict[str, Any] = {
     "mlp": "swiglu",
     "bias": False,
 }
+# What each preset puts in place of a choice that was not made.
 PRESETS: dict[Preset, dict[str, Any]] = {
     "llama": _LLAMA,
     "qwen3": _LLAMA | {"qk_norm": "head"},
@@ -39,7 +45,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         "bias": True,
     },
 }
-"""What each preset puts in place of a choice that was not made."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +68,7 @@ class ModelConfig:
     layers: int = 0
     """Transformer blocks; deeper is slower to decode than wider of the same size. 0: the depth, or 4."""
     heads: int = 0
-    """Query heads: more of them look at more places at once, each with less detail. 0: the depth, or 4."""
+    """Query heads: more of them look at more positions at once, each with less detail. 0: the depth, or 4."""
     head_width: int = 0
     """Size of a head's queries, keys and values. 0: width / heads, as in GPT-2, Llama and OLMo."""
     kv_heads: int = 0
@@ -88,14 +93,14 @@ class ModelConfig:
     """RMSNorm of queries and keys, each head's (Qwen3) or all heads' together (OLMo 2): keeps attention
     logits bounded at high learning rates."""
     positions: Positions | None = None
-    """rotary turns queries and keys by their place; learned adds a row of a table, and knows no place beyond
+    """rotary turns queries and keys by their position; learned adds a row of a table, and knows none beyond
     it; sinusoidal adds fixed waves; alibi makes distance cost attention (arXiv 2108.12409), and reads longer
     text than it learned on; none leaves it to causality."""
     rope_theta: float = 10_000.0
     """Base of the rotary wavelengths; longer contexts want a larger one."""
     rope_scaling: Literal["none", "linear", "llama3"] = "none"
     """How rotary positions are squeezed for a context longer than that of training: linear squeezes all
-    wavelengths alike (arXiv 2306.15595), llama3 the long ones only, which keeps near places apart."""
+    wavelengths alike (arXiv 2306.15595), llama3 the long ones only, which keeps near positions apart."""
     rope_factor: float = 1.0
     """By how much rope_scaling squeezes."""
     rope_original_len: int = 8192
@@ -115,16 +120,12 @@ class ModelConfig:
         require(self, "vocab_size", self.vocab_size >= 259, "must hold the 256 bytes and 3 special tokens")
         for field in ("depth", "width", "layers", "heads", "kv_heads", "kv_rank", "rope_width", "mlp_ratio"):
             require(self, field, getattr(self, field) >= 0, "must not be negative")
-        self._choose()
+        for field, choice in PRESETS[self.preset].items():
+            if getattr(self, field) is None:
+                object.__setattr__(self, field, choice)
         self._size()
         for refusal in REFUSALS:
             require(self, refusal.field, not refusal.when(self), refusal.rule)
-
-    def _choose(self) -> None:
-        """Put the preset's choices where none was made."""
-        for field, choice in PRESETS[self.preset].items():
-            if getattr(self, field) is None:
-                self._set(field, choice)
 
     def _size(self) -> None:
         """Put sizes that follow from others where none was given."""
@@ -143,14 +144,12 @@ class ModelConfig:
         if self.attention == "mla":
             self._default("kv_rank", 2 * self.head_width)
             self._default("rope_width", self.head_width // 2)
+        # Three matrices of 3 widths have about the parameters of two of 4: 9 and 8 squares of the width.
         self._default("mlp_ratio", 3.0 if self.mlp == "swiglu" else 4.0)
 
     def _default(self, field: str, value: float) -> None:
         if not getattr(self, field):
-            self._set(field, value)
-
-    def _set(self, field: str, value: object) -> None:
-        object.__setattr__(self, field, value)
+            object.__setattr__(self, field, value)
 
     @property
     def hidden(self) -> int:
@@ -177,6 +176,7 @@ class Refusal(NamedTuple):
     rule: str
 
 
+# All combinations that are refused; everything else works.
 REFUSALS = (
     Refusal("kv_heads", lambda c: c.heads % c.kv_heads > 0, "must divide heads"),
     Refusal(
@@ -216,4 +216,3 @@ REFUSALS = (
     Refusal("mlp_ratio", lambda c: c.hidden < 1, "leaves no hidden layer"),
     Refusal("bias", lambda c: c.attention == "mla" and c.bias is True, "mla has matrices alone"),
 )
-"""All combinations that are refused; everything else works."""

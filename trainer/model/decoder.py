@@ -7,30 +7,28 @@ is read (FBGEMM multiplies in fp32). docs/model.md has the measurements. What co
 `trainer.model.model` gives, to rounding. The weights are copied.
 """
 
-from typing import Literal, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor
 
-from trainer.checks import require
+from tinylm.config import require
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT, KVCache
 from trainer.model.positions import visible
 
 Weights = Literal["fp32", "fp16"]
+# A layer's matrices and norms, by transformers' names.
 _NAMES = (
     "input_layernorm",
     "post_attention_layernorm",
     *(f"self_attn.{part}_proj" for part in "qkvo"),
     *(f"mlp.{part}_proj" for part in ("gate", "up", "down")),
 )
-
-
-class Product(Protocol):
-    """Rows (N, inputs) to rows (N, outputs)."""
-
-    def __call__(self, x: Tensor, /) -> Tensor: ...
+# Rows (N, inputs) to rows (N, outputs).
+Product = Callable[[Tensor], Tensor]
 
 
 class _Layer(NamedTuple):
@@ -55,11 +53,13 @@ class Decoder:
             fits(config),
             "only pre-normed rotary layouts, as llama and qwen3, have a Decoder",
         )
+        # A tensor, as `_normed` adds to it in one operation with the squares.
         self._eps = torch.full((1, 1, 1), config.norm_eps)
         self._embeddings = model.embed_tokens.weight.detach()
         self._cos, self._sin = model.cos[:, None], model.sin[:, None]
         state = model.state_dict()
         self._layers = [_layer(number, state, config, weights) for number in range(config.layers)]
+        # Norms have no weights left: they are in the columns of the matrices that read what is normed.
         self._head = _product(state["lm_head.weight"] * state["norm.weight"], weights)
 
     def __call__(self, ids: Tensor, cache: KVCache) -> Tensor:
@@ -69,7 +69,7 @@ class Decoder:
         start, end = cache.length, cache.length + new
         if end > config.sequence_len:
             raise ValueError(f"{end} positions in a model of sequence_len = {config.sequence_len}")
-        mask = None
+        mask = None  # causal: every row begins at the first position and nothing was read before
         if cache.padding is not None or (new > 1 and start):
             mask = visible(new, end, None, cache.padding, ids.device)
         turn = self._cos[start:end], self._sin[start:end]
@@ -106,6 +106,7 @@ class Decoder:
 
     def _normed(self, x: Tensor) -> Tensor:
         """Rows x (N, C) by their root mean square, in three operations."""
+        # eps + x @ x.T / C for each row: one operation for a square, a mean and a sum.
         squares = torch.baddbmm(self._eps, x.unsqueeze(1), x.unsqueeze(2), alpha=1 / x.size(1))
         return x * squares.rsqrt_().squeeze(2)
 
@@ -114,8 +115,8 @@ def fits(config: ModelConfig) -> bool:
     """Whether a `Decoder` can be made of such a model."""
     return (
         (config.norm, config.norm_place, config.positions, config.mlp) == ("rms", "pre", "rotary", "swiglu")
-        and config.attention != "mla"
-        and config.qk_norm != "whole"
+        and config.attention in ("mha", "gqa")
+        and config.qk_norm in ("none", "head")
         and not config.bias
     )
 

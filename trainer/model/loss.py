@@ -1,21 +1,27 @@
-"""Cross entropy of a whole batch without ever holding its logits.
+"""Cross entropy of a batch without ever holding all its logits, and the matrix products of training on a CPU.
 
 The gradient is computed together with the loss, a chunk of rows at a time (as Liger Kernel does,
 arXiv 2410.10989); chunks that stay in the processor's cache make it twice as fast as the plain way.
+
+Products go to oneDNN, which is faster at them than the library torch calls. Measured on an AVX-512 machine,
+one thread, fp32: 98 to 108 GFLOPS in a layer's products of 1,024 rows, where torch's own reach 66 to 102; 85
+to 103 in the head's, where those reach 58 to 92.
 """
 
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
+from torch import Tensor, nn
 
-from trainer.model.products import multiply, suits
-
+# Target of a position that is not to be predicted; the one torch's cross_entropy ignores by default.
 IGNORE = -100
-"""Target of a position that is not to be predicted."""
-
+# Most logits in memory at a time: 4 MiB in fp32, which stay in a CPU's cache. Twice as many take twice the
+# memory; half as many, twice as many products of half the rows. A chunk never has fewer than 16 rows.
 LOGITS_AT_ONCE = 2**20
-"""Most logits in memory at a time; on a CPU they stay in its cache."""
+# Rows of a product below which oneDNN is not worth the call, as in decoding, whose products have one row.
+_LEAST_ROWS = 64
+_HAS_ONEDNN = torch._C._has_mkldnn
 
 
 def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, z_loss: float = 0.0) -> Tensor:
@@ -36,8 +42,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         wanted = any(ctx.needs_input_grad)
         device = x.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        # Autocast is off below, where sums are fp32, so the products are given the type it would have chosen.
         product = weight.to(dtype)
-        product_of = multiply if suits(x, weight) else _plain_product
+        product_of = multiply if suits(x, weight) else lambda a, b: a @ b.t()
         turned = product.t().contiguous() if wanted else None
         loss = torch.zeros((), dtype=torch.float32, device=x.device)
         grad_x = torch.empty_like(x) if wanted else None
@@ -68,13 +75,64 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return grad_x * grad_loss, grad_weight * grad_loss, None, None
 
 
-def _plain_product(a: Tensor, b: Tensor) -> Tensor:
-    return a @ b.t()
-
-
 def _accumulate(total: Tensor, grad_logits: Tensor, chunk: Tensor) -> None:
     """Add grad_logits.T @ chunk to `total` (V, C), which is fp32 even where the product is not."""
     if chunk.dtype == total.dtype:
         total.addmm_(grad_logits.t(), chunk)
     else:
         total += grad_logits.t() @ chunk
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` whose products, when it is trained on a CPU in fp32, are oneDNN's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias: Tensor | None = self.bias
+        if bias is None and torch.is_grad_enabled() and suits(x, self.weight):
+            y: Tensor = _Linear.apply(x, self.weight)  # type: ignore[no-untyped-call]
+            return y
+        return F.linear(x, self.weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return multiply(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        grad_x = multiply(grad, weight.t().contiguous())
+        # Here turning both factors, as oneDNN would need, costs more than it is faster.
+        return grad_x, grad.flatten(0, -2).t() @ x.flatten(0, -2)
+
+
+def suits(x: Tensor, weight: Tensor) -> bool:
+    """Whether x (..., k) and weight (n, k) are such that `multiply` is faster than @."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and x.numel() >= _LEAST_ROWS * x.size(-1)
+        and not torch.is_autocast_enabled("cpu")
+        and _HAS_ONEDNN
+    )
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T of (..., k) and (n, k), in fp32 and on a CPU."""
+    product: Tensor = torch.ops.tinylm.multiply(a, b)
+    return product
+
+
+# An operator of our own, as torch's compiler takes oneDNN's only with constant weights.
+torch.library.define("tinylm::multiply", "(Tensor a, Tensor b) -> Tensor")
+
+
+@torch.library.impl("tinylm::multiply", "cpu")
+def _multiply(a: Tensor, b: Tensor) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return product
+
+
+torch.library.register_fake("tinylm::multiply", lambda a, b: a.new_empty((*a.shape[:-1], b.size(0))))

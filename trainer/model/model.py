@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from trainer.model.architecture import ModelConfig
 from trainer.model.loss import IGNORE as IGNORE  # part of the model's interface
-from trainer.model.loss import cross_entropy
-from trainer.model.positions import alibi_slopes, places, rotary_tables, rotate, sinusoids, visible
-from trainer.model.products import Linear
+from trainer.model.loss import Linear, cross_entropy
+from trainer.model.positions import alibi_slopes, position_ids, rotary_tables, rotate, sinusoids, visible
 
 
 class KVCache:
@@ -39,6 +38,7 @@ class KVCache:
         latent = config.attention == "mla"
         heads, parts = (1, 1) if latent else (config.kv_heads, 2)
         width = config.cached_per_token // (heads * parts)
+        # One block for all layers, views of it for each: allocated once, and never grown while decoding.
         self._held = torch.zeros(
             config.layers, parts, batch, heads, config.sequence_len, width, device=device
         )
@@ -115,9 +115,9 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.width, kv_width, bias=bool(config.bias))
         self.v_proj = Linear(config.width, kv_width, bias=bool(config.bias))
         self.o_proj = Linear(q_width, config.width, bias=bool(config.bias))
-        self.whole = config.qk_norm == "whole"
+        self.norm_all_heads = config.qk_norm == "whole"
         self.q_norm, self.k_norm = (
-            RMSNorm(width if self.whole else config.head_width, config.norm_eps)
+            RMSNorm(width if self.norm_all_heads else config.head_width, config.norm_eps)
             if config.qk_norm != "none"
             else nn.Identity()
             for width in (q_width, kv_width)
@@ -125,7 +125,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
         q, k = self.q_proj(x), self.k_proj(x)
-        if self.whole:
+        if self.norm_all_heads:
             q, k = self._heads(self.q_norm(q)), self._heads(self.k_norm(k))
         else:
             q, k = self.q_norm(self._heads(q)), self.k_norm(self._heads(k))
@@ -168,58 +168,52 @@ class LatentAttention(nn.Module):
         latent = self.kv_a_layernorm(latent)  # (B, 1, T, L)
         q_rope, k_rope = sight.turned(q_rope), sight.turned(k_rope)
         if sight.cache is None:
-            y = self._whole(q, q_rope, latent, k_rope, sight.mask)
+            y = self._expanded(q, q_rope, latent, k_rope, sight.mask)
         else:
             y = self._absorbed(q, q_rope, torch.cat((latent, k_rope), dim=-1), sight.cache, sight.mask)
         projected: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return projected
 
-    def _whole(
+    def _expanded(
         self, q: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, mask: Tensor | None
     ) -> Tensor:
+        """(B, H, T, D), with keys and values made of the vectors: a pair of positions costs D, not L."""
         kv = self.kv_b_proj(latent.squeeze(1)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = kv.chunk(2, dim=-1)  # (B, H, T, D)
         k = torch.cat((k, k_rope.expand(-1, self.heads, -1, -1)), dim=-1)
-        # Of one width, the three go through the fused kernel.
+        # Of one width, the three go through the fused kernel; the zeros added to v are cut off again.
         v = F.pad(v, (0, self.rope_width))
         return _attend(torch.cat((q, q_rope), dim=-1), k, v, mask, self.scale)[..., : self.head_width]
 
     def _absorbed(
         self, q: Tensor, q_rope: Tensor, latent: Tensor, cache: KVCache, mask: Tensor | None
     ) -> Tensor:
-        to_keys, to_values = self.kv_b_proj.weight.view(self.heads, -1, self.rank).chunk(
-            2, dim=1
-        )  # (H, D, L)
+        """As `_expanded`, with queries and outcome turned instead: nothing is made of the positions held."""
+        made_of = self.kv_b_proj.weight.view(self.heads, -1, self.rank)
+        to_keys, to_values = made_of.chunk(2, dim=1)  # (H, D, L)
         (held,) = cache.extend(self.layer, latent)  # (B, 1, S, L + R)
         q = torch.cat((q @ to_keys, q_rope), dim=-1)  # (B, H, T, L + R)
         seen = _attend(q, held, held, mask, self.scale)[..., : self.rank]
         return seen @ to_values.transpose(1, 2)  # (B, H, T, D)
 
 
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer (arXiv 2002.05202)."""
+class MLP(nn.Module):
+    """Feed-forward layer: SwiGLU, which gates one matrix by another (arXiv 2002.05202), or GPT-2's GELU."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
+        self.gated = config.mlp == "swiglu"
+        if self.gated:
+            self.gate_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
         self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
         self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-        return y
-
-
-class GELU(nn.Module):
-    """GPT-2's feed-forward layer, with its approximation of GELU by tanh."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.up_proj = Linear(config.width, config.hidden, bias=bool(config.bias))
-        self.down_proj = Linear(config.hidden, config.width, bias=bool(config.bias))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.down_proj(F.gelu(self.up_proj(x), approximate="tanh"))
+        if self.gated:
+            hidden = F.silu(self.gate_proj(x)) * self.up_proj(x)
+        else:
+            hidden = F.gelu(self.up_proj(x), approximate="tanh")  # as GPT-2 has it
+        y: Tensor = self.down_proj(hidden)
         return y
 
 
@@ -232,19 +226,19 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.place = config.norm_place
-        if self.place in ("pre", "sandwich"):
+        self.norm_place = config.norm_place
+        if self.norm_place in ("pre", "sandwich"):
             self.input_layernorm = norm(config)
         self.self_attn = (LatentAttention if config.attention == "mla" else Attention)(config, layer)
         self.post_attention_layernorm = norm(config)
-        if self.place == "sandwich":
+        if self.norm_place == "sandwich":
             self.pre_feedforward_layernorm = norm(config)
-        self.mlp = (SwiGLU if config.mlp == "swiglu" else GELU)(config)
-        if self.place != "pre":
+        self.mlp = MLP(config)
+        if self.norm_place != "pre":
             self.post_feedforward_layernorm = norm(config)
 
     def forward(self, x: Tensor, sight: Sight) -> Tensor:
-        match self.place:
+        match self.norm_place:
             case "pre":
                 x = x + self.self_attn(self.input_layernorm(x), sight)
                 x = x + self.mlp(self.post_attention_layernorm(x))
@@ -277,7 +271,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.Identity() if config.norm_place == "post" else norm(config)
         self.lm_head = Linear(config.width, config.vocab_size, bias=False)
-        if config.tied_embeddings:
+        if config.tied_embeddings:  # one parameter under two names, counted and trained once
             self.lm_head.weight = self.embed_tokens.weight
         for name, table in _tables(config).items():
             self.register_buffer(name, table, persistent=False)
@@ -328,13 +322,14 @@ class GPT(nn.Module):
             block.compile()
 
     def _embed(self, ids: Tensor, start: int, segments: Tensor | None, cache: KVCache | None) -> Tensor:
-        """Tokens, and where that is the way, their places: (B, T, C)."""
+        """Token embeddings (B, T, C), with those of their positions where these are added."""
         x: Tensor = self.embed_tokens(ids)
         if self.config.positions not in ("learned", "sinusoidal"):
             return x
         padding = cache.padding if cache is not None else None
-        place = places(start, ids.size(1), segments, padding, ids.device)
-        return x + (self.embed_positions(place) if self.config.positions == "learned" else self.waves[place])
+        numbers = position_ids(start, ids.size(1), segments, padding, ids.device)
+        learned = self.config.positions == "learned"
+        return x + (self.embed_positions(numbers) if learned else self.waves[numbers])
 
     def _sight(
         self, start: int, end: int, segments: Tensor | None, cache: KVCache | None, device: torch.device
@@ -343,6 +338,7 @@ class GPT(nn.Module):
         padding = cache.padding if cache is not None else None
         alibi = self.config.positions == "alibi"
         new = end - start
+        # Without a mask, attention is causal from the first position, or one position's to all before it.
         if segments is None and padding is None and not alibi and (new == 1 or start == 0):
             return Sight(rotary, None, cache)
         mask = visible(new, end, segments, padding, device)
@@ -360,6 +356,7 @@ class GPT(nn.Module):
     def flops_per_token(self) -> float:
         """FLOPs of training on a token: 6 a weight in a product, 6 * T * H * D a layer for attention."""
         config = self.config
+        # Rows that are looked up are no product: an embedding table, unless the head multiplies by it.
         lookup = 0 if config.tied_embeddings else self.embed_tokens.weight.numel()
         if config.positions == "learned":
             lookup += self.embed_positions.weight.numel()

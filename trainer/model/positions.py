@@ -7,8 +7,9 @@ from torch import Tensor
 
 from trainer.model.architecture import ModelConfig
 
+# Turns within the original context below which a wavelength is squeezed by the full factor, and above which
+# it is not at all; between them, in proportion. They are Llama 3.1's; interop/layouts.py refuses others.
 LLAMA3_LOW, LLAMA3_HIGH = 1.0, 4.0
-"""Turns within the original context below which a wavelength is squeezed, and above which it is not."""
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -38,6 +39,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def sinusoids(length: int, width: int) -> Tensor:
     """Fixed waves (length, width) of arXiv 1706.03762, as large beside embeddings as they are there."""
+    # 10,000 is the paper's base, whatever rope_theta is: wavelengths from 2 pi to 10,000 * 2 pi positions.
     frequencies = 10_000.0 ** -(torch.arange(0, width, 2, dtype=torch.float32) / width)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
     return torch.cat((angles.sin(), angles.cos()), dim=-1) / math.sqrt(width)
@@ -45,6 +47,7 @@ def sinusoids(length: int, width: int) -> Tensor:
 
 def alibi_slopes(heads: int) -> Tensor:
     """What a step of distance takes from a head's attention logit (heads,); arXiv 2108.12409."""
+    # A geometric row from 2 ** (-8 / heads) to 1 / 256, the paper's: the last head sees the farthest.
     return 2.0 ** (-8.0 / heads * torch.arange(1, heads + 1, dtype=torch.float32))
 
 
@@ -65,7 +68,7 @@ def visible(
     return mask
 
 
-def places(
+def position_ids(
     start: int, new: int, segments: Tensor | None, padding: Tensor | None, device: torch.device
 ) -> Tensor:
     """Number of each position in its text (1 or B, new): from its row's or segment's first, past padding."""
@@ -75,5 +78,6 @@ def places(
     if segments is None:
         return numbers
     begins = torch.ones_like(segments, dtype=torch.bool)
+    # The number of a segment's first position is carried to all of it, as the largest so far.
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return numbers - (numbers * begins).cummax(dim=1).values

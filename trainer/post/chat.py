@@ -9,6 +9,7 @@ conversation that goes on from it; a merge across the line break after the role 
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, TypedDict
 
 from tinylm.errors import TinylmError
@@ -26,6 +27,11 @@ class Message(TypedDict):
 
     role: str
     content: str
+
+
+def held_out_file(path: Path) -> Path:
+    """The file of the held-out conversations of `path`: `chat.val.jsonl` beside `chat.jsonl`."""
+    return path.with_suffix(f".val{path.suffix}")
 
 
 def parse_messages(value: Any) -> list[Message]:
@@ -74,6 +80,8 @@ def template(*, mask: bool) -> str:
 
     With `mask`, it says which part is the assistant's to those who ask (transformers' {% generation %}).
     """
+    # This and `render` say the same form twice: other programs need a template, and ours would read a marker
+    # out of a content as the marker. A test renders conversations with both.
     said = "{{ message['content'] + '<|im_end|>' }}"
     begin, end = ("{% generation %}", "{% endgeneration %}") if mask else ("", "")
     return (
@@ -85,7 +93,7 @@ def template(*, mask: bool) -> str:
 
 @lru_cache(maxsize=len(ROLES))
 def _frame(role: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """What stands before a message's content and after its `<|im_end|>`."""
+    """What stands before a message's content and after its `<|im_end|>`, for every message of a role."""
     return [tokenizer.im_start, *tokenizer.encode(f"{role}\n")], tokenizer.encode("\n")
 
 

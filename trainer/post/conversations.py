@@ -9,15 +9,14 @@ conversation and epoch), so a reading position is a step number.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any, Literal, NamedTuple
 
 import torch
 
-from tinylm.files import sha256
 from trainer.config import SFTConfig
 from trainer.data.loader import DataError
 from trainer.data.packing import best_fit
@@ -64,8 +63,9 @@ def read_conversations(
     Raises `DataError` if there is no such file, for the first bad line unless told to `skip`, and if no token
     would be learned.
     """
+    content = _content(path)
     examples, bad, cut, unanswered = [], 0, 0, 0
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
@@ -87,19 +87,19 @@ def read_conversations(
             f"{path}: no token to learn ({bad} bad lines, {unanswered} conversations without an answer in "
             f"the first {sequence_len} tokens); give conversations with an assistant's message"
         )
+    digest = sha256(content).hexdigest()
     return Conversations(
-        path=path, sha256=digest(path), examples=examples, bad_lines=bad, cut=cut, unanswered=unanswered
+        path=path, sha256=digest, examples=examples, bad_lines=bad, cut=cut, unanswered=unanswered
     )
 
 
 def digest(path: Path) -> str:
     """SHA-256 of a file of conversations; raises `DataError` if it cannot be read."""
-    with _readable(path):
-        return sha256(path)
+    return sha256(_content(path)).hexdigest()
 
 
+# Indices of the examples that stand in a row, in order.
 Row = list[int]
-"""Indices of the examples that stand in a row, in order."""
 
 
 def plan(conversations: Conversations, sequence_len: int, *, seed: int, epochs: int) -> list[Row]:
@@ -117,7 +117,7 @@ def pack(lengths: Sequence[int], sequence_len: int, random: Random) -> list[Row]
     No length may exceed `sequence_len`.
     """
     order = list(range(len(lengths)))
-    random.shuffle(order)
+    random.shuffle(order)  # before a stable sort: the order of equal lengths is another in each epoch
     order.sort(key=lambda index: -lengths[index])
     rows = best_fit(order, lengths, sequence_len)
     random.shuffle(rows)
@@ -129,7 +129,7 @@ def collate(examples: Sequence[Example], rows: Sequence[Row], sequence_len: int)
     shape = (len(rows), sequence_len)
     ids = torch.zeros(shape, dtype=torch.long)
     targets = torch.full(shape, IGNORE)
-    segments = torch.full(shape, -1)
+    segments = torch.full(shape, -1)  # padding's own: attention to nothing at all would be NaN
     for number, row in enumerate(rows):
         start = 0
         for segment, index in enumerate(row):
@@ -207,15 +207,9 @@ def check_origin(then: Mapping[str, str], now: Mapping[str, str]) -> None:
             )
 
 
-def _lines(path: Path) -> list[bytes]:
-    with _readable(path):
-        return path.read_bytes().splitlines()
-
-
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _content(path: Path) -> bytes:
     try:
-        yield
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; `python -m trainer.instructions` makes one") from None
 

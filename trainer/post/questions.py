@@ -4,6 +4,9 @@ Question and answer pairs that people wrote are on the pages (WebInstruct, arXiv
 models; here their form gives them away): a sentence "X is a ..." answers "What is X?", a heading asks for the
 paragraph under it, a signature for its description. The answer is always text of the page, so whatever is
 wrong with it was wrong there. About 5 MB of text a second.
+
+A page is read as Markdown the way extractors write it: enough of CommonMark to tell prose from code, lists
+and tables, one pass over the lines, 20 MB/s or so.
 """
 
 import re
@@ -11,8 +14,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from trainer.post.markdown import Section, plain, sections
-
+# Ways to ask for a subject; one that stands there twice is taken twice as often.
 PHRASINGS = {
     "definition": ("What is {}?", "What is {}?", "Can you tell me what {} is?", "Define {}."),
     "plural": ("What are {}?", "What are {}?", "Can you tell me what {} are?", "Define {}."),
@@ -22,6 +24,7 @@ PHRASINGS = {
     "api": ("What does `{}` do?", "What does `{}` do?", "What is `{}` for?", "Explain `{}`."),
 }
 
+# Verbs with which a heading says what to do ("Install tinylm", "Installing tinylm"), and can be asked how.
 _IMPERATIVE = re.compile(
     "add|apply|build|call|change|check|choose|clean|compare|compile|compute|configure|connect|contribute|"
     "convert|copy|create|customize|debug|define|delete|deploy|disable|download|edit|enable|evaluate|execute|"
@@ -31,7 +34,9 @@ _IMPERATIVE = re.compile(
     "select|send|serve|set|share|solve|sort|specify|split|start|stop|store|submit|test|train|transform|"
     "uninstall|update|upgrade|upload|use|validate|verify|visualize|wait|work|write"
 )
+# Characters of a heading; a longer one is a sentence or a line of code, and asks for nothing.
 _LONGEST_HEADING = 80
+# Headings that stand for the page's subject, and headings over what is no answer to anything.
 _OVERVIEW = re.compile("about|description|introduction|overview|summary")
 _BOILERPLATE = re.compile(
     "acknowledgements|api( reference)?|(keyword )?arguments|attributes|authors?|badges|bugs|changelog|"
@@ -41,10 +46,12 @@ _BOILERPLATE = re.compile(
     "release notes|resources|returns?|return type|search|see also|share|source( code)?|sponsors|subpackages|"
     "submodules|support|table of contents|thanks|todo|versions|warnings?|what.s (changed|new)|yields"
 )
+# A subject of one to six words and "is" or "are" with what it is: "The event loop is the core of ...".
 _DEFINITION = re.compile(
     r"(?P<subject>(?:(?:An?|The) )?[\w`][\w`.+/#-]*(?: [\w`.+/#()-]+){0,4}) "
     r"(?P<verb>is|are) (?:an?|the|one of|used|any)\b"
 )
+# Subjects that mean something only after the sentence before, or are half a clause: "This", "The following".
 _NOT_A_SUBJECT = re.compile(
     r"(?:[Tt]h(?:is|ese|ose|at|ere|ey)|It|Its|Here|What|Which|Who|When|Where|Why|How|If|Each|Every|Another|Other"
     r"|Such|Some|All|Both|One|We|You|I|He|She|In|On|At|By|For|With|As|But|And|Or|So|Since|While|Note|Now|Also)\b"
@@ -53,18 +60,39 @@ _NOT_A_SUBJECT = re.compile(
     r"|general)\b"
     r"|.*\b(?:which|that|who|when|if|where|whether|because|this|these|it|and|or|of|by|to|from)\b"
 )
+# A signature as a heading, "class queue.Queue(maxsize=0)", and as the first line of what is under one.
 _SIGNATURE = re.compile(
     r"(?:(?:async|class|def|exception|function|method|classmethod|staticmethod|property|abstract) )*"
     r"(?P<name>[A-Za-z_][\w.]*)\s?\(.*\)(?: ?(?:->|→) ?.+)?:?$"
 )
 _SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]+).*`")
+# " - Python 3.11 documentation" after what a page is about.
 _TITLE_TAIL = re.compile(r"\s+[|·—–-]\s+.*$")
+# What gives an answer away: all of it in code marks, a prompt, a rule, a decorator, docstring fields, a call;
+# notices; links that ask to read elsewhere. Prose begins with a word and ends a sentence.
 _CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
 _NOISE = re.compile(r"(?i)copyright|©|licensed under|all rights reserved|cookie|^bases: |\[source\]|^see ")
 _LINK = re.compile(r"\]\(|\]\[|https?://\S+$")
 _PROSE = re.compile(r"[\w`\"'(*].*[.!?)\"'`]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
+# Of Markdown: a heading, the fence of code, the first characters of what is neither, nor a paragraph.
+_HEADING = re.compile(r"(#{1,6})\s+(.*?)[\s#¶]*$")
+_FENCE = re.compile(r"\s*(```|~~~)")
+_OTHER_BLOCK = re.compile(r"\\?>|\s*[-*+]\s|\s*\d+[.)]\s|\||<|!\[|\[!|[-=*_]{3,}\s*$| {4}|\t")
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
+# The least of an answer that is a sentence: fewer words are a label or a name, and where fewer of the
+# characters are letters it is a table, a version or code.
+_LEAST_WORDS = 5
+_LEAST_LETTERS = 0.7
+
+
+class Section(NamedTuple):
+    """A heading (level 0 and empty: the text before any) and the run of paragraphs right under it."""
+
+    level: int
+    heading: str
+    paragraphs: tuple[str, ...]
 
 
 class Candidate(NamedTuple):
@@ -92,9 +120,12 @@ def candidates(document: dict[str, Any], max_chars: int) -> Iterator[Candidate]:
             yield Candidate(kind, question, _opening(paragraphs[: 2 if kind == "heading" else 1], max_chars))
         for paragraph in paragraphs:
             defined = _DEFINITION.match(paragraph)
-            if defined and not _NOT_A_SUBJECT.match(defined["subject"]):
+            if defined and not _NOT_A_SUBJECT.match(subject := defined["subject"]):
+                article, _, rest = subject.partition(" ")
+                if article in ("A", "An", "The"):  # not the first word of the question
+                    subject = f"{article.lower()} {rest}"
                 phrasing = "definition" if defined["verb"] == "is" else "plural"
-                question = phrase(phrasing, _inside_sentence(defined["subject"]), document["id"])
+                question = phrase(phrasing, subject, document["id"])
                 yield Candidate("definition", question, _opening((paragraph,), max_chars))
 
 
@@ -110,11 +141,16 @@ def page_subject(title: str) -> str:
 
 
 def fault(candidate: Candidate, text: str, min_chars: int, max_chars: int) -> str | None:
-    """Why `candidate` is not worth keeping, None if it is; `text` is the document it came from."""
+    """Why `candidate` is not worth keeping, None if it is; `text` is the document it came from.
+
+    The rules of `shards.text.filters` judged that document before; none of them is one of these. They are
+    statistics of a page (50 words at least, stop words, repeated lines), which an answer of one sentence
+    does not have.
+    """
     answer = candidate.answer
     if _CODE.search(answer):
         return "answer is code"
-    if len(answer) < min_chars or len(_WORD.findall(answer)) < 5:
+    if len(answer) < min_chars or len(_WORD.findall(answer)) < _LEAST_WORDS:
         return "answer too short"
     if len(answer) > max_chars:
         return "answer too long"
@@ -122,7 +158,7 @@ def fault(candidate: Candidate, text: str, min_chars: int, max_chars: int) -> st
         return "boilerplate"
     if _LINK.search(answer) or not _PROSE.fullmatch(answer):
         return "not prose"
-    if sum(map(str.isalpha, answer)) < 0.7 * len(answer.replace(" ", "")):
+    if sum(map(str.isalpha, answer)) < _LEAST_LETTERS * len(answer.replace(" ", "")):
         return "not prose"
     if " ".join(answer.split()) not in " ".join(text.split()):
         return "answer not in the document"
@@ -186,11 +222,6 @@ def _task(heading: str) -> str | None:
     return f"{verb} {rest}" if rest and _IMPERATIVE.fullmatch(verb) else None
 
 
-def _inside_sentence(subject: str) -> str:
-    article, _, rest = subject.partition(" ")
-    return f"{article.lower()} {rest}" if article in ("A", "An", "The") else subject
-
-
 def _opening(paragraphs: tuple[str, ...], limit: int) -> str:
     """The paragraphs that fit into `limit` characters; of a longer first one, its sentences that do."""
     first, *others = (" ".join(paragraph.split()) for paragraph in paragraphs)
@@ -202,3 +233,50 @@ def _opening(paragraphs: tuple[str, ...], limit: int) -> str:
             break
         first += "\n\n" + other
     return first
+
+
+def sections(text: str) -> Iterator[Section]:
+    """The sections of `text` in order; headings without markup, paragraphs as they stand."""
+    level, heading = 0, ""
+    blocks: list[str | None] = []
+    for found in _blocks(text):
+        if isinstance(found, tuple):
+            yield _section(level, heading, blocks)
+            (level, heading), blocks = found, []
+        else:
+            blocks.append(found)
+    yield _section(level, heading, blocks)
+
+
+def plain(line: str) -> str:
+    """`line` without escapes, emphasis and code marks."""
+    return _ESCAPE.sub(r"\1", line).replace("**", "").replace("`", "").strip()
+
+
+def _section(level: int, heading: str, blocks: list[str | None]) -> Section:
+    end = blocks.index(None) if None in blocks else len(blocks)
+    paragraphs = tuple(block for block in blocks[:end] if block is not None)
+    return Section(level, heading, paragraphs)
+
+
+def _blocks(text: str) -> Iterator[tuple[int, str] | str | None]:
+    """(level, heading), or a paragraph, or None for any other block."""
+    paragraph: list[str] = []
+    fenced = False
+    for line in text.splitlines():
+        fence, heading = _FENCE.match(line), _HEADING.match(line)
+        prose = not (fenced or fence or heading or _OTHER_BLOCK.match(line)) and line.strip()
+        if prose:
+            paragraph.append(line)
+            continue
+        if paragraph:
+            yield "\n".join(paragraph)
+            paragraph = []
+        if fence:
+            fenced = not fenced
+        if heading and not fenced:
+            yield len(heading[1]), plain(heading[2])
+        elif line.strip():
+            yield None
+    if paragraph:
+        yield "\n".join(paragraph)

@@ -4,19 +4,21 @@
 -- They were put there a moment ago, to expire, and stay if one of the pages does.
 -- One that is to be fetched again is due sooner if it had changed and later if it had not (Nutch's
 -- AdaptiveFetchSchedule, by the same factors).
--- ARGV: ms until the next fetch (0: never); name of the pages' bytes, and they themselves ('': they were put there);
---       then for each page: token, rest ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
+-- ARGV: name of the pages' bytes, and they themselves ('': they were put there);
+--       then for each page: token, latency ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
 --       digest of its text ('': as it was), ETag, Last-Modified
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
-local first, now, bytes_at = tonumber(ARGV[1]), now_ms(), p .. 'b:' .. ARGV[2]
+local DAY_MS = 24 * 3600 * 1000
+local first, rest = math.floor(DAY_MS * rules('recrawl_days')), resting()
+local now, bytes_at = now_ms(), p .. 'b:' .. ARGV[1]
 
 local tokens, kept = {}, false
-for i = 4, #ARGV, 7 do tokens[#tokens + 1] = ARGV[i] end
+for i = 3, #ARGV, 7 do tokens[#tokens + 1] = ARGV[i] end
 local leases = call('HMGET', p .. 'leases', unpack(tokens))
-for i = 1, #tokens do kept = kept or leases[i] and ARGV[7 * i] ~= '' end
-if kept and ARGV[3] ~= '' then
-  call('SET', bytes_at, ARGV[3])
+for i = 1, #tokens do kept = kept or leases[i] and ARGV[7 * i - 1] ~= '' end
+if kept and ARGV[2] ~= '' then
+  call('SET', bytes_at, ARGV[2])
 elseif kept and call('PERSIST', bytes_at) == 0 and call('EXISTS', bytes_at) == 0 then
   return {}
 end
@@ -39,11 +41,10 @@ local function again(lease, digest, etag, last_modified)
 end
 
 local cooling = {}
-local function finish(host, rests)
+local function finish(host, latency)
   local h = p .. 'h:' .. host
   local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes')
-  local at = now + math.max(tonumber(known[2] or 0), tonumber(rests))
-  at = whole(math.max(at, tonumber(known[3] or 0)))
+  local at = whole(math.max(now + rest(latency, known[2]), tonumber(known[3] or 0)))
   call('HSET', h, 'next', at, 'fetched', whole((known[1] or 0) + 1), 'inflight', '')
   if known[5] then call('HDEL', h, 'strikes') end
   if not known[4] and call('EXISTS', p .. 'q:' .. host) == 1 then
@@ -56,13 +57,13 @@ end
 
 local results, ended, bytes, met = {}, {}, 0, {}
 for n, token in ipairs(tokens) do
-  local i, lease = 4 + 7 * (n - 1), not met[token] and leases[n]
+  local i, lease = 3 + 7 * (n - 1), not met[token] and leases[n]
   if lease then
     lease = cjson.decode(lease)
     met[token] = true
     ended[#ended + 1] = token
     if lease.attempt > 1 then call('HDEL', p .. 'attempts', url_of(lease.host, lease.member)) end
-    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[2] .. ' ' .. ARGV[i + 3]) end
+    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[1] .. ' ' .. ARGV[i + 3]) end
     if first > 0 then again(lease, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]) end
     finish(lease.host, ARGV[i + 1])
     bytes = bytes + ARGV[i + 2]

@@ -21,7 +21,9 @@
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
---   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, meta, status, tombstones  hashes
+--   meta       hash   version, partitions and the crawl's rules, under their names in FrontierConfig, in its units; of
+--                     partition 0 also limits, stopped, paused; run_id and restarted (of the server, see lease.lua)
+--   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
 
@@ -33,6 +35,20 @@ end
 -- A whole number as text: Redis would print it as a fraction of 17 digits, which takes much longer.
 local function whole(n)
   return string.format('%d', n)
+end
+
+-- Arguments that are given by name: name and value in turn.
+local function named()
+  local arg = {}
+  for i = 1, #ARGV, 2 do arg[ARGV[i]] = ARGV[i + 1] end
+  return arg
+end
+
+-- Rules of the crawl, which all its workers go by. They are stored, so that no two can disagree.
+local function rules(...)
+  local found = call('HMGET', p .. 'meta', ...)
+  for i = 1, #found do found[i] = tonumber(found[i]) end
+  return unpack(found)
 end
 
 local function count(what, n)
@@ -116,10 +132,17 @@ local function requeue(lease, promise)
   end
 end
 
--- The host's rest after a request: its Crawl-delay, or what the worker asks for, whichever is longer.
-local function rest(host, wanted)
-  local own = tonumber(call('HGET', p .. 'h:' .. host, 'crawl_delay') or 0)
-  return math.max(own, tonumber(wanted))
+-- The rest after a request, in ms: the crawl's delay, some times the latency, or the Crawl-delay, whichever is longest.
+local function resting()
+  local delay, factor, longest = rules('delay', 'latency_factor', 'longest_delay')
+  return function(latency, crawl_delay)
+    local rest = math.max(1000 * delay, math.min(factor * latency, 1000 * longest))
+    return math.floor(math.max(rest, tonumber(crawl_delay or 0)))
+  end
+end
+
+local function rest(host, latency)
+  return resting()(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
 end
 
 local function count_request(host, bytes)
@@ -133,14 +156,16 @@ local function block(host, till)
   call('ZADD', p .. 'blocked', till, host)
 end
 
--- A host that refused: until when it said, or without saying twice as long each time. Returns whether it did.
+-- A host that refused: until when it said (`asked` ms), or without saying twice as long each time. Returns whether it
+-- did.
 local LONGEST_BACKOFF = 24 * 3600 * 1000
-local function back_off(host, asked, base)
+local function back_off(host, arg)
+  local asked, base = tonumber(arg.asked), arg.back_off == '1' and 1000 * rules('backoff') or 0
   if asked > 0 then
     block(host, now_ms() + asked)
   elseif base > 0 then
     local strikes = call('HINCRBY', p .. 'h:' .. host, 'strikes', 1)
-    block(host, now_ms() + math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF))
+    block(host, now_ms() + math.floor(math.min(base * 2 ^ (strikes - 1), LONGEST_BACKOFF)))
   end
   return asked > 0 or base > 0
 end
@@ -171,7 +196,7 @@ local function fail(lease, reason, limit, promise)
   local host, url = lease.host, url_of(lease.host, lease.member)
   local attempts = call('HINCRBY', p .. 'attempts', url, 1)
   count('failed:' .. reason)
-  if attempts < tonumber(limit) then
+  if attempts < limit then
     requeue(lease, promise)
   elseif lease.kind == 'page' then
     call('HDEL', p .. 'attempts', url)

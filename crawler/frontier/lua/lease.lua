@@ -2,25 +2,25 @@
 -- The best URLs of the best hosts that may be asked now, one a host, for a limited time. With probability
 -- `exploration` a uniformly random ready host and a uniformly random URL of its queue; the propensity of what was
 -- chosen is part of the lease. A host without valid robots rules is leased its robots.txt first.
--- ARGV: n, ttl ms, exploration, limit of the page stream, random seed, rest ms and margin ms after a restart of the
---       server, hot, budget of a host: most, of one that was only found, more for each domain that refers to it
+-- ARGV: n, ttl ms, random seed
 -- Returns the leases as JSON.
-local n, ttl, exploration, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local margin, hot = tonumber(ARGV[7]), tonumber(ARGV[8])
-local most, found, each = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local n, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
+math.randomseed(tonumber(ARGV[3]))
+local exploration, delay, backlog, partitions, hot = rules('exploration', 'delay', 'backlog', 'partitions', 'hot_per_host')
+local most, found, each = rules('pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
 local now = now_ms()
-math.randomseed(tonumber(ARGV[5]))
 
 -- The server was restarted and may have lost its last second of the log: once for each of its runs, every host
 -- waits its delay and the margin before it is asked again, and no token given out in that second comes again.
-local TOKENS_A_SECOND = 1000000
+local MARGIN_MS = 2000  -- the log is synced each second, and a sync may take another
+local TOKENS_A_SECOND = 1000000  -- more than a server can give out
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
 local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted')
 local restarted = tonumber(meta[2] or 0)
 if meta[1] ~= run_id then
   call('HSET', p .. 'meta', 'run_id', run_id)
   if meta[1] then
-    restarted = now + margin
+    restarted = now + MARGIN_MS
     call('HSET', p .. 'meta', 'restarted', restarted)
     call('INCRBY', p .. 'token', TOKENS_A_SECOND)
     call('ZUNIONSTORE', p .. 'ready', 1, p .. 'ready', 'WEIGHTS', 0)
@@ -28,20 +28,25 @@ if meta[1] ~= run_id then
     call('DEL', p .. 'ready')
   end
 end
-if now < restarted + ARGV[6] or call('XLEN', p .. 'pages') >= limit then return {} end
+local limit = math.max(1, math.floor(backlog / partitions))
+if now < restarted + 1000 * delay or call('XLEN', p .. 'pages') >= limit then return {} end
 
 local function budget_of(host, chosen)
   if chosen then return most end
   return math.min(most, found + each * call('SCARD', p .. 'refs:' .. host))
 end
 
-local DUE = 100
+local DUE = 100  -- pages that return to their queues in one call; the others wait for the next
 for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, DUE)) do
   local host, member = string.match(url, '^(%S+) (.*)$')
   call('ZREM', p .. 'due', url)
-  call('ZADD', p .. 'q:' .. host, cjson.decode(call('HGET', p .. 'revisit', url)).promise, member)
-  count('queued')
-  wake(host)
+  if call('HEXISTS', p .. 'h:' .. host, 'gone') == 1 then
+    call('HDEL', p .. 'revisit', url)
+  else
+    call('ZADD', p .. 'q:' .. host, cjson.decode(call('HGET', p .. 'revisit', url)).promise, member)
+    count('queued')
+    wake(host)
+  end
 end
 
 -- Of a host, read once: most are leased in the call that wakes them.
@@ -52,14 +57,15 @@ local function facts(host)
   return read[host]
 end
 
+-- More than are leased, so that the best are chosen among many; all at once would make a call after a pause long.
 local WOKEN = 64 + 4 * n
 local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
 if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
 for _, host in ipairs(woken) do
   local known = facts(host)
-  local fetched, delay = tonumber(known[1] or 0), tonumber(known[4] or 0)
-  if now < restarted + delay then
-    call('ZADD', p .. 'cooling', restarted + delay, host)
+  local fetched, own_delay = tonumber(known[1] or 0), tonumber(known[4] or 0)
+  if now < restarted + own_delay then
+    call('ZADD', p .. 'cooling', restarted + own_delay, host)
   elseif fetched >= math.min(found, most) and fetched >= budget_of(host, known[3]) then
     call('SADD', p .. 'spent', host)
   else

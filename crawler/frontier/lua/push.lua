@@ -2,11 +2,14 @@
 -- Discovered links. A new one is queued; one still in the queue takes the new promise; any other changes nothing.
 -- A queue holds the `hot` best; the others go to the lists, or to the spool if there is a disk.
 -- Not allowed over the memory limit (noeviction refuses it), so that a full server only drains.
--- ARGV: index of a host not met before, hot, 1 if there is a disk, most referring domains kept; then for each host:
---       host, number of referring domains, those, number of links, and for each link: member, promise, seen
---       shard, low 32 bits of its fingerprint
+-- ARGV: 1 if there is a disk; then for each host: host, number of referring domains, those, number of links, and for
+--       each link: member, promise, seen shard, low 32 bits of its fingerprint
 -- Returns how many were new.
-local hot, disk, most_refs = tonumber(ARGV[2]), ARGV[3] == '1', tonumber(ARGV[4])
+local UNKNOWN_INDEX = 0.3  -- of a host not met before, until the policy says more
+local disk = ARGV[1] == '1'
+local hot, most, found, each = rules(
+  'hot_per_host', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
+local most_refs = math.ceil((most - found) / math.max(1, each))  -- more would not raise the host's budget
 local now = now_ms()
 local total, hosts = 0, 0
 
@@ -58,7 +61,7 @@ local function queue_links(host, first, last, known)
   return new, changed
 end
 
-local i = 5
+local i = 2
 while i <= #ARGV do
   local host, refs = ARGV[i], tonumber(ARGV[i + 1])
   local first = i + 3 + refs
@@ -69,7 +72,7 @@ while i <= #ARGV do
     count('skipped:taken_down', (last - first + 1) / 4)
   else
     if not known[1] then
-      call('HSET', h, 'next', now, 'index', ARGV[1])
+      call('HSET', h, 'next', now, 'index', UNKNOWN_INDEX)
       hosts = hosts + 1
     end
     if refs > 0 then refer(host, i + 2, i + 1 + refs) end

@@ -1,19 +1,22 @@
 #!lua flags=allow-oom
 -- What a person says of a URL.
--- ARGV: host, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'retry' with a
---       promise, or 'drop'
--- Returns 1 if it was queued, in flight, or a dead letter.
+-- ARGV: host, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'drop', or the
+--       promise to queue it with again
+-- Returns 1 if it was queued, in flight, or a dead letter; 0 also for one whose host was taken down.
 local host, member = ARGV[1], ARGV[2]
 local url, h = url_of(host, member), p .. 'h:' .. host
-if ARGV[5] == 'retry' or ARGV[5] == 'drop' then
+if ARGV[5] ~= 'take_down' then
   if call('HDEL', p .. 'dead', url) == 0 then return 0 end
   count('dead', -1)
-  if ARGV[5] == 'retry' then
-    call('ZADD', p .. 'q:' .. host, ARGV[6], member)
+  if ARGV[5] == 'drop' then
+    count('skipped:dropped')
+  elseif call('HEXISTS', h, 'gone') == 1 then
+    count('skipped:taken_down')
+    return 0
+  else
+    call('ZADD', p .. 'q:' .. host, ARGV[5], member)
     count('queued')
     wake(host)
-  else
-    count('skipped:dropped')
   end
   return 1
 end

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from deploy.status import CrawlDisplay
+from deploy.status import StatusReader, table
 from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.writer import ShardWriter
@@ -14,7 +14,7 @@ from tests.ranker.test_walker import feed
 
 def shown(frontier):
     said = io.StringIO()
-    Console(width=160, file=said).print(CrawlDisplay(frontier).table())
+    Console(width=160, file=said).print(table(StatusReader(frontier).read()))
     return said.getvalue()
 
 

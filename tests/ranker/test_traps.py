@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawler.read.extract import Extractor
-from crawler.read.screen import Wanted
+from crawler.read.extract import Extractor, Screen
 from deploy.demo.hosts import Calendar
 from ranker.traps import Traps, trap_of_shape
 
@@ -128,7 +127,7 @@ def test_it_goes_on_from_its_state():
 
 
 def test_the_calendar_of_the_local_web_ends_after_a_few_hundred_of_its_millions_of_pages():
-    extractor, calendar, traps = Extractor(Wanted(("en",), 0.65)), Calendar(), Traps()
+    extractor, calendar, traps = Extractor(Screen(("en",), 0.65)), Calendar(), Traps()
     start = "http://calendar.test/2024/05/01.html"
     seen, waiting = {start}, deque([start])
     while waiting:

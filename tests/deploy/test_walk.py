@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.scorer import CheckpointProcess, ScorerDied, open_any_model
+from deploy.walk import CheckpointProcess, ScorerDied, open_any_model
 from shards.reader import ShardReader
 from tests.conftest import eventually, open_frontier
 from tests.ranker.test_walker import committed_all, feed, prose, walk
@@ -15,8 +15,8 @@ from tests.tinylm.test_processes import gone
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
+from trainer.evaluate import CheckpointQuality
 from trainer.model.model import GPT
-from trainer.quality import CheckpointQuality
 from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
 
@@ -50,20 +50,20 @@ def test_it_says_what_the_model_says(model, run):
 
 def test_a_process_that_was_killed_is_replaced(model):
     before = model.score(prose(1))
-    os.kill(model._process.pid, signal.SIGKILL)
+    os.kill(model._child._process.pid, signal.SIGKILL)
     assert model.score(prose(1)) == before
 
 
 def test_one_that_dies_of_every_text_is_given_up(model, monkeypatch):
-    start = CheckpointProcess._start
+    await_model = CheckpointProcess._await_model
 
-    def start_and_kill(self):
-        start(self)
-        self._process.kill()
-        self._process.join()
+    def await_and_kill(self):
+        await_model(self)
+        self._child._process.kill()
+        self._child._process.join()
 
-    monkeypatch.setattr(CheckpointProcess, "_start", start_and_kill)
-    model._process.kill()
+    monkeypatch.setattr(CheckpointProcess, "_await_model", await_and_kill)
+    model._child._process.kill()
     with pytest.raises(ScorerDied, match="keeps ending"):
         model.score(prose(1))
 

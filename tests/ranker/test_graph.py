@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+import ranker.graph
 from ranker.features import SLOTS
-from ranker.graph import PARENTS, Evidence, LinkGraph, Target
+from ranker.graph import PARENTS, Evidence, Known, LinkGraph, Target
 from tests.conftest import saved
 
 KEYS = st.integers(0, 30) | st.just((1 << 64) - 1)
@@ -303,3 +304,33 @@ def test_a_page_does_not_pay_itself(key):
     assert not len(linked)
     assert not len(discovered)
     assert len(graph) == 0
+
+
+# Known: a set of 64-bit numbers
+
+
+NUMBERS = st.integers(0, (1 << 64) - 1) | st.integers(0, 20) | st.integers((1 << 64) - 20, (1 << 64) - 1)
+
+
+@given(st.lists(NUMBERS), st.lists(NUMBERS), st.lists(NUMBERS), st.integers(1, 5))
+def test_it_is_a_set_whenever_it_merges(first, added, asked, merge_at):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranker.graph, "_MERGE_AT", merge_at)
+        known, model = Known(first), set(first)
+        for number in added:
+            known.add(number)
+            model.add(number)
+            assert number in known
+            assert len(known) == len(model)
+        for number in [*asked, *first]:
+            assert (number in known) == (number in model)
+        assert known.to_array().tolist() == sorted(model)
+        assert known.to_array().dtype == np.uint64
+
+
+@given(st.lists(NUMBERS))
+def test_its_array_is_all_it_needs_to_go_on(given_numbers):
+    known = Known(given_numbers)
+    again = Known(map(int, known.to_array()))
+    assert again.to_array().tolist() == known.to_array().tolist()
+    assert Known(known.to_array()).to_array().tolist() == known.to_array().tolist()

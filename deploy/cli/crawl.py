@@ -1,0 +1,169 @@
+"""`tinylm crawl`, its parts as commands of their own, and what shows it."""
+
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from crawler.config import CrawlConfig, FrontierConfig
+from ranker.config import WalkConfig
+from tinylm.config import layers
+
+# What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
+app = App()
+_FRONTIER = layers(frontier=FrontierConfig)
+_ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
+
+
+@app.command(config=_ALL)
+def crawl(
+    seeds: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Crawl from SEEDS on this machine: server, workers and walker, until a limit is reached.
+
+    Each seed is a URL, a file of URLs, or a dump of Reddit submissions (.zst, .xz, .ndjson). Without seeds a
+    crawl goes on where it stopped.
+    """
+    from crawler.seeds.read import read_seeds
+    from deploy.crawl import Crawl
+    from deploy.status import show_crawl
+
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    reason = Crawl(frontier, crawl, walk).run(found, show_crawl)
+    print(f"done: {reason}; the corpus is in {frontier.shards}")
+
+
+@app.command(config=_FRONTIER)
+def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
+    from crawler.seeds.read import read_seeds
+    from deploy.crawl import open_frontier
+
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    with open_frontier(frontier) as opened:
+        print(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+
+
+@app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
+def begin(
+    seeds: Annotated[tuple[str, ...], Parameter(env_var="TINYLM_SEEDS", negative=())] = (),
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+) -> None:
+    """Set the rules and limits of a crawl whose workers run elsewhere, and give it SEEDS.
+
+    Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
+    that reached a limit goes on when it is set higher.
+    """
+    from crawler.seeds.read import read_seeds
+    from deploy.crawl import begin as begin_crawl
+    from deploy.crawl import open_frontier
+
+    crawl.check_user_agent()
+    found = [seed for given in seeds for seed in read_seeds(given)]
+    with open_frontier(frontier) as opened:
+        given = begin_crawl(opened, frontier, crawl, found)
+    print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
+
+
+@app.command(config=_ALL)
+def worker(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Fetch what the frontier leases, until SIGTERM. Start as many as you like, anywhere.
+
+    If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
+    walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
+    """
+    from crawler.fetch.robots import product_token
+    from crawler.fetch.worker import run
+    from crawler.read.extract import Extractor, Screen
+    from deploy.crawl import limits_from_now, open_frontier
+    from tinylm.log import setup
+
+    setup("worker")
+    crawl.check_user_agent()
+    crawl.check_lease(frontier.lease_seconds)
+    with open_frontier(frontier) as opened:
+        # `tinylm crawl` and `tinylm begin` have set them; a worker started by hand may be the first.
+        opened.set_limits_if_none(limits_from_now(crawl))
+        screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
+        run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
+
+
+@app.command(config=_ALL)
+def walk(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Judge fetched pages, steer the frontier and write shards, until SIGTERM; then commit and end."""
+    from deploy.crawl import open_frontier
+    from deploy.walk import run
+    from tinylm.log import setup
+
+    setup("walk")
+    with open_frontier(frontier) as opened:
+        run(opened, frontier, crawl, walk)
+
+
+@app.command(config=_FRONTIER)
+def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """Run the embedded server of a data directory in the foreground, for workers in other shells."""
+    from crawler.frontier.server import EmbeddedServer
+
+    # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with EmbeddedServer(frontier.data / "redis", memory=frontier.memory) as embedded:
+        print(f"--redis-url {embedded.url}", flush=True)
+        signal.pause()
+
+
+@app.command(config=_FRONTIER)
+def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+    """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
+    from rich.console import Console
+
+    from deploy.crawl import attach
+    from deploy.status import StatusReader, table
+
+    read = StatusReader(attach(frontier)).read()
+    Console().print(table(read))
+    if read.reached:
+        print(f"stopped: {read.reached}")
+
+
+@app.command(config=_FRONTIER)
+def dashboard(
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    runs: tuple[Path, ...] = (),
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Show crawl and training live on one web page, now or once they begin.
+
+    Parameters
+    ----------
+    runs
+        Training runs to show (their directories).
+    host
+        Address to listen on.
+    port
+        Port to listen on.
+    """
+    from deploy.crawl import attach
+    from deploy.dashboard.app import serve
+
+    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port)

@@ -1,0 +1,251 @@
+"""What a frontier must do, as sets of URLs: what the stores are driven against in `test_frontier_machine`.
+
+Nothing is stored here as the scripts store it. A URL that was met is in exactly one of: queued at its host,
+leased, `done`, `dead` (with its reason), `skipped`, `gone` (taken down). A host has one lease at a time.
+"""
+
+from dataclasses import dataclass, field
+from math import floor
+
+from crawler.frontier import SEED
+
+UNKNOWN_INDEX = 0.3  # what the frontier adds for a host it meets in a link
+
+
+@dataclass
+class Host:
+    index: float
+    queued: dict = field(default_factory=dict)  # url -> promise
+    lease: object = None
+    robots: bool = False  # whether its robots.txt was fetched
+    robots_failures: int = 0
+    no_robots: bool = False
+    referrers: set = field(default_factory=set)
+    chosen: bool = False
+    fetched: int = 0
+    paused: bool = False
+    gone: bool = False
+    rests_until: int = 0  # server's milliseconds, at the least
+    unranked: bool = False  # its best URL was taken away while it was ready: its rank is of before
+
+    @property
+    def rank(self):
+        return max(self.queued.values()) + self.index
+
+
+class Model:
+    """The sets, and the verbs that move URLs between them; `expect` methods say what an answer must be."""
+
+    def __init__(self, settings):
+        self._settings = settings
+        self._delay = int(1000 * settings["delay"])
+        self.hosts = {}
+        self.met = set()  # whatever may not be discovered again
+        self.done, self.skipped, self.gone = [], set(), set()
+        self.dead = {}
+        self.failures = {}
+        self.leases = {}  # key -> lease
+        self.requests = self.robots = self.discovered = 0
+        self.counted = {"skipped:robots": 0, "skipped:dropped": 0, "skipped:taken_down": 0}
+
+    def _host(self, name, index=0.0):
+        return self.hosts.setdefault(name, Host(index))
+
+    def budget(self, host):
+        settings = self._settings
+        if host.chosen:
+            return settings["pages_per_host"]
+        earned = settings["pages_per_referring_domain"] * len(host.referrers)
+        return min(settings["pages_per_host"], settings["pages_per_found_host"] + earned)
+
+    def eligible(self):
+        """Hosts that may be asked as soon as they have rested."""
+        return {
+            name: host
+            for name, host in self.hosts.items()
+            if host.queued and not host.lease and not host.paused and host.fetched < self.budget(host)
+        }
+
+    # Verbs
+
+    def put(self, name, url, promise, referrer):
+        """Returns how many were new."""
+        host = self._host(name, UNKNOWN_INDEX)
+        if host.gone:
+            self.counted["skipped:taken_down"] += 1
+            return 0
+        if referrer == SEED:
+            host.chosen = True
+        elif referrer:
+            host.referrers.add(referrer)
+        new = url not in self.met
+        if new or url in host.queued:
+            host.queued[url] = promise
+        self.met.add(url)
+        self.discovered += new
+        return int(new)
+
+    def lease(self, leases, n, partition_of, at, *, rested):
+        """Check what was leased at the server's time `at`; all of what may be, if all hosts have `rested`."""
+        eligible = self.eligible()
+        names = [lease.host for lease in leases]
+        assert len(set(names)) == len(names), "a host twice at once"
+        assert set(names) <= set(eligible), "a host that is asked, paused, over its budget or taken down"
+        if rested:
+            assert len(names) == min(n, len(eligible)), "a host that may be asked is lost"
+            self._best_first(names, eligible, partition_of)
+        for lease in leases:
+            host = self.hosts[lease.host]
+            assert at >= host.rests_until, "a host that rests"
+            assert lease.key not in self.leases
+            assert lease.kind == ("page" if host.robots else "robots")
+            failures = self.failures.get(lease.url, 0) if host.robots else host.robots_failures
+            assert (lease.attempt, lease.propensity, lease.fetch_no) == (failures + 1, 1, 1)
+            if lease.kind == "page":
+                assert lease.promise == max(host.queued.values()) == host.queued.pop(lease.url)
+            host.lease = self.leases[lease.key] = lease
+            host.unranked = False
+
+    def _best_first(self, names, eligible, partition_of):
+        """Of each partition the best hosts are taken, the best of them first."""
+        for partition in map(partition_of, names):
+            here = [name for name in eligible if partition_of(name) == partition]
+            if not any(eligible[name].unranked for name in here):
+                taken = [eligible[name].rank for name in names if name in here]
+                assert taken == sorted((eligible[name].rank for name in here), reverse=True)[: len(taken)]
+
+    def _end(self, lease, at, rest=0, *, sent=False):
+        """The lease is over; `at` is the server's time in ms, before that."""
+        host = self.hosts[lease.host]
+        del self.leases[lease.key]
+        host.lease = None
+        host.rests_until = max(host.rests_until, at + rest)
+        host.fetched += sent
+        self.requests += sent
+        return host
+
+    def ack(self, lease, at):
+        host = self._end(lease, at, self._delay, sent=True)
+        if lease.kind == "page":
+            self.done.append(lease.url)
+        else:
+            host.robots, host.robots_failures, host.no_robots = True, 0, False
+            self.robots += 1
+
+    def nack(self, lease, reason, at, *, sent):
+        host = self._end(lease, at, self._delay, sent=sent)
+        host.no_robots = host.no_robots or lease.kind == "robots"
+        self._fail(host, lease, reason, floor(lease.promise * 10_000 / 2) / 10_000)
+
+    def expire(self, lease, at):
+        host = self._end(lease, at, self._delay)
+        self._fail(host, lease, "lease_expired", lease.promise)
+
+    def _fail(self, host, lease, reason, promise):
+        if lease.kind == "robots":
+            host.robots_failures += 1
+            if host.robots_failures >= self._settings["attempts"]:
+                self.dead |= dict.fromkeys(host.queued, reason)
+                host.queued.clear()
+            return
+        self.failures[lease.url] = self.failures.get(lease.url, 0) + 1
+        if self.failures[lease.url] < self._settings["attempts"]:
+            host.queued[lease.url] = promise
+        else:
+            self.dead[lease.url] = reason
+            del self.failures[lease.url]
+
+    def skip(self, lease, at):
+        host = self._end(lease, at)
+        over = {lease.url}
+        if lease.kind == "robots":
+            over = set(host.queued)
+            host.queued.clear()
+        self.failures.pop(lease.url, None)
+        self.skipped |= over
+        self.counted["skipped:robots"] += len(over)
+
+    def give_back(self, lease, at):
+        host = self._end(lease, at)
+        if lease.kind == "page":
+            host.queued[lease.url] = lease.promise
+
+    def steer(self, name, index):
+        if name in self.hosts:
+            self.hosts[name].index = index
+
+    def pause(self, name, *, paused):
+        self._host(name).paused = paused
+
+    def take_down_host(self, name):
+        """Returns whether it was met."""
+        known = name in self.hosts
+        host = self._host(name)
+        host.gone = True
+        urls = list(host.queued)
+        if host.lease:
+            urls += [host.lease.url] * (host.lease.kind == "page")
+            del self.leases[host.lease.key]
+            host.lease = None
+        host.queued.clear()
+        self.gone.update(urls)
+        self.counted["skipped:taken_down"] += len(urls)
+        return known
+
+    def take_down_url(self, name, url):
+        """Returns whether it was queued, leased, or dead."""
+        self.met.add(url)
+        if url not in self.done and url not in self.skipped:
+            self.gone.add(url)
+        host = self.hosts.get(name)
+        if host is None:
+            return False
+        leased = host.lease is not None and host.lease.url == url
+        if leased:
+            del self.leases[host.lease.key]
+            host.lease = None
+        queued, dead = host.queued.pop(url, None) is not None, self.dead.pop(url, None) is not None
+        host.unranked = host.unranked or queued
+        self.counted["skipped:taken_down"] += leased or queued or dead
+        return leased or queued or dead
+
+    def retry(self, name, url, promise):
+        """Returns whether it is queued again."""
+        if self.dead.pop(url, None) is None:
+            return False
+        host = self.hosts[name]
+        if host.gone:
+            self.gone.add(url)
+            self.counted["skipped:taken_down"] += 1
+            return False
+        host.queued[url] = promise
+        return True
+
+    def drop(self, url):
+        """Returns whether it was a dead letter."""
+        if self.dead.pop(url, None) is None:
+            return False
+        self.skipped.add(url)
+        self.counted["skipped:dropped"] += 1
+        return True
+
+    # What must be so at any time
+
+    def counts(self):
+        return self.counted | {
+            "discovered": self.discovered,
+            "queued": sum(len(host.queued) for host in self.hosts.values()),
+            "leased": len(self.leases),
+            "fetched": self.requests,
+            "robots": self.robots,
+            "pages": len(self.done),
+            "backlog": len(self.done),
+            "dead": len(self.dead),
+        }
+
+    def check(self):
+        """Nothing that was met is lost, and nothing is in two places."""
+        queued = [url for host in self.hosts.values() for url in host.queued]
+        leased = [lease.url for lease in self.leases.values() if lease.kind == "page"]
+        where = [*queued, *leased, *self.done, *self.dead, *self.skipped, *self.gone]
+        assert sorted(where) == sorted(self.met)
