@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run setup bench-setup setup-system test test-long lint clean
+.PHONY: run setup bench-setup setup-system test test-long test-release lint clean
 .DEFAULT_GOAL := run
 
 run: setup  ## seeds to chat, on a local web made of the documentation installed on this machine
@@ -30,11 +30,19 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: setup
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+# Much of a test's time is waiting, so that three at once are quicker on two cores; a file stays in one process,
+# with a server of its own.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 
-test-long: setup
-	$(BIN)/python -m pytest -m long $(ARGS)
+test: setup
+	$(PYTEST) -m "not long and not release" $(ARGS)
+
+test-long: setup  ## kills and whole runs
+	$(PYTEST) -m long $(ARGS)
+
+test-release: setup  ## what takes minutes a case: before a release
+	$(BIN)/python -m pytest -m release $(ARGS)
+	$(BIN)/python -m bench.kills
 
 clean:  ## removes the environment and what the demo made, nothing else
 	rm -rf $(VENV) runs/demo
