@@ -23,13 +23,9 @@ from shards.schema import FetchRow
 from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
-_NEAR = 3  # fetched URLs named in place of one that was not
-
-
+_NEAR = 3  # fetched URLs named beside one that was not
 # Reads the graph and the policy as they were when the corpus in a directory was last committed.
 Restore = Callable[[Path], tuple[LinkGraph, Policy]]
-
-
 # A fetch, and what is known of its document; None if it was dropped.
 Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 

@@ -23,13 +23,9 @@ import tinylm
 from crawler.frontier import Frontier
 from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
-from tinylm.errors import ConfigError, TinylmError
+from tinylm.errors import ConfigError
 
 _SHUTDOWN_SECONDS = 3  # for answers on their way, at SIGTERM; a page asks again a second later
-
-
-class DashboardError(TinylmError):
-    """The page cannot be served here."""
 
 
 def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path]) -> FastAPI:
@@ -84,7 +80,7 @@ def content_policy(page: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError for a port that is none, DashboardError if it is taken."""
+    """A listening socket. Raises ConfigError for a port that is none or is taken."""
     if not 0 <= port <= 65535:
         raise ConfigError(f"port = {port}: a port is between 0 (any free one) and 65535")
     try:
@@ -94,7 +90,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         # Python adds "(while attempting to bind on address …)", which the message says in its own words.
         why = str(error.strerror).partition(" (")[0]
-        raise DashboardError(
+        raise ConfigError(
             f"cannot listen on {host} port {port} ({why}): stop what does, or give another --port"
         ) from error
 
@@ -102,7 +98,7 @@ def listen(host: str, port: int) -> socket.socket:
 def serve(
     attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], *, host: str, port: int
 ) -> None:
-    """Serve the page until SIGTERM or SIGINT. Raises DashboardError if the port is taken."""
+    """Serve the page until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
     # Bound before uvicorn starts: of a taken port it would say so in its log and exit by itself.
     with listen(host, port) as listener:
         print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)

@@ -281,7 +281,7 @@ print(len(ids), len(set(ids)), reader.manifest.rows)
 """
 
 
-@pytest.mark.long
+@pytest.mark.release
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_a_cluster_finishes_and_again_though_a_worker_redis_and_the_walker_are_killed(cluster):

@@ -26,7 +26,7 @@ from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
 from crawler.seeds.seed import Seed
 from deploy.crawl import attach
-from deploy.dashboard.app import DashboardError, content_policy, create_app, listen
+from deploy.dashboard.app import content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled
 from deploy.status import Status, StatusReader, table, verdict
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
@@ -349,7 +349,7 @@ def test_a_new_commit_is_noticed_and_damage_is_said(tmp_path):
 def test_a_taken_port_is_one_clear_error():
     with listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
-        with pytest.raises(DashboardError, match=f"port {port} .*give another --port"):
+        with pytest.raises(ConfigError, match=f"port {port} .*give another --port"):
             listen("127.0.0.1", port)
     with pytest.raises(ConfigError, match="port = 70000"):
         listen("127.0.0.1", 70000)

@@ -34,8 +34,9 @@ def run(tmp_path_factory):
     return config.out
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(run):
+    """One process for all tests, of which the last leaves it dead."""
     process = open_any_model(str(run), "")
     yield process
     process.close()
