@@ -2,12 +2,10 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import partial
 from html import escape
-from itertools import count
 from zlib import crc32
 
 from deploy.demo.pages import Pages
@@ -51,7 +49,6 @@ class Reply:
     body: bytes = b""
     content_type: str = HTML
     headers: dict[str, str] = field(default_factory=dict)
-    modified: float | None = None
 
 
 NOT_FOUND = Reply(404, b"<!DOCTYPE html><title>Not found</title><h1>Not found</h1>")
@@ -84,19 +81,15 @@ class Host(ABC):
 
 @dataclass(kw_only=True)
 class Documentation(Host):
-    """The pages of one site; `/index.html` and a module without `.html` are redirects to where they live."""
+    """The pages of one site."""
 
     kind: str = "documentation"
     site: Site
     pages: Pages
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (a page has no variants)
-        if path == "/index.html":
-            return redirect(301, "/")
-        if path.removeprefix("/") in self.site.modules:
-            return redirect(301, f"{path}.html")
         page = self.pages.page(self.site.host, path)
-        return Reply(body=page.body, modified=page.modified) if page else NOT_FOUND
+        return Reply(body=page) if page else NOT_FOUND
 
 
 @dataclass(kw_only=True)
@@ -104,10 +97,11 @@ class Busy(Documentation):
     """Refuses every fifth request, counted over all paths but robots.txt, and says when to come again."""
 
     kind: str = "busy"
-    requests: Iterator[int] = field(default_factory=partial(count, 1))
+    requests: int = 0
 
     def answer(self, path: str, query: str) -> Reply:
-        if next(self.requests) % _REFUSE_EVERY == 0:
+        self.requests += 1
+        if self.requests % _REFUSE_EVERY == 0:
             return Reply(429, b"Busy.\n", TEXT, {"Retry-After": str(_RETRY_AFTER_SECONDS)})
         return super().answer(path, query)
 

@@ -156,15 +156,12 @@ def local_web(data: Path, packages: str = "") -> Iterator[dict[str, Any]]:
 
     Yields its port and where its hosts are. Raises StageError if it does not start, or died meanwhile.
     """
-    ready, access_log, log = (
-        data / "web" / "ready.json",
-        data / "web" / "access.log",
-        data / "logs" / "web.log",
-    )
+    ready, log = data / "web" / "ready.json", data / "logs" / "web.log"
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "deploy.demo.web", "--ready-file", str(ready)]
-    process = start([*argv, "--access-log", str(access_log), "--packages", packages], log=log)
+    argv += ["--access-log", str(data / "web" / "access.log"), "--packages", packages]
+    process = start(argv, log=log)
     try:
         give_up = time.monotonic() + _START_SECONDS
         while not ready.exists():
