@@ -46,7 +46,9 @@ from crawler.urls import canonicalize
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
+# Between two questions whether all processes are through.
 _FINISHED_SECONDS = 0.5
+# Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
 _PROCESSING_SECONDS = 60.0
 
 log = logging.getLogger(__name__)
@@ -124,7 +126,7 @@ class FrontierScheduler(BaseScheduler):
             return True
         url = canonicalize(request.url)
         if url is None:
-            log.error("%s has no place in the frontier", request)
+            log.error("%s cannot be queued: it has no http(s) URL", request)
             return False
         try:
             kept = pickle.dumps(request.to_dict(spider=self._spider), protocol=4)
@@ -181,7 +183,13 @@ class FrontierScheduler(BaseScheduler):
             pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
             made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind == "robots"]
             kept = zip(pages, self._frontier.requests(pages), strict=True)
-            return made + [_Held(lease, self._request(lease, request)) for lease, request in kept]
+            for lease, pickled in kept:
+                if pickled is None:  # somebody put the URL
+                    request = Request(urldefrag(lease.url).url, dont_filter=True)
+                else:
+                    request = request_from_dict(pickle.loads(pickled), spider=self._spider)  # noqa: S301
+                made.append(_Held(lease, request))
+            return made
 
     def _allowed(self, lease: Lease) -> bool:
         if self._rules.read(lease).allow(urldefrag(lease.url).url):
@@ -189,12 +197,6 @@ class FrontierScheduler(BaseScheduler):
         with suppress(LeaseLost):
             self._frontier.refuse(lease, "robots")
         return False
-
-    def _request(self, lease: Lease, kept: bytes | None) -> Request:
-        """The request as it was, or a plain one for a URL that somebody put."""
-        if kept is None:
-            return Request(urldefrag(lease.url).url, dont_filter=True)
-        return request_from_dict(pickle.loads(kept), spider=self._spider)  # noqa: S301
 
     def _offer(self, held: _Held) -> None:
         self._held[held.request] = held

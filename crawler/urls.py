@@ -15,9 +15,12 @@ from ada_url import join_url, normalize_url
 if TYPE_CHECKING:
     from tldextract import TLDExtract
 
-MOST_CHARACTERS = 2048  # the limit of sitemaps.org for a URL
-_LONGEST_HOST = 253  # characters, of DNS; Ada lets longer ones pass
+# The limit of sitemaps.org for a URL.
+MOST_CHARACTERS = 2048
+# Characters of a name in DNS; Ada lets longer ones pass.
+_LONGEST_HOST = 253
 _DOMAINS_REMEMBERED = 100_000
+# A page of docs.python.org has 210, six in seven of them seen before.
 _LINKS_REMEMBERED = 1 << 15
 _TRACKING = re.compile(
     r"(utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id|_hs(enc|mi)|ref_src|ref_url)(=|$)",
@@ -132,7 +135,7 @@ def domain(host: str) -> str:
 
 @cache
 def _suffixes() -> "TLDExtract":
-    """Loaded when it is first wanted: who only keeps a frontier needs none. Nothing is downloaded."""
-    from tldextract import TLDExtract
+    from tldextract import TLDExtract  # when it is first needed: who only keeps a frontier needs none
 
+    # The list it was packed with; nothing is downloaded.
     return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)

@@ -34,10 +34,12 @@ from tinylm.processes import lock
 
 _OPEN = ".open"
 _READ_BYTES = 1 << 20
-_FILE_BYTES = 1_000_000_000  # as ISO 28500 recommends
+# As ISO 28500 recommends.
+_FILE_BYTES = 1_000_000_000
 _GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/1."
-_MOST_BYTES = 1 << 26  # of a body that is read, also without its encodings
-_MOST_ENCODINGS = 3  # on each other; nobody who means well uses two
+# Of a body that is read, also without its encodings: 64 MiB.
+_MOST_BYTES = 1 << 26
+_MOST_ENCODINGS = 3
 Header = tuple[bytes, bytes]
 
 
@@ -86,6 +88,7 @@ class WarcWriter:
             "request", {"WARC-Concurrent-To": response_id, **known}, "application/http;msgtype=request",
             _head(exchange.request_line, exchange.request_headers),
         )  # fmt: skip
+        # In one write, so that what a killed process leaves is cut at one place only.
         with self._lock:
             file = self._file or self._begin()
             file.write(response + request)
@@ -227,6 +230,7 @@ class WarcReader:
                         sound = True
                     return
                 except OSError:
+                    # Counted once, however often what looks like the next record is none.
                     self.broken += sound
                     sound, position = False, data.find(magic, position + 1)
 

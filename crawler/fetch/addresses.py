@@ -23,9 +23,11 @@ from tinylm.errors import ConfigError
 
 Address = IPv4Address | IPv6Address
 
-_VALID_SECONDS = 60.0  # that an answer of DNS is used for, whatever its TTL
+# That an answer of DNS is used for: `getaddrinfo` tells no TTL.
+_VALID_SECONDS = 60.0
 _MOST_NAMES = 10_000
-_LOOKUPS = 32  # threads of its own: names that hang must not hold up the frontier's calls, in the loop's
+# Threads of its own: names that hang must not hold up the frontier's calls, which use the loop's.
+_LOOKUPS = 32
 
 # What "public" never is, beside all that Python's is_global denies; it lets these pass (IANA registries).
 _NEVER_PUBLIC = tuple(
@@ -54,6 +56,7 @@ def unwrap(address: Address) -> Address:
 
 def is_public(address: Address) -> bool:
     """Whether `address` is a unicast address of the public internet."""
+    # All that is assigned so far: what IANA has not given out is nobody's, and is_global lets it pass.
     if isinstance(address, IPv6Address) and address not in _GLOBAL_UNICAST:
         return False
     return address.is_global and not any(
@@ -77,6 +80,7 @@ class AddressGuard:
 
     def allows(self, address: str, port: int) -> bool:
         """Whether a connection to `address` (numeric, with or without zone) and `port` may be made."""
+        # Behind a % stands the zone, which is no part of the address.
         judged = unwrap(ip_address(address.partition("%")[0]))
         if self._public and is_public(judged):
             return True
@@ -91,7 +95,7 @@ class AddressGuard:
         if not self.allows(str(address), int(str(port))):
             raise ForbiddenAddress(f"{address}:{port} is outside the allowed networks")
         made = socket.socket(family, kind, protocol)
-        made.setblocking(False)
+        made.setblocking(False)  # asyncio's condition
         return made
 
 
@@ -120,6 +124,7 @@ class Resolver(AbstractResolver):
     ) -> list[ResolveResult]:
         known = self._known.get((host, port))
         if not known or known.until < time.monotonic():
+            # Concurrent lookups of a name are not joined: a host has one lease at a time.
             known = _Known(time.monotonic() + _VALID_SECONDS, await self._look_up(host, port, family))
             self._known[host, port] = known
             if len(self._known) > _MOST_NAMES:

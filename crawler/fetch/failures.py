@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-from collections.abc import Iterator
 
 import aiohttp
 from aiohttp.http_exceptions import ContentLengthError
@@ -17,8 +16,8 @@ from scrapy.exceptions import (
 
 from crawler.errors import NetworkForbidden
 
+# Reasons that say more about the host than about the URL: all of it rests longer each time.
 OF_THE_HOST = frozenset({"dns", "refused", "unreachable", "tls"})
-"""Reasons that say more about the host than about the URL: all of it rests longer each time."""
 
 # The first that is found anywhere in the chain of causes names the reason.
 _REASONS: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
@@ -39,17 +38,14 @@ _REASONS: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
 
 def classify(error: BaseException | None) -> str:
     """The reason under which `error` is counted; `bad_response` for what is no HTTP."""
-    chain = list(_causes(error))
+    chain: list[BaseException] = []
+    while error is not None:
+        chain.append(error)
+        # aiohttp keeps what the system said beside the cause.
+        if isinstance(inner := getattr(error, "os_error", None), BaseException):
+            chain.append(inner)
+        error = error.__cause__
     for reason, kinds in _REASONS:
         if any(isinstance(link, kinds) for link in chain):
             return reason
     return "bad_response"
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        inner = getattr(error, "os_error", None)
-        if isinstance(inner, BaseException):
-            yield inner
-        error = error.__cause__

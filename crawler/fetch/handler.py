@@ -24,7 +24,9 @@ from crawler.warc import Exchange, WarcWriter
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
 
+# Content encodings on each other: a bomb that is packed 20 times grows at each.
 _MOST_ENCODINGS = 3
+# Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
 
 
@@ -94,6 +96,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         super().__init__(crawler)
         guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
         self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), guard)
+        # Scrapy's own session, without a guard, is replaced before it is used; detached, it warns of nothing.
         unguarded, self._session = (
             self._session,
             aiohttp.ClientSession(
@@ -101,9 +104,11 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                     resolver=self._resolver,
                     socket_factory=guard.make_socket,
                     limit=self._pool_size_total,
+                    # Names are remembered in the resolver, which knows which address it gave away.
                     use_dns_cache=False,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                # The middleware unpacks, within bounds; WARC files keep what was sent.
                 auto_decompress=False,
                 response_class=_Response,
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
@@ -120,6 +125,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         address = await self._address(name, port, timeout)
         async with self._spider.cap.held(address, timeout + _HOLD_MARGIN_SECONDS):
+            # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:
                 async with super()._make_request(request, max(0.001, over - loop.time())) as response:
                     response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
@@ -154,10 +160,11 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
 
     @staticmethod
     def _extract_headers(response: _ClientResponse) -> Headers:
-        """As they came: decoded and encoded again, bytes that are no UTF-8 would be an error."""
+        # As they came: decoded and encoded again, bytes that are no UTF-8 would be an error.
         headers = Headers()
         for name, value in response.raw_headers:
             headers.appendlist(name, value)
+        # By the announced length Scrapy would give up a body that is to be cut.
         if getattr(response, "cut_at", 0):
             headers.pop("Content-Length", None)
         return headers

@@ -15,15 +15,22 @@ from crawler.frontier import Frontier, Lease
 from crawler.read.optout import usage
 from crawler.urls import canonicalize, locate
 
-VALID_SECONDS = 24 * 3600.0  # RFC 9309 allows no longer
-MOST_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB; what is longer is cut there
-_MOST_CATEGORIES = 16  # of uses: each costs a parse of all the file
+# RFC 9309 allows no longer.
+VALID_SECONDS = 24 * 3600.0
+# RFC 9309 asks for at least 500 KiB; what is longer is cut there.
+MOST_BYTES = 512 * 1024
+# Uses, each of which costs a parse of all the file.
+_MOST_CATEGORIES = 16
 _MOST_USAGE_LINES = 1000
-_MOST_SITEMAPS = 1000  # links of a page of the stream, which has to stay small
-_MOST_REMEMBERED = 10_000  # hosts whose rules are kept parsed
+# They are links of a page of the stream, which has to stay small.
+_MOST_SITEMAPS = 1000
+# Hosts whose rules are kept parsed.
+_MOST_REMEMBERED = 10_000
 _MOST_FILES_OF_OTHERS = 1000
-_SHORTEST_WAIT = 0.02  # seconds
-_MOST_HOPS = 5  # as RFC 9309 asks
+# Seconds between two looks whether another host's turn has come, with a delay of none.
+_SHORTEST_WAIT = 0.02
+# As RFC 9309 asks.
+_MOST_HOPS = 5
 _AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
 _SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
 _USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
@@ -175,6 +182,7 @@ class RobotsRedirects:
                 return text
             wait = self._next.get(target, now) - now
             if wait <= 0:
+                # Until it answers nobody else asks; if it never does, until `patience` is over.
                 self._next = {name: at for name, at in self._next.items() if at > now}
                 self._next[target] = now + self._patience
                 return None

@@ -5,14 +5,18 @@ answers, whether it has four pages in flight or four hundred, and nobody waits l
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
+
+P = ParamSpec("P")
+Ending = Callable[Concatenate[Batch, Lease, P], None]
 
 
 class _Answer(NamedTuple):
@@ -32,9 +36,9 @@ class RoundTrips:
         self._talking: asyncio.Task[None] | None = None
         self.fatal: TinylmError | None = None
 
-    async def end(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
-        """`frontier.VERB(lease, ...)`. Raises LeaseLost; ServerError if the server is away."""
-        getattr(self._batch, verb)(lease, *args, **kwargs)
+    async def end(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
+        """End a lease `how`: `Batch.ack`, and so on. Raises LeaseLost; ServerError if the server is away."""
+        how(self._batch, lease, *args, **kwargs)
         if lease.key in (await self._answered()).lost:
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
@@ -64,12 +68,12 @@ class RoundTrips:
                 lost = await asyncio.to_thread(self._send, batch)
             except TinylmError as error:
                 answer.set_exception(error)
-                answer.exception()
+                answer.exception()  # seen: if nobody waits for the answer, asyncio does not complain
             else:
                 answer.set_result(_Answer(frozenset(lease.key for lease in lost), batch.waits))
 
     def _send(self, batch: Batch) -> list[Lease]:
-        """A server that stayed away is waited for once, not once a batch: the leases left expire."""
+        # A server that stayed away is waited for once, not once a batch: the leases left expire.
         if self.fatal:
             raise self.fatal
         try:
@@ -81,7 +85,7 @@ class RoundTrips:
         return lost
 
     def give_back(self, leases: list[Lease]) -> None:
-        """The last word: `leases` were not begun. What cannot be said any more expires."""
+        """Give `leases` back at shutdown: they were not begun. If the server is away they expire."""
         batch = self._frontier.batch()
         for lease in leases:
             batch.give_back(lease)

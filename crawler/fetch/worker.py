@@ -32,8 +32,9 @@ from crawler.fetch.robots import (
     product_token,
     retry_at,
 )
-from crawler.fetch.roundtrips import RoundTrips
+from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
+from crawler.frontier.batch import Batch
 from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
@@ -45,11 +46,13 @@ from shards.text.content import values
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
 
-_SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5  # seconds between two requests for leases when there are none
+# Seconds between two questions for leases when there are none, doubled each time.
+_SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
-_LONGEST_VALIDATOR = 512  # characters of an ETag or a Last-Modified that are kept
+# Characters of an ETag or a Last-Modified that are kept.
+_LONGEST_VALIDATOR = 512
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "Accept-Language": "en",
@@ -187,7 +190,7 @@ class LeaseSpider(Spider):
             if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
                 await self._fetch(lease, lease.url)
             else:
-                await self._finish(lease, "skip", "robots")
+                await self._finish(lease, Batch.skip, "robots")
         except TinylmError as error:
             self._fatal = error
         except Exception:
@@ -220,33 +223,34 @@ class LeaseSpider(Spider):
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
             reason = f"status_{response.status}"
-            await self._finish(lease, "nack", reason, retry_at=at, back_off=at is None, **cost)
+            await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif lease.kind == "robots":
             await self._on_robots(response, lease, hops, cost)
         elif response.status >= 500:
-            await self._finish(lease, "nack", f"status_{response.status}", **cost)
+            await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
-            await self._finish(lease, "ack", await self._page(response, lease), **cost)
+            await self._finish(lease, Batch.ack, await self._page(response, lease), **cost)
 
     async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
         """No response."""
         reason = classify(error)
         if isinstance(error, AddressBusy):
-            await self._finish(lease, "give_back", wait=error.seconds)
+            await self._finish(lease, Batch.give_back, wait=error.seconds)
         elif reason == "forbidden_network" and hops:
             # A robots.txt moved to where nobody may go is no robots.txt.
-            nothing = {"valid": VALID_SECONDS, "crawl_delay": 0.0, "latency": 0.0, "size": 0}
-            await self._finish(lease, "ack_robots", "", **nothing)
+            await self._finish(
+                lease, Batch.ack_robots, "", valid=VALID_SECONDS, crawl_delay=0.0, latency=0.0, size=0
+            )
         elif reason == "forbidden_network":
-            await self._finish(lease, "skip", reason)
+            await self._finish(lease, Batch.skip, reason)
         elif reason == "too_large" and lease.kind == "page":
             most = int(self.config.megabytes_per_page * 1e6)
-            await self._finish(lease, "ack", _page(lease, 0, reason=reason), latency=0.0, size=most)
+            await self._finish(lease, Batch.ack, _page(lease, 0, reason=reason), latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
             back_off = reason in OF_THE_HOST or lease.kind == "robots"
             # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
-            await self._finish(lease, "nack", reason, back_off=back_off, latency=self.config.timeout / 5)
+            await self._finish(lease, Batch.nack, reason, back_off=back_off, latency=self.config.timeout / 5)
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
         location = _header(response, "Location")
@@ -259,13 +263,13 @@ class LeaseSpider(Spider):
                 await self._fetch(lease, text.url, hops + 1)
             return
         if text is None:
-            await self._finish(lease, "nack", "robots_unreachable", back_off=True, **cost)
+            await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)
             return
         rules = Rules(text, self.config.user_agent)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
         await self._finish(
             lease,
-            "ack_robots",
+            Batch.ack_robots,
             text[:MOST_BYTES],
             valid=VALID_SECONDS,
             crawl_delay=rules.crawl_delay,
@@ -307,9 +311,9 @@ class LeaseSpider(Spider):
         opt_out = (*extracted.opt_out, *heard.signals, *of_host)
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 
-    async def _finish(self, lease: Lease, verb: str, *args: Any, **kwargs: Any) -> None:
+    async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await self._trips.end(lease, verb, *args, **kwargs)
+            await self._trips.end(lease, how, *args, **kwargs)
         except LeaseLost as error:
             self.logger.warning("%s", error)
         finally:

@@ -10,9 +10,12 @@ from selectolax.lexbor import LexborHTMLParser, LexborNode
 from crawler.page import Link
 from crawler.urls import canonicalize, resolve
 
+# Of a page: the stream has to stay small.
 _MOST_LINKS = 2000
+# Elements of a tag path; a hostile page nests 60,000.
 _MOST_ENCLOSING = 64
 _MOST_ANCHOR_CHARACTERS = 200
+# Addresses that pages named as their own.
 _MOST_REMEMBERED = 10_000
 _HEAD = "html/head/link"
 _FEEDS = ("application/rss+xml", "application/atom+xml")
@@ -43,6 +46,7 @@ class Markup:
         """Every target once: translations (by language) and feeds that the head names, then the body's."""
         folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
         found: dict[str, Link] = {}
+        # By the parser's number of an element: links of a page have most of what encloses them in common.
         paths: dict[int, tuple[str, ...]] = {}
         for node in chain(self._in_head, self._anchors):
             attributes = node.attributes
@@ -55,6 +59,7 @@ class Markup:
             if not href:
                 target: str | None = self.base
             else:
+                # Only a query alone depends on more of the base than its folder, which many pages share.
                 target = canonicalize(href, self.base) if href[0] == "?" else resolve(href, folder)
             if target is None or target == self._url or target in found:
                 continue
@@ -113,7 +118,7 @@ def clean(text: str) -> str:
 class Canonicals:
     """Decides whether a page's `rel=canonical` is to be believed: then its text is somebody else's.
 
-    Templates name wrong pages often enough to lose whole sites. So it is believed if the page names one
+    Templates name wrong pages often enough to lose all of a site. So it is believed if the page names one
     address only, on the same site, that is neither the same page by another spelling (scheme, `www.`, a
     slash, an index file) nor the front page or a folder above the page; and as long as all who name that
     address have one title: copies share it, victims of a template do not. (The first victim is lost.)
@@ -135,7 +140,7 @@ class Canonicals:
 
 
 def _may_be_copy(url: str, target: str) -> bool:
-    (host, path, query), (other_host, other_path, other_query) = _place(url), _place(target)
+    (host, path, query), (other_host, other_path, other_query) = _page_of(url), _page_of(target)
     if not (host == other_host or host.endswith(f".{other_host}") or other_host.endswith(f".{host}")):
         return False
     if path == other_path:
@@ -143,7 +148,7 @@ def _may_be_copy(url: str, target: str) -> bool:
     return not f"{path}/".startswith(f"{other_path}/")
 
 
-def _place(url: str) -> tuple[str, str, str]:
+def _page_of(url: str) -> tuple[str, str, str]:
     """Host, path and query of a page, however it is spelled; the path of a front page is empty."""
     parts = urlsplit(url)
     return parts.netloc.removeprefix("www."), _INDEX.sub("/", parts.path).rstrip("/"), parts.query

@@ -22,9 +22,12 @@ from tinylm.processes import Child
 # A child's writable memory, all told (Linux; elsewhere only time is limited). One at rest has about 40; of
 # a page its tree takes many times its size.
 _MEGABYTES = 512
-_REPLACED_AT = 0.6  # of that: memory that a child keeps is a leak of a library, and the next page needs some
-_GRACE_SECONDS = 2.0  # beyond a page's own time, for the alarm in the child to be heard
-_START_SECONDS = 60.0  # to import the libraries, which takes about 1 on an idle machine
+# Of that: what a child keeps between pages a library has leaked, and the next page needs room.
+_REPLACED_AT = 0.6
+# Beyond a page's own time, for the alarm in the child to be heard.
+_GRACE_SECONDS = 2.0
+# To import the libraries, which takes about 1 on an idle machine.
+_START_SECONDS = 60.0
 _OF_A_PROCESS = ("extract_timeout", "extract_crash", "extract_memory")
 
 
@@ -104,7 +107,7 @@ class _Extractor(Child):
         return found
 
     def _replace(self) -> None:
-        """Unless it was ended for good, by `Extractors.close`."""
+        # Closed: it was ended for good, by `Extractors.close`.
         if not self.pipe.closed:
             self.end()
             self.start()

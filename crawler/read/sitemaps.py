@@ -25,9 +25,9 @@ from crawler.urls import canonicalize, locate
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
-_MOST_BYTES = 10 * 1024 * 1024
-_MOST_TITLE_CHARACTERS = 200
-_SNIFFED = 1024
+_MOST_BYTES = 10 * 1024 * 1024  # decompressed
+_MOST_TITLE_CHARACTERS = 200  # as of an anchor
+_SNIFFED = 1024  # bytes in which a list's root element has to begin
 _GZIP = b"\x1f\x8b"
 _ENTRIES = {
     ("urlset", "url"): "sitemap",
@@ -99,7 +99,7 @@ def _site(url: str) -> str:
 
 
 def _inflated(body: bytes) -> bytes:
-    """`body`, unpacked if it is gzip; if that is cut off or too long, its whole lines or tags."""
+    """Unpack `body` if it is gzip; of one that is cut off or too long, keep the complete lines or tags."""
     if not body.startswith(_GZIP):
         return body[:_MOST_BYTES]
     unpacker = zlib.decompressobj(wbits=31)
@@ -111,7 +111,7 @@ def _inflated(body: bytes) -> bytes:
 
 
 def _mended(xml: bytes) -> bytes:
-    """With the ampersands escaped that are none of an entity, and without a URL that the end cuts in half."""
+    """Escape the ampersands that are none of an entity, and drop a URL that the end cuts in half."""
     if not xml.startswith(b"<") or xml[1:2] == b"\0":
         return xml
     xml = xml[: xml.rfind(b">") + 1]
@@ -133,10 +133,10 @@ def _read_xml(content: bytes) -> tuple[str, list[Entry]]:
     try:
         for _, element in islice(parser, _MOST_ENTRIES):
             parent = element.getparent()
-            place = _name(parent), _name(element)
-            if place in _ENTRIES:
-                kind = _ENTRIES[place]
-                entries += _sitemap_entry(element, place) if kind == "sitemap" else _feed_entry(element)
+            names = _name(parent), _name(element)
+            if names in _ENTRIES:
+                kind = _ENTRIES[names]
+                entries += _sitemap_entry(element, names) if kind == "sitemap" else _feed_entry(element)
                 _forget(element)
     except etree.XMLSyntaxError:
         pass
@@ -163,9 +163,9 @@ def _forget(element: "etree._Element") -> None:
         before.getparent().remove(before)
 
 
-def _sitemap_entry(element: "etree._Element", place: tuple[str, str]) -> Iterator[Entry]:
-    """Some forget to close an entry, or to mark the URL in it: a date is that of the `loc` before it."""
-    path = "/".join(place)
+def _sitemap_entry(element: "etree._Element", names: tuple[str, str]) -> Iterator[Entry]:
+    path = "/".join(names)
+    # Some forget to close an entry, or to mark the URL in it: a date is that of the `loc` before it.
     found: list[Entry] = []
     for child in element:
         text = _text(child)

@@ -22,9 +22,13 @@ from crawler.errors import SeedError
 from crawler.seeds.seed import Seed
 from crawler.urls import canonicalize
 
-FEWEST_VOTES = 3  # WebText's
-_SETTLED_SECONDS = 24 * 3600  # after that the votes on a submission hardly change
-_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}  # the dumps' windows are up to 2 GiB
+# WebText's.
+FEWEST_VOTES = 3
+# Scores taken sooner are not believed.
+_SETTLED_SECONDS = 24 * 3600
+# The dumps are compressed with windows of up to 2 GiB.
+_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}
+# What is linked most and is no text, by the end of its path and by its host.
 _MEDIA = (".jpg", ".jpeg", ".png", ".gif", ".gifv", ".webp", ".mp4", ".webm", ".mp3", ".pdf", ".zip", ".svg")
 _NOT_TEXT = (
     "reddit.com", "redd.it", "imgur.com", "youtube.com", "youtu.be", "twitter.com", "x.com", "facebook.com",
@@ -60,6 +64,7 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
             score = float(post.get("score") or 0)
             if not math.isfinite(score):
                 raise ValueError(score)
+        # Each line is somebody's JSON: whatever type a field has must cost no more than its line.
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
             dropped["bad_line"] += 1
             continue
@@ -112,22 +117,16 @@ def _not_text(post: dict[str, Any]) -> bool:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
+    openers: dict[str, Callable[[Path], Any]] = {
+        ".zst": lambda dump: zstd.open(dump, "rb", options=_LONG_WINDOW),
+        ".xz": lzma.open,
+        ".gz": gzip.open,
+    }
+    opener: Callable[[Path], Any] = openers.get(path.suffix, lambda dump: dump.open("rb"))
     try:
-        with _open(path) as stream:
+        with opener(path) as stream:
             yield from stream
     except (EOFError, zstd.ZstdError, lzma.LZMAError, zlib.error, OSError) as error:
         raise SeedError(
             f"{path}: unreadable, cut off or damaged ({error}); nothing of it was used: get it again"
         ) from error
-
-
-def _open(path: Path) -> Any:
-    match path.suffix:
-        case ".zst":
-            return zstd.open(path, "rb", options=_LONG_WINDOW)
-        case ".xz":
-            return lzma.open(path, "rb")
-        case ".gz":
-            return gzip.open(path, "rb")
-        case _:
-            return path.open("rb")

@@ -3,68 +3,75 @@
 import pytest
 
 from crawler.frontier import Discovered
-from tests.conftest import Site, article, eventually, open_frontier, reply, worker
+from tests.conftest import Listener, Site, article, eventually, fetched_pages, open_frontier, reply, worker
 from tests.crawler.spy import contacts, spied
 
-
-@pytest.fixture
-def site():
-    made = Site("127.8.0.1")
-    yield made
-    made.stop()
+NAMES = {
+    "inner-dns.test": ["127.0.0.1", "10.0.0.1", "::1"],
+    "mixed-dns.test": ["127.0.0.1", "::1", "127.8.0.1"],
+}
 
 
-@pytest.mark.parametrize(
-    "where", ["redirect", "link", "robots", "name", "literal", "metadata", "dns", "mixed-dns"]
-)
-def test_nothing_forbidden_is_contacted(server, site, forbidden, tmp_path, where):
-    """The listener stands for Redis, for a metadata service, and for a proxy that the environment names."""
-    frontier = open_frontier(server)
+@pytest.fixture(scope="module")
+def tempted(server, tmp_path_factory):
+    """One worker that every way to a forbidden address was shown, and those that were allowed.
+
+    The listener stands for Redis, for a metadata service, and for a proxy that the environment names.
+    """
+    folder, frontier, site, forbidden = (
+        tmp_path_factory.mktemp("spy"),
+        open_frontier(server),
+        Site("127.8.0.1"),
+        Listener(),
+    )
     target = f"http://127.0.0.1:{forbidden.port}/secret"
-    pages = {"/page": reply(200, article("page")), "/robots.txt": reply(404)}
-    urls = ["http://a.test/page"]
-    options = ["--allowed-networks", f"127.8.0.0/16:{site.port}"]
-    names = {}
-    match where:
-        case "redirect":
-            pages["/page"] = reply(302, Location=target)
-            urls.append(target)
-        case "link":
-            pages["/page"] = reply(200, article("page", target))
-            urls.append(target)
-        case "robots":
-            pages["/robots.txt"] = reply(302, Location=target)
-        case "name":
-            options += ["--resolve", f"inner.test=127.0.0.1:{forbidden.port}"]
-            urls.append("http://inner.test/page")
-        case "literal":
-            urls += [f"http://[::ffff:127.0.0.1]:{forbidden.port}/", f"http://127.8.0.1:{forbidden.port}/"]
-        case "metadata":
-            urls += ["http://169.254.169.254/latest/meta-data", "http://[fd00:ec2::254]/latest"]
-        case "dns":
-            names = {"inner.test": ["127.0.0.1", "10.0.0.1", "::1"]}
-            urls.append(f"http://inner.test:{forbidden.port}/page")
-        case "mixed-dns":
-            names = {"mixed.test": ["127.0.0.1", "::1", "127.8.0.1"]}
-            site.on("mixed.test", "/page", reply(200, article("mixed")))
-            urls.append(f"http://mixed.test:{site.port}/page")
-    for path, answer in pages.items():
-        site.on("a.test", path, answer)
-    options += ["--resolve", f"a.test=127.8.0.1:{site.port}"]
-    frontier.put(Discovered(url, 0.5) for url in urls)
-    proxy = f"http://127.0.0.1:{forbidden.port}"
+    answers = {
+        "page": {"/page": reply(200, article("page")), "/robots.txt": reply(404)},
+        "redirect": {"/page": reply(302, Location=f"{target}/redirect")},
+        "link": {"/page": reply(200, article("link", f"{target}/link"))},
+        "robots": {"/page": reply(200, article("robots")), "/robots.txt": reply(302, Location=target)},
+    }
+    options = ["--resolve", f"inner.test=127.0.0.1:{forbidden.port}"]
+    allowed = {f"http://{host}.test/page" for host in answers}
+    for host, pages in answers.items():
+        options += ["--resolve", f"{host}.test=127.8.0.1:{site.port}"]
+        for path, answer in pages.items():
+            site.on(f"{host}.test", path, answer)
+    allowed.add(f"http://mixed-dns.test:{site.port}/page")
+    site.on("mixed-dns.test", "/page", reply(200, article("mixed")))
+    refused = {
+        "where a redirect leads": f"{target}/redirect",
+        "where a link leads": f"{target}/link",
+        "a name in the settings": "http://inner.test/page",
+        "a name in DNS": f"http://inner-dns.test:{forbidden.port}/page",
+        "an IPv4 address as IPv6": f"http://[::ffff:127.0.0.1]:{forbidden.port}/",
+        "an allowed address, another port": f"http://127.8.0.1:{forbidden.port}/",
+        "a metadata service": "http://169.254.169.254/latest/meta-data",
+        "a metadata service on IPv6": "http://[fd00:ec2::254]/latest",
+    }
+    frontier.put(Discovered(url, 0.5) for url in (*allowed, *refused.values()))
     variables = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-    environment = dict.fromkeys((*variables, *map(str.lower, variables)), proxy)
-    site.answers, answers = {}, site.answers  # no --resolve for mixed.test: DNS is asked
-    with worker(
-        server, frontier, site, tmp_path / "log", *options, **environment, **spied(tmp_path, **names)
-    ):
-        site.answers = answers
+    proxies = dict.fromkeys((*variables, *map(str.lower, variables)), f"http://127.0.0.1:{forbidden.port}")
+    options += ["--allowed-networks", f"127.8.0.0/16:{site.port}"]
+    site.answers, known = {}, site.answers  # no --resolve for mixed-dns.test: DNS is asked
+    with worker(server, frontier, site, folder / "log", *options, **proxies, **spied(folder, **NAMES)):
+        site.answers = known
         eventually(frontier.finished)
-    allowed = 1 if where != "mixed-dns" else 2
+    yield site, frontier, forbidden, contacts(folder), allowed, refused
+    forbidden.stop()
+    site.stop()
+
+
+def test_nothing_forbidden_is_contacted(tempted):
+    site, _, forbidden, contacted, *_ = tempted
     assert forbidden.connections == 0
-    assert {address for address in contacts(tmp_path) if not address.startswith("/")} == {
+    assert {address for address in contacted if not address.startswith("/")} == {
         f"('127.8.0.1', {site.port})"
     }
-    assert frontier.counts()["skipped:forbidden_network"] == len(urls) - allowed
-    assert frontier.counts()["pages"] == allowed
+
+
+def test_what_is_forbidden_is_counted_and_what_is_allowed_was_fetched(tempted):
+    _, frontier, _, _, allowed, refused = tempted
+    assert fetched_pages(frontier).keys() == allowed
+    assert frontier.counts()["skipped:forbidden_network"] == len(refused)
+    assert frontier.dead_letters() == []

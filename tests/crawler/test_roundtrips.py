@@ -7,6 +7,7 @@ import pytest
 from crawler.errors import LeaseLost, ServerError
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier import Discovered
+from crawler.frontier.batch import Batch
 from tests.conftest import eventually
 
 ADDRESS = "192.0.2.1"
@@ -57,7 +58,7 @@ def test_an_end_that_comes_too_late_is_lost_for_itself_alone(sent):
 
     async def main():
         trips = RoundTrips(frontier)
-        ends = [trips.end(lease, "nack", "timeout") for lease in leases]
+        ends = [trips.end(lease, Batch.nack, "timeout") for lease in leases]
         return await asyncio.gather(*ends, hold(trips, "a"), return_exceptions=True)
 
     made.clear()

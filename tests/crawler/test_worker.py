@@ -1,13 +1,13 @@
 import os
 import signal
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 import redis
 
+from crawler.config import CrawlConfig
+from crawler.fetch.worker import run
 from crawler.frontier import Discovered
 from tests.conftest import (
     Site,
@@ -21,6 +21,7 @@ from tests.conftest import (
     running_server,
     worker,
 )
+from tinylm.errors import ConfigError
 
 
 def put(frontier, *urls):
@@ -187,11 +188,10 @@ def cmdline(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
-def test_a_setting_that_cannot_work_ends_the_worker_at_once(server, site, tmp_path):
-    frontier = open_frontier(server)
-    with worker(server, frontier, site, tmp_path / "log", "--resolve", "nonsense") as process:
-        assert process.wait(60) == 2
-    assert "resolve: 'nonsense' is not HOST=ADDRESS:PORT" in (tmp_path / "log").read_text()
+def test_a_setting_that_cannot_work_is_refused_before_anything_starts():
+    config = CrawlConfig(allowed_networks=("127.0.0.0/8",), resolve=("nonsense",))
+    with pytest.raises(ConfigError, match=r"^resolve: 'nonsense' is not HOST=ADDRESS:PORT"):
+        run(None, config)
 
 
 def test_a_worker_whose_leases_are_too_short_for_its_requests_refuses(server, site, tmp_path):
@@ -258,36 +258,3 @@ def test_a_worker_whose_server_stays_away_ends_with_the_reason(site, tmp_path):
             kill(first)
             assert process.wait(120) == 2
     assert "does not answer" in (tmp_path / "log").read_text()
-
-
-@pytest.mark.parametrize("how", ["seconds", "date"])
-def test_retry_after_is_obeyed_in_seconds_and_as_a_date(server, site, tmp_path, how):
-    frontier = open_frontier(server)
-    until = []
-
-    def busy_once(handler):
-        if until:
-            reply(200, article("free now"))(handler)
-            return
-        at = datetime.now(UTC) + timedelta(seconds=2)
-        until.append(time.time() + 2 if how == "seconds" else int(at.timestamp()))
-        reply(429, Retry_After="2" if how == "seconds" else format_datetime(at, usegmt=True))(handler)
-
-    site.on("a.test", "/page", busy_once)
-    put(frontier, "http://a.test/page")
-    with worker(server, frontier, site, tmp_path / "log"):
-        eventually(lambda: frontier.counts()["pages"] == 1)
-    _, second = site.asked("a.test", "/page")
-    assert second.begun >= until[0] - 0.002
-    assert frontier.counts()["failed:status_429"] == 1
-
-
-def test_a_bare_503_backs_off_twice_as_long_each_time(server, site, tmp_path):
-    frontier = open_frontier(server, backoff=0.4)
-    site.on("a.test", "/page", reply(503))
-    put(frontier, "http://a.test/page")
-    with worker(server, frontier, site, tmp_path / "log"):
-        eventually(frontier.dead_letters)
-    one, two, three = site.asked("a.test", "/page")
-    assert two.begun - one.ended >= 0.4
-    assert three.begun - two.ended >= 0.8
