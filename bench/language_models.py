@@ -34,8 +34,8 @@ from crawler.read.extract import Extractor
 from ranker.config import WalkConfig
 from ranker.judge.judge import Judge
 from ranker.replay.experiment import draw_starts, policies
-from ranker.replay.recorded import RecordedWeb, build
 from ranker.replay.simulator import Simulation
+from ranker.replay.web import RecordedWeb, build
 from trainer.evaluate import bits_per_byte
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT

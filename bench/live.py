@@ -35,9 +35,8 @@ from deploy.demo.sites import discover
 from ranker.config import WalkConfig
 from ranker.judge.judge import Judge
 from ranker.policy import POLICIES
-from ranker.replay.recorded import RecordedWeb
-from ranker.replay.recorded_shards import read_shards
 from ranker.replay.simulator import Clock, Simulation
+from ranker.replay.web import RecordedWeb, read_shards
 from shards.manifest import Manifest
 from shards.reader import ShardReader, read_fetches
 

@@ -37,9 +37,9 @@ from bench import loaders
 from bench.crawl import DATA
 from bench.report import report
 from shards.foreign import ParquetReader
+from trainer.data.batch import IGNORE
 from trainer.data.loader import cut
 from trainer.data.packing import Packing, pack
-from trainer.model.model import IGNORE
 from trainer.tokenizer import SPLIT, Tokenizer
 
 _VOCABULARY = 32_768

@@ -16,6 +16,7 @@ from shards.foreign import ParquetReader
 from trainer.config import PretrainConfig
 from trainer.data.loader import Loader
 from trainer.data.sources import Source
+from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
 Encode = Callable[[Sequence[str]], Iterable[Any]]
@@ -28,7 +29,7 @@ def ours(folder: Path, tokenizer: Tokenizer, **changes: Any) -> Loader:
     """Our loader on plain Parquet; `changes` are settings."""
     shape = {"sequence_len": SEQUENCE_LEN, "device_batch_size": ROWS, "tokens_per_step": SEQUENCE_LEN * ROWS}
     config = PretrainConfig(**shape | changes)
-    return Loader([Source(folder, ParquetReader(folder))], tokenizer, config)
+    return Loader([Source(folder, ParquetReader(folder))], tokenizer, config, World())
 
 
 def by_tokenizers(path: Path) -> Encode:

@@ -3,7 +3,6 @@
 There is no peer beside it: nothing else goes from seeds to chat. The model stands beside n-grams and xz.
 """
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from deploy.demo.audit import audit
 from deploy.demo.hosts import build_hosts
 from deploy.demo.sites import Web, discover
 from shards.manifest import Manifest
+from tinylm.files import read_json
 
 _DELAY = 0.1
 
@@ -51,7 +51,7 @@ def _demo(data: Path) -> float:
 
 def _figures(data: Path) -> dict[str, Any]:
     manifest = Manifest.load(data / "shards")
-    evaluation = json.loads((data / "pretrain" / "evaluation.json").read_text())
+    evaluation = read_json(data / "pretrain" / "evaluation.json")
     seen = audit(data / "web" / "access.log", build_hosts(Web(discover())), delay=_DELAY)
     return {
         "documents": manifest.rows,

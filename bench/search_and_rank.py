@@ -24,8 +24,8 @@ from ranker.policy import POLICIES, Policy
 from ranker.policy.orders import RANDOM
 from ranker.policy.promise import PARTS, LearnedPromise
 from ranker.replay.experiment import Experiment, draw_starts
-from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
 from ranker.replay.simulator import GreedyOracle
+from ranker.replay.web import PAGERANK, RecordedWeb, read_edges
 from tinylm.errors import ConfigError
 
 _WORTH = "where(kind == 'nonenglish', 0, min(prose_chars, 20000))"

@@ -26,7 +26,7 @@ from trainer.model.loss import multiply
 from trainer.model.model import GPT
 from trainer.run.distributed import StopSignal, World
 from trainer.run.loop import Run
-from trainer.run.profiling import profiled
+from trainer.run.metrics import profiled
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -162,7 +162,7 @@ def ours(config: PretrainConfig, *, compiled: bool) -> Step:
     model = GPT(config.model(config.vocab_size))
     with TemporaryDirectory() as nothing:
         changed = replace(config, out=Path(nothing), compile=compiled)
-        run = Run(model, Source(config), changed, World(), steps=1000, evaluate=dict)
+        run = Run(model, Source(config), changed, World(), steps=1000, evaluate=dict, identity={})
     stop = StopSignal()
     return lambda: run.train_step(config.learning_rate, stop).loss
 

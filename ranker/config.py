@@ -6,10 +6,10 @@ from cyclopts import Parameter
 
 from tinylm.errors import ConfigError
 
+# The quality model a crawl trains itself.
 ONLINE = "online"
-"""The quality model a crawl trains itself."""
+# What DCLM's classifier calls what is good.
 GOOD_LABEL = "__label__hq"
-"""What DCLM's classifier calls what is good."""
 
 
 @Parameter(name="*")

@@ -9,8 +9,9 @@ import re
 from typing import NamedTuple
 from zlib import crc32
 
+# Hashes are below this; it is also the slot that stands for "none". The promise's five tables: 42 MB.
 SLOTS = 1 << 21
-"""Hashes are below this; it is also the slot that stands for "none"."""
+# Names of a URL's groups: the first six each within the one before, the last three of all hosts.
 GROUPS = (
     "host",
     "directory, 1 deep",
@@ -23,9 +24,11 @@ GROUPS = (
     "first word of the file, on any host",
     "end of the file, on any host",
 )
-"""Names of a URL's groups: the first six each within the one before, the last three of all hosts."""
-WORDS = 12
+# At most so many words a URL: the last of its path, the first of the link's text, and one that says where in
+# its page the link stands (its innermost tags). Each costs 4 bytes a queued URL.
 _URL_WORDS, _ANCHOR_WORDS, _TAGS = 7, 4, 3
+WORDS = _URL_WORDS + _ANCHOR_WORDS + 1
+# Letters of a word that count, so that its forms are one.
 _LONGEST_WORD = 12
 _DIGITS = re.compile(r"\d+")
 _LETTERS = re.compile(r"[A-Za-z]{2,}")

@@ -15,6 +15,7 @@ from shards.errors import ShardError
 from shards.manifest import Manifest
 
 _VERSION = 5
+# Bytes up to which a Bloom filter is compressed: one that is hardly filled is mostly zeros.
 _SMALL = 1 << 20
 
 

@@ -21,8 +21,11 @@ import numpy as np
 
 _MOST_CHARACTERS = 600
 _MOST_PARAMETERS = 10
+# URLs of a host that may have one content; the next with it is a soft 404.
 _SAME_CONTENTS = 5
+# Remembered, some 150 bytes each.
 _MOST_GROUPS = 200_000
+# Decimal numbers, and hexadecimal ones of 8 digits or more that stand alone: ids, dates, hashes.
 _NUMBER = re.compile(r"(?<=[/=_.-])[0-9a-f]{8,}(?=[/?&_.-])|[0-9]+")
 
 
@@ -34,10 +37,13 @@ class _Kind(NamedTuple):
     share: float
 
 
+# Fetches that say enough, and the share kept that is too little: of a host a hundredth, else a tenth. Caps by
+# number alone failed: an index of 5,000 stories looks like a trap until its pages are read.
 _HOST = _Kind("trap_host", 1000, 0.01)
 _QUERIES = _Kind("trap_parameters", 40, 0.1)
 _SHAPE = _Kind("trap_pattern", 60, 0.1)
 _FOLDER = _Kind("", 30, 0.1)
+# What remains of the promise of a link into a poor group.
 _OF_A_POOR_GROUP = 0.2
 
 

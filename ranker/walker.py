@@ -9,14 +9,14 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from crawler.errors import FrontierFull
-from crawler.frontier import SEED, Discovered, Entry, Frontier
+from crawler.frontier import SEED, Discovered, Frontier
 from crawler.frontier.spill import Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.seed import Seed
@@ -35,16 +35,34 @@ from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
 from tinylm.errors import ConfigError
 
-_BATCH = 64
+# Entries of the stream that are judged, learned from and priced together.
+_ENTRIES = 64
+# What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
+# Links to files that hold no text for us cost no fetch.
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
     ".tgz", ".mp3", ".mp4", ".webm", ".avi", ".mov", ".exe", ".dmg", ".iso", ".css", ".js", ".woff", ".ttf",
 )  # fmt: skip
 
 log = logging.getLogger(__name__)
+# By URL: its row in the graph, and what refers to it (another domain, SEED, or ""). To be priced and put.
 Links = dict[str, tuple[int, str]]
-"""By URL: its row in the graph, and what refers to it. What a step is going to price and put."""
+
+
+class _Fetched(NamedTuple):
+    """A page, what was found of it, the row of the evidence that led to it, and where it leads."""
+
+    page: Page
+    judged: Judged
+    evidence: Evidence
+    row: int
+    links: Links
+
+    @property
+    def hop(self) -> bool:
+        """Whether it is no page of its own, but leads to some: a redirect or a list."""
+        return self.page.reason == "redirect" or self.page.reason in LISTS
 
 
 class Walker:
@@ -79,9 +97,7 @@ class Walker:
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
-        self._taken: list[int] = []
         # And the row of each in the graph, unless policies learn nothing of it: a redirect, a list.
-        self._judged: list[tuple[Page, Judged, Evidence, int | None]] = []
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -106,109 +122,103 @@ class Walker:
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
         self.judge.heed(self._frontier.published("quality"))
-        entries = self._frontier.read_stream(self._positions, _BATCH, wait)
-        hosts: set[str] = set()
-        linked: Links = {}
+        entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
+        fetched: list[_Fetched] = []
         for entry in entries:
-            self._take(entry, linked, hosts)
+            if not isinstance(entry.content, Page):
+                self._seed(entry.content)
+            elif found := self._judge(entry.content):
+                fetched.append(found)
             self._positions[entry.partition] = entry.id
         self._uncommitted += len(entries)
-        self._write()
+        self._write(fetched)
         self.policy.learn()
-        self.graph.release(self._taken)
-        self._taken = []
+        self.graph.release(each.row for each in fetched)
+        hosts = {locate(each.page.url).host for each in fetched}
         if entries:
             hosts.update(self._frontier.best_ready(_REPRICED_HOSTS))
-        self._remember_queued(hosts, linked)
-        self._push(self._priced(linked))
+        linked = {url: link for each in fetched for url, link in each.links.items()}
+        self._push(self._priced(linked, hosts))
         if self._spill is not None:
             self._spill.turn()
-        self._steer(sorted(hosts))
+        if hosts:
+            names = sorted(hosts)
+            bonus = self.policy.host_bonus(
+                np.array([self.graph.host_number(name) for name in names], np.int64)
+            )
+            self._frontier.steer(dict(zip(names, bonus.tolist(), strict=True)))
         if entries:
             self._publish()
         return len(entries)
 
-    def _take(self, entry: Entry, linked: Links, hosts: set[str]) -> None:
-        if isinstance(entry.content, Page):
-            hosts.add(locate(entry.content.url).host)
-            self._judge(entry.content, linked)
-        else:
-            self._seed(entry.content)
-
-    def _remember_queued(self, hosts: set[str], linked: Links) -> None:
-        """What was learned changes what queued URLs promise: the best of `hosts`, and seeds not put yet."""
-        for url in self._frontier.best_queued(hosts, _REPRICED_URLS):
-            row = self.graph.queued(fingerprint(url))
-            if row is not None:
-                linked.setdefault(url, (row, ""))
-        for url in self._unpushed:
-            row = self.graph.queued(fingerprint(url))
-            if row is not None:
-                linked[url] = (row, SEED)
-
-    def _priced(self, linked: Links) -> dict[str, Discovered]:
-        rows = np.array([row for row, _ in linked.values()], np.int64)
-        promises = np.clip(self.policy.promise(rows), 0.0, 1.0).tolist() if linked else []
-        return {
-            url: Discovered(url, promise * self.traps.weight(url), referrer)
-            for (url, (_, referrer)), promise in zip(linked.items(), promises, strict=True)
+    def _priced(self, linked: Links, hosts: set[str]) -> list[Discovered]:
+        """What `linked`, the best queued URLs of `hosts` and the seeds that were not put yet promise now."""
+        referrers = {
+            url: "" for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked
         }
-
-    def _steer(self, hosts: list[str]) -> None:
-        if hosts:
-            numbers = np.array([self.graph.host_number(host) for host in hosts], np.int64)
-            self._frontier.steer(dict(zip(hosts, self.policy.host_bonus(numbers).tolist(), strict=True)))
-
-    def _push(self, discovered: Mapping[str, Discovered]) -> None:
-        """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
-        try:
-            self._frontier.put(discovered.values())
-            self._unpushed -= discovered.keys()
-        except FrontierFull as error:
-            links = len(discovered.keys() - self._unpushed)
-            self.dropped += Counter(links_while_full=links)
-            log.warning(
-                "%s; %d seeds wait, %d links are left to be discovered again",
-                error,
-                len(self._unpushed),
-                links,
+        referrers |= dict.fromkeys(self._unpushed, SEED)
+        priced = linked | {
+            url: (row, referrer)
+            for url, referrer in referrers.items()
+            if (row := self.graph.queued(fingerprint(url))) is not None
+        }
+        if not priced:
+            return []
+        promises = self.policy.promise(np.array([row for row, _ in priced.values()], np.int64))
+        return [
+            Discovered(url, promise * self.traps.weight(url), referrer)
+            for (url, (_, referrer)), promise in zip(
+                priced.items(), np.clip(promises, 0.0, 1.0).tolist(), strict=True
             )
+        ]
+
+    def _push(self, discovered: list[Discovered]) -> None:
+        """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
+        urls = {each.url for each in discovered}
+        try:
+            self._frontier.put(discovered)
+            self._unpushed -= urls
+        except FrontierFull as error:
+            seeds, links = len(self._unpushed), len(urls - self._unpushed)
+            self.dropped += Counter(links_while_full=links)
+            log.warning("%s; %d seeds wait, %d links are left to be discovered again", error, seeds, links)
 
     # What a page was worth
 
     def _seed(self, seeds: list[Seed]) -> None:
-        """What people say of these URLs; a seed that was given before, whole or in part, says nothing new."""
+        """Learn what people say of these URLs. A seed that was given before says nothing new."""
         for seed in seeds:
-            number = _seed_number(seed)
+            # The same page, given with the same prior from the same source, is the same seed.
+            words = f"{seed.url}\n{float(seed.prior)!r}\n{seed.source}".encode()
+            number = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
             if number in self._seeds:
                 continue
             self._seeds.add(number)
-            cash = float(np.log1p(max(0.0, seed.prior)))
-            if self.graph.seed(_target(seed.url), seed.prior, cash) is not None:
+            target, cash = Target(fingerprint(seed.url), seed.url), float(np.log1p(max(0.0, seed.prior)))
+            if self.graph.seed(target, seed.prior, cash) is not None:
                 self._unpushed.add(seed.url)
 
-    def _judge(self, page: Page, linked: Links) -> None:
-        target = _target(page.url)
+    def _judge(self, page: Page) -> _Fetched | None:
+        """Judge a page; graph, traps and policy learn of it. None if that was done before."""
+        target = Target(fingerprint(page.url), page.url)
         fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
-            return
+            return None
         self._ids.add(fetch)
         row = self.graph.take(target)
         evidence = self.graph.evidence(row)
-        self._taken.append(row)
         if not page.reason and self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
             page = replace(page, reason="taken_down")
-        judged = self.judge(page, evidence.karma)
-        hop = page.reason == "redirect" or page.reason in LISTS
-        keep = judged.verdict.keep
-        soft_404 = not hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
+        fetched = _Fetched(page, self.judge(page, evidence.karma), evidence, row, {})
+        judged, keep = fetched.judged, fetched.judged.verdict.keep
+        soft_404 = not fetched.hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
         if soft_404 and not keep:
             judged = judged._replace(verdict=Verdict(False, "soft_404"))
         targets = [] if soft_404 else self._targets(page, evidence.depth)
-        found = self._follow(page, row, None if page.reason in LISTS else judged.worth, targets, linked)
-        if not hop:
-            self.policy.observe(Fetch(row, judged.worth, targets, found))
-        self._judged.append((page, judged, evidence, None if hop else row))
+        links, new = self._follow(page, row, judged.worth, targets)
+        if not fetched.hop:
+            self.policy.observe(Fetch(row, judged.worth, targets, new))
+        return fetched._replace(judged=judged, links=links)
 
     def _targets(self, page: Page, depth: int) -> list[Target]:
         """Where the links of a page lead that are worth following."""
@@ -226,32 +236,35 @@ class Walker:
                 targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
         return targets
 
-    def _follow(
-        self, page: Page, row: int, worth: float | None, targets: list[Target], linked: Links
-    ) -> Rows:
-        """Say that a page links to `targets`; returns the rows of those that nobody had met."""
+    def _follow(self, page: Page, row: int, worth: float, targets: list[Target]) -> tuple[Links, Rows]:
+        """Note that a page links to `targets`.
+
+        Returns its links to what was not fetched before, and the rows of what nobody had met.
+        """
         if page.reason == "redirect":
             moved = [self.graph.redirect(row, target) for target in targets]
-            rows, found = np.array([row for row in moved if row is not None], np.int64), np.zeros(0, np.int64)
+            rows, new = np.array([row for row in moved if row is not None], np.int64), np.zeros(0, np.int64)
         else:
-            rows, found = self.graph.link(row, page.url, worth, targets)
+            rows, new = self.graph.link(row, page.url, None if page.reason in LISTS else worth, targets)
         urls = {target.key: target.url for target in targets}
+        links: Links = {}
         source = domain(locate(page.url).host)
-        for target_row, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
-            url = urls[key]
-            linked[url] = (target_row, source if domain(locate(url).host) != source else "")
-        return found
+        for to, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
+            elsewhere = domain(locate(urls[key]).host) != source
+            links[urls[key]] = (to, source if elsewhere else "")
+        return links, new
 
     # What is kept of it
 
-    def _write(self) -> None:
+    def _write(self, fetched: list[_Fetched]) -> None:
         """Give what was judged to the writer, with what the policy promised before it learns from it."""
-        rows = np.array([row for *_, row in self._judged if row is not None], np.int64)
+        rows = np.array([each.row for each in fetched if not each.hop], np.int64)
         explained = self.policy.explain(rows) if len(rows) else []
         number = 0
-        for page, judged, evidence, row in self._judged:
+        for each in fetched:
+            page, judged, evidence = each.page, each.judged, each.evidence
             ingredients: dict[str, float] = {}
-            if row is not None:
+            if not each.hop:
                 ingredients = {name: float(added[number]) for name, added in explained}
                 number += 1
             keep, reason = judged.verdict
@@ -287,7 +300,6 @@ class Walker:
             )
             document = self._document(about, page, judged, evidence) if keep else None
             self._writer.append(document, links, fetch)
-        self._judged = []
 
     def _document(self, about: dict[str, Any], page: Page, judged: Judged, evidence: Evidence) -> Document:
         return Document(
@@ -379,15 +391,5 @@ class Walker:
             log.warning("policy %s begins to learn here: so far it was %s", self.policy.name, plain["policy"])
         self._unpushed = set(plain["unpushed"])
         # The server may have lost power with us, and with it the last links of pages that count as judged.
-        self._push({url: Discovered(url, promise, referrer) for url, promise, referrer in plain["pushed"]})
+        self._push([Discovered(*each) for each in plain["pushed"]])
         self._frontier.trim_stream(self._writer.manifest.positions)
-
-
-def _target(url: str) -> Target:
-    return Target(fingerprint(url), url)
-
-
-def _seed_number(seed: Seed) -> int:
-    """A seed as 64 bits: the same page, given with the same prior from the same source, is the same seed."""
-    words = f"{seed.url}\n{float(seed.prior)!r}\n{seed.source}".encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")

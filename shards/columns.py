@@ -1,8 +1,8 @@
 """Column tables: numbers computed of a corpus after it was written, beside its shards, by document id.
 
 A table is `columns/NAME-SNAPSHOT.parquet`: a column `id`, one or more of numbers, and in its metadata the
-fingerprint of the manifest it was computed from. It is whole or absent. Tables of earlier snapshots stay for
-the runs that are pinned to those.
+fingerprint of the manifest it was computed from. It is complete or absent. Tables of earlier snapshots stay
+for the runs that are pinned to those.
 """
 
 from collections.abc import Mapping
@@ -25,8 +25,8 @@ from tinylm.files import replacing
 
 FOLDER = "columns"
 _SNAPSHOT = "manifest"
+# What pyarrow raises for a file that is no Parquet any more.
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
-"""What pyarrow raises for a file that is no Parquet any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,16 @@ class _Table:
         self._path = path
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                parts = [_hashed(*batch.columns) for batch in file.iter_batches(columns=["id", name])]
+                parts = [batch.columns for batch in file.iter_batches(columns=["id", name])]
+                hashes = np.concatenate(
+                    [np.zeros(0, np.int64), *(_hashes(ids.to_pylist()) for ids, _ in parts)]
+                )
+                values = (part[1].cast(pa.float64(), safe=False).fill_null(np.nan) for part in parts)
+                numbers = np.concatenate(
+                    [np.zeros(0), *(part.to_numpy(zero_copy_only=False) for part in values)]
+                )
         except _DAMAGE as error:
             raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
-        hashes = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
-        numbers = np.concatenate([np.zeros(0), *(part[1] for part in parts)])
         order = np.argsort(hashes)
         self._hashes, self._numbers = hashes[order], numbers[order]
         if (self._hashes[1:] == self._hashes[:-1]).any():
@@ -126,11 +131,6 @@ class _Table:
         if not there.all():
             raise ShardError(f"{self._path}: no row for document {ids[int(there.argmin())]}")
         return self._numbers[rows]
-
-
-def _hashed(ids: pa.Array, values: pa.Array) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    numbers = values.cast(pa.float64(), safe=False).fill_null(np.nan)
-    return _hashes(ids.to_pylist()), numbers.to_numpy(zero_copy_only=False)
 
 
 def _hashes(ids: list[str]) -> NDArray[np.int64]:

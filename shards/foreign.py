@@ -23,12 +23,14 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
-from shards.reader import RowGroup
+from shards.reader import RowGroup, ShardReader
 from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
-_AT_ONCE = 16  # files whose footers are read: over the network they wait, and take no CPU
-_FOOTER_END = 8  # bytes after the footer: its length in four, and the magic number
+# Files whose footers are read at once: over a network they wait, and take no CPU.
+_AT_ONCE = 16
+# Bytes after the footer: its length in four, and the magic number.
+_FOOTER_END = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,10 @@ class ParquetReader:
             raise ShardCorrupt(f"{path} was listed, but it is not there") from None
         except (pa.ArrowException, OSError) as error:
             raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
+
+
+# What is trained on: both have `fingerprint`, `text_bytes`, `row_groups`, `documents` and `texts`.
+Reader = ShardReader | ParquetReader
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:

@@ -18,10 +18,6 @@ from shards.text.dedup import HELD_OUT, OVERLAP, Signature, bands, signature
 from shards.writer import ShardWriter
 
 
-def _hash32(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
-
-
 def choose_hosts(directory: Path | str, manifest: Manifest, share: float) -> tuple[str, ...]:
     """Hosts that together hold about `share` of the text, none of them more than twice that.
 
@@ -37,7 +33,11 @@ def choose_hosts(directory: Path | str, manifest: Manifest, share: float) -> tup
     wanted = share * sizes.total()
     chosen: list[str] = []
     held = 0
-    for host in sorted(sizes, key=_hash32):
+
+    def order(host: str) -> int:
+        return int.from_bytes(hashlib.blake2b(host.encode(), digest_size=4).digest(), "little")
+
+    for host in sorted(sizes, key=order):
         if held >= wanted:
             break
         if sizes[host] <= max(wanted * 2 - held, 0):

@@ -52,7 +52,7 @@ class ShardEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldOut:
-    """The text no model trains on: whole hosts, less the pages that have a near-duplicate in training."""
+    """The text no model trains on: that of some hosts, less pages that have a near-duplicate in training."""
 
     hosts: tuple[str, ...]
     excluded: tuple[str, ...] = ()
@@ -102,7 +102,7 @@ class Manifest:
         return host in self.taken_down or url in self.taken_down
 
     def with_tombstones(self, more: Iterable[str]) -> Self:
-        """The same with `more` taken down."""
+        """This manifest with `more` taken down."""
         return replace(self, tombstones=tuple(sorted(self.taken_down.union(more))))
 
     @cached_property

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,35 +33,11 @@ class RowGroup:
     rows: int
 
 
-class Reader(Protocol):
-    """What is trained on: a corpus, or other Parquet (shards/foreign.py)."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of the snapshot."""
-
-    @property
-    def text_bytes(self) -> int:
-        """About how much text there is."""
-
-    @property
-    def row_groups(self) -> tuple[RowGroup, ...]:
-        """All row groups, in the order of the snapshot."""
-
-    def documents(
-        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
-    ) -> list[dict[str, Any]]:
-        """What there is to train on of some `rows` of `group`, each with `row`, its position in the group."""
-
-    def texts(self, group: RowGroup) -> list[str]:
-        """The texts of `group`, in order."""
-
-
 class ShardReader:
     """Reads one split of the corpus at `location`, a folder or a URL, as `manifest` has it.
 
-    By default that is the current one. What was taken down is in no split, though it was later than
-    `manifest`: that is another snapshot then.
+    By default that is the current one. What was taken down is in no split, even if that happened after
+    `manifest` was pinned: then this is another snapshot.
     """
 
     def __init__(
@@ -83,7 +59,7 @@ class ShardReader:
 
     @property
     def text_bytes(self) -> int:
-        """That of the manifest, what is held out included."""
+        """Of all texts, what is held out included."""
         return self.manifest.text_bytes
 
     @property
@@ -108,7 +84,7 @@ class ShardReader:
         if len(numbers) < group.rows:
             table = table.take(np.array(numbers, np.int64))
         found = [{"row": row, **document} for row, document in zip(numbers, table.to_pylist(), strict=True)]
-        kept = [document for document in found if self._is_given(document)]
+        kept = [document for document in found if self._in_split(document)]
         if len(wanted) == len(columns):
             return kept
         return [{name: document[name] for name in ("row", *columns)} for document in kept]
@@ -122,22 +98,21 @@ class ShardReader:
         for group in self.row_groups:
             yield from self.documents(group, DOCUMENTS.names)
 
-    def _is_given(self, document: dict[str, Any]) -> bool:
+    def _in_split(self, document: dict[str, Any]) -> bool:
         manifest, host = self.manifest, document["host"]
         if manifest.tombstones and manifest.is_taken_down(document["url"], host):
             return False
-        return self._in_split(host, document["id"])
-
-    def _in_split(self, host: str, document_id: str) -> bool:
         if self.split == "all":
             return True
-        return (host in self._hosts) == (self.split == "held_out") and document_id not in self._excluded
+        on_this_side = (host in self._hosts) == (self.split == "held_out")
+        return on_this_side and document["id"] not in self._excluded
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
-        part = f"row group {group.index} is "
-        with opened(self.location, group.shard, self._sizes[group.shard], part) as file:
+        damage = f"row group {group.index} is damaged"
+        with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
             there, later = by_version(columns, file.schema_arrow)
             table = file.read_row_group(group.index, columns=there, use_threads=False)
+            # A file from before these columns: null, as the schema allows of what came later.
             for name in later:
                 table = table.append_column(
                     DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)
@@ -192,20 +167,20 @@ def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
 
 
 def _read(location: Path | str, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
-    with opened(location, entry.name, entry.bytes, read_dictionary=list(words)) as file:
+    with _opened(location, entry.name, entry.bytes, read_dictionary=list(words)) as file:
         table = file.read(list(columns), use_threads=False)
         table.validate(full=True)
         return table.select(list(columns))
 
 
 @contextmanager
-def opened(
-    location: Path | str, name: str, size: int, part: str = "", **options: Any
+def _opened(
+    location: Path | str, name: str, size: int, damage: str = "damaged", **options: Any
 ) -> Iterator[pq.ParquetFile]:
-    """The committed file `name` of `size` bytes in the folder or at the URL `location`, to be read within.
+    """The committed file `name` of `size` bytes, to be read within.
 
-    Raises ShardCorrupt, in which `part` begins what is said of damage, if it is missing, of another size, or
-    not what it should be, then or while it is read.
+    Raises ShardCorrupt if it is missing, of another size, or not what it should be, then or while it is
+    read: `damage` says which part of it.
     """
     path = f"{location}/{name}"
     try:
@@ -217,7 +192,7 @@ def opened(
     except FileNotFoundError:
         raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ShardCorrupt(f"{path}: {part}damaged ({error}); see `tinylm shards verify`") from error
+        raise ShardCorrupt(f"{path}: {damage} ({error}); see `tinylm shards verify`") from error
 
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:

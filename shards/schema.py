@@ -17,10 +17,10 @@ from shards.text.signals import COLUMNS
 # 1 had neither `quality_model`, `novelty` nor the rule signals: read, they are null. 2 had no fetches.
 SCHEMA_VERSION = 3
 
+# Milliseconds since 1970, UTC.
 Moment = Annotated[int, pa.timestamp("ms", tz="UTC")]
-"""Milliseconds since 1970, UTC."""
+# Of HTTP.
 Status = Annotated[int, pa.int16()]
-"""Of HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,13 +133,12 @@ _METADATA = {"schema_version": str(SCHEMA_VERSION)}
 DOCUMENTS = pa.schema(_columns(Document), _METADATA)
 LINKS = pa.schema(_columns(LinkRow), _METADATA)
 FETCHES = pa.schema(_columns(FetchRow), _METADATA)
+# Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list.
 INGREDIENTS = "ingredients"
-"""Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list."""
-
+# The schema version that brought a column, of those that were not there from the first.
 ADDED = {column.name: column.metadata["since"] for column in fields(Document) if column.metadata} | {
     name: column.since for name, column in COLUMNS.items()
 }
-"""The schema version that brought a column, of those that were not there from the first."""
 
 
 def by_version(columns: Iterable[str], schema: pa.Schema) -> tuple[list[str], list[str]]:

@@ -1,8 +1,8 @@
 """Rewriting a corpus without what was taken down.
 
-New files beside the old ones, each whole and fsynced; then the manifest that lists them instead; then the old
-ones go. Killed before the manifest, the new files are those that nobody lists, and after it the old ones:
-whoever opens the directory for writing next removes them.
+New files are written beside the old ones, each complete and fsynced; then the manifest that lists them
+instead; then the old ones go. Killed before the manifest, the new files are those that nobody lists, and
+after it the old ones: whoever opens the directory for writing next removes them.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,8 +18,8 @@ from shards.reader import verify, without_taken_down
 from shards.schema import parsed_id
 from shards.writer import ShardWriter
 
+# The host of a canonical URL, and its fingerprint: how URLs are read is the crawler's business.
 Locate = Callable[[str], tuple[str, int]]
-"""The host of a canonical URL, and its fingerprint."""
 
 
 class Purged(NamedTuple):
@@ -86,13 +86,13 @@ class _Gone:
 
     def without_links(self, links: pa.Table) -> pa.Table:
         pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
-        stays = [not (self.fetched(source) or self._leads_to_it(url)) for source, url in pairs]
+        stays = [
+            not (self.fetched(source) or self._manifest.is_taken_down(url, self._locate(url)[0]))
+            for source, url in pairs
+        ]
         left = links.filter(pa.array(stays, pa.bool_()))
         self.links += links.num_rows - left.num_rows
         return left
-
-    def _leads_to_it(self, url: str) -> bool:
-        return self._manifest.is_taken_down(url, self._locate(url)[0])
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """`ShardWriter`: rows become a shard, and the shard becomes part of the corpus, in one step or not at all.
 
-The order of a commit: links, fetches, documents, state, each file written whole and fsynced; then the
+The order of a commit: links, fetches, documents, state, each file complete and fsynced; then the
 manifest that lists them, with the stream positions they came from. A crash before the manifest leaves files
 nobody lists, removed at the next start; a crash after it leaves stream entries below the recorded position,
 skipped.
@@ -9,7 +9,7 @@ skipped.
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
 from shards.manifest import FILE_NAME, FileEntry, Manifest, ShardEntry
 from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, LINKS, Document, FetchRow, LinkRow, row_of
+from shards.text.content import values
 from tinylm.files import TEMPORARY_SUFFIX, replacing, sha256
 from tinylm.processes import lock
 
 LOCK_NAME = "writer.lock"
+# Of zstd, its default.
 _COMPRESSION_LEVEL = 3
 
 
@@ -66,7 +68,13 @@ class ShardWriter:
 
     def _open_manifest(self, crawl_id: str) -> Manifest:
         if not (self.directory / FILE_NAME).exists():
-            return self._begin(crawl_id)
+            if any(self.directory.glob("shard-*.parquet")):
+                raise ShardCorrupt(
+                    f"{self.directory}: shards, but no {FILE_NAME}: "
+                    "restore it from a backup, or move them away"
+                )
+            # At once, so that shards without a manifest are never taken for the remains of a crash.
+            return Manifest(crawl_id=crawl_id).save(self.directory)
         manifest = Manifest.load(self.directory)
         if crawl_id and manifest.crawl_id != crawl_id:
             raise ShardError(
@@ -76,16 +84,8 @@ class ShardWriter:
         self.remove_unlisted(manifest)
         return manifest
 
-    def _begin(self, crawl_id: str) -> Manifest:
-        """An empty manifest, at once: so shards without one are never taken for a crash's remains."""
-        if any(self.directory.glob("shard-*.parquet")):
-            raise ShardCorrupt(
-                f"{self.directory}: shards, but no {FILE_NAME}: restore it from a backup, or move them away"
-            )
-        return Manifest(crawl_id=crawl_id).save(self.directory)
-
     def remove_unlisted(self, manifest: Manifest | None = None) -> None:
-        """Remove the files that a crash, or a commit, left without a place in the manifest."""
+        """Remove files that no manifest lists: a crash left them, or a commit replaced them."""
         manifest = manifest or self.manifest
         listed = {file.name for shard in manifest.shards for file in shard.files}
         if manifest.state:
@@ -121,16 +121,12 @@ class ShardWriter:
         if document:
             self.buffered_bytes += len(document.text.encode())
             self._documents.append(row_of(document))
-        self._links += [asdict(link) for link in links]
+        self._links += [values(LinkRow, link) for link in links]
         if fetch:
-            self._fetches.append(self._logged(fetch))
-
-    def _logged(self, fetch: FetchRow) -> dict[str, Any]:
-        """With its ingredients as numbers, in the order in which the file's rows named them first."""
-        self._ingredients |= dict.fromkeys(fetch.ingredients)
-        numbers = array("f", (fetch.ingredients.get(name, 0.0) for name in self._ingredients))
-        fields = {name: getattr(fetch, name) for name in FETCHES.names}
-        return fields | {"ingredients": numbers}
+            # Numbers in the order in which the rows of this file named them first, at 4 bytes each.
+            self._ingredients |= dict.fromkeys(fetch.ingredients)
+            numbers = array("f", (fetch.ingredients.get(name, 0.0) for name in self._ingredients))
+            self._fetches.append(values(FetchRow, fetch) | {"ingredients": numbers})
 
     def commit(
         self,
@@ -146,24 +142,36 @@ class ShardWriter:
         Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
         """
         number = self.manifest.version + 1
-        shards = self.manifest.shards
+        shards, before = self.manifest.shards, self.manifest.state
         if self._documents or self._links or self._fetches:
-            documents = pa.Table.from_pylist(self._documents, schema=DOCUMENTS)
-            links = pa.Table.from_pylist(self._links, schema=LINKS)
-            of_shard = f"{number:06d}", documents, links, self._fetch_table(), self._row_group_rows
-            shards = (*shards, self.write_shard(*of_shard))
+            names = {INGREDIENTS: json.dumps([*self._ingredients])}
+            log = FETCHES.with_metadata(FETCHES.metadata | names)
+            shard = self.write_shard(
+                f"{number:06d}",
+                pa.Table.from_pylist(self._documents, schema=DOCUMENTS),
+                pa.Table.from_pylist(self._links, schema=LINKS),
+                pa.Table.from_pylist(self._fetches, schema=log) if self._fetches else None,
+                self._row_group_rows,
+            )
+            shards = (*shards, shard)
+        learned = before
+        if state is not None:
+            path = self.directory / f"state-{number:06d}.bin"
+            with replacing(path) as temporary:
+                temporary.write_bytes(state)
+            learned = FileEntry(name=path.name, bytes=len(state), sha256=sha256(path))
         manifest = replace(
             self.manifest.with_tombstones(tombstones),
             shards=shards,
             positions={**self.manifest.positions, **(positions or {})},
-            state=self._write_state(number, state) if state is not None else self.manifest.state,
+            state=learned,
             dropped=dict(dropped) if dropped is not None else self.manifest.dropped,
         )
-        before = self.manifest.state
+        # All files are complete; with this rename they are the corpus.
         self.manifest = manifest.save(self.directory)
         self._documents, self._links, self._fetches, self.buffered_bytes = [], [], [], 0
         self._ingredients = {}
-        if before and before != self.manifest.state:
+        if before and before != learned:
             (self.directory / before.name).unlink(missing_ok=True)
         return self.manifest
 
@@ -171,12 +179,6 @@ class ShardWriter:
         """Commit a change of the manifest alone, such as its held-out hosts."""
         self.manifest = replace(self.manifest, **changes).save(self.directory)
         return self.manifest
-
-    def _fetch_table(self) -> pa.Table | None:
-        if not self._fetches:
-            return None
-        names = {INGREDIENTS: json.dumps([*self._ingredients])}
-        return pa.Table.from_pylist(self._fetches, schema=FETCHES.with_metadata(FETCHES.metadata | names))
 
     def write_shard(
         self, number: str, documents: pa.Table, links: pa.Table, fetches: pa.Table | None, rows: int
@@ -208,18 +210,13 @@ class ShardWriter:
                 row_group_size=row_group_rows,
                 compression="zstd",
                 compression_level=_COMPRESSION_LEVEL,
+                # Values that hardly recur: a dictionary of them would only be written beside them.
                 use_dictionary=[
                     name for name in table.schema.names if name not in ("id", "text", "content_sha256")
                 ],
                 write_page_checksum=True,
             )
         return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
-
-    def _write_state(self, number: int, state: bytes) -> FileEntry:
-        path = self.directory / f"state-{number:06d}.bin"
-        with replacing(path) as temporary:
-            temporary.write_bytes(state)
-        return FileEntry(name=path.name, bytes=len(state), sha256=sha256(path))
 
     def state(self) -> bytes | None:
         """What `commit` was last given as state; None if nothing was.

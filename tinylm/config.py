@@ -20,6 +20,7 @@ from cyclopts.argument import ArgumentCollection
 from cyclopts.config import Env, Toml
 
 from tinylm.errors import ConfigError
+from tinylm.files import replacing
 
 CONFIG_VARIABLE = "TINYLM_CONFIG"
 _PREFIX = "TINYLM_"
@@ -43,7 +44,10 @@ class _Section:
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise ConfigError(f"{CONFIG_VARIABLE}={path}: there is no such file")
         prefix = f"{_PREFIX}{self._name.upper()}_"
-        self._refuse_unknown_variables(prefix)
+        known = {prefix + field.upper() for field in self._fields}
+        for variable in sorted(os.environ):
+            if variable.startswith(prefix) and variable not in known:
+                raise ConfigError(f"{variable}: [{self._name}] has no such setting")
         own: Any = [argument for argument in arguments if argument.field_info.name in self._fields]
         visible = ArgumentCollection(own)  # type: ignore[no-untyped-call]
         Env(prefix, command=False)(app, commands, visible)
@@ -51,12 +55,6 @@ class _Section:
             Toml(path, root_keys=(self._name,), use_commands_as_keys=False)(app, commands, visible)
         except CycloptsError as error:
             raise ConfigError(f"{path}: {_one_line(error)}") from error
-
-    def _refuse_unknown_variables(self, prefix: str) -> None:
-        known = {prefix + field.upper() for field in self._fields}
-        for variable in sorted(os.environ):
-            if variable.startswith(prefix) and variable not in known:
-                raise ConfigError(f"{variable}: [{self._name}] has no such setting")
 
 
 def layers(**sections: type) -> list[_Section]:
@@ -71,9 +69,8 @@ def layers(**sections: type) -> list[_Section]:
 def write_file(path: Path, **sections: Any) -> None:
     """Write the settings of `sections` (table name = dataclass instance) to `path`, as a `tinylm.toml`."""
     tables = [f"[{name}]\n{_toml_table(settings)}\n" for name, settings in sections.items()]
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("\n".join(tables), encoding="utf-8")
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        temporary.write_text("\n".join(tables), encoding="utf-8")
 
 
 def inherited_environment(path: Path) -> dict[str, str]:
@@ -166,6 +163,12 @@ def _toml_value(value: Any) -> str:
 
 
 def require(config: object, field: str, holds: bool, rule: str) -> None:
-    """Raise `ConfigError` naming `field`, its value and the broken `rule`, unless it `holds`."""
+    """Raise `ConfigError` that names `field`, its value in `config` and the `rule`, unless that `holds`."""
     if not holds:
         raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")
+
+
+def require_positive(config: object, *fields: str) -> None:
+    """Raise `ConfigError` for the first of `fields` that is not above zero."""
+    for field in fields:
+        require(config, field, getattr(config, field) > 0, "must be above 0")

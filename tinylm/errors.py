@@ -1,10 +1,19 @@
 """The one error base class, and the edge where errors become a line of text and an exit code.
 
 TinylmError
-├── ConfigError            a setting that cannot work
-├── shards.errors.ShardError
-├── crawler.errors.*       CrawlError, FrontierError, LeaseLost ...
-└── trainer.*              CheckpointError, DataError ...
+├── ConfigError, FileError
+├── ShardError                 shards/errors.py
+│   └── ShardCorrupt, ShardsLocked
+├── CrawlError                 crawler/errors.py
+│   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy; deploy's NoServer
+│   └── FrontierError
+│       └── FrontierFull, LeaseLost
+├── RecordingError             ranker/replay
+├── DataError, SamplingError, TokenizerError, TrainingError, DistributedError, ConversationError,
+│   InstructionError           trainer, beside what raises them
+├── CheckpointError            trainer/run/checkpoint.py
+│   └── CheckpointDamaged
+└── ScorerDied, StageError, LocalWebError    deploy
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: write to a temporary name, fsync, rename, fsync the directory."""
+"""Files that are complete or absent: write to a temporary name, fsync, rename, fsync the directory."""
 
 import errno
 import hashlib
@@ -12,9 +12,8 @@ from typing import Any
 from tinylm.errors import FileError
 
 TEMPORARY_SUFFIX = ".tmp"
-_BLOCK = (
-    1 << 20
-)  # bytes read at once to digest a file: half or double makes no difference that can be measured
+# Bytes read at once to digest a file: half or double makes no difference that can be measured.
+_BLOCK = 1 << 20
 
 
 @contextmanager

@@ -17,8 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-_WATCH_SECONDS = 1.0  # off Linux: how long a child may outlive its parent
+# Of <sys/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+# Off Linux: how long a child may outlive its parent.
+_WATCH_SECONDS = 1.0
 _PARENT = "TINYLM_PARENT"
 _HEARTBEAT = "TINYLM_HEARTBEAT"
 

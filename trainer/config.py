@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from tinylm.config import require, require_positive
 from tinylm.errors import ConfigError
-from trainer.checks import require as require
-from trainer.checks import require_positive
 from trainer.model.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
 
 
@@ -19,7 +18,7 @@ class TrainConfig:
     """What pretraining and fine-tuning have in common."""
 
     may_change: ClassVar[frozenset[str]] = frozenset(
-        {"out", "checkpoint_every", "keep_last", "eval_every", "log_every", "timeout_seconds"}
+        {"out", "checkpoint_every", "keep_last", "eval_every", "log_every"}
         | {"parallel", "activation_checkpointing", "tensorboard", "wandb", "profile"}
     )
     """Fields a run may be continued with other values of; of paths, what they lead to is compared instead."""
@@ -74,11 +73,9 @@ class TrainConfig:
     """Send the metrics to this project of Weights & Biases too; empty: do not."""
     profile: Path | None = None
     """Folder for a profile of a few early steps: a table, and a trace for Perfetto; none: do not."""
-    timeout_seconds: float = 600.0
-    """How long a rank waits for the others before it gives up."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "device_batch_size", "tokens_per_step", "learning_rate", "timeout_seconds")
+        require_positive(self, "device_batch_size", "tokens_per_step", "learning_rate")
         require_positive(self, "checkpoint_every", "keep_last", "log_every")
         for share in ("warmup", "decay"):
             require(self, share, 0 <= getattr(self, share) <= 1, "must be a share between 0 and 1")
@@ -108,8 +105,6 @@ class PretrainConfig(ModelConfig, TrainConfig):
     may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | {
         "shards",
         "mix",
-        "tokenizer_bytes",
-        "eval_bytes",
         "baseline_bytes",
         "sample_prompt",
         "init_from",
@@ -137,19 +132,13 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """What the model writes after this is shown at each measurement; empty: nothing."""
     lanes: int = 64
     """Fixed logical streams of the data order; at most so many ranks have work."""
-    tokenizer_bytes: int = 8_000_000
-    """Most text the tokenizer is trained on, when the run has none yet."""
-    eval_bytes: int = 100_000
-    """Most held-out text scored, in bytes."""
     baseline_bytes: int = 4_000_000
     """Most training text the baselines (n-grams, xz) are given, in bytes."""
 
     def __post_init__(self) -> None:
         ModelConfig.__post_init__(self)
         TrainConfig.__post_init__(self)
-        require_positive(
-            self, "steps", "sample_power", "lanes", "tokenizer_bytes", "eval_bytes", "baseline_bytes"
-        )
+        require_positive(self, "steps", "sample_power", "lanes", "baseline_bytes")
         self.micro_batches_per_step(self.sequence_len)
         require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
         for place, share in self.sources[1:]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shards.reader import ShardReader
-from trainer.model.loss import IGNORE
+from trainer.data.batch import IGNORE
 from trainer.model.model import GPT
 from trainer.run.checkpoint import find, load_model
 from trainer.run.distributed import World
@@ -89,6 +89,7 @@ def bits_per_byte(
     with evaluating(model):
         for start in range(world.rank * _ROWS_AT_ONCE, len(rows), world.size * _ROWS_AT_ONCE):
             batch = rows[start : start + _ROWS_AT_ONCE].to(world.device)
+            # IGNORE stands only after a text's end, where no id is of consequence, but it must be one.
             loss, _ = model(batch[:, :-1].clamp(min=0), batch[:, 1:])
             nats += loss
     return float(world.sum(nats)) / math.log(2) / _bytes(texts)
@@ -98,6 +99,7 @@ def _windows(tokens: Sequence[int], tokenizer: Tokenizer, length: int) -> Tensor
     """Rows (n, length + 1): the targets of a row are its tokens from the second on, `IGNORE` past the end."""
     count = -(-len(tokens) // length)
     padding = [IGNORE] * (count * length - len(tokens))
+    # Windows overlap by one token: the last target of one is the first that the next one reads.
     row = torch.tensor([tokenizer.endoftext, *tokens, *padding])
     return row.unfold(0, length + 1, length)[:count] if count else row.new_empty((0, length + 1))
 
@@ -119,6 +121,7 @@ def baselines(ids: Tokens, targets: Tokens, texts: Sequence[str], tokenizer: Tok
         "bigram": bigram(history, following),
     }
     bits = {name: -float(np.log2(each).sum()) for name, each in probabilities.items()}
+    # -9 has a dictionary of 64 MiB, the largest; of a longer training text, xz has forgotten the beginning.
     known, new = tokenizer.decode_bytes(targets[kept].tolist()), "".join(texts).encode()
     with ThreadPoolExecutor(max_workers=2) as threads:  # lzma works outside the interpreter lock
         alone, both = threads.map(lambda data: len(lzma.compress(data, preset=9)), (known, known + new))
@@ -131,6 +134,7 @@ class Bigram:
 
     def __init__(self, tokens: Tokens, following: Tokens, vocab_size: int) -> None:
         self._vocab_size = vocab_size
+        # A pair is one number, token * V + next; sorted, so that it is found by bisection.
         self._pairs, self._counts = np.unique(tokens * vocab_size + following, return_counts=True)
         self._seen = np.bincount(tokens, minlength=vocab_size)
         self._kinds = np.bincount(self._pairs // vocab_size, minlength=vocab_size)
@@ -170,6 +174,7 @@ class CheckpointQuality:
 
         The mean is the geometric one; the beginning is 2,000 characters. 0 for no text.
         """
+        # A page may hold half of a surrogate pair, for which UTF-8 has no bytes.
         beginning = text[:_JUDGED_CHARACTERS].encode("utf-8", "replace").decode()
         if not beginning:
             return 0.0

@@ -133,6 +133,7 @@ class Generator:
         """
         done = set() if done is None else done
         contexts = [list(ids[-self.context_len :]) for ids in rows]
+        # One generator a row: a row's text does not depend on the company it is written in.
         rngs = [_rng(config.seed, row) for row in range(len(rows))]
         forbidden = self._forbidden(ends)
         cache, reading = self._empty_cache(), list[int]()
@@ -176,8 +177,10 @@ class Generator:
                 context = self._shortened(context)
                 cache, unread = self._empty_cache(), context
             room = self.context_len - cache.length - len(unread)
+            # One less than are left: the position after the guess gives a token too.
             guess = ngrams.guess(min(config.speculate, room, left - 1)) if ngrams else []
             read = self._read([unread + guess], cache)[0, -len(guess) - 1 :]
+            # The first logits follow the last token that is sure, the others one guessed token each.
             for position, logits in enumerate(read, 1):
                 token = sample(logits.index_fill(0, forbidden, -torch.inf), config, rng)
                 if token in ends:
@@ -237,6 +240,7 @@ class Generator:
         turns = messages[len(system) :]
         ids = render_prompt([*system, *turns], self.tokenizer)
         while len(ids) > self.context_len - room and len(turns) > 1:
+            # A question goes with its answer, so that the rest begins with the user again.
             turns = turns[2:]
             ids = render_prompt([*system, *turns], self.tokenizer)
         if len(ids) >= self.context_len:

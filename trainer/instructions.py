@@ -28,6 +28,7 @@ from trainer.config import InstructionsConfig
 from trainer.post.chat import held_out_file
 from trainer.post.questions import Candidate, candidates, fault, hashed
 
+# What is read of a document: columns that are not named cost nothing, as Parquet stores each by itself.
 COLUMNS = ("id", "url", "title", "text", "content_sha256")
 KINDS = ("definition", "heading", "api")
 
@@ -99,6 +100,7 @@ def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[Examp
     documents = (row for group in reader.row_groups for row in reader.documents(group, columns=COLUMNS))
     for document in documents:
         for candidate in candidates(document, config.max_answer_chars):
+            # Faults first: what is dropped for one must not make a good twin elsewhere a duplicate.
             reason = fault(candidate, document["text"], config.min_answer_chars, config.max_answer_chars)
             if reason := reason or seen.fault(candidate):
                 tally.dropped[reason] += 1

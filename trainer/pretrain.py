@@ -9,46 +9,46 @@ trained before, here or elsewhere, is trained further.
 """
 
 import contextlib
-import json
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from numpy.typing import NDArray
-from torch.distributed.elastic.multiprocessing.errors import record
 
-from tinylm.config import layers
-from tinylm.errors import exit_on_error
-from tinylm.files import replacing
-from trainer.config import PretrainConfig, require
+from tinylm.config import require
+from trainer.config import PretrainConfig, identity
+from trainer.data.batch import Batch
 from trainer.data.loader import Loader
 from trainer.data.sources import Source, open_sources, pin_sources, sample
 from trainer.evaluate import baselines, bits_per_byte, held_out_texts
 from trainer.generate import Generator
-from trainer.interop.start import Start, pin, shaped
+from trainer.interop.start import Start, fingerprint, shaped
 from trainer.model.model import GPT
 from trainer.run import checkpoint
-from trainer.run.distributed import World, connect, speaks
-from trainer.run.hardware import describe_hardware
-from trainer.run.loop import Batch, Run
-from trainer.run.preflight import Estimate, check, check_memory
+from trainer.run.distributed import World, connect
+from trainer.run.lifecycle import command, finish, finished
+from trainer.run.loop import Run
+from trainer.run.preflight import check, check_memory, describe_hardware
 from trainer.tokenizer import Tokenizer
 
-EVALUATION = "evaluation.json"
+_TOKENIZER_BYTES = 8_000_000  # of text the tokenizer is trained on, at most, of all sources by share
+# Held-out text that is scored, at most: a fourth of it doubles the noise of val_bpb, which is scored often.
+_EVAL_BYTES = 100_000
 
 
-def pretrain(config: PretrainConfig) -> None:
+def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainConfig()) -> None:
     """Train to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
     start = Start.at(config.init_from) if config.init_from else None
     if start:
         config = shaped(config, start)
-    if finished(config):
-        if speaks():
-            print(f"{config.out}: finished, {config.steps} steps; start another run with another --out")
+    known = identity(config) | {"sources": len(config.sources)}
+    known["init_from.sha256"] = fingerprint(start.path) if start else None
+    if finished(config, known):
         return
     expected = check(config, config.model(config.vocab_size), config.steps)
-    with connect(config.timeout_seconds) as world:
+    with connect() as world:
         if world.device.type != "cpu":  # which `check` has looked at
             check_memory(config, expected, world.device)
         if world.is_main:
@@ -56,81 +56,41 @@ def pretrain(config: PretrainConfig) -> None:
         world.barrier()
         sources = open_sources(config)
         held_out = sources[0].held_out
-        texts = held_out_texts(held_out, config.eval_bytes) if held_out else []
+        texts = held_out_texts(held_out, _EVAL_BYTES) if held_out else []
         tokenizer = Tokenizer.load(config.out / checkpoint.TOKENIZER)
         with contextlib.closing(Loader(sources, tokenizer, config, world)) as loader:
-            run = _run(config, world, loader, tokenizer, texts, start)
+            torch.manual_seed(config.seed)
+            if start:
+                model = start.load(config.sequence_len, world.device)
+            else:
+                model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
+            evaluate = partial(_measure, model, tokenizer, texts, config, world)
+            whole = known | loader.identity
+            run = Run(model, loader, config, world, steps=config.steps, evaluate=evaluate, identity=whole)
             if world.is_main:
                 if start:
                     print(start.describe())
-                print(_before(expected, run, sources, config, world, loader))
+                text_bytes = sum(source.reader.text_bytes for source in sources)
+                print(expected.describe(run.peak))
+                print(f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}")
+                print(f"{loader.sampling}\n" if loader.sampling else "", end="")
+                print(f"goes on after step {run.step}" if run.step else "starts")
             run.fit()
             if world.is_main:
                 print(loader.describe_packing())
     if world.is_main:
-        _finish(config, sources, tokenizer, texts, run)
-
-
-def _before(
-    expected: Estimate,
-    run: Run,
-    sources: list[Source],
-    config: PretrainConfig,
-    world: World,
-    loader: Loader,
-) -> str:
-    """What is about to happen."""
-    text_bytes = sum(source.reader.text_bytes for source in sources)
-    lines = [
-        expected.describe(run.peak),
-        f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}",
-        str(loader.sampling or ""),
-        f"goes on after step {run.step}" if run.step else "starts",
-    ]
-    return "\n".join(filter(None, lines))
-
-
-def finished(config: PretrainConfig) -> bool:
-    """Whether `config.out` holds this run, complete; raises `CheckpointError` if it holds another."""
-    state = checkpoint.last_state(config)
-    return state is not None and state["step"] == config.steps and (config.out / EVALUATION).exists()
-
-
-def _run(
-    config: PretrainConfig,
-    world: World,
-    loader: Loader,
-    tokenizer: Tokenizer,
-    texts: list[str],
-    start: Start | None,
-) -> Run:
-    torch.manual_seed(config.seed)
-    if start:
-        model = start.load(config.sequence_len, world.device)
-    else:
-        model = GPT(config.model(tokenizer.vocab_size)).to(world.device)
-
-    def evaluate() -> dict[str, Any]:
-        found: dict[str, Any] = {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
-        if config.sample_prompt and world.is_main:
-            generator = Generator(model, tokenizer, weights=None)
-            pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
-            found["sample"] = config.sample_prompt + "".join(pieces)
-            print(f"\n{found['sample']!r}")
-        return found
-
-    return Run(model, loader, config, world, steps=config.steps, evaluate=evaluate)
+        found = {"step": run.step, "tokens": run.tokens, **run.measured}
+        finish(config, found | _beside_baselines(config, sources, tokenizer, texts, run))
 
 
 def _prepare(config: PretrainConfig, start: Start | None) -> None:
-    """Make the run's folder: the pinned snapshots and start, and the tokenizer unless there is one."""
-    pin_sources(config)
-    pin(config)
+    """Make the run's folder: the pinned snapshots, and the tokenizer unless there is one."""
+    pin_sources(config, begun=checkpoint.latest(config.out) is not None)
     path = config.out / checkpoint.TOKENIZER
     if start:
         start.tokenizer.save(path)
     elif not path.exists():
-        texts = sample(open_sources(config), config.tokenizer_bytes, config.seed)
+        texts = sample(open_sources(config), _TOKENIZER_BYTES, config.seed)
         Tokenizer.train(texts, config.vocab_size).save(path)
     trained = Tokenizer.load(path).vocab_size
     require(
@@ -138,30 +98,46 @@ def _prepare(config: PretrainConfig, start: Start | None) -> None:
     )
 
 
-def _finish(
+def _measure(
+    model: GPT, tokenizer: Tokenizer, texts: list[str], config: PretrainConfig, world: World
+) -> dict[str, Any]:
+    """Bits per byte of the held-out `texts`, if there are any; prints a sample."""
+    found: dict[str, Any] = {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
+    if config.sample_prompt and world.is_main:
+        generator = Generator(model, tokenizer, weights=None)
+        pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
+        found["sample"] = config.sample_prompt + "".join(pieces)
+        print(f"\n{found['sample']!r}")
+    return found
+
+
+def _beside_baselines(
     config: PretrainConfig, sources: list[Source], tokenizer: Tokenizer, texts: list[str], run: Run
-) -> None:
-    """Write evaluation.json, which marks the run as finished, and print it."""
-    found: dict[str, Any] = {"step": run.step, "tokens": run.tokens, **run.measured}
-    if texts:
-        ids, targets = _seen(config, sources, tokenizer)
-        found["baselines"] = baselines(ids, targets, texts, tokenizer)
-        found["held_out_bytes"] = sum(len(text.encode()) for text in texts)
-        print(_table(found))
-    else:
+) -> dict[str, Any]:
+    """Bits per byte of n-grams and xz on the held-out `texts`; prints them with the model's, worst first."""
+    if not texts:
         print("the corpus holds no text out, so there is nothing to measure the model on")
-    with replacing(config.out / EVALUATION) as temporary:
-        temporary.write_text(json.dumps(found, indent=1) + "\n")
+        return {}
+    ids, targets = _seen(config, sources, tokenizer)
+    found = baselines(ids, targets, texts, tokenizer)
+    size = sum(len(text.encode()) for text in texts)
+    print(f"bits per byte of {size / 1000:.0f} kB held-out text")
+    for name, bits in sorted([*found.items(), ("model", run.measured["val_bpb"])], key=lambda row: -row[1]):
+        print(f"  {name:<8} {bits:6.3f}")
+    return {"baselines": found, "held_out_bytes": size}
 
 
 def _seen(
     config: PretrainConfig, sources: list[Source], tokenizer: Tokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and targets (n, T) of the run's first steps once more, up to `baseline_bytes` of text."""
+    """Ids and targets (n, T) of the run's first steps once more, up to `baseline_bytes` of text.
+
+    So the baselines see what the model saw.
+    """
     lengths = np.array(tokenizer.byte_lengths)
     batches: list[Batch] = []
     left = config.baseline_bytes
-    with contextlib.closing(Loader(sources, tokenizer, config)) as loader:
+    with contextlib.closing(Loader(sources, tokenizer, config, World())) as loader:
         for _ in range(config.steps):
             batches += (step := loader.next_step())
             left -= sum(int(lengths[batch["ids"]].sum()) for batch in step)
@@ -171,23 +147,8 @@ def _seen(
     return ids, targets
 
 
-def _table(found: dict[str, Any]) -> str:
-    """Model and baselines, worst first."""
-    rows = sorted([*found["baselines"].items(), ("model", found["val_bpb"])], key=lambda row: -row[1])
-    title = f"bits per byte of {found['held_out_bytes'] / 1000:.0f} kB held-out text"
-    return "\n".join([title, *(f"  {name:<8} {bits:6.3f}" for name, bits in rows)])
-
-
-@record  # torchrun shows the traceback of the rank that failed first
 def main() -> None:
-    with exit_on_error():
-        app = App(name="python -m trainer.pretrain", help=__doc__, config=layers(pretrain=PretrainConfig))
-        app.default(_command)
-        app()
-
-
-def _command(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainConfig()) -> None:
-    pretrain(config)
+    command(pretrain, PretrainConfig, __doc__)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,13 @@ scored before and after (evaluation.json). The run's folder is like pretraining'
 same command continues a run that was killed, with the same losses, and says so when there is nothing to do.
 """
 
-import json
 from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
-from cyclopts import App, Parameter
-from torch.distributed.elastic.multiprocessing.errors import record
+from cyclopts import Parameter
 
-from tinylm.config import layers
-from tinylm.errors import exit_on_error
-from tinylm.files import replacing
-from trainer.config import SFTConfig
+from trainer.config import SFTConfig, identity
 from trainer.evaluate import evaluating
 from trainer.interop.start import Start, check_length, fingerprint
 from trainer.model.model import GPT
@@ -28,68 +23,56 @@ from trainer.post.conversations import (
     Conversations,
     ConversationSource,
     batches,
-    check_origin,
     digest,
     plan,
     read_conversations,
 )
 from trainer.run import checkpoint
-from trainer.run.distributed import World, connect, speaks
+from trainer.run.distributed import World, connect
+from trainer.run.lifecycle import command, finish, finished
 from trainer.run.loop import Run
 from trainer.run.preflight import check
 from trainer.tokenizer import Tokenizer
 
-EVALUATION = "evaluation.json"
 
-
-def sft(config: SFTConfig) -> None:
+def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None:
     """Fine-tune to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
-    if finished(config):
-        if speaks():
-            print(f"{config.out}: finished; start another run with another --out")
+    known = {"data.sha256": digest(config.data), "init_from.sha256": fingerprint(config.init_from)}
+    known = identity(config) | known
+    if finished(config, known):
         return
     start = Start.at(config.init_from)
     check_length(config, start)
     sequence_len = config.sequence_len or start.shape.sequence_len
-    check(config, replace(start.shape, sequence_len=sequence_len), steps=1)
-    with connect(config.timeout_seconds) as world:
+    check(config, replace(start.shape, sequence_len=sequence_len), steps=1)  # as many as the data say
+    with connect() as world:
         model, tokenizer = start.load(sequence_len, world.device), start.tokenizer
         data = read_conversations(config.data, tokenizer, sequence_len, config.on_bad_line)
         held_out = read_held_out(config, tokenizer, sequence_len)
-        source = ConversationSource(data, sequence_len, config, world, origin(config))
+        source = ConversationSource(data, sequence_len, config, world)
 
         def evaluate() -> dict[str, Any]:
             return {"val_loss": mean_loss(model, held_out, config, world)} if held_out else {}
 
         before = evaluate()
-        run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate)
+        run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate, identity=known)
         if world.is_main:
-            _prepare(config, tokenizer)
+            config.out.mkdir(parents=True, exist_ok=True)
+            tokenizer.save(config.out / checkpoint.TOKENIZER)
             print(start.describe())
             print(summary(data, held_out, source.steps, config))
             if run.step:
                 print(f"goes on after step {run.step}")
         run.fit()
     if world.is_main:
-        _finish(config, before, run.measured)
-
-
-def finished(config: SFTConfig) -> bool:
-    """Whether `config.out` holds this run, complete.
-
-    Raises `CheckpointError` if it holds one of other settings, `DataError` if a complete one of other data or
-    first weights.
-    """
-    state = checkpoint.last_state(config)
-    if state is None or state["step"] < state["steps"] or not (config.out / EVALUATION).exists():
-        return False
-    check_origin(state["data"]["origin"], origin(config))
-    return True
-
-
-def origin(config: SFTConfig) -> dict[str, str]:
-    """What decides the course of a run besides its settings: the digests of its data and first weights."""
-    return {"data": digest(config.data), "init_from": fingerprint(config.init_from)}
+        after = run.measured
+        finish(config, {"val_loss_before": before.get("val_loss"), "val_loss": after.get("val_loss")})
+        if after:
+            print(
+                f"held-out answers: {before['val_loss']:.3f} nats a token before, "
+                f"{after['val_loss']:.3f} after"
+            )
+        print(f"written: {checkpoint.latest(config.out)}")
 
 
 def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) -> Conversations | None:
@@ -129,33 +112,8 @@ def summary(data: Conversations, held_out: Conversations | None, steps: int, con
     return text
 
 
-def _prepare(config: SFTConfig, tokenizer: Tokenizer) -> None:
-    config.out.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(config.out / checkpoint.TOKENIZER)
-
-
-def _finish(config: SFTConfig, before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Write evaluation.json and print it."""
-    result: dict[str, Any] = {"val_loss_before": before.get("val_loss"), "val_loss": after.get("val_loss")}
-    with replacing(config.out / EVALUATION) as temporary:
-        temporary.write_text(json.dumps(result, indent=1))
-    if after:
-        print(
-            f"held-out answers: {before['val_loss']:.3f} nats a token before, {after['val_loss']:.3f} after"
-        )
-    print(f"written: {checkpoint.latest(config.out)}")
-
-
-@record  # torchrun shows the traceback of the rank that failed first
 def main() -> None:
-    with exit_on_error():
-        app = App(name="python -m trainer.sft", help=__doc__, config=layers(sft=SFTConfig))
-        app.default(_command)
-        app()
-
-
-def _command(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None:
-    sft(config)
+    command(sft, SFTConfig, __doc__)
 
 
 if __name__ == "__main__":

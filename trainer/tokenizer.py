@@ -150,6 +150,7 @@ class Tokenizer:
             encoding = self._bpe.encode(_encodable(text), add_special_tokens=False)
             return np.array(encoding.ids, np.uint32)
         try:
+            # "split": a special token's name in a text is split like any other text.
             ids, _ = self._fast.encode_batch_flat([text], split_special_tokens=True)
         except UnicodeEncodeError:
             ids, _ = self._fast.encode_batch_flat([_encodable(text)], split_special_tokens=True)

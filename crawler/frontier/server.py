@@ -134,7 +134,9 @@ class EmbeddedServer:
                 process.wait()
                 raise ServerError(f"{binary} did not start in {self.directory}: {self._last_words(spoken)}")
             time.sleep(_POLL_SECONDS)
-        if os.getpgid(self._answering_pid()) == process.pid:  # itself or, off Linux, the child it stands for
+        with redis.Redis.from_url(self.url) as client:
+            answering = int(client.info("server")["process_id"])
+        if os.getpgid(answering) == process.pid:  # itself or, off Linux, the child it stands for
             self._process = process
         else:
             process.wait()
@@ -148,10 +150,6 @@ class EmbeddedServer:
                 stderr=log,
                 start_new_session=True,
             )
-
-    def _answering_pid(self) -> int:
-        with redis.Redis.from_url(self.url) as client:
-            return int(client.info("server")["process_id"])
 
     def _options(self) -> list[str]:
         options = {

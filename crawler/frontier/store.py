@@ -205,18 +205,22 @@ class RedisStore:
     ) -> Iterator[tuple[str, str, dict[bytes, bytes]]]:
         """Entries of a stream, with the bytes of their pages; less what was trimmed meanwhile."""
         prefix = stream.removesuffix("pages")
-        parts = {entry_id: _part(fields[b"at"]) for entry_id, fields in entries if b"at" in fields}
+        parts: dict[bytes, tuple[str, int, int]] = {}
         spans: dict[str, tuple[int, int]] = {}
-        for name, first, end in parts.values():
-            spans[name] = spans.get(name, (first, end))[0], end
+        for entry_id, fields in entries:
+            if b"at" in fields:
+                name, start, length = fields[b"at"].decode().split()
+                first, end = int(start), int(start) + int(length)
+                parts[entry_id] = name, first, end
+                spans[name] = spans.get(name, (first, end))[0], end
         read = {name: self._bytes(f"{prefix}b:{name}", *span) for name, span in spans.items()}
         for entry_id, fields in entries:
             if entry_id not in parts:
                 yield prefix, entry_id.decode(), fields
                 continue
             name, first, end = parts[entry_id]
-            start = first - spans[name][0]
-            page = read[name][start : start + end - first]
+            offset = first - spans[name][0]
+            page = read[name][offset : offset + end - first]
             if len(page) == end - first:
                 yield prefix, entry_id.decode(), {b"page": page}
             elif self._is_there(stream, entry_id):
@@ -234,9 +238,3 @@ class RedisStore:
 
 def _beside(call: Call) -> tuple[str, bytes]:
     return f"{call.prefix}b:{call.args[0]}", call.beside or b""
-
-
-def _part(at: bytes) -> tuple[str, int, int]:
-    """Where the bytes of a page are: their name, the first, and the one after the last."""
-    name, first, length = at.decode().split()
-    return name, int(first), int(first) + int(length)

@@ -25,7 +25,7 @@ from crawler.read.encoding import decode
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.optout import from_metas
 from crawler.read.sitemaps import is_text, listed, may_list
-from shards.text.filters import Rule, judge
+from shards.text.filters import FIRST_LOOK, judge
 
 DUPLICATE = "pre_duplicate"
 # Of a text that is not extracted: enough to learn from what is not wanted.
@@ -40,18 +40,6 @@ _ESCAPED = re.compile(r"\\([_*\[\]<>#])")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
 _PROSE_WORD = re.compile(r"(?<!\S)[^\s\d!-/:-@\[-`{-~]+(?=[,.;:!?]?(?:\s|$))")
-
-# The fast text is not the text that is kept, so each rule is one of shards/text/filters.py with a threshold
-# that leaves room for the difference. `python -m bench.crawl` shows what is skipped, and how much of it would
-# have been kept.
-RULES: tuple[Rule, ...] = (
-    ("pre_short", lambda s: len(s.words) < 30),
-    ("pre_stop_words", lambda s: s.stop_words < 2),
-    ("pre_few_sentences", lambda s: s.sentences < 1),
-    ("pre_alphabetic", lambda s: s.alphabetic_fraction < 0.65),
-    ("pre_line_punctuation", lambda s: s.terminated_line_fraction < 0.08),
-    ("pre_short_lines", lambda s: s.short_line_fraction > 0.75),
-)
 
 
 class _TooSlow(BaseException):
@@ -168,7 +156,7 @@ class Screen:
 
     def reason(self, text: str, url: str) -> str:
         """Why `text` is not worth extracting; empty if it may be."""
-        if reason := judge(text[:_LOOKED_AT], RULES).reason:
+        if reason := judge(text[:_LOOKED_AT], FIRST_LOOK).reason:
             return reason
         if self._languages:
             language, score = detect_language(text)

@@ -15,10 +15,8 @@ from rich.table import Table
 
 from crawler.urls import canonicalize
 from ranker.replay.experiment import Experiment, Run, draw_starts, policies, run, summarize
-from ranker.replay.recorded import PAGERANK, RecordedWeb, read_edges
-from ranker.replay.recorded_shards import read_shards
-from ranker.replay.recorded_warc import read_warc
 from ranker.replay.simulator import Clock
+from ranker.replay.web import PAGERANK, RecordedWeb, read_edges, read_shards, read_warc
 from tinylm.errors import ConfigError
 from tinylm.files import write_json
 

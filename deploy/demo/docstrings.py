@@ -41,7 +41,7 @@ _BLOCK_BEGINS = re.compile(
 # Markdown's, or a title underlined or between two lines.
 _HEADING = re.compile(
     r"(?P<hashes>#{1,6}) +(?P<short>.*)\n"
-    r"|(?:([=~^*+-])\3{2,} *\n)?(?P<title>.*\w.*)\n(?P<line>[=~^*+-])(?P=line){2,} *\n"
+    r"|(?:([=~^*+-])\3{2,} *\n)?(?=.*\w)(?P<title>.+)\n(?P<line>[=~^*+-])(?P=line){2,} *\n"
 )
 # What a line across the page is made of.
 _RULE = "=-~*_^+ \n"

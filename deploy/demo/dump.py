@@ -27,15 +27,20 @@ from tinylm.files import replacing
 
 Post: TypeAlias = dict[str, Any]
 
-WINDOW_LOG = 31  # 2 GB: a reader that does not ask for as much refuses the file, as with the public dumps
-_MONTH_BEGINS = 1_704_067_200  # 2024-01-01 UTC
+# 2 GB: a reader that does not ask for as much refuses the file, as with the public dumps.
+WINDOW_LOG = 31
+# 2024-01-01 UTC.
+_MONTH_BEGINS = 1_704_067_200
 _DAY_SECONDS = 86_400
 _MONTH_SECONDS = 31 * _DAY_SECONDS
-_TAIL_INDEX = 1.2  # of the Pareto law of the luck: the mean exists, the variance does not
+# Of the Pareto law of the luck: the mean exists (above 1), the variance does not (below 2).
+_TAIL_INDEX = 1.2
+# How much a vote in each counts, as a factor of the score.
 _SUBREDDITS = {"programming": 1.0, "Python": 0.5, "MachineLearning": 0.5, "learnpython": 0.25, "coding": 0.1}
 _TRACKING = ("utm_source=reddit", "utm_source=share&utm_medium=web2x", "fbclid=IwAR0x", "ref=hn")
 _MALFORMED = ("http://", "htp:/python.test", "http://[::1", "http://exa mple.test/", "javascript:void(0)", "")
-_KINDS = {  # per cent of the posts
+# Per cent of the posts.
+_KINDS = {
     "plain": 70,
     "tracked": 8,
     "fragment": 2,
@@ -59,9 +64,10 @@ class _Target(NamedTuple):
 
 
 def write_dump(path: Path, sites: Sequence[Site], *, seed: int = 0, posts: int = 20_000) -> None:
-    """Write `posts` submissions (and one broken line) about the pages of `sites`; whole or absent.
+    """Write `posts` submissions (and one broken line) about the pages of `sites`.
 
-    The same sites, seed and number give the same lines. Raises ConfigError without sites or posts.
+    The file is complete or absent; the same sites, seed and number give the same lines. Raises ConfigError
+    without sites or posts.
     """
     if not sites or posts < 1:
         raise ConfigError(f"posts={posts}, sites={len(sites)}: a dump needs at least one of each")
@@ -135,7 +141,8 @@ def _disguise(post: Post, kind: str, rng: random.Random) -> None:
             post["url"] += ("&" if "?" in post["url"] else "?") + rng.choice(_TRACKING)
         case "fragment":
             post["url"] += "#comments"
-        case "taken early":  # the dump met the post seconds after it was made: its score says nothing
+        # The dump met the post seconds after it was made: its score says nothing.
+        case "taken early":
             retrieved = post["created_utc"] + rng.randrange(1, 60)
             post |= {"score": 1, "num_comments": 0, "retrieved_on": retrieved}
         case "self post":
@@ -146,7 +153,8 @@ def _disguise(post: Post, kind: str, rng: random.Random) -> None:
             post["over_18"] = True
         case "removed":
             post |= {"author": "[deleted]", "selftext": "[removed]", "removed_by_category": "moderator"}
-        case "crosspost":  # the link is the parent's; the post itself points at the parent's page on Reddit
+        # The link is the parent's; the post itself points at the parent's page on Reddit.
+        case "crosspost":
             parent = {**post, "id": _base36(int(post["id"], 36) - 36**5), "subreddit": "opensource"}
             parent["permalink"] = f"/r/opensource/comments/{parent['id']}/{_slug(post['title'])}/"
             address = f"https://www.reddit.com{parent['permalink']}"

@@ -17,7 +17,8 @@ from typing import TypeAlias
 from deploy.demo.docstrings import Links, ModuleDoc, Section, inline, parse_module, read_source, to_html
 from deploy.demo.sites import SUFFIX, Site, Web
 
-Link: TypeAlias = tuple[str, str]  # the text and the address
+# The text and the address.
+Link: TypeAlias = tuple[str, str]
 
 # A longer source has no listing, and the page of a longer module is cut short.
 MAX_PAGE_CHARS = 200_000

@@ -1,6 +1,6 @@
 """`tinylm demo`: seeds to chat in one go, by the same commands a user would type.
 
-Each stage leaves whole files behind and looks for them first, so a demo that was stopped, at any point,
+Each stage leaves complete files behind and looks for them first, so a demo that was stopped, at any point,
 goes on where it was, and a finished one says so.
 """
 

@@ -13,12 +13,18 @@ import numpy as np
 
 from ranker.judge.quality import sigmoid
 
+# Examples that the identity counts for.
 _PRIOR = 20.0
+# Share of an example that is left at the next one: half of it after 230.
 _REMEMBERED = 0.997
+# Never 0 or less, which would turn the order of the scores around.
 _LEAST_SLOPE = 0.1
 _BINS = 10
+# The same of the two histograms, a page: half after 350, and after 1,400.
 _SHORT, _LONG = 0.998, 0.9995
+# PSI (Siddiqi 2006): above 0.25 it is another distribution. A warning comes again once it fell below 0.1.
 _WARN_ABOVE, _CALM_BELOW = 0.25, 0.1
+# Pages in the longer histogram, which holds 2,000 at most, before the index says anything.
 _FEWEST = 1000
 
 log = logging.getLogger(__name__)

@@ -25,8 +25,10 @@ from shards.text.filters import Verdict, judge
 from shards.text.signals import Signals
 from tinylm.errors import TinylmError
 
+# Words from which a text's length counts in full: one of 150 is worth a half.
 _FULL_WORTH_WORDS = 300
 _REPEATED = ("duplicate", "near_duplicate")
+# Share of the last page in the moving means that are published: half of them is of the last 34.
 _RECENT = 0.02
 
 log = logging.getLogger(__name__)
@@ -109,7 +111,8 @@ class Judge:
                 self._contents.add(_content(page.content_sha256))
         if not page.text:
             return Judged(verdict)
-        score = self._score(signals)
+        # The crawl's own model needs not measure the text again.
+        score = self.online.score(signals) if self.model is self.online else self.model.score(signals.text)
         quality = self.calibration(score)
         self._learn(signals, verdict, score, karma)
         self.drift.add(quality)
@@ -133,9 +136,6 @@ class Judge:
         if _content(page.content_sha256) in self._contents:
             return Verdict(False, "duplicate")
         return None
-
-    def _score(self, signals: Signals) -> float:
-        return self.online.score(signals) if self.model is self.online else self.model.score(signals.text)
 
     def _learn(self, signals: Signals, verdict: Verdict, score: float, karma: float) -> None:
         """Votes are for a text, wherever it stands; a text met again without votes teaches nothing."""

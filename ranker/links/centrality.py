@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+# Share of a page's rank that its links pass on.
 DAMPING = 0.85
-"""Share of a page's rank that its links pass on."""
+# Nodes up to which harmonic centrality is exact; every 1,024 of them cost as much as the estimate of all.
 EXACT_UP_TO = 10_000
-"""Nodes up to which harmonic centrality is exact; every 1,024 of them cost as much as the estimate of all."""
+# HyperLogLog's standard deviation is 1.04 / their root: 9 %; four times as many would halve it.
 _REGISTERS = 128
+# Searches at once, a bit each: 128 bytes a node.
 _SOURCES_AT_ONCE = 1024
+# Links whose balls are gathered at once: 2 MB of them.
 _LINKS_AT_ONCE = 1 << 14
 
 
@@ -112,7 +115,9 @@ def _exact(graph: Graph) -> Floats:
         bits = np.arange(min(_SOURCES_AT_ONCE, graph.nodes - first))
         balls = np.zeros((graph.nodes, -(-len(bits) // 64)), dtype=np.uint64)
         balls[first + bits, bits // 64] = np.uint64(1) << (bits % 64).astype(np.uint64)
-        total += _grow(graph, balls, np.bitwise_or, _count_bits)
+        total += _grow(
+            graph, balls, np.bitwise_or, lambda found: np.bitwise_count(found).sum(axis=1, dtype=np.float64)
+        )
     return total
 
 
@@ -155,11 +160,6 @@ def _grow(
             total[part] += (larger - sizes[part]) / distance
             sizes[part] = larger
     return total
-
-
-def _count_bits(balls: NDArray[np.uint64]) -> Floats:
-    sizes: Floats = np.bitwise_count(balls).sum(axis=1, dtype=np.float64)
-    return sizes
 
 
 def _sigma(empty: int) -> float:

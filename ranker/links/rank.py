@@ -19,7 +19,7 @@ from shards import columns
 from shards.manifest import Manifest
 from shards.reader import ShardReader
 
-_STEPS = 5
+_STEPS = 5  # of which `report` is told
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ def rank(directory: Path, report: Report) -> Ranking | None:
     another process ranks it.
     """
     manifest = Manifest.load(directory)
-    links = _links_of(manifest)
+    # Of the link tables, as a commit of dropped pages adds links and no documents.
+    links = hashlib.sha256("".join(shard.links.sha256 for shard in manifest.shards).encode()).hexdigest()
     if columns.facts_of(path_of(directory, manifest)).get("links") == links:
         return None
     with columns.writing(directory):
@@ -56,11 +57,6 @@ def rank(directory: Path, report: Report) -> Ranking | None:
         columns.write(columns.path_of(directory, "hosts", manifest), found.hosts, manifest, links=links)
         columns.write(path_of(directory, manifest), found.rank, manifest, links=links)
     return found
-
-
-def _links_of(manifest: Manifest) -> str:
-    """Fingerprint of the link tables: a commit of dropped pages adds links and no documents."""
-    return hashlib.sha256("".join(shard.links.sha256 for shard in manifest.shards).encode()).hexdigest()
 
 
 def _rank(web: WebGraph, report: Report) -> Ranking:

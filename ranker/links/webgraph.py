@@ -19,10 +19,10 @@ from shards.errors import ShardError
 from shards.reader import ShardReader, read_links
 from shards.schema import parsed_id
 
+# How the tag paths of links begin that stand in no page.
 LISTS = ("robots/", "urlset/", "sitemapindex/", "rss/", "RDF/", "feed/")
-"""How the tag paths of links begin that stand in no page."""
+# Is told what is being done, how much of it is, and of how much.
 Report = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is, and of how much."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from ranker.graph import Fetch, LinkGraph, Rows
 from ranker.links.centrality import Graph, pagerank
 from ranker.policy.policy import Floats, Moves, Policy
 from shards.text.dedup import mixed
+from shards.text.signals import GOLDEN
 
 # Weight of the order within a host where hosts are compared: too little to change which host is next.
 _AMONG_EQUALS = 1e-3
@@ -176,7 +177,7 @@ def _bounded(values: NDArray[Any]) -> Floats:
 _BY: dict[str, Callable[[LinkGraph, Rows], Floats]] = {
     # Uniform, once and for all: SplitMix64 (Steele et al. 2014) of the number of the discovery.
     RANDOM: lambda graph, rows: (
-        mixed((graph.order[rows].astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)) / 2.0**64
+        mixed((graph.order[rows].astype(np.uint64) + np.uint64(1)) * np.uint64(GOLDEN)) / 2.0**64
     ),
     # Breadth first (Najork & Wiener 2001), and the latest discovery first.
     "bfs": lambda graph, rows: 1 / (1.0 + graph.depth[rows]),

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from ranker.graph import LinkGraph
 from ranker.policy import POLICIES, Policy
 from ranker.policy.orders import RANDOM
-from ranker.replay.recorded import RecordedWeb
 from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Simulation
+from ranker.replay.web import RecordedWeb
 from tinylm.errors import ConfigError
 
+# Shares of the budget at which recall is given.
 RECALL_AT = (0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
-"""Shares of the budget at which recall is given."""
+# Points of a curve in the result, whatever the budget.
 CURVE_POINTS = 200
+# Of the bootstrap: 50 of them lie beyond each end of a 95 % interval.
 _RESAMPLES = 2000
 Make = Callable[[LinkGraph], Policy]
 
@@ -148,13 +150,14 @@ def summarize(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
     """The result as JSON values; a percent of oracle is nan where random order is as good."""
     names = list(dict.fromkeys(one.policy for one in runs))
     ordered = sorted(runs, key=lambda one: one.draw)
-    curves = {name: np.stack([one.curve for one in ordered if one.policy == name]) for name in names}
-    areas = {name: of.mean(1) for name, of in curves.items()}
-    reachable = np.array([one.reachable for one in ordered if one.policy == names[0]])[:, None]
-    recalls = {name: of / np.where(reachable > 0, reachable, 1.0) for name, of in curves.items()}
-    draws = len(experiment.starts)
+    of = {name: [one for one in ordered if one.policy == name] for name in names}
+    curves = {name: np.stack([one.curve for one in of[name]]) for name in names}
+    draws, fetches = curves[names[0]].shape
+    areas = {name: curve.mean(1) for name, curve in curves.items()}
+    reachable = np.array([one.reachable for one in of[names[0]]])[:, None]
+    recalls = {name: curve / np.where(reachable > 0, reachable, 1.0) for name, curve in curves.items()}
     resampled = np.random.default_rng(0).integers(draws, size=(_RESAMPLES, draws))
-    at = np.unique(np.linspace(0, curves[names[0]].shape[1] - 1, CURVE_POINTS).astype(int))
+    at = np.unique(np.linspace(0, fetches - 1, CURVE_POINTS).astype(int))
 
     def percent(name: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         low, high = areas[RANDOM][chosen].mean(-1), areas[GreedyOracle.name][chosen].mean(-1)
@@ -166,7 +169,7 @@ def summarize(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
         "graph": experiment.web.name,
         "pages": len(experiment.web.urls),
         "links": len(experiment.web.targets),
-        "budget": min(experiment.budget, len(experiment.web.urls)),
+        "budget": fetches,
         "draws": draws,
         "policies": {
             name: {
@@ -174,9 +177,15 @@ def summarize(experiment: Experiment, runs: Sequence[Run]) -> dict[str, Any]:
                 "auc_ci": _interval(areas[name][resampled].mean(-1)),
                 "percent_of_oracle": float(percent(name, np.arange(draws))),
                 "percent_of_oracle_ci": _interval(percent(name, resampled)),
-                "recall": {str(share): _recall(recalls[name], share) for share in RECALL_AT},
-                "us_per_decision": 1e6 * _policy_seconds(runs, name) / (draws * curves[name].shape[1]),
-                **({"seconds": _ends(runs, name)} if experiment.clock else {}),
+                "recall": {
+                    str(share): float(recalls[name][:, max(0, round(share * fetches) - 1)].mean())
+                    for share in RECALL_AT
+                },
+                "us_per_decision": 1e6 * sum(one.policy_seconds for one in of[name]) / (draws * fetches),
+                # When the policy's crawls were over, in simulated seconds: their mean.
+                **(
+                    {"seconds": float(np.mean([one.seconds for one in of[name]]))} if experiment.clock else {}
+                ),
                 "curve": [round(float(value), 5) for value in recalls[name][:, at].mean(0)],
             }
             for name in names
@@ -190,16 +199,3 @@ def _interval(values: NDArray[np.float64]) -> list[float]:
     if not len(defined):
         return [math.nan, math.nan]
     return [float(value) for value in np.quantile(defined, (0.025, 0.975))]
-
-
-def _recall(recalls: NDArray[np.float64], share: float) -> float:
-    return float(recalls[:, max(0, round(share * recalls.shape[1]) - 1)].mean())
-
-
-def _policy_seconds(runs: Sequence[Run], name: str) -> float:
-    return sum(one.policy_seconds for one in runs if one.policy == name)
-
-
-def _ends(runs: Sequence[Run], name: str) -> float:
-    """When the policy's crawls were over, in simulated seconds: their mean."""
-    return float(np.mean([one.seconds for one in runs if one.policy == name]))

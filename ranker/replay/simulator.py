@@ -17,11 +17,11 @@ from ranker import features
 from ranker.graph import Fetch, LinkGraph, Rows, Target, describe
 from ranker.policy import Moves, Policy
 from ranker.policy.orders import Order
-from ranker.replay.recorded import RecordedWeb
+from ranker.replay.web import RecordedWeb
 from tinylm.errors import ConfigError
 
+# Queued URLs that are priced again where any may have moved: half of them the best, the rest in turn.
 _PRICED_AGAIN = 2000
-"""Queued URLs that are priced again where any may have moved: half of them the best, the rest in turn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,23 +182,25 @@ class _Crawl:
 
     def timed(self, budget: int, clock: Clock) -> Iterator[tuple[int, float]]:
         """Fetch the best of the hosts that may be asked; yields pages and when they were there."""
-        now, rests = 0.0, _Rests()
+        now, rests = 0.0, np.zeros(0)  # (hosts,): until when each may not be asked
         under_way: list[tuple[float, int, int, int]] = []
         begun = unlearned = 0
         self._price()
         while begun < budget or under_way:
+            waiting = self._graph.waiting
+            rests = np.append(rests, np.zeros(len(waiting) - len(rests)))
             idle = begun < budget and len(under_way) < clock.workers
-            if idle and (rows := self._choose(1, rests.ready(now, len(self._graph.waiting)))):
+            if idle and (rows := self._choose(1, rests <= now)):
                 begun += 1
-                rests.until(int(self._graph.host[rows[0]]), np.inf)
+                rests[self._graph.host[rows[0]]] = np.inf
                 heapq.heappush(under_way, (now + clock.latency, begun, rows[0], self._take(rows[0])))
                 continue
-            wakes = rests.next(self._graph.waiting) if idle else np.inf
+            wakes = float(np.min(rests[waiting > 0], initial=np.inf)) if idle else np.inf
             if not under_way and wakes == np.inf:
                 return
             if under_way and under_way[0][0] <= wakes:
                 now, _, row, page = heapq.heappop(under_way)
-                rests.until(int(self._graph.host[row]), now + clock.delay)
+                rests[self._graph.host[row]] = now + clock.delay
                 self._finish(row, page)
                 yield page, now
                 unlearned += 1
@@ -212,7 +214,7 @@ class _Crawl:
         return Target(page, self._web.urls[page])
 
     def _batch(self) -> int:
-        """Pages between two lessons: few at first."""
+        """Pages between two lessons: few at first, one more every 20 fetches."""
         return min(self._policy.batch, 1 + len(self.worth) // 20)
 
     def _price(self) -> None:
@@ -275,30 +277,6 @@ class _Crawl:
         began = time.perf_counter()
         self._policy.observe(Fetch(row, worth, targets, discovered))
         self.policy_seconds += time.perf_counter() - began
-
-
-class _Rests:
-    """Until when each host, by its number, may not be asked."""
-
-    def __init__(self) -> None:
-        self._until = np.zeros(0)
-
-    def until(self, host: int, moment: float) -> None:
-        self._reach(host + 1)
-        self._until[host] = moment
-
-    def ready(self, now: float, hosts: int) -> NDArray[np.bool_]:
-        """(hosts,) Whether each may be asked."""
-        self._reach(hosts)
-        return self._until <= now
-
-    def next(self, waiting: NDArray[np.int64]) -> float:
-        """When the next host with queued URLs may be asked; never, if there is none."""
-        self._reach(len(waiting))
-        return float(np.min(self._until[: len(waiting)][waiting > 0], initial=np.inf))
-
-    def _reach(self, hosts: int) -> None:
-        self._until = np.append(self._until, np.zeros(max(0, hosts - len(self._until))))
 
 
 class GreedyOracle(Order):

@@ -1,6 +1,6 @@
 """`Content`: what a page contains, as a worker finds it and a document keeps it.
 
-Not in shards/schema.py because workers and their children load this: pyarrow would weigh 40 MB in each.
+Not in shards/schema.py, because workers and their children load this: pyarrow would weigh 40 MB in each.
 """
 
 from dataclasses import dataclass, field, fields

@@ -38,13 +38,17 @@ SEEN = 14, 8
 # signatures, kept for the held-out side, agree in this share of their values.
 HELD_OUT, OVERLAP = (32, 4), 0.7
 
-_BITS_OF_A_BAND = (
-    24  # 1e-5 of the bands that are not there are found, so 0.0002 of 14; half: 4 % of new texts
-)
-_BITS_OF_A_SHINGLE = 12  # 0.003 of the shingles count wrongly as known, which is less than the sample's error
-_SAMPLED = np.uint64((1 << 64) // 16)  # hashes below: 44 shingles of 700, so a share of 0.5 is known to 0.08
-_FIRST_BITS = 1 << 22  # of a filter: half a megabyte, until 175,000 bands or 350,000 shingles are in it
-_BLOCK = 2048  # shingles permuted at once: 1 MB, which stays in the cache
+# Bits of a filter for each key. 1e-5 of the bands that were not added are found all the same, so less than
+# 0.0002 of new texts by one of their 14; with half the bits that would be 4 %.
+_BITS_OF_A_BAND = 24
+# 0.003 of the new shingles count as known, which is less than the error of the sample.
+_BITS_OF_A_SHINGLE = 12
+# Shingles with hashes below are sampled: 44 of a text of 700 words, so a share of 0.5 is known to 0.08.
+_SAMPLED = np.uint64((1 << 64) // 16)
+# Of a new filter: half a megabyte, full with 175,000 bands or 350,000 shingles.
+_FIRST_BITS = 1 << 22
+# Shingles permuted at once: 1 MB of numbers, which stays in the processor's cache.
+_BLOCK = 2048
 _numbers = np.random.default_rng(5381)
 _scale = _numbers.integers(0, 1 << 32, size=(PERMUTATIONS, 1), dtype=np.uint32) | np.uint32(1)
 _offset = _numbers.integers(0, 1 << 32, size=(PERMUTATIONS, 1), dtype=np.uint32)

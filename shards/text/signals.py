@@ -23,17 +23,24 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Gopher's: a page of English prose has at least two of them.
 STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
+# What C4 takes for the end of a line of prose, and what ends one before a listing, in brackets or in code.
 _TERMINAL = (".", "!", "?", '"', "'", ":", ";", ")", "`")
 _FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
 _LETTER = re.compile(r"[^\W\d_]")
+# Of a hash at the beginning of a word; headings of Markdown are hashes alone.
 _HASHTAG = re.compile(r"#+[^#]")
 _SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
 _PUNCTUATION = string.punctuation + "“”‘’«»…–—"
 _BULLETS = ("•", "‣", "▪", "*", "-")
 _ELLIPSES = ("...", "…")
+# 2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits.
 GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits."""
+
+
+def _share_of_lines(test: Callable[[str], bool]) -> "cached_property[float]":
+    return cached_property(lambda signals: sum(map(test, signals.lines)) / max(1, len(signals.lines)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,7 @@ class Signals:
 
     @cached_property
     def hashes(self) -> "NDArray[np.uint32]":
-        """The words of the whole text, code too, in small letters and without the punctuation around them.
+        """The words of the text, those of code too, in small letters and without the punctuation around them.
 
         Hashed, the same in every process: shape (n,).
         """
@@ -125,24 +132,11 @@ class Signals:
     def sentences(self) -> int:
         return len(_SENTENCE_END.findall(self.prose))
 
-    @cached_property
-    def terminated_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.endswith(_TERMINAL))
-
-    @cached_property
-    def short_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: len(line) < 30)
-
-    @cached_property
-    def bullet_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.startswith(_BULLETS))
-
-    @cached_property
-    def ellipsis_line_fraction(self) -> float:
-        return self.line_fraction(lambda line: line.endswith(_ELLIPSES))
-
-    def line_fraction(self, test: Callable[[str], bool]) -> float:
-        return sum(map(test, self.lines)) / max(1, len(self.lines))
+    terminated_line_fraction = _share_of_lines(lambda line: line.endswith(_TERMINAL))
+    # Of fewer than 30 characters, as FineWeb has it.
+    short_line_fraction = _share_of_lines(lambda line: len(line) < 30)
+    bullet_line_fraction = _share_of_lines(lambda line: line.startswith(_BULLETS))
+    ellipsis_line_fraction = _share_of_lines(lambda line: line.endswith(_ELLIPSES))
 
     @cached_property
     def duplicate_line_fraction(self) -> float:
@@ -197,6 +191,7 @@ class Column(NamedTuple):
     measure: Callable[[Signals], float]
 
 
+# By name, `punctution` as published. The quality model knows them by their order: add at the end.
 COLUMNS: dict[str, Column] = {
     "rps_doc_word_count": Column(2, lambda s: len(s.words)),
     "rps_doc_mean_word_length": Column(2, lambda s: s.mean_word_length),
@@ -216,4 +211,3 @@ COLUMNS: dict[str, Column] = {
     "gopher_duplicate_line_character_fraction": Column(2, lambda s: s.duplicate_line_characters),
     "fineweb_short_line_fraction": Column(2, lambda s: s.short_line_fraction),
 }
-"""By name, `punctution` as published. The quality model knows them by their order: add at the end."""

@@ -34,7 +34,7 @@ class Host:
 
 
 class Model:
-    """The sets, and the verbs that move URLs between them; `expect` methods say what an answer must be."""
+    """The sets, and the verbs that move URLs between them."""
 
     def __init__(self, settings):
         self._settings = settings

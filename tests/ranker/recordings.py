@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ranker.replay.recorded import build
+from ranker.replay.web import build
 
 
 def make_web(links, worth, hosts=None):

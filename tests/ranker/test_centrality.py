@@ -120,12 +120,11 @@ def test_the_estimate_is_as_near_as_it_says(monkeypatch):
     assert np.sqrt((error**2).mean()) < 0.09
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_igraph_finds_the_same(seed):
+def test_igraph_finds_the_same():
     igraph = pytest.importorskip("igraph")
-    graph = random_graph(3000, 9000, seed)
+    graph = random_graph(3000, 9000)
     reference = igraph.Graph(n=graph.nodes, edges=np.stack([graph.sources, graph.targets], 1), directed=True)
-    teleport = np.random.default_rng(seed).random(graph.nodes)
+    teleport = np.random.default_rng(0).random(graph.nodes)
     assert np.abs(pagerank(graph) - reference.pagerank()).sum() < 1e-8
     assert np.abs(pagerank(graph, teleport) - reference.personalized_pagerank(reset=teleport)).sum() < 1e-8
     expected = reference.harmonic_centrality(mode="in", normalized=False)

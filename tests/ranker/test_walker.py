@@ -25,23 +25,9 @@ from shards.manifest import Manifest
 from shards.reader import ShardReader, fetch_rows, read_fetches, verify
 from shards.writer import ShardWriter
 from tests.conftest import command, eventually, full, open_frontier
+from tests.ranker.conftest import WORDS, prose
 
 CONFIG = WalkConfig(languages=(), shard_seconds=3600)
-WORDS = [
-    f"{first}{second}"
-    for first in ("par", "ser", "que", "mod", "rea", "wri", "fro", "lea", "tok", "ind")
-    for second in ("ser", "ver", "ue", "ule", "nic", "tal")
-]
-
-
-def prose(number):
-    """Text that passes the quality rules, different for each number."""
-    chosen = random.Random(number)
-    sentence = "{} {} {} the {} {} of {} {} and {} to {} {} with {}."
-    return "\n\n".join(
-        " ".join(sentence.format(*(chosen.choice(WORDS) for _ in range(11))) for _ in range(8))
-        for _ in range(5)
-    )
 
 
 def fetch(frontier, lease, text, **fields):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shards.text.filters import C4, FINEWEB, GOPHER_QUALITY, GOPHER_REPETITION, RULES, Signals, Verdict, judge
+from shards.text.filters import FIRST_LOOK, RULES, Verdict, judge
+from shards.text.signals import Signals
 
 PROSE = """
 # How a river finds its way
@@ -113,12 +114,38 @@ def test_a_rule_breaks_just_outside_its_threshold(name, inside, outside):
 def test_every_rule_has_a_case_and_a_name_of_its_own():
     assert {name for name, _, _ in CASES} == {name for name, _ in RULES}
     assert len(RULES) == len({name for name, _ in RULES})
-    assert (*GOPHER_QUALITY, *GOPHER_REPETITION, *C4, *FINEWEB) == RULES
+
+
+FIRST_CASES = [
+    ("pre_short", words(30), words(29)),
+    ("pre_alphabetic", words(65) + " 1" * 35, words(64) + " 1" * 36),
+    ("pre_stop_words", "The word of", "the THE word"),
+    ("pre_few_sentences", "One.", "One,"),
+    ("pre_line_punctuation", lines(("ends.", 8), ("does not", 92)), lines(("ends.", 7), ("does not", 93))),
+    ("pre_short_lines", lines(("short", 75), ("x" * 30, 25)), lines(("short", 76), ("x" * 30, 24))),
+]
+
+
+@pytest.mark.parametrize(("name", "inside", "outside"), FIRST_CASES)
+def test_the_first_look_leaves_room(name, inside, outside):
+    breaks = dict(FIRST_LOOK)[name]
+    assert not breaks(Signals(inside))
+    assert breaks(Signals(outside))
+
+
+def test_every_rule_of_the_first_look_has_a_case():
+    assert [name for name, _, _ in FIRST_CASES] == [name for name, _ in FIRST_LOOK]
+
+
+@given(st.text(alphabet="the of 12.,\n", max_size=300))
+def test_what_the_first_look_rules_out_the_rules_do_too(text):
+    assert judge(text, FIRST_LOOK).keep or not judge(text).keep
 
 
 @pytest.mark.parametrize("text", [PROSE, CODE, PROSE + CODE, QUOTED + "\n" + PROSE])
 def test_real_prose_is_kept(text):
     assert judge(text) == Verdict(True)
+    assert judge(text, FIRST_LOOK) == Verdict(True)
 
 
 def test_code_fences_are_not_judged_as_prose():
@@ -159,7 +186,7 @@ def test_every_share_is_a_share(text):
         signals.alphabetic_fraction,
         signals.duplicate_line_fraction,
         signals.duplicate_line_characters,
-        signals.line_fraction(lambda line: line.startswith("-")),
+        signals.bullet_line_fraction,
     ]
     assert all(0 <= share <= 1 for share in shares)
 
@@ -188,5 +215,5 @@ def test_a_megabyte_of_one_thing_is_judged(text):
 def test_measurements_look_at_each_line_once():
     signals = Signals("")
     signals.__dict__["lines"] = [Counting("- x")] * 1000
-    signals.line_fraction(lambda line: line.startswith("-"))
+    assert signals.bullet_line_fraction == 1
     assert Counting.tested == 1000

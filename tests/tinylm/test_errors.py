@@ -1,11 +1,14 @@
 """The edge: errors become one line and an exit code."""
 
+import ast
+import re
 from pathlib import Path
 
 import pytest
 
 from crawler.errors import LeaseLost
 from shards.errors import ShardCorrupt
+from tinylm import errors
 from tinylm.errors import ConfigError, TinylmError, exit_on_error
 
 
@@ -49,3 +52,20 @@ def test_success_passes_through():
     with exit_on_error():
         done = True
     assert done
+
+
+def test_the_tree_in_the_docstring_is_that_of_the_code():
+    root = Path(__file__).parents[2]
+    files = (path for room in ("tinylm", "shards", "crawler", "ranker", "trainer", "deploy")
+             for path in (root / room).rglob("*.py"))  # fmt: skip
+    bases = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for path in files
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    }
+    ours = {"TinylmError"}
+    while more := {name for name, of in bases.items() if of & ours} - ours:
+        ours |= more
+    tree = errors.__doc__.partition("\n")[2]
+    assert set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", tree)) == {name for name in ours if name[0] != "_"}

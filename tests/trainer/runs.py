@@ -13,7 +13,7 @@ WEIGHTS, MOMENTS = (f"shard-00001-model-0000{number}-of-00002.safetensors" for n
 def save(model, config, optimizer=None, **state):
     """The checkpoint of a run of one step that came out as `model`; `state` says otherwise."""
     saver = Saver(config, World())
-    usual = {"step": 1, "steps": 1, "tokens": 1, "skipped": 0, "data": {}, "measured": {}}
+    usual = {"step": 1, "steps": 1, "tokens": 1, "skipped": 0, "data": {}, "measured": {}, "identity": {}}
     saver.start(model, optimizer or Optimizer(model, config, World()), usual | state)
     saver.wait()
 

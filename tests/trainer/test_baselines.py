@@ -7,8 +7,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from trainer.data.batch import IGNORE
 from trainer.evaluate import Bigram, baselines
-from trainer.model.model import IGNORE
 from trainer.tokenizer import Tokenizer
 
 TEXT = "The server reads the queue and the reader writes 12 rows. "

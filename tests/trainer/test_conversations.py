@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.config import ModelConfig, SFTConfig
-from trainer.data.loader import DataError
-from trainer.model.model import GPT, IGNORE
+from trainer.data.batch import IGNORE, DataError
+from trainer.model.model import GPT
 from trainer.post.chat import render
 from trainer.post.conversations import (
     ConversationSource,
@@ -93,8 +93,8 @@ def test_a_conversation_is_scored_as_if_it_were_alone_in_its_row(data):
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_ranks_together_read_what_one_alone_reads(data, size):
     config = SFTConfig(device_batch_size=2, tokens_per_step=8 * SEQUENCE_LEN, epochs=2)
-    alone = ConversationSource(data, SEQUENCE_LEN, config, World(), {})
-    ranks = [ConversationSource(data, SEQUENCE_LEN, config, World(rank, size), {}) for rank in range(size)]
+    alone = ConversationSource(data, SEQUENCE_LEN, config, World())
+    ranks = [ConversationSource(data, SEQUENCE_LEN, config, World(rank, size)) for rank in range(size)]
     assert {source.steps for source in ranks} == {alone.steps}
     for _ in range(alone.steps):
         whole = alone.next_step()
@@ -107,18 +107,11 @@ def test_the_ranks_together_read_what_one_alone_reads(data, size):
 
 def test_a_source_goes_on_where_its_state_was_taken(data):
     config = SFTConfig(device_batch_size=2, tokens_per_step=8 * SEQUENCE_LEN)
-    source = ConversationSource(data, SEQUENCE_LEN, config, World(), {"data": "x"})
+    source = ConversationSource(data, SEQUENCE_LEN, config, World())
     source.next_step()
-    other = ConversationSource(data, SEQUENCE_LEN, config, World(), {"data": "x"})
+    other = ConversationSource(data, SEQUENCE_LEN, config, World())
     other.restore(json.loads(json.dumps(source.state())))
     assert torch.equal(source.next_step()[0]["ids"], other.next_step()[0]["ids"])
-
-
-def test_a_source_does_not_go_on_with_other_data(data):
-    config = SFTConfig(device_batch_size=2, tokens_per_step=8 * SEQUENCE_LEN)
-    state = ConversationSource(data, SEQUENCE_LEN, config, World(), {"data": "x"}).state()
-    with pytest.raises(DataError, match=r"data: .* x, .* y; "):
-        ConversationSource(data, SEQUENCE_LEN, config, World(), {"data": "y"}).restore(state)
 
 
 def test_a_conversation_that_is_too_long_is_cut_at_its_end_and_counted(tmp_path):

@@ -39,7 +39,8 @@ def run(config, poisoned):
     torch.manual_seed(0)
     config.out.mkdir(exist_ok=True)
     source = Counting(poisoned)
-    found = Run(GPT(config.model(320)), source, config, World(), steps=config.steps, evaluate=dict)
+    model, steps = GPT(config.model(320)), config.steps
+    found = Run(model, source, config, World(), steps=steps, evaluate=dict, identity={})
     found.fit()
     return found, source
 
@@ -101,7 +102,7 @@ DIES = """
 import trainer.pretrain
 from trainer.data.loader import Loader
 def fails(self, real=Loader.next_step):
-    if self._world.rank == 1 and self._micro_batch >= 40:
+    if self._ranks.rank == 1 and self._micro_batch >= 40:
         raise ValueError("the disk of this rank is gone")
     return real(self)
 Loader.next_step = fails

@@ -5,6 +5,7 @@ the same in one process, by test_loader and here.
 """
 
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,8 +16,10 @@ from shards.errors import ShardError
 from shards.foreign import ParquetReader
 from shards.reader import ShardReader
 from tests.trainer.test_loader import CONFIG, TOKENIZER, read
-from trainer.data.loader import DataError, Loader
+from trainer.data.loader import Loader
 from trainer.data.sources import Source
+from trainer.run.checkpoint import CheckpointError, check_identity
+from trainer.run.distributed import World
 
 
 @pytest.fixture
@@ -86,7 +89,7 @@ def test_what_cannot_be_read_is_named(broken, kind):
     corpus, plain, damage = broken
     reader = ShardReader(corpus) if kind == "corpus" else ParquetReader(str(plain))
     [shard] = corpus.glob("shard-*.parquet")
-    loader = Loader([Source(reader.place, reader)], TOKENIZER, CONFIG)
+    loader = Loader([Source(reader.place, reader)], TOKENIZER, CONFIG, World())
     reason = damage(shard if kind == "corpus" else plain)
     with pytest.raises(ShardError, match=reason):
         read([loader], 500)
@@ -101,7 +104,7 @@ def made(request, corpus, sources):
     plain = Source(place, ParquetReader(place))
     both = [own._replace(share=0.6), plain._replace(share=0.4)]
     chosen = {"corpus": [own], "plain": [plain], "mixed": both}[request.param]
-    return lambda: Loader(chosen, TOKENIZER, CONFIG)
+    return lambda: Loader(chosen, TOKENIZER, CONFIG, World())
 
 
 def test_the_shuffle_of_each_epoch_is_another_and_is_kept_across_a_restart(made):
@@ -126,6 +129,6 @@ def test_state_does_not_grow_with_depth(made):
 
 
 def test_a_position_in_another_order_is_refused(corpus):
-    loader = Loader([Source(corpus, ShardReader(corpus))], TOKENIZER, CONFIG)
-    with pytest.raises(DataError, match="started on order = 1, here it is 2"):
-        loader.restore(loader.state() | {"order": 1})
+    now = Loader([Source(corpus, ShardReader(corpus))], TOKENIZER, CONFIG, World()).identity
+    with pytest.raises(CheckpointError, match="run holds a run with order = 1, not 2"):
+        check_identity(Path("run"), now | {"order": 1}, now)

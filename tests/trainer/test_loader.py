@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from shards.foreign import ParquetReader
 from shards.reader import RowGroup, ShardReader
 from trainer.config import PretrainConfig
-from trainer.data.loader import DataError, Loader, cut
+from trainer.data.batch import IGNORE, DataError
+from trainer.data.loader import Loader, cut
 from trainer.data.sources import Source
-from trainer.model.model import IGNORE
+from trainer.run.checkpoint import CheckpointError, check_identity
 from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
 
@@ -201,17 +202,16 @@ def test_slices_hold_each_row_once_and_are_even():
 def test_a_run_of_another_corpus_is_not_continued(corpus, write_corpus, tmp_path, texts):
     [rank] = loaders(corpus)
     [other] = loaders(write_corpus(tmp_path, texts[10:50]))
-    with pytest.raises(
-        DataError, match=rf"source {other._sources[0].place}.*started on manifest = .*, here it is "
-    ):
-        other.restore(rank.state())
+    with pytest.raises(CheckpointError, match=r"holds a run with shards\.manifest = \w+, not \w+: go on"):
+        check_identity(tmp_path, rank.identity, other.identity)
 
 
 def test_a_run_of_another_tokenizer_is_not_continued(corpus):
     [rank] = loaders(corpus)
-    other = Loader([Source(corpus, ShardReader(corpus))], Tokenizer.train(["another text"], 300), CONFIG)
-    with pytest.raises(DataError, match="started on tokenizer = "):
-        other.restore(rank.state())
+    tokenizer = Tokenizer.train(["another text"], 300)
+    other = Loader([Source(corpus, ShardReader(corpus))], tokenizer, CONFIG, World())
+    with pytest.raises(CheckpointError, match="holds a run with tokenizer = "):
+        check_identity(corpus, rank.identity, other.identity)
 
 
 def test_a_corpus_without_training_text_is_refused(write_corpus, texts, tmp_path):

@@ -5,8 +5,9 @@ import torch
 from torch.nn.functional import cross_entropy as whole_cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainer.data.batch import IGNORE
 from trainer.model import loss as module
-from trainer.model.loss import IGNORE, cross_entropy
+from trainer.model.loss import cross_entropy
 
 ROWS, WIDTH, VOCABULARY = 96, 16, 512
 

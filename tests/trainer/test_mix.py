@@ -15,10 +15,11 @@ from shards.reader import ShardReader
 from tests.trainer.test_loader import CONFIG, TOKENIZER, read, states, worlds
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
-from trainer.data.loader import DataError, Loader, Turns
+from trainer.data.batch import DataError
+from trainer.data.loader import Loader, Turns
 from trainer.data.sources import open_sources, pin_sources
 from trainer.pretrain import pretrain
-from trainer.run.checkpoint import CheckpointError
+from trainer.run.checkpoint import CheckpointError, check_identity
 
 
 @pytest.fixture
@@ -85,18 +86,18 @@ def test_stopping_anywhere_and_going_on_with_other_ranks_changes_nothing(mixed, 
 
 def test_another_snapshot_share_or_number_of_sources_is_refused_by_name(mixed, other, tmp_path):
     [rank] = loaders(mixed)
-    state = rank.state()
+    then = rank.identity
     [less] = loaders(replace(mixed, mix=(f"{other}=0.2",)))
-    with pytest.raises(DataError, match=rf"source {mixed.shards}: .* on share = 0.7, here it is 0.8"):
-        less.restore(state)
+    with pytest.raises(CheckpointError, match=r"shards\.share = 0.7, not 0.8"):
+        check_identity(tmp_path, then, less.identity)
     [alone] = loaders(replace(mixed, mix=()))
-    with pytest.raises(DataError, match="on number of sources = 2, here it is 1"):
-        alone.restore(state)
+    with pytest.raises(CheckpointError, match="sources = 2, not 1"):
+        check_identity(tmp_path, then, alone.identity)
     pq.write_table(pa.table({"text": ["more"] * 9}), other / "b.parquet")
     pin_sources(mixed)
     [grown] = loaders(mixed)
-    with pytest.raises(DataError, match=rf"source {other}: the run was started on manifest = "):
-        grown.restore(state)
+    with pytest.raises(CheckpointError, match=r"mix\[0\]\.manifest = "):
+        check_identity(tmp_path, then, grown.identity)
 
 
 def test_a_run_goes_on_though_files_came_and_not_if_one_changed(tiny, other):
@@ -138,7 +139,7 @@ def test_a_corpus_in_the_mix_is_held_to_its_own_shards(tiny, write_corpus, texts
     for path in second.glob("*.parquet"):
         path.unlink()
     write_corpus(second, texts[30:], held_out=2)
-    with pytest.raises(CheckpointError, match=rf"mix-1 is pinned to manifest .* is not in {second}"):
+    with pytest.raises(DataError, match=rf"mix-1 is pinned to manifest .* is not in {second}"):
         pretrain(config)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig
-from trainer.model.model import GPT, IGNORE, KVCache
+from trainer.data.batch import IGNORE
+from trainer.model.model import GPT, KVCache
 
 SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads": 4, "kv_heads": 2}
 

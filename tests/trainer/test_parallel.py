@@ -6,7 +6,7 @@ import torch
 
 from bench.runs import finish, losses, start
 from tests.trainer.runs import check_resume, cut_back
-from trainer.model.loss import IGNORE
+from trainer.data.batch import IGNORE
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.run.distributed import World
@@ -45,7 +45,7 @@ def trained(config, rows):
     torch.manual_seed(0)
     model = GPT(config.model(320))
     config.out.mkdir()
-    run = Run(model, Rows(rows), config, World(), steps=config.steps, evaluate=dict)
+    run = Run(model, Rows(rows), config, World(), steps=config.steps, evaluate=dict, identity={})
     run.fit()
     return model
 

@@ -8,8 +8,7 @@ import torch
 from tinylm.errors import ConfigError
 from trainer.model.model import GPT
 from trainer.pretrain import pretrain
-from trainer.run import hardware
-from trainer.run import preflight as estimate
+from trainer.run import preflight
 from trainer.run.distributed import World
 from trainer.run.preflight import check
 
@@ -73,23 +72,23 @@ def test_the_estimate_counts_the_model_that_will_be_made(tiny):
 
 def test_shards_and_recomputing_take_less_memory(tiny):
     config = tiny(width=256, layers=8, device_batch_size=8)
-    memory = estimate.estimate(config, config.model(320), 1).memory
+    memory = preflight.estimate(config, config.model(320), 1).memory
     for changes in ({"parallel": "fsdp"}, {"activation_checkpointing": True}):
         other = tiny(width=256, layers=8, device_batch_size=8, **changes)
-        assert estimate.estimate(other, other.model(320), 1).memory < memory
+        assert preflight.estimate(other, other.model(320), 1).memory < memory
 
 
 def test_bf16_is_for_gpus_unless_asked_for():
     cpu = torch.device("cpu")
-    assert hardware.training_dtype("auto", cpu) == torch.float32
-    assert hardware.training_dtype("bf16", cpu) == torch.bfloat16
-    assert hardware.peak_flops(cpu, torch.float32) > 1e8
+    assert preflight.training_dtype("auto", cpu) == torch.float32
+    assert preflight.training_dtype("bf16", cpu) == torch.bfloat16
+    assert preflight.peak_flops(cpu, torch.float32) > 1e8
 
 
 @pytest.mark.parametrize(
     ("native", "said"), [(True, "1 x cpu, bf16, Newton-Schulz in bf16"), (False, "emulated")]
 )
 def test_what_was_chosen_by_the_hardware_is_said(tiny, monkeypatch, native, said):
-    monkeypatch.setattr(hardware, "has_bf16", lambda _device: native)
+    monkeypatch.setattr(preflight, "has_bf16", lambda _device: native)
     config = tiny(optimizer="muon", precision="bf16")
-    assert said in hardware.describe_hardware(config, World())
+    assert said in preflight.describe_hardware(config, World())

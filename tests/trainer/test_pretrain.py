@@ -27,6 +27,7 @@ from shards.writer import ShardWriter
 from tests.trainer.conftest import document, tiny_config
 from tests.trainer.runs import MOMENTS, WEIGHTS, check_resume, cut_back
 from tinylm.errors import ConfigError
+from trainer.data.batch import DataError
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
@@ -138,7 +139,7 @@ def test_a_corpus_that_has_grown_is_refused_until_its_held_out_text_is_compared_
 def test_another_corpus_in_its_place_is_refused(again, write_corpus, texts, tmp_path):
     cut_back(again.out, 4)
     other = write_corpus(tmp_path / "other", texts[5:30], held_out=3)
-    with pytest.raises(CheckpointError, match=r"pinned to manifest [0-9a-f]{12}, whose shard-.* is not in"):
+    with pytest.raises(DataError, match=r"pinned to manifest [0-9a-f]{12}, whose shard-.* is not in"):
         pretrain(replace(again, shards=other))
 
 

@@ -15,8 +15,8 @@ from shards.manifest import Manifest
 from shards.reader import ShardReader
 from tests.trainer.test_loader import TOKENIZER, loaders, read, states
 from trainer.config import PretrainConfig
-from trainer.data.loader import DataError
 from trainer.data.sampling import MOST_READINGS, Sampling, SamplingError, weigh
+from trainer.run.checkpoint import CheckpointError, check_identity
 
 CONFIG = PretrainConfig(
     sequence_len=16,
@@ -118,7 +118,7 @@ def test_an_epoch_holds_each_document_as_often_as_it_is_read(weighted, texts):
     for lane in rank._lanes.values():
         while True:
             _, targets, filled = next(lane)
-            if lane.position.streams[0].epoch > 0:
+            if lane.streams[0].position.epoch > 0:
                 break
             found.update(targets[:filled].tolist())
     assert found == expected
@@ -160,14 +160,13 @@ def test_one_document_alone_still_feeds_every_lane(write_corpus, texts, tmp_path
 
 def test_a_run_sampled_by_other_numbers_is_not_continued(weighted, write_corpus, texts, tmp_path):
     [rank] = loaders(weighted, config=CONFIG)
-    state = rank.state()
     other = put(write_corpus(tmp_path, texts, held_out=3), [1.0] * 60)
     [changed] = loaders(other, config=CONFIG)
     [unsampled] = loaders(weighted)
-    with pytest.raises(DataError, match=r"started on sample_by = [0-9a-f]{64}, here it is [0-9a-f]{64}"):
-        changed.restore(state)
-    with pytest.raises(DataError, match=r"started on sample_by = [0-9a-f]{64}, here it is None"):
-        unsampled.restore(state)
+    with pytest.raises(CheckpointError, match=r"sample_by\.sha256 = [0-9a-f]{64}, not [0-9a-f]{64}"):
+        check_identity(tmp_path, rank.identity, changed.identity)
+    with pytest.raises(CheckpointError, match=r"sample_by\.sha256 = [0-9a-f]{64}, not None"):
+        check_identity(tmp_path, rank.identity, unsampled.identity)
 
 
 def test_a_documents_own_column_may_be_sampled_by(weighted):

@@ -13,7 +13,7 @@ import pytest
 from bench.runs import weights
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig, SFTConfig
-from trainer.data.loader import DataError
+from trainer.data.batch import DataError
 from trainer.generate import Generator
 from trainer.post.chat import held_out_file
 from trainer.pretrain import pretrain
@@ -63,25 +63,24 @@ def data(tmp_path_factory):
     return path
 
 
-def tuning_config(base, data, out, **changes):
+def tuning_config(**changes):
     """Settings of a fine-tuning run of a second."""
     course = {"device_batch_size": 2, "tokens_per_step": 512, "learning_rate": 1e-2, "epochs": 4}
     rest = {"checkpoint_every": 2, "keep_last": 100, "log_every": 1, "eval_every": 0}
-    places = {"data": data, "init_from": base, "out": out}
-    return SFTConfig(**(course | rest | places | changes))
+    return SFTConfig(**(course | rest | changes))
 
 
 @pytest.fixture
 def tuning(base, data, tmp_path):
     """`tuning_config` for a folder of the test's own: `tuning(epochs=1)`."""
-    return lambda **changes: tuning_config(base, data, **({"out": tmp_path / "chat"} | changes))
+    return partial(tuning_config, init_from=base, data=data, out=tmp_path / "chat")
 
 
 @pytest.fixture(scope="module")
 def once(base, data, tmp_path_factory):
     """The folder of a finished run of one epoch."""
     out = tmp_path_factory.mktemp("once") / "chat"
-    sft(tuning_config(base, data, out, epochs=1))
+    sft(tuning_config(init_from=base, data=data, out=out, epochs=1))
     return out
 
 
@@ -151,13 +150,13 @@ def test_a_finished_run_says_so_and_does_nothing(finished, capsys):
 def test_a_run_is_not_continued_on_other_data(finished, tmp_path):
     other = write(tmp_path / "other.jsonl", ANSWERS, copies=3)
     (finished().out / "evaluation.json").unlink()
-    with pytest.raises(DataError, match="data: the run was started with SHA-256"):
+    with pytest.raises(CheckpointError, match=r"chat holds a run with data\.sha256 = \w+, not"):
         sft(finished(data=other))
 
 
 def test_what_a_finished_run_was_not_made_of_is_digested_and_not_read(finished, tmp_path):
     (other := tmp_path / "other.jsonl").write_text("no conversation\n")
-    with pytest.raises(DataError, match="data: the run was started with SHA-256"):
+    with pytest.raises(CheckpointError, match=r"chat holds a run with data\.sha256 = \w+, not"):
         sft(finished(data=other))
 
 

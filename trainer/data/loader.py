@@ -14,7 +14,7 @@ it is in again, each when its turn comes. With `sample_by` a window holds each d
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from random import Random
@@ -22,31 +22,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from shards.reader import Reader, RowGroup, ShardReader
-from tinylm.errors import TinylmError
+from shards.foreign import Reader
+from shards.reader import RowGroup, ShardReader
 from trainer.config import PretrainConfig
+from trainer.data.batch import IGNORE, Batch, DataError, Ranks
 from trainer.data.packing import Rows, Tokens, pack, segments
 from trainer.data.sampling import Sampling
-from trainer.data.sources import Source
-from trainer.model.model import IGNORE
-from trainer.run.distributed import World
-from trainer.run.loop import Batch
+from trainer.data.sources import Source, identity_of_sources
 from trainer.tokenizer import Tokenizer
 
-_ORDER = 2
-"""Counts changes of the order itself; a position is one in an order."""
+_ORDER = 2  # counts changes of the order itself, of which the numbers below are part
 _DOCUMENTS_PER_SLICE = 256
+# Of a row group, which is read once for each of its slices: twice as many cost twice the reading of large
+# groups, half as many let more neighbours meet.
 _SLICES_PER_GROUP = 16
+# The window whose documents are shuffled and packed together: with 256 documents a slice, about 1,000; it is
+# what a lane holds in memory, in proportion.
 _SLICES_AT_ONCE = 4
-_STEPS_AHEAD = 2
+_STEPS_AHEAD = 2  # read in a thread beside the step that is trained on
+# 2^64 over the golden ratio: multiples of it, modulo 2^64, are spread as evenly as can be.
 _GOLDEN = 0x9E3779B97F4A7C15
-"""2^64 over the golden ratio: multiples of it, modulo 2^64, are spread as evenly as can be."""
-
-
-class DataError(TinylmError):
-    """Text that cannot be trained on, or not the text a run was started on."""
 
 
 class Slice(NamedTuple):
@@ -65,11 +61,8 @@ class Position(NamedTuple):
     row: int = 0
 
 
-class LanePosition(NamedTuple):
-    """How far a lane is: rows taken in all, and where each of its sources is."""
-
-    taken: int
-    streams: tuple[Position, ...]
+# How far a lane is: rows taken in all, and where each of its sources is.
+LanePosition = tuple[int, tuple[Position, ...]]
 
 
 class Loader:
@@ -84,12 +77,12 @@ class Loader:
         sources: Sequence[Source],
         tokenizer: Tokenizer,
         config: PretrainConfig,
-        world: World | None = None,
+        ranks: Ranks,
     ) -> None:
         self._sources = sources
         self._tokenizer = tokenizer
         self._config = config
-        self._world = world or World()
+        self._ranks = ranks
         self._per_step = config.micro_batches_per_step(config.sequence_len)
         parts = [cut(source.reader.row_groups, config.lanes) for source in sources]
         for source in sources:
@@ -101,43 +94,48 @@ class Loader:
         turns = Turns([source.share for source in sources])
         self._lanes = {
             lane: Lane(lane, deals, sources, tokenizer, config, self.sampling, turns)
-            for lane in range(self._world.rank, self._lane_count, self._world.size)
+            for lane in range(self._ranks.rank, self._lane_count, self._ranks.size)
         }
         self._micro_batch = 0
         self._positions = {number: lane.position for number, lane in self._lanes.items()}
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self._ahead: deque[Future[_Step]] = deque()
+        # Micro-batches of a step, the number of the next one and where the lanes are after it.
+        self._ahead: deque[Future[tuple[list[Batch], int, dict[int, LanePosition]]]] = deque()
 
     def next_step(self) -> list[Batch]:
         """This rank's micro-batches of the next step, on its device; none if it has none in this step."""
         while len(self._ahead) <= _STEPS_AHEAD:
-            self._ahead.append(self._thread.submit(self._read, self._micro_batch_ahead))
-        step = self._ahead.popleft().result()
-        self._micro_batch, self._positions = step.micro_batch, step.positions
-        device = self._world.device
-        return [{name: part.to(device) for name, part in batch.items()} for batch in step.batches]
+            first = self._micro_batch + len(self._ahead) * self._per_step
+            self._ahead.append(self._thread.submit(self._read, first))
+        batches, self._micro_batch, self._positions = self._ahead.popleft().result()
+        device = self._ranks.device
+        return [{name: part.to(device) for name, part in batch.items()} for batch in batches]
 
     def state(self) -> dict[str, Any]:
         """Where all ranks stand, as JSON values; a collective, to be called by all of them."""
         positions: dict[int, LanePosition] = {}
-        for part in self._world.gather(self._positions):
+        for part in self._ranks.gather(self._positions):
             positions |= part
         return {
-            **self._here(),
             "micro_batch": self._micro_batch,
-            "epoch": min(position.streams[0].epoch for position in positions.values()),
-            "lanes": [
-                [positions[lane].taken, *map(list, positions[lane].streams)]
-                for lane in range(self._lane_count)
-            ],
+            "epoch": min(streams[0].epoch for _, streams in positions.values()),
+            "lanes": [[taken, *map(list, streams)] for _, (taken, streams) in sorted(positions.items())],
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a position is worth nothing without, as JSON values."""
+        sources = [{"manifest": each.reader.fingerprint, "share": each.share} for each in self._sources]
+        return {
+            "order": _ORDER,
+            "tokenizer": self._tokenizer.fingerprint,
+            "sample_by.sha256": self.sampling.fingerprint if self.sampling else None,
+            **identity_of_sources(sources),
+            "lane_count": self._lane_count,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, whatever the number of ranks.
-
-        Raises `DataError`, naming what differs, for another text, share, tokenizer or order.
-        """
-        _check(state, self._here() | {"lane_count": self._lane_count})
+        """Go on from `state`, which a loader of the same `identity` gave, whatever the number of ranks."""
         for step in self._ahead:
             if not step.cancel():
                 step.result()
@@ -145,12 +143,12 @@ class Loader:
         self._micro_batch = state["micro_batch"]
         for number, lane in self._lanes.items():
             taken, *streams = state["lanes"][number]
-            lane.go_to(LanePosition(taken, tuple(Position(*stream) for stream in streams)))
+            lane.go_to((taken, tuple(Position(*stream) for stream in streams)))
         self._positions = {number: lane.position for number, lane in self._lanes.items()}
 
     def describe_packing(self) -> str:
         """What packing came to in the windows this rank has read so far."""
-        read = [rows for lane in self._lanes.values() for rows in lane.counts()]
+        read = [stream.counts for lane in self._lanes.values() for stream in lane.streams]
         documents, split, used, room = np.sum([*read, np.zeros(4)], axis=0)
         return (
             f"packed {documents:,.0f} documents ({self._config.packing}): {split / max(1, documents):.1%} do "
@@ -161,37 +159,12 @@ class Loader:
         """Stop reading ahead."""
         self._thread.shutdown(cancel_futures=True)
 
-    @property
-    def _micro_batch_ahead(self) -> int:
-        return self._micro_batch + len(self._ahead) * self._per_step
-
-    def _here(self) -> dict[str, Any]:
-        """What a position is worth nothing without."""
-        sources = [
-            {"place": str(source.place), "manifest": source.reader.fingerprint, "share": source.share}
-            for source in self._sources
-        ]
-        return {
-            "order": _ORDER,
-            "tokenizer": self._tokenizer.fingerprint,
-            "sample_by": self.sampling.fingerprint if self.sampling else None,
-            "sources": sources,
-        }
-
-    def _read(self, first: int) -> "_Step":
+    def _read(self, first: int) -> tuple[list[Batch], int, dict[int, LanePosition]]:
         numbers = range(first, first + self._per_step)
         mine = [lane for number in numbers if (lane := number % self._lane_count) in self._lanes]
         batches = [self._lanes[lane].batch(self._config.device_batch_size) for lane in mine]
         positions = {number: lane.position for number, lane in self._lanes.items()}
-        return _Step(batches, numbers.stop, positions)
-
-
-class _Step(NamedTuple):
-    """A step's micro-batches, and the numbers to go on from after it."""
-
-    batches: list[Batch]
-    micro_batch: int
-    positions: dict[int, LanePosition]
+        return batches, numbers.stop, positions
 
 
 def _sampling(source: Source, config: PretrainConfig) -> Sampling | None:
@@ -200,25 +173,6 @@ def _sampling(source: Source, config: PretrainConfig) -> Sampling | None:
     if not isinstance(source.reader, ShardReader):
         raise DataError(f"{source.place}: sample_by = {config.sample_by!r}: of a corpus only, this is none")
     return Sampling(source.reader, config.sample_by, config.sample_power, config.seed)
-
-
-def _check(state: dict[str, Any], here: dict[str, Any]) -> None:
-    """Raise `DataError` for the first thing that the run in `state` was started on and that is not `here`."""
-    saved = state | {"lane_count": len(state["lanes"])}
-    pairs = [("", field, saved.get(field), here[field]) for field in ("order", "tokenizer", "sample_by")]
-    before, now = saved.get("sources", []), here["sources"]
-    pairs.append(("", "number of sources", len(before), len(now)))
-    for old, new in zip(before, now, strict=False):
-        moved = "" if old["place"] == new["place"] else f" (then {old['place']})"
-        name = f"source {new['place']}{moved}: "
-        pairs += [(name, field, old[field], new[field]) for field in ("manifest", "share")]
-    pairs.append(("", "lanes", saved["lane_count"], here["lane_count"]))
-    for name, field, then, found in pairs:
-        if then != found:
-            raise DataError(
-                f"{name}the run was started on {field} = {then}, here it is {found}: "
-                "give back what it was started on, or start anew with another --out"
-            )
 
 
 def cut(row_groups: Sequence[RowGroup], lanes: int) -> list[Slice]:
@@ -266,7 +220,7 @@ class _Deal:
 
 
 class Lane:
-    """One endless sequence of rows, each from one of the sources; `position` is where the next one is."""
+    """One endless sequence of rows, each from one of its `streams`; `position` is where the next one is."""
 
     def __init__(
         self,
@@ -278,7 +232,7 @@ class Lane:
         sampling: Sampling | None,
         turns: Turns,
     ) -> None:
-        self._streams = [
+        self.streams = [
             Stream(number, deal, source.reader, tokenizer, config, None if index else sampling)
             for index, (deal, source) in enumerate(zip(deals, sources, strict=True))
         ]
@@ -291,16 +245,12 @@ class Lane:
 
     @property
     def position(self) -> LanePosition:
-        return LanePosition(self._taken, tuple(stream.position for stream in self._streams))
+        return self._taken, tuple(stream.position for stream in self.streams)
 
     def go_to(self, position: LanePosition) -> None:
-        self._taken = position.taken
-        for stream, there in zip(self._streams, position.streams, strict=True):
+        self._taken, positions = position
+        for stream, there in zip(self.streams, positions, strict=True):
             stream.position = there
-
-    def counts(self) -> list[NDArray[np.float64]]:
-        """Documents, cut ones, positions used and positions in all, of each stream's windows so far."""
-        return [stream.counts for stream in self._streams]
 
     def batch(self, rows: int) -> Batch:
         """The next `rows` rows: ids, targets and, if asked for, segments, each (rows, sequence_len)."""
@@ -313,18 +263,18 @@ class Lane:
             row[filled:] = IGNORE
         return batch
 
-    def __iter__(self) -> Iterator[tuple[Tokens, Tokens, int]]:
-        return self
-
     def __next__(self) -> tuple[Tokens, Tokens, int]:
         """Ids and targets (sequence_len,) of the next row, and how many of its positions count."""
-        stream = self._streams[self._turns(self._begin, self._taken)]
+        stream = self.streams[self._turns(self._begin, self._taken)]
         self._taken += 1
         return next(stream)
 
 
 class Stream:
-    """The rows of one source in one lane, without end; `position` is where the next is, and may be set."""
+    """The rows of one source in one lane, without end; `position` is where the next is, and may be set.
+
+    `counts` are documents, cut ones, positions used and positions in all, of the windows read so far.
+    """
 
     def __init__(
         self,
@@ -345,9 +295,6 @@ class Stream:
         self._sampling = sampling
         self._dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
         self._packed: tuple[Position, Rows] | None = None
-
-    def __iter__(self) -> Iterator[tuple[Tokens, Tokens, int]]:
-        return self
 
     def __next__(self) -> tuple[Tokens, Tokens, int]:
         while (rows := self._rows()) is None or self.position.row >= len(rows.ids):

@@ -5,19 +5,18 @@ may grow, and files may come to a folder, while a run goes on that does not see 
 run's folder, that of `shards` in it and that of the n-th of `mix` in mix-n/.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shards import foreign as parquet
-from shards.foreign import Listing, ParquetReader
+from shards.foreign import Listing, ParquetReader, Reader
 from shards.manifest import FILE_NAME, Manifest, is_corpus
-from shards.reader import Reader, RowGroup, ShardReader
+from shards.reader import RowGroup, ShardReader
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
-from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointError
+from trainer.data.batch import DataError
 
 
 class Source(NamedTuple):
@@ -43,13 +42,22 @@ def open_sources(config: PretrainConfig) -> list[Source]:
     ]
 
 
-def pin_sources(config: PretrainConfig) -> None:
-    """Write down in `config.out` what lies at each place now, unless a checkpoint builds on what lay there.
+def identity_of_sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Number, snapshots and shares of a run's sources by the names of their settings: shards, mix[0], …"""
+    names = ["shards", *(f"mix[{number}]" for number in range(len(sources) - 1))]
+    return {"sources": len(sources)} | {
+        f"{name}.{field}": source[field]
+        for name, source in zip(names, sources, strict=True)
+        for field in ("manifest", "share")
+    }
+
+
+def pin_sources(config: PretrainConfig, *, begun: bool = False) -> None:
+    """Write down in `config.out` what lies at each place now, unless the run has `begun` on what lay there.
 
     Raises ShardError if that is nothing to read, `ConfigError` if text that came to a corpus may nearly stand
-    on both sides of its split, `CheckpointError` if a corpus is another one than the run began on.
+    on both sides of its split, `DataError` if a corpus is another one than the run began on.
     """
-    begun = checkpoint.latest(config.out) is not None
     for (place, _), folder in zip(config.sources, _folders(config), strict=True):
         if not begun:
             folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +69,11 @@ def pin_sources(config: PretrainConfig) -> None:
             continue
         current = Manifest.load(place)
         if not begun:
-            _check_held_out(place, current)
+            if not current.held_out_is_current:
+                raise ConfigError(
+                    f"{place} grew since its held-out text was compared with the rest: "
+                    f"`tinylm shards hold-out {place}` first"
+                )
             current.save(folder)
         _check_pin(place, folder, current)
 
@@ -92,21 +104,13 @@ def _pinned(place: Path | str, folder: Path) -> Reader:
     return ParquetReader(place, listing) if listing else ShardReader(place, Manifest.load(folder))
 
 
-def _check_held_out(place: Path | str, current: Manifest) -> None:
-    if not current.held_out_is_current:
-        raise ConfigError(
-            f"{place} grew since its held-out text was compared with the rest: "
-            f"`tinylm shards hold-out {place}` first"
-        )
-
-
 def _check_pin(place: Path | str, folder: Path, current: Manifest) -> None:
-    """A corpus may have grown since a run began; raise `CheckpointError` if it is another one."""
+    """A corpus may have grown since a run began; raise `DataError` if it is another one."""
     pinned = Manifest.load(folder)
     there = {(shard.name, shard.sha256) for shard in current.shards}
     for shard in pinned.shards:
         if (shard.name, shard.sha256) not in there:
-            raise CheckpointError(
+            raise DataError(
                 f"{folder} is pinned to manifest {pinned.fingerprint[:12]}, whose {shard.name} is not in "
                 f"{place} (manifest {current.fingerprint[:12]}): give it its own shards back, "
                 "or start anew with another --out"

@@ -24,7 +24,7 @@ from trainer.post.chat import template
 from trainer.run.checkpoint import load_model
 from trainer.tokenizer import SPLIT, Tokenizer, TokenizerError
 
-Weights = Literal["fp32", "fp16", "q8_0"]
+Precision = Literal["fp32", "fp16", "q8_0"]
 
 # llama.cpp's architecture for each preset; DeepSeek V3 is its deepseek2.
 _ARCHITECTURES = {
@@ -70,7 +70,7 @@ UNFIT = (
 )
 
 
-def export_gguf(run: Path, out: Path, precision: Weights = "fp16") -> str:
+def export_gguf(run: Path, out: Path, precision: Precision = "fp16") -> str:
     """Write the model of `run` to the new file `out`, completely or not at all; returns llama.cpp's name.
 
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
@@ -85,7 +85,7 @@ def export_gguf(run: Path, out: Path, precision: Weights = "fp16") -> str:
     return str(gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[layout_of(model.config).preset]])
 
 
-def write(model: GPT, path: Path, precision: Weights, tokenizer: Tokenizer | None = None) -> None:
+def write(model: GPT, path: Path, precision: Precision, tokenizer: Tokenizer | None = None) -> None:
     """Write `model`, its matrices in `precision`; without a tokenizer, ids go in and come out."""
     config = model.config
     layout = layout_of(config)
@@ -121,6 +121,7 @@ def _theirs(model: GPT) -> dict[str, Tensor]:
     if preset == "gpt2":  # matrices the other way round there
         turned = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
         found = {name: tensor.t() if name.endswith(turned) else tensor for name, tensor in found.items()}
+    # llama.cpp's llama turns neighbouring rows where transformers' turns halves.
     if preset == "llama" and config.positions == "rotary":
         heads = {"q_proj": config.heads, "k_proj": config.kv_heads}
         for name, tensor in found.items():
@@ -149,7 +150,7 @@ def _absorbed(found: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor
     return parted
 
 
-def _kind(tensor: Tensor, precision: Weights) -> gguf.GGMLQuantizationType:
+def _kind(tensor: Tensor, precision: Precision) -> gguf.GGMLQuantizationType:
     """Vectors stay in fp32, and rows that no blocks fill in fp16."""
     if tensor.dim() < 2:
         return gguf.GGMLQuantizationType.F32

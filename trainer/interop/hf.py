@@ -99,6 +99,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+    # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
     temporary.mkdir(parents=True)
@@ -147,13 +148,14 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
     Tokens beyond those the folder has begin as the mean of them all. Raises `CheckpointError` naming a tensor
     that is missing, too many, or of another shape, or a file that is damaged.
     """
-    shape = _shape(path)
-    with torch.device("meta"):
-        expected = tensors(GPT(shape))
+    with torch.device("meta"):  # names and shapes, without memory
+        model = GPT(_shape(path))
+    expected = tensors(model)
     stored = {}  # GPT-2's own checkpoint leaves the prefix out
     for name, file in _files(path).items():
         prefixed = f"transformer.{name}"
         stored[prefixed if prefixed in expected else name] = (file, name)
+    # A tied head is stored by some and left out by others.
     tied = {"lm_head.weight"} - expected.keys()
     unknown = [name for name in stored.keys() - expected.keys() - tied if not name.endswith(_USELESS)]
     for what, names in (("is not in it", expected.keys() - stored.keys()), ("is not known here", unknown)):
@@ -167,7 +169,7 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
         if name.endswith(_OF_TOKENS):
             new = tensor.mean(0, keepdim=True).expand(max(0, vocab_size - len(tensor)), -1)
             found[name] = torch.cat((tensor[:vocab_size], new))
-    return _ours(found, shape)
+    return _ours(found, model)
 
 
 def _shape(path: Path) -> ModelConfig:
@@ -192,18 +194,15 @@ def tensors(model: GPT) -> dict[str, Tensor]:
     return {_name(name, preset == "gpt2"): tensor.contiguous() for name, tensor in found.items()}
 
 
-def _ours(theirs: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+def _ours(theirs: Mapping[str, Tensor], model: GPT) -> dict[str, Tensor]:
     """The inverse of `tensors`; a tied head is there again."""
-    preset = layout_of(config).preset
-    with torch.device("meta"):
-        names = weights(GPT(config))
-    if preset == "gpt2":
-        names = _joined(names)
+    preset = layout_of(model.config).preset
+    names = _joined(weights(model)) if preset == "gpt2" else weights(model)
     found = {name: theirs[_name(name, preset == "gpt2")] for name in names}
     if preset == "gpt2":
         found = _parted(found)
     if preset == "deepseek":
-        found = {name: _paired(tensor, name, config, back=True) for name, tensor in found.items()}
+        found = {name: _paired(tensor, name, model.config, back=True) for name, tensor in found.items()}
     return {"lm_head.weight": found["embed_tokens.weight"], **found}
 
 
@@ -257,6 +256,7 @@ def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tens
 
     With `back`, the other way. The first dimension of `rows` is that of the heads.
     """
+    # 0, h, 1, h + 1, ... with h = turned / 2: where each row of a pair was.
     order = torch.arange(turned, device=rows.device).view(2, -1).t().flatten()
     of_heads = rows.view(heads, -1, *rows.shape[1:])
     kept, moved = of_heads.tensor_split([of_heads.size(1) - turned], dim=1)

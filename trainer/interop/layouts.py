@@ -159,12 +159,11 @@ def layout_of(config: ModelConfig) -> Layout:
 def to_json(config: ModelConfig) -> dict[str, Any]:
     """The config.json of a model, less its special tokens; raises `ConfigError` as `layout_of` does."""
     layout = layout_of(config)
-    keys = {key: getattr(config, field) for key, field in layout.keys.items()}
-    found = {
+    found: dict[str, Any] = {
         "architectures": [layout.architecture],
         "model_type": layout.model_type,
         "dtype": "float32",
-        **keys,
+        **{key: getattr(config, field) for key, field in layout.keys.items()},
         **layout.fixed,
     }
     if config.positions == "rotary":

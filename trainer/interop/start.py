@@ -1,21 +1,17 @@
 """What a run starts from: one of our own runs or checkpoints, or a folder of Hugging Face's transformers."""
 
-import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from tinylm.files import replacing
-from trainer.config import PretrainConfig, SFTConfig, require
+from tinylm.config import require
+from trainer.config import PretrainConfig, SFTConfig
 from trainer.interop import hf
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT
 from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointError
 from trainer.tokenizer import Tokenizer
-
-_PIN = "init_from.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +86,3 @@ def shaped(config: PretrainConfig, start: Start) -> PretrainConfig:
             f"{start.path} has {there!r}, and its shape is what is trained; leave {field.name} out",
         )
     return replace(config, **shape)
-
-
-def pin(config: PretrainConfig) -> None:
-    """Write down in the run's folder what it starts from.
-
-    Raises `CheckpointError` if it was begun from something else.
-    """
-    path = config.out / _PIN
-    now = fingerprint(config.init_from) if config.init_from else None
-    begun = path.exists() or checkpoint.latest(config.out) is not None
-    before = json.loads(path.read_text())["sha256"] if path.exists() else None
-    if begun and before != now:
-        raise CheckpointError(
-            f"{config.out} holds a run with init_from of SHA-256 {before}, not {now}: give back what it was "
-            "started from, or start anew with another --out"
-        )
-    if now and not begun:
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"sha256": now}) + "\n")

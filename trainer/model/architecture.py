@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from trainer.checks import require, require_positive
+from tinylm.config import require, require_positive
 
 # A new value of a choice is added to its Literal here and computed in model.py (a norm: a class, and `norm`;
 # positions: `_tables`, `GPT._embed`, `GPT._sight`); bench/architectures.CHOICES has it tried by every test of

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor, nn
 
-# Target of a position that is not to be predicted; the one torch's cross_entropy ignores by default.
-IGNORE = -100
+from trainer.data.batch import IGNORE
+
 # Most logits in memory at a time: 4 MiB in fp32, which stay in a CPU's cache. Twice as many take twice the
 # memory; half as many, twice as many products of half the rows. A chunk never has fewer than 16 rows.
 LOGITS_AT_ONCE = 2**20
@@ -58,6 +58,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 # The largest probability is exp(largest logit - log Z).
                 log_z = logits.amax(-1, keepdim=True) - p.amax(-1, keepdim=True).log()
                 loss += ((log_z - logits.gather(1, at)) * kept).sum()
+                # The gradient by the logits is p less 1 at the target; that of log(Z)^2 is 2 log(Z) p.
                 if turned is not None and grad_x is not None and grad_weight is not None:
                     if z_loss:
                         p.mul_(1 + 2 * z_loss * log_z)
@@ -65,6 +66,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                     grad_logits = p.to(dtype)
                     grad_x[start : start + rows] = product_of(grad_logits, turned) * kept
                     _accumulate(grad_weight, grad_logits, chunk * kept)
+        # What backward needs is known already, so no logits are kept until then.
         if grad_weight is not None:
             ctx.save_for_backward(grad_x, grad_weight.to(weight.dtype))
         return loss

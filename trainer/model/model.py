@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the name everyone knows)
 from torch import Tensor, nn
 
+from trainer.data.batch import IGNORE
 from trainer.model.architecture import ModelConfig
-from trainer.model.loss import IGNORE as IGNORE  # part of the model's interface
 from trainer.model.loss import Linear, cross_entropy
 from trainer.model.positions import alibi_slopes, position_ids, rotary_tables, rotate, sinusoids, visible
 
@@ -98,7 +98,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 def norm(config: ModelConfig) -> nn.Module:
     """The norm of a residual stream (B, T, C)."""
-    if config.norm == "layer":
+    if config.norm == "layer":  # the one norm that has a bias, where matrices have one
         return nn.LayerNorm(config.width, config.norm_eps, bias=bool(config.bias))
     return (BatchNorm if config.norm == "batch" else RMSNorm)(config.width, config.norm_eps)
 
@@ -344,6 +344,7 @@ class GPT(nn.Module):
         mask = visible(new, end, segments, padding, device)
         if alibi:
             distance = torch.arange(start, end, device=device)[:, None] - torch.arange(end, device=device)
+            # Added to the logits: what is farther away is attended to less, what is later not at all.
             mask = (-self.slopes[:, None, None] * distance).masked_fill(~mask, -torch.inf)
         return Sight(rotary, mask, cache)
 
@@ -360,6 +361,7 @@ class GPT(nn.Module):
         lookup = 0 if config.tied_embeddings else self.embed_tokens.weight.numel()
         if config.positions == "learned":
             lookup += self.embed_positions.weight.numel()
+        # Two products of 2 FLOPs, scores and values, half of it masked; forward once and backward twice.
         attention = 6 * config.layers * config.heads * config.head_width * config.sequence_len
         return 6 * (self.parameters_count - lookup) + attention
 
@@ -370,6 +372,7 @@ class GPT(nn.Module):
         per byte of held-out text, against 2.80 with GPT-2's initialisation. Where a norm follows the
         sublayer, its weight is what is zero: the slope of a norm at zero is 1 / sqrt(eps).
         """
+        # Attention's and the feed-forward layer's last matrices, or the norms after them.
         normed = self.config.norm_place in ("output", "sandwich")
         last = ("post_attention_layernorm.weight", "post_feedforward_layernorm.weight")
         zero = last if normed else ("o_proj.weight", "down_proj.weight")

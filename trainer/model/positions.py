@@ -58,6 +58,7 @@ def visible(
 
     Causal; within `segments` (B, T) only; not at the first `padding` (B,) of a row, which see themselves.
     """
+    # The new positions are the last of the total: row i may see the first total - new + i + 1.
     mask = torch.ones(new, total, dtype=torch.bool, device=device).tril(total - new)[None, None]
     if segments is not None:
         mask = mask & (segments.unsqueeze(2) == segments.unsqueeze(1)).unsqueeze(1)

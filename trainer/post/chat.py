@@ -44,7 +44,7 @@ def parse_messages(value: Any) -> list[Message]:
     messages = [_parse_message(message, f"messages[{index}]") for index, message in enumerate(value)]
     first_turn = 1 if messages[0]["role"] == "system" else 0
     for index, message in enumerate(messages[first_turn:]):
-        due = ROLES[1 + index % 2]
+        due = ROLES[1 + index % 2]  # after "system": user and assistant in turn
         if message["role"] != due:
             where = f"messages[{first_turn + index}].role"
             raise ConversationError(
@@ -62,6 +62,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int]
     ids: list[int] = []
     mask: list[int] = []
     for message in messages:
+        # Each part is encoded by itself, as the prompt is when the model is asked.
         head, tail = _frame(message["role"], tokenizer)
         body = [*tokenizer.encode(message["content"]), tokenizer.im_end]
         learned = int(message["role"] == "assistant")

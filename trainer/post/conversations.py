@@ -8,7 +8,7 @@ conversation and epoch), so a reading position is a step number.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,12 +18,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from trainer.config import SFTConfig
-from trainer.data.loader import DataError
+from trainer.data.batch import IGNORE, Batch, DataError
 from trainer.data.packing import best_fit
-from trainer.model.model import IGNORE
 from trainer.post.chat import ConversationError, parse_messages, render
 from trainer.run.distributed import World
-from trainer.run.loop import Batch
 from trainer.tokenizer import Tokenizer
 
 
@@ -106,6 +104,7 @@ def plan(conversations: Conversations, sequence_len: int, *, seed: int, epochs: 
     """The rows of all `epochs`, in the order in which they are trained on."""
     rows: list[Row] = []
     for epoch in range(epochs):
+        # A string seeds through SHA-512, the same on every machine and Python.
         random = Random(f"{conversations.sha256} {seed} {epoch}")
         rows += pack([len(example.inputs) for example in conversations.examples], sequence_len, random)
     return rows
@@ -145,30 +144,22 @@ def batches(
     conversations: Conversations, rows: Sequence[Row], sequence_len: int, batch_size: int, world: World
 ) -> Iterator[Batch]:
     """This rank's share of `rows`, `batch_size` at a time, on its device."""
+    # By turns, so that ranks differ by one batch at most.
     for start in range(world.rank * batch_size, len(rows), world.size * batch_size):
         batch = collate(conversations.examples, rows[start : start + batch_size], sequence_len)
         yield {name: part.to(world.device) for name, part in batch.items()}
 
 
 class ConversationSource:
-    """Gives a rank its micro-batches, `steps` times; number i of a step goes to rank i mod world size.
-
-    `origin` names what decides the course of the run, and its digests; they are the same when it goes on.
-    """
+    """Gives a rank its micro-batches, `steps` times; number i of a step goes to rank i mod world size."""
 
     def __init__(
-        self,
-        conversations: Conversations,
-        sequence_len: int,
-        config: SFTConfig,
-        world: World,
-        origin: Mapping[str, str],
+        self, conversations: Conversations, sequence_len: int, config: SFTConfig, world: World
     ) -> None:
         self._conversations = conversations
         self._sequence_len = sequence_len
         self._batch_size = config.device_batch_size
         self._world = world
-        self._origin = dict(origin)
         self._step = 0
         rows = plan(conversations, sequence_len, seed=config.seed, epochs=config.epochs)
         per_step = config.micro_batches_per_step(sequence_len) * config.device_batch_size
@@ -188,23 +179,12 @@ class ConversationSource:
         return list(batches(self._conversations, rows, self._sequence_len, self._batch_size, self._world))
 
     def state(self) -> dict[str, Any]:
-        """The step reached, and what the run started from."""
-        return {"step": self._step, "origin": self._origin}
+        """The step reached."""
+        return {"step": self._step}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from `state`, whatever the number of ranks; raises `DataError` for another `origin`."""
-        check_origin(state["origin"], self._origin)
+        """Go on from `state`, whatever the number of ranks."""
         self._step = state["step"]
-
-
-def check_origin(then: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Raise `DataError` for the first digest of `now` that was another when the run began."""
-    for name, digest in now.items():
-        if then[name] != digest:
-            raise DataError(
-                f"{name}: the run was started with SHA-256 {then[name]}, this has {digest}; "
-                "give back what it was started with, or start anew with another --out"
-            )
 
 
 def _content(path: Path) -> bytes:
@@ -227,6 +207,7 @@ def _messages(line: bytes) -> Any:
 
 def _example(ids: list[int], mask: list[int]) -> Example:
     """Inputs and next tokens, up to the last one that is learned."""
+    # What follows the last learned token would be computed for nothing.
     targets = [token if learned else IGNORE for token, learned in zip(ids[1:], mask[1:], strict=True)]
     end = max((position for position, target in enumerate(targets, 1) if target != IGNORE), default=0)
     return Example(ids[:end], targets[:end])

@@ -3,7 +3,7 @@
     RUN/tokenizer.json
     RUN/step_000500/shard-00001-model-00001-of-00002.safetensors   weights, named as in `trainer.model.model`
                     shard-00001-model-00002-of-00002.safetensors   the optimizer's moments
-                    state.json          step, settings, reading position, digests of the others
+                    state.json          step, identity, reading position, digests of the others
 
 Each rank writes what it holds (torch.distributed.checkpoint), in a thread, while training goes on; what it
 writes was copied before. The directory has a hidden temporary name until all of it is there and fsynced. The
@@ -33,19 +33,20 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from tinylm import __version__
 from tinylm.errors import TinylmError
-from tinylm.files import sha256, sync_directory, sync_file
-from trainer.config import ModelConfig, TrainConfig, as_json, identity
+from tinylm.files import read_json, sha256, sync_directory, sync_file
+from trainer.config import ModelConfig, TrainConfig, as_json
+from trainer.data.sources import identity_of_sources
 from trainer.model.model import GPT
 from trainer.run.distributed import World
 from trainer.run.optim import Optimizer
 from trainer.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 TOKENIZER = "tokenizer.json"
 _STATE = "state.json"
-_WEIGHTS, _MOMENTS = 1, 2
+_WEIGHTS, _MOMENTS = 1, 2  # numbers of the files of a rank
 
-# Said of every run of one process.
+# torch says this of every run of one process.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 
 
@@ -54,7 +55,7 @@ class CheckpointError(TinylmError):
 
 
 class CheckpointDamaged(CheckpointError):
-    """A file of it is not what was saved; the checkpoint before it may be whole."""
+    """A file of it is not what was saved; the checkpoint before it may be intact."""
 
 
 class Saver:
@@ -170,16 +171,11 @@ def newest_first(run: Path) -> list[Path]:
     return sorted(complete, key=lambda path: -int(path.name.removeprefix("step_")))
 
 
-def last_state(config: TrainConfig) -> dict[str, Any] | None:
-    """The newest whole state of the run in `config.out`, None if there is none.
-
-    Raises `CheckpointError` if it is of another run.
-    """
-    for found in newest_first(config.out):
+def last_state(run: Path) -> dict[str, Any] | None:
+    """The newest state of the run that is not damaged, None if there is none."""
+    for found in newest_first(run):
         with suppress(CheckpointDamaged):
-            state = read_state(found)
-            check_identity(found, state, config)
-            return state
+            return read_state(found)
     return None
 
 
@@ -192,7 +188,10 @@ def find(path: Path) -> Path:
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """The contents of state.json; raises `CheckpointDamaged`, or `CheckpointError` for another format."""
+    """The contents of state.json, an older format's as this one's.
+
+    Raises `CheckpointDamaged`, or `CheckpointError` for a format that is not known.
+    """
     path = checkpoint / _STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text())
@@ -201,6 +200,8 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         damaged = True
     if damaged:
         raise CheckpointDamaged(_damage(path))
+    if state["format"] == 2:
+        return _of_format_2(state, checkpoint.parent)
     if state["format"] != FORMAT:
         raise CheckpointError(
             f"{path}: format = {state['format']}, this tinylm reads {FORMAT}: train anew with another --out"
@@ -208,27 +209,43 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     return state
 
 
-def check_identity(checkpoint: Path, state: dict[str, Any], config: TrainConfig) -> None:
-    """Raise `CheckpointError` naming the first setting in which the run differs from `config`."""
-    for field, value in identity(config).items():
-        saved = state["config"].get(field)
-        if saved != value:
+def _of_format_2(state: dict[str, Any], run: Path) -> dict[str, Any]:
+    """A state of format 2, where the reading position said what the text was, and a file what came before."""
+    identity, data = dict(state["config"]), state["data"]
+    if "origin" in data:  # a fine-tuning run
+        identity |= {f"{name}.sha256": digest for name, digest in data.pop("origin").items()}
+    elif "sources" in data:
+        start = run / "init_from.json"
+        identity["init_from.sha256"] = read_json(start)["sha256"] if start.exists() else None
+        identity |= {name: data.pop(name) for name in ("order", "tokenizer")}
+        identity |= {"sample_by.sha256": data.pop("sample_by"), "lane_count": len(data["lanes"])}
+        identity |= identity_of_sources(data.pop("sources"))
+    return state | {"format": FORMAT, "identity": identity}
+
+
+def check_identity(run: Path, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` for the first field of `now` in which the run with the identity `then` differs.
+
+    A command that has not read its text yet gives as much of `now` as it knows.
+    """
+    for field, value in now.items():
+        if (saved := then.get(field)) != value:
             raise CheckpointError(
-                f"{checkpoint.parent} holds a run with {field} = {saved}, not {value}: "
+                f"{run} holds a run with {field} = {saved}, not {value}: "
                 f"go on with {field} = {saved}, or start anew with another --out"
             )
 
 
 def restore(
-    checkpoint: Path, model: GPT, optimizer: Optimizer, config: TrainConfig, world: World
+    checkpoint: Path, model: GPT, optimizer: Optimizer, identity: Mapping[str, Any], world: World
 ) -> dict[str, Any]:
     """Put the checkpoint's weights, moments and random state in place; returns its state. A collective.
 
-    Raises `CheckpointError` for another run's settings, another shape, or a damaged file.
+    Raises `CheckpointError` for a run of another identity, another shape, or a damaged file.
     """
     state = read_state(checkpoint)
-    check_identity(checkpoint, state, config)
-    _check_shape(checkpoint, state, model.config)
+    check_identity(checkpoint.parent, state["identity"], identity)
+    check_identity(checkpoint.parent, state["model"], asdict(model.config))
     _verify(checkpoint, state, state["sha256"], world)
     _load(checkpoint, weights(model) | optimizer.tensors(), world)
     optimizer.goes_on_after(state["updates"])
@@ -291,26 +308,16 @@ def _load(checkpoint: Path, tensors: Mapping[str, Tensor], world: World) -> None
         ) from error
 
 
-def _check_shape(checkpoint: Path, state: dict[str, Any], shape: ModelConfig) -> None:
-    for field, value in asdict(shape).items():
-        saved = state["model"].get(field)
-        if saved != value:
-            raise CheckpointError(
-                f"{checkpoint} holds a model with {field} = {saved}, not {value}: "
-                "start anew with another --out"
-            )
-
-
 def _verify(checkpoint: Path, state: dict[str, Any], names: Iterable[str], world: World) -> None:
     """Raise `CheckpointDamaged` on all ranks if a file is not what was saved; each reads its share."""
     mine = sorted(names)[world.rank :: world.size]
-    bad = [name for name in mine if not _is_whole(checkpoint / name, state["sha256"][name])]
+    bad = [
+        name
+        for name in mine
+        if not (path := checkpoint / name).exists() or sha256(path) != state["sha256"][name]
+    ]
     if damaged := [name for part in world.gather(bad) for name in part]:
         raise CheckpointDamaged(_damage(checkpoint / damaged[0]))
-
-
-def _is_whole(path: Path, digest: str) -> bool:
-    return path.exists() and sha256(path) == digest
 
 
 def _damage(path: Path) -> str:

@@ -1,27 +1,41 @@
-"""Many processes, one run: who am I, sums over all ranks, and one moment to stop for all.
+"""Many processes, one run: who am I, sums over all ranks, one model on all, and one moment to stop for all.
 
 torchrun's environment decides; without it there is one rank and nothing is connected. Ranks talk by gloo on
 CPUs and NCCL on GPUs. Each restart that torchrun makes gets a prefix of its own in the key-value store, as
 the addresses of the ranks that died are still in it, and connecting to those fails.
+
+The model is replicated (DDP), or a shard of each parameter lies on each rank (FSDP2). Either way the sum of
+the ranks' gradients comes out; `checkpoint` and `optim` see parameters by the same names, so a run may go
+from one to the other.
 """
 
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from types import FrameType
 from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch import Tensor, nn
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # documented all the same
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from tinylm.errors import TinylmError
 from tinylm.processes import die_with_parent
+from trainer.config import TrainConfig
+from trainer.model.model import GPT
+
+# A rank that waits longer for the others gives up; no rank may measure or write for so long alone.
+_TIMEOUT_SECONDS = 600.0
 
 
 class DistributedError(TinylmError):
@@ -67,7 +81,7 @@ def speaks() -> bool:
 
 
 @contextlib.contextmanager
-def connect(timeout_seconds: float) -> Iterator[World]:
+def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
     """Join the ranks torchrun started, or be the only one; leave them at the end.
 
     A collective that takes longer than `timeout_seconds` fails, so a dead rank never hangs the others:
@@ -75,7 +89,10 @@ def connect(timeout_seconds: float) -> Iterator[World]:
     """
     rank, size = environment("RANK", 0), environment("WORLD_SIZE", 1)
     local_rank, local_size = environment("LOCAL_RANK", 0), environment("LOCAL_WORLD_SIZE", 1)
-    device = _device(local_rank)
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
     if "TORCHELASTIC_RUN_ID" in os.environ:
         # A rank that outlived a killed torchrun would write to the run beside the command's next start.
         die_with_parent()
@@ -94,8 +111,9 @@ def connect(timeout_seconds: float) -> Iterator[World]:
         yield World(rank, size, device, dist.new_group(backend="gloo", timeout=timeout))
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DistributedError(
-                f"rank {rank} lost touch with the others ({_first_line(error)}); "
+                f"rank {rank} lost touch with the others ({reason}); "
                 "start the same command again to go on from the last checkpoint"
             ) from error
         raise
@@ -129,15 +147,78 @@ def environment(name: str, default: int) -> int:
     return int(value)
 
 
-def _device(local_rank: int) -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    torch.cuda.set_device(local_rank)
-    return torch.device("cuda", local_rank)
+def prepare(model: GPT, config: TrainConfig, world: World) -> None:
+    """Before there is an optimizer: recompute activations if that is asked for, and shard the parameters.
+
+    A layer is the unit of both: what is kept of it for the backward pass is its input, and what a rank holds
+    whole at a time is one layer (arXiv 1604.06174, 2304.11277).
+    """
+    for block in model.layers:
+        if config.activation_checkpointing:
+            block.forward = partial(recomputed, block.forward, use_reentrant=False)
+    if config.parallel == "fsdp" and world.size > 1:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+        for block in model.layers:
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def replicas(model: GPT, world: World, nothing: dict[str, Tensor]) -> nn.Module:
+    """The model to call in training, after it was restored; `nothing` is a batch without targets.
+
+    DistributedDataParallel sorts its buckets anew after the first backward pass, which changes the order of
+    additions among three ranks or more. That pass is made here, on nothing, so that a resumed run adds up in
+    the same order as one that was never stopped.
+    """
+    if world.size == 1 or isinstance(model, FSDPModule):
+        return model
+    # Buffers are tables that all ranks have made alike.
+    together = DistributedDataParallel(model, gradient_as_bucket_view=True, forward_sync_buffers=False)
+    loss, _ = together(**nothing)
+    loss.backward()
+    together.zero_grad()
+    return together
+
+
+def passes(model: nn.Module, counts: Sequence[float], mine: int) -> int:
+    """How many forward passes this rank has to make in a step in which the ranks have `counts` micro-batches.
+
+    Sharded parameters are gathered in each pass, which all ranks have to make together; replicas only meet in
+    the last, and each makes one at least.
+    """
+    return max(1, round(max(counts)) if isinstance(model, FSDPModule) else mine)
+
+
+@contextlib.contextmanager
+def exchanging(model: nn.Module, last: bool) -> Iterator[None]:
+    """Around a backward pass; gradients are exchanged in the `last` of a step only."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        yield
+    elif isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """Each rank has all parameters, so that it may run the model on its own; entered by all together."""
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    model.set_reshard_after_forward(False)
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+        for module in sharded[1:]:  # the root stays whole from the forward pass to the backward one
+            module.set_reshard_after_forward(True, recurse=False)
 
 
 class StopSignal:

@@ -8,7 +8,7 @@ bit-identical losses.
 
 import contextlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -16,23 +16,17 @@ from torch import Tensor
 
 from tinylm.errors import TinylmError
 from trainer.config import TrainConfig
-from trainer.model.loss import IGNORE
+from trainer.data.batch import IGNORE, Batch
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointDamaged, Saver
-from trainer.run.distributed import StopSignal, World
-from trainer.run.hardware import peak_flops, training_dtype
-from trainer.run.metrics import Meter, Progress, Record, describe
+from trainer.run.distributed import StopSignal, World, exchanging, passes, prepare, replicas, whole
+from trainer.run.metrics import Meter, Progress, Record, describe, profiled
 from trainer.run.optim import Optimizer, clip, learning_rate
-from trainer.run.parallel import exchanging, passes, prepare, replicas, whole
-from trainer.run.profiling import profiled
+from trainer.run.preflight import peak_flops, training_dtype
 from trainer.run.spikes import Guard
 
-_MOST_ROLLBACKS = 3
-"""Times a run goes back to one and the same checkpoint before it gives up."""
-
-Batch = dict[str, Tensor]
-"""A micro-batch as the model takes it: ids, targets, and segments if a row holds several texts; (B, T)."""
+_MOST_ROLLBACKS = 3  # to one and the same checkpoint; then a run gives up
 
 
 class TrainingError(TinylmError):
@@ -61,9 +55,10 @@ class Outcome(NamedTuple):
 
 
 class Run:
-    """One training run in the folder `config.out`, taken up where its last whole checkpoint left it.
+    """One training run in the folder `config.out`, taken up where its last intact checkpoint left it.
 
-    `step` counts finished steps, `tokens` what was predicted in them, `skipped` the bad ones among them.
+    Only a run of the same `identity` (settings, text, first weights) is taken up. `step` counts finished
+    steps, `tokens` what was predicted in them, `skipped` the bad ones among them.
     `peak` is the FLOPs a second of all ranks' devices. `evaluate` is called by all ranks together every
     `eval_every` steps and after the last; `measured` is what it last returned.
     """
@@ -77,6 +72,7 @@ class Run:
         *,
         steps: int,
         evaluate: Callable[[], dict[str, Any]],
+        identity: Mapping[str, Any],
     ) -> None:
         self.step = self.tokens = self.skipped = 0
         self.measured: dict[str, Any] = {}
@@ -86,6 +82,7 @@ class Run:
         self._world = world
         self._steps = steps
         self._evaluate = evaluate
+        self._identity = identity
         self._dtype = training_dtype(config.precision, world.device)
         self._guard = Guard(config)
         self.peak = float(world.sum(self._numbers([peak_flops(world.device, self._dtype)])))
@@ -198,6 +195,7 @@ class Run:
             "steps": self._steps,
             "tokens": self.tokens,
             "skipped": self.skipped,
+            "identity": dict(self._identity),
             "data": self._source.state(),
             "guard": self._guard.state(),
             "measured": self.measured,
@@ -206,28 +204,28 @@ class Run:
         self._rollbacks = 0
 
     def _roll_back(self) -> None:
-        """To the last checkpoint, but not to its place in the text: what follows the bad steps is read."""
+        """Go back to the last checkpoint, but not in the text: what follows the bad steps is read."""
         self._saver.wait()
-        step, skipped, place = self.step, self.skipped, self._source.state()
+        step, skipped, position = self.step, self.skipped, self._source.state()
         self._rollbacks += 1
         if self._rollbacks > _MOST_ROLLBACKS or not self._resume():
             raise TrainingError(
                 f"step {step}: {self._guard.reason}, the last of {self._config.bad_steps} bad in a row; "
                 "going back to a checkpoint did not help: lower learning_rate and start anew in another --out"
             )
-        self._source.restore(place)
+        self._source.restore(position)
         self.skipped = skipped
         self._warn(f"back to step {self.step}, with the text that comes after step {step}")
 
     def _resume(self) -> bool:
-        """Go on from the newest checkpoint that is whole, if there is one.
+        """Go on from the newest intact checkpoint, if there is one.
 
-        Raises `CheckpointDamaged` if none of them is.
+        Raises `CheckpointDamaged` if all are damaged, `CheckpointError` if they are of another run.
         """
         damage = None
         for found in checkpoint.newest_first(self._config.out):
             try:
-                state = checkpoint.restore(found, self.model, self._optimizer, self._config, self._world)
+                state = checkpoint.restore(found, self.model, self._optimizer, self._identity, self._world)
             except CheckpointDamaged as error:
                 damage = error
                 self._warn(f"{found} is damaged; going back to the one before it")

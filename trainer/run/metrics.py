@@ -1,19 +1,31 @@
-"""What a run says about itself: `metrics.jsonl` for programs, one line of progress for people."""
+"""What a run says about itself: `metrics.jsonl` for programs, one line of progress for people.
+
+And, if asked for: TensorBoard and Weights & Biases, and torch's profiler over a few early steps.
+"""
 
 import contextlib
+import hashlib
 import json
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
-from tinylm.files import replacing
-from trainer.config import TrainConfig
-from trainer.run.trackers import trackers
+from torch.profiler import profile, schedule
 
-_SECONDS_BETWEEN_LINES = 10.0
+from tinylm.config import require
+from tinylm.files import replacing
+from trainer.config import TrainConfig, as_json
+
+_SECONDS_BETWEEN_LINES = 10.0  # where lines are not rewritten in place: in a file of a run of a day, 8,640
+# Steps of a profile: the first are slow for reasons of their own, one warms the profiler up, four are kept.
+_WAIT, _WARMUP, _ACTIVE = 3, 1, 4
+
+Tracker = Callable[[int, dict[str, Any]], None]  # takes a step and what was measured at it
 
 
 class MetricsLog:
@@ -29,7 +41,11 @@ class MetricsLog:
         self._file = self._cut(step)
 
     def _cut(self, step: int) -> TextIO:
-        kept = [line for line in _lines(self._path) if line["step"] <= step]
+        kept = []
+        for line in self._path.read_text().splitlines() if self._path.exists() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut by a crash
+                if (values := json.loads(line))["step"] <= step:
+                    kept.append(values)
         with replacing(self._path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
         return self._path.open("a")
@@ -63,18 +79,6 @@ class Record(contextlib.ExitStack[bool | None]):
     def cut(self, step: int) -> None:
         """Drop the lines past `step`, to which the run went back; trackers keep both courses."""
         self._log.cut(step)
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics file; the last may be cut by a crash."""
-    lines = path.read_text().splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
 
 
 class Meter:
@@ -143,3 +147,80 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def check_installed(config: TrainConfig) -> None:
+    """Raise `ConfigError` naming the field that asks for a package which is not there."""
+    for field in ("tensorboard", "wandb"):
+        there = not getattr(config, field) or find_spec(field) is not None
+        require(config, field, there, f"the package is not installed: pip install {field}")
+
+
+@contextlib.contextmanager
+def trackers(config: TrainConfig, step: int) -> Iterator[list[Tracker]]:
+    """Those of a run that goes on after `step`; what TensorBoard was sent past it is taken back.
+
+    They are closed with the block, and W&B is told whether it failed.
+    """
+    with contextlib.ExitStack() as stack:
+        found = []
+        if config.tensorboard:
+            found.append(stack.enter_context(_tensorboard(config, step)))
+        if config.wandb:
+            found.append(stack.enter_context(_wandb(config)))
+        yield found
+
+
+@contextlib.contextmanager
+def _tensorboard(config: TrainConfig, step: int) -> Iterator[Tracker]:
+    from torch.utils.tensorboard import SummaryWriter  # fails without the package
+
+    with SummaryWriter(str(config.out / "tensorboard"), purge_step=step + 1) as writer:
+
+        def track(step: int, values: dict[str, Any]) -> None:
+            for name, value in values.items():
+                if isinstance(value, str):
+                    writer.add_text(name, value, step)
+                elif name not in ("step", "steps", "time"):
+                    writer.add_scalar(name, value, step)
+            writer.flush()
+
+        yield track
+
+
+@contextlib.contextmanager
+def _wandb(config: TrainConfig) -> Iterator[Tracker]:
+    import wandb
+
+    name = hashlib.sha256(str(config.out.resolve()).encode()).hexdigest()[:16]
+    run = wandb.init(project=config.wandb, id=name, resume="allow", dir=config.out, config=as_json(config))
+    # As its own step it would have to grow, which it does not when a run goes back to a checkpoint.
+    run.define_metric("*", step_metric="step")
+    try:
+        yield lambda _, values: run.log(values)
+    except BaseException:  # its own context manager prints the traceback too
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+@contextlib.contextmanager
+def profiled(folder: Path | None, rank: int) -> Iterator[Callable[[], None]]:
+    """Yields what is to be called after each step; None for `folder` makes that do nothing.
+
+    After the eighth, `folder` holds rank_R.txt, a table by operator, and rank_R.json, a trace for
+    https://ui.perfetto.dev.
+    """
+    if folder is None:
+        yield lambda: None
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(found: profile) -> None:
+        table = found.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        (folder / f"rank_{rank}.txt").write_text(table)
+        found.export_chrome_trace(str(folder / f"rank_{rank}.json"))
+
+    steps = schedule(wait=_WAIT, warmup=_WARMUP, active=_ACTIVE, repeat=1)
+    with profile(schedule=steps, on_trace_ready=write) as running:
+        yield running.step

@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from trainer.config import TrainConfig
 from trainer.run.distributed import World
-from trainer.run.hardware import has_bf16
+from trainer.run.preflight import has_bf16
 
 _BETAS = (0.9, 0.95)
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)

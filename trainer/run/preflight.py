@@ -1,25 +1,32 @@
-"""What a run is going to take, and whether it can work at all; nothing here touches a socket or a GPU."""
+"""What a run is going to take, whether it can work at all, and what the machine can do.
+
+`check`, which comes first, touches neither a socket nor a GPU.
+"""
 
 import os
 import shutil
+import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 
+from tinylm.config import require
 from tinylm.errors import ConfigError
-from trainer.config import ModelConfig, TrainConfig, require
+from trainer.config import ModelConfig, TrainConfig
 from trainer.model.loss import LOGITS_AT_ONCE
 from trainer.model.model import GPT
-from trainer.run.distributed import environment
-from trainer.run.hardware import memory_bytes
-from trainer.run.metrics import duration
-from trainer.run.trackers import check_installed
+from trainer.run.distributed import World, environment
+from trainer.run.metrics import check_installed, duration
 
+# Tokens a parameter at which a given amount of arithmetic is spent best (arXiv 2203.15556).
 _CHINCHILLA = 20
-"""Tokens a parameter at which a given amount of arithmetic is spent best (arXiv 2203.15556)."""
-_EXPECTED_MFU = 0.5
+_EXPECTED_MFU = 0.5  # share of the peak that is planned with; the time that is told is in inverse proportion
+# Bytes a parameter: itself, its gradient and two moments, in fp32; and on a CPU the copy of three of the four
+# (all but the gradient) that is being written.
 _BYTES, _COPIED = 16, 12
-"""A parameter: itself, its gradient, two moments; and on a CPU the copy of three that is being written."""
+# Dense bf16 of the vendors' data sheets, in TFLOPS; what is not here is measured.
+_DATA_SHEET = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "A10": 125, "4090": 165, "MI300X": 1307}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +96,11 @@ def _memory(config: TrainConfig, model: GPT) -> int:
     """Weights, gradient, moments and, on CPUs, the copy that is written; activations; a chunk of logits."""
     sharers = environment("WORLD_SIZE", 1) if config.parallel == "fsdp" else 1
     kept = _bytes_a_parameter() * model.parameters_count / sharers
-    if sharers > 1:  # measured, the model is whole on each rank
+    if sharers > 1:  # while it is measured, each rank holds all weights, 4 bytes each
         kept += 4 * model.parameters_count
     shape = model.config
     tokens = config.device_batch_size * shape.sequence_len
+    # Of a layer are kept about 16 tensors of its width, and 4 of that of its MLP, in fp32.
     in_a_layer = 4 * tokens * shape.width * (16 + 4 * shape.mlp_ratio)
     between = 4 * tokens * shape.width * shape.layers
     activations = between + in_a_layer if config.activation_checkpointing else in_a_layer * shape.layers
@@ -110,3 +118,66 @@ def _largest(config: TrainConfig, parameters: int, there: float) -> tuple[str, s
     if not config.activation_checkpointing:
         return "device_batch_size", "lower it, or set activation_checkpointing"
     return "device_batch_size", "lower it"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies in bf16 itself; emulated, it is 10 to 20 times slower than fp32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def training_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What products are computed in, for a `TrainConfig.precision`."""
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and has_bf16(device) else "fp32"
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def describe_hardware(config: TrainConfig, world: World) -> str:
+    """What was chosen by looking at the machine, and why."""
+    dtype = training_dtype(config.precision, world.device)
+    native = has_bf16(world.device)
+    text = f"{world.size} x {world.device.type}, {'bf16' if dtype == torch.bfloat16 else 'fp32'}"
+    if dtype == torch.bfloat16 and not native:
+        text += " (emulated here: many times slower than fp32)"
+    if config.optimizer == "muon":
+        text += f", Newton-Schulz in {'bf16' if native else 'fp32 (no bf16 units here)'}"
+    return text
+
+
+@lru_cache
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOPs a second of this rank's device: the data sheet's for a known GPU, else of a large product.
+
+    On a CPU that is with the threads this process has, while nothing else runs; about 0.1 seconds.
+    """
+    if device.type == "cuda" and dtype == torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for model, tera in _DATA_SHEET.items():
+            if model in name:
+                return tera * 1e12
+    return measured_flops(device, dtype, (1024, 1024, 1024) if device.type == "cpu" else (8192, 8192, 8192))
+
+
+def measured_flops(
+    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], times: int = 3
+) -> float:
+    """Best rate of `times` products (m, k) @ (k, n), in FLOPs a second, for `shape` = (m, k, n)."""
+    m, k, n = shape
+    a, b = (torch.ones(size, dtype=dtype, device=device) for size in ((m, k), (k, n)))
+    best = float("inf")
+    for _ in range(times + 1):
+        began = time.perf_counter()
+        a @ b
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - began)
+    return 2 * m * k * n / best
+
+
+def memory_bytes(device: torch.device) -> int:
+    """All memory of `device`, whoever uses it now."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

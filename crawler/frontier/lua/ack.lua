@@ -10,7 +10,8 @@
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
 local DAY_MS = 24 * 3600 * 1000
-local first, rest = math.floor(DAY_MS * rules('recrawl_days')), resting()
+local days, delay, factor, longest = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay')
+local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest)
 local now, bytes_at = now_ms(), p .. 'b:' .. ARGV[1]
 
 local tokens, kept = {}, false

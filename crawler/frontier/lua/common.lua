@@ -133,8 +133,8 @@ local function requeue(lease, promise)
 end
 
 -- The rest after a request, in ms: the crawl's delay, some times the latency, or the Crawl-delay, whichever is longest.
-local function resting()
-  local delay, factor, longest = rules('delay', 'latency_factor', 'longest_delay')
+-- The rules are read once for many.
+local function resting(delay, factor, longest)
   return function(latency, crawl_delay)
     local rest = math.max(1000 * delay, math.min(factor * latency, 1000 * longest))
     return math.floor(math.max(rest, tonumber(crawl_delay or 0)))
@@ -142,7 +142,8 @@ local function resting()
 end
 
 local function rest(host, latency)
-  return resting()(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
+  local rest_after = resting(rules('delay', 'latency_factor', 'longest_delay'))
+  return rest_after(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
 end
 
 local function count_request(host, bytes)

@@ -6,8 +6,11 @@
 -- Returns the leases as JSON.
 local n, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 math.randomseed(tonumber(ARGV[3]))
-local exploration, delay, backlog, partitions, hot = rules('exploration', 'delay', 'backlog', 'partitions', 'hot_per_host')
-local most, found, each = rules('pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
+local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
+  'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
+local exploration, delay, hot = tonumber(meta[3]), 1000 * meta[4], tonumber(meta[5])
+local most, found, each = tonumber(meta[8]), tonumber(meta[9]), tonumber(meta[10])
+local limit = math.max(1, math.floor(meta[6] / meta[7]))
 local now = now_ms()
 
 -- The server was restarted and may have lost its last second of the log: once for each of its runs, every host
@@ -15,7 +18,6 @@ local now = now_ms()
 local MARGIN_MS = 2000  -- the log is synced each second, and a sync may take another
 local TOKENS_A_SECOND = 1000000  -- more than a server can give out
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
-local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted')
 local restarted = tonumber(meta[2] or 0)
 if meta[1] ~= run_id then
   call('HSET', p .. 'meta', 'run_id', run_id)
@@ -28,8 +30,7 @@ if meta[1] ~= run_id then
     call('DEL', p .. 'ready')
   end
 end
-local limit = math.max(1, math.floor(backlog / partitions))
-if now < restarted + 1000 * delay or call('XLEN', p .. 'pages') >= limit then return {} end
+if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {} end
 
 local function budget_of(host, chosen)
   if chosen then return most end

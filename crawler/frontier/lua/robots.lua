@@ -18,5 +18,5 @@ end
 if arg.rules ~= '' then call('SET', p .. 'r:' .. host, arg.rules) else call('DEL', p .. 'r:' .. host) end
 call('HSET', h, 'robots_until', now + arg.valid)
 if tonumber(arg.crawl_delay) > 0 then call('HSET', h, 'crawl_delay', arg.crawl_delay) else call('HDEL', h, 'crawl_delay') end
-place(host, now + rest(host, arg.latency))
+place(host, now + resting(rules('delay', 'latency_factor', 'longest_delay'))(arg.latency, arg.crawl_delay))
 return 1

@@ -11,9 +11,7 @@ import pytest
 
 from crawler.urls import fingerprint, locate
 from crawler.warc import Exchange, WarcWriter
-from ranker.replay.recorded import RecordingError, read_edges
-from ranker.replay.recorded_shards import read_shards
-from ranker.replay.recorded_warc import read_warc
+from ranker.replay.web import RecordingError, read_edges, read_shards, read_warc
 from shards.manifest import Manifest
 from shards.schema import LinkRow
 from shards.takedown import purge

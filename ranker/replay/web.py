@@ -1,0 +1,339 @@
+"""A recorded web, to be crawled again in a simulator: pages, their links, and what each was worth.
+
+It is read from tables of anybody's, from a crawl of ours, or from WARC files.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crawler.page import LISTS
+from crawler.read.extract import Extractor
+from crawler.read.optout import from_headers
+from crawler.urls import canonicalize, fingerprint
+from crawler.warc import Archived, WarcReader
+from ranker.links.centrality import Graph, pagerank
+from ranker.links.webgraph import Names, counted, latest, split_ids
+from ranker.replay.worth import evaluate
+from shards.reader import ShardReader, read_fetches, read_links
+from shards.schema import DOCUMENTS, FETCHES
+from tinylm.errors import TinylmError
+
+# Where pages are whose URLs name no host.
+_NOWHERE = "http://graph/"
+# The worth that needs no table of pages.
+PAGERANK = "pagerank"
+# Reasons of fetches that are lists, or that only said that an earlier one still holds.
+_NOT_PAGES = (*LISTS, "not_modified")
+_LOGGED = ("url", "host", "status", "reason", "worth", "promise", "propensity", "policy", "expected")
+_WORDS = "rps_doc_word_count"
+_HTML = ("text/html", "application/xhtml+xml")
+# Columns of a WARC file's pages, and their types.
+_COLUMNS = {"status": int, "bytes": int, "text_chars": int, "links": int, "language": object}
+# That the extraction of a page may take; most take 0.03.
+_SECONDS = 10.0
+
+log = logging.getLogger(__name__)
+# Of a response: the URL, fingerprints of where it links to, and the values of _COLUMNS.
+_Page = tuple[str, NDArray[np.uint64], int, int, int, int, str]
+
+
+class RecordingError(TinylmError):
+    """A recorded web that cannot be read."""
+
+
+@dataclass(frozen=True)
+class RecordedWeb:
+    """Pages numbered from 0. A page that is not in the recording does not exist: links to it are left out."""
+
+    name: str
+    urls: Sequence[str]
+    hosts: Sequence[str]
+    worth: NDArray[np.float64]
+    """(pages,), not negative."""
+    targets: NDArray[np.int32]
+    """(links,): where each link leads, those of page 0 first, each at most once a page."""
+    starts: NDArray[np.int64]
+    """(pages + 1,): the links of page i are those from starts[i] up to starts[i + 1]."""
+
+    def links(self, page: int) -> NDArray[np.int32]:
+        """Where the links of a page lead."""
+        return self.targets[self.starts[page] : self.starts[page + 1]]
+
+    def reachable(self, start: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(pages,) Whether links lead from one of the pages `start` to each page."""
+        reached = np.zeros(len(self.urls), np.bool_)
+        edge = np.unique(start)
+        while len(edge):
+            reached[edge] = True
+            lengths = self.starts[edge + 1] - self.starts[edge]
+            offsets = np.repeat(self.starts[edge] - np.cumsum(lengths) + lengths, lengths)
+            linked = np.unique(self.targets[offsets + np.arange(lengths.sum())])
+            edge = linked[~reached[linked]]
+        return reached
+
+
+def read_edges(edges: Path, pages: Path | None, worth: str) -> RecordedWeb:
+    """A web out of a Parquet table of links (`src`, `dst`) and a table of pages (`id`, `url`, and more).
+
+    The pages are tab-separated or Parquet, plain or compressed with zstd. `worth` is an expression over their
+    columns (`ranker.replay.worth`), or "pagerank". Without pages, every end of a link is a page of one host.
+    Raises RecordingError for files that are not of this form, ConfigError for a worth that is none.
+    """
+    links = _read(pq.read_table, edges)
+    sources, targets = (_numbers(links, name, edges) for name in ("src", "dst"))
+    if pages is None:
+        ids = np.unique(np.concatenate([sources, targets]))
+        urls: list[str] = [f"{_NOWHERE}{number}" for number in ids]
+        columns: dict[str, Any] = {}
+    else:
+        table = _read(_table, pages)
+        ids, urls = _numbers(table, "id", pages), _column(table, "url", pages).to_pylist()
+        columns = {name: _array(table[name]) for name in table.column_names}
+    return build(edges.stem, ids, urls, sources, targets, columns, worth)
+
+
+def build(
+    name: str,
+    ids: NDArray[np.int64],
+    urls: list[str],
+    sources: NDArray[np.int64],
+    targets: NDArray[np.int64],
+    columns: Mapping[str, NDArray[Any]],
+    worth: str,
+) -> RecordedWeb:
+    """A web of pages, (pages,) each, and of links from `sources` to `targets`, (links,) of any ids.
+
+    `worth` as for `read_edges`, over `columns`. Raises RecordingError if an id is there twice, or no page is.
+    """
+    if not len(ids):
+        raise RecordingError(f"{name}: no pages")
+    order = np.argsort(ids, kind="stable")
+    if np.any(np.diff(ids[order]) == 0):
+        raise RecordingError(f"{name}: the table of pages has an id twice")
+    source, target = (_positions(ids, order, ends) for ends in (sources, targets))
+    known = (source >= 0) & (target >= 0)
+    # The other way round: grouped by where links come from.
+    graph = Graph.of(len(ids), target[known], source[known])
+    if worth == PAGERANK:
+        values = pagerank(Graph.of(len(ids), source[known], target[known]))
+    else:
+        values = evaluate(worth, columns, len(ids))
+    if not all(urls):
+        raise RecordingError(f"{name}: a page without a URL")
+    urls = [url if "://" in url else f"{_NOWHERE}{url}" for url in map(str, urls)]
+    hosts = [url.partition("://")[2].partition("/")[0] for url in urls]
+    return RecordedWeb(name, urls, hosts, values, graph.sources, graph.starts)
+
+
+def _positions(
+    ids: NDArray[np.int64], order: NDArray[np.int64], wanted: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Where each wanted id stands in `ids`; -1 where it does not."""
+    at = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
+    return np.where(ids[order[at]] == wanted, order[at], -1)
+
+
+def _table(path: Path) -> pa.Table:
+    if path.name.endswith(".parquet"):
+        return pq.read_table(path)
+    with (
+        pa.OSFile(str(path)) as file,
+        pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file as raw,
+    ):
+        return pa.csv.read_csv(raw, parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+
+
+def _read(read: Callable[[Path], pa.Table], path: Path) -> pa.Table:
+    try:
+        return read(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise RecordingError(f"{path}: cannot be read as a table ({error})") from error
+
+
+def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        raise RecordingError(f"{path}: no column {name!r}; there is {', '.join(table.column_names)}")
+    return table[name]
+
+
+def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
+    try:
+        column = _column(table, name, path).cast(pa.int64())
+    except pa.ArrowException as error:
+        raise RecordingError(f"{path}: column {name!r} is not a number everywhere ({error})") from error
+    if column.null_count:
+        raise RecordingError(f"{path}: column {name!r} is not a number everywhere (some are missing)")
+    numbers: NDArray[np.int64] = column.to_numpy()
+    return numbers
+
+
+def _array(column: pa.ChunkedArray) -> NDArray[Any]:
+    """Words become str, what is missing becomes '' or nan."""
+    if pa.types.is_string(column.type) or pa.types.is_null(column.type):
+        return np.array(["" if word is None else word for word in column.to_pylist()], object)
+    values: NDArray[Any] = column.to_numpy()
+    return values
+
+
+# A crawl of ours
+
+
+def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
+    """The web that the crawl in `directory` saw: each page as it was fetched last, also if it was dropped.
+
+    Links are those people follow: without nofollow and without those of lists (robots.txt, sitemaps, feeds),
+    which are no pages either. A redirect is a page with one link. `worth` is an expression
+    (`ranker.replay.worth`) over the log of fetches and the documents, all but the text, with `length` for its
+    words; for a page that was dropped those of documents are 0 and ''. Raises RecordingError if a shard has
+    no log of fetches, ShardError if a file is damaged, ConfigError for a worth that is none.
+    """
+    reader = ShardReader(directory, split="all")
+    if without := [shard.name for shard in reader.manifest.shards if shard.fetches is None]:
+        raise RecordingError(
+            f"{directory / without[0]}: its fetches were not logged when it was written, so what was dropped "
+            "is not known; only a crawl by this version can be replayed"
+        )
+    log = _latest(reader)
+    keys, fetches = split_ids(log["id"].to_pylist())
+    sources, targets = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
+    for shard in reader.manifest.shards:
+        links = counted(read_links(directory, shard), Names())
+        # (pages,): whether the fetch that a page's links are of is the one in the log.
+        at = np.searchsorted(keys, links.pages)
+        last = at < len(keys)
+        last[last] = (keys[at[last]] == links.pages[last]) & (fetches[at[last]] == links.fetches[last])
+        followed = last[links.page]
+        sources.append(links.pages[links.page[followed]])
+        targets.append(links.targets[links.target[followed]])
+    return build(
+        directory.name,
+        keys.view(np.int64),
+        log["url"].to_pylist(),
+        np.concatenate(sources).view(np.int64),
+        np.concatenate(targets).view(np.int64),
+        _Columns(reader, log),
+        worth,
+    )
+
+
+def _latest(reader: ShardReader) -> pa.Table:
+    """The last fetch of each page, in the order of their keys."""
+    schema = pa.schema([FETCHES.field(name) for name in ("id", *_LOGGED)])
+    tables = [table for _, table in read_fetches(reader.location, reader.manifest, schema.names)]
+    log = pa.concat_tables([schema.empty_table(), *(table.cast(schema) for table in tables)])
+    log = log.filter(pa.array([reason not in _NOT_PAGES for reason in log["reason"].to_pylist()], pa.bool_()))
+    return log.take(pa.array(latest(*split_ids(log["id"].to_pylist()))))
+
+
+class _Columns(Mapping[str, NDArray[Any]]):
+    """What is known of each row of the log, (rows,), read when it is asked for."""
+
+    def __init__(self, reader: ShardReader, log: pa.Table) -> None:
+        self._reader, self._log = reader, log
+        kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating)
+        of_documents = [field.name for field in DOCUMENTS if any(of(field.type) for of in kinds)]
+        self._names = dict.fromkeys((*_LOGGED, *of_documents, "length"))
+        del self._names["id"], self._names["text"]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self._names:
+            raise KeyError(name)
+        column = _WORDS if name == "length" else name
+        words = pa.types.is_string((FETCHES if name in _LOGGED else DOCUMENTS).field(column).type)
+        if name in _LOGGED:
+            found = self._log[name].to_pylist()
+        else:
+            values = {
+                document["id"]: document[column]
+                for group in self._reader.row_groups
+                for document in self._reader.documents(group, ("id", column))
+            }
+            found = [values.get(fetch, "" if words else 0) for fetch in self._log["id"].to_pylist()]
+        # Words become str, numbers float; one that was not measured is NaN.
+        return np.array(found, object if words else np.float64)
+
+
+# WARC files
+
+
+def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
+    """The HTML pages and redirects of these files, or of all WARC files in these folders.
+
+    `worth` is an expression (`ranker.replay.worth`) over `status`, `bytes` of the body, `text_chars` of the
+    main text, `links` to different URLs, and `language`; only status 200 has text and links of its own. Of
+    several responses with one URL the last one read counts. In the main thread: a page may take 10 s, most
+    take 30 ms. What is damaged is skipped, and how much of it is a warning in the log. Raises RecordingError
+    for a file that cannot be opened, or if there is no page; ConfigError for a worth that is none.
+    """
+    extract = Extractor()
+    files = [
+        file
+        for path in paths
+        for file in (sorted((*path.glob("*.warc"), *path.glob("*.warc.gz"))) if path.is_dir() else [path])
+    ]
+    found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
+    keys = np.fromiter(found, np.uint64, len(found))
+    urls, targets, *columns = zip(*found.values(), strict=True) if found else [()] * (2 + len(_COLUMNS))
+    return build(
+        files[0].name.partition(".warc")[0] if files else "no WARC file",
+        keys.view(np.int64),
+        list(urls),
+        np.repeat(keys, [len(of_page) for of_page in targets]).view(np.int64),
+        np.concatenate([np.zeros(0, np.uint64), *targets]).view(np.int64),
+        {
+            name: np.array(column, kind)
+            for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)
+        },
+        worth,
+    )
+
+
+def _pages(path: Path, extract: Extractor) -> Iterator[_Page]:
+    reader = WarcReader(path)
+    count = 0
+    try:
+        for response in reader:
+            if page := _page(response, extract):
+                count += 1
+                yield page
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
+    log.info("%s: %d pages", path, count)
+    if reader.broken:
+        log.warning("%s: %d places are damaged and were skipped", path, reader.broken)
+
+
+def _page(response: Archived, extract: Extractor) -> _Page | None:
+    """None if the response is not of a page."""
+    url = canonicalize(response.url)
+    if url is None:
+        return None
+    content_type, location = response.header("content-type"), response.header("location")
+    targets: list[str] = []
+    text = language = ""
+    if 300 <= response.status < 400 and location:
+        targets = [target] if (target := canonicalize(location, url)) else []
+    elif content_type.partition(";")[0].strip().lower() not in _HTML:
+        return None
+    elif response.status == 200:
+        nofollow = from_headers(response.headers, "").nofollow
+        found = extract(response.body, url, content_type, nofollow, _SECONDS)
+        targets = [link.url for link in found.links if not link.nofollow]
+        text, language = found.text, found.language
+    keys = np.array([fingerprint(target) for target in targets], np.uint64)
+    return url, keys, response.status, len(response.body), len(text), len(targets), language

@@ -1,0 +1,53 @@
+"""What every training run does besides training: end at once if it is done, write its result, be a command.
+
+A run is done when its last checkpoint is of the last step and evaluation.json is there, which is written
+last. What decides what it computes is one dictionary, its identity: settings (`trainer.config.identity`),
+text, first weights. It is compared here, as far as it is known before text is read, and again in full when
+the checkpoint is restored.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cyclopts import App
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from tinylm.config import layers
+from tinylm.errors import exit_on_error
+from tinylm.files import write_json
+from trainer.config import TrainConfig
+from trainer.run import checkpoint
+from trainer.run.distributed import speaks
+
+EVALUATION = "evaluation.json"
+
+
+def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
+    """Whether `config.out` holds this run, complete; says so then.
+
+    Raises `CheckpointError` if it holds another, which differs in a field of `identity`.
+    """
+    state = checkpoint.last_state(config.out)
+    if state is None:
+        return False
+    checkpoint.check_identity(config.out, state["identity"], identity)
+    if state["step"] < state["steps"] or not (config.out / EVALUATION).exists():
+        return False
+    if speaks():
+        print(f"{config.out}: finished, {state['steps']} steps; start another run with another --out")
+    return True
+
+
+def finish(config: TrainConfig, found: Mapping[str, Any]) -> None:
+    """Write what was `found` at the end to evaluation.json, which marks the run as finished."""
+    write_json(config.out / EVALUATION, found)
+
+
+@record  # torchrun shows the traceback of the rank that failed first
+def command(train: Callable[..., None], config: type[TrainConfig], text: str | None) -> None:
+    """Be `python -m trainer.TRAIN`: the settings of `config` as flags, `text` as help."""
+    with exit_on_error():
+        name = train.__name__
+        app = App(name=f"python -m trainer.{name}", help=text, config=layers(**{name: config}))
+        app.default(train)
+        app()
