@@ -26,7 +26,7 @@ from tinylm.files import replacing
 Post: TypeAlias = dict[str, Any]
 
 # 2 GB: a reader that does not ask for as much refuses the file, as with the public dumps.
-WINDOW_LOG = 31
+_WINDOW_LOG = 31
 # 2024-01-01 UTC.
 _MONTH_BEGINS = 1_704_067_200
 _DAY_SECONDS = 86_400
@@ -69,7 +69,7 @@ def write_dump(path: Path, sites: Sequence[Site], posts: int = 20_000) -> None:
     rng = random.Random(0)
     targets = sorted(_targets(sites), key=lambda target: target.url)
     parameter = zstd.CompressionParameter
-    options: dict[int, int] = {parameter.compression_level: 3, parameter.window_log: WINDOW_LOG}
+    options: dict[int, int] = {parameter.compression_level: 3, parameter.window_log: _WINDOW_LOG}
     broken = rng.randrange(posts)
     with replacing(path) as temporary, zstd.open(temporary, "wb", options=options) as file:
         for number, post in enumerate(_posts(targets, posts, rng)):

@@ -57,7 +57,7 @@ class Pages:
         if path == "/":
             return self._home(site)
         if path == "/modindex.html":
-            main = f"<h1>Module index</h1>\n{_listing(_pages(site.modules))}"
+            main = f"<h1>Module index</h1>\n{_listing(_module_links(site.modules))}"
             return self._layout(site, f"Module index - {site.title}", main)
         match = _MODULE.fullmatch(path)
         source = site.modules.get(match["name"]) if match else None
@@ -76,7 +76,7 @@ class Pages:
         required = [name for name in site.requires if name + SUFFIX in self._web.sites]
         main = (
             f"<h1>{escape(site.title)}</h1>\n<p>{inline(site.summary)}</p>\n{to_html(readme)}"
-            f"<h2>Modules</h2>\n{_listing(_pages(roots))}"
+            f"<h2>Modules</h2>\n{_listing(_module_links(roots))}"
             f"{_titled('Requirements', [(name, f'http://{name}{SUFFIX}/') for name in required])}"
         )
         return self._layout(site, f"{site.title}: {site.summary}", main)
@@ -90,7 +90,8 @@ class Pages:
 
     def _module(self, site: Site, name: str, doc: ModuleDoc) -> bytes:
         parents = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
-        trail = [("Home", "/"), *_pages(parent for parent in parents if parent in site.modules)]
+        trail = [("Home", "/"), *_module_links(parent for parent in parents if parent in site.modules)]
+        below = _module_links(_children(list(site.modules), name))
         used: dict[str, str] = {}
         names = {section.name: f"#{section.name}" for section in doc.sections}
         for alias, dotted in doc.imports:
@@ -103,8 +104,7 @@ class Pages:
         main = (
             f'<nav class="trail">{_links(trail, " / ")}</nav>\n'
             f"<h1>{name}</h1>\n{to_html(doc.doc)}{_sections(doc, names)}"
-            f'<nav class="related">\n{_titled("Submodules", _pages(_children(list(site.modules), name)))}'
-            f"{_titled('Uses', used.items())}"
+            f'<nav class="related">\n{_titled("Submodules", below)}{_titled("Uses", used.items())}'
             f"<p>{_link(f'Source code of {name}', f'/src/{name}.html')}</p></nav>\n"
         )
         return self._layout(site, f"{name} - {site.title}", main, name)
@@ -114,7 +114,7 @@ class Pages:
         html = _TEMPLATE.format(
             title=escape(" ".join(title.split())),
             site=escape(site.title),
-            sidebar=_listing(_pages(_siblings(list(site.modules), name))),
+            sidebar=_listing(_module_links(_siblings(list(site.modules), name))),
             main=main,
             notices=_links(self._notices.get(site.host, ()), " "),
         )
@@ -163,7 +163,7 @@ def _titled(title: str, links: Collection[Link]) -> str:
     return f"<h2>{title}</h2>\n{_listing(links)}" if links else ""
 
 
-def _pages(modules: Iterable[str]) -> list[Link]:
+def _module_links(modules: Iterable[str]) -> list[Link]:
     return [(module, f"/{module}.html") for module in modules]
 
 

@@ -33,11 +33,9 @@ _SKIPPED_PARTS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packag
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON_README = """\
-The standard library of {} as its own sources describe it. It comes with every Python and needs nothing else
-to be installed.
-
-Every module has a page with its description, its classes and its functions. The names of a module that begin
-with an underscore are an implementation detail and are not described here."""
+The standard library of {} as its own sources describe it. It comes with every Python. Every module has a
+page with its description, its classes and its functions. The names of a module that begin with an underscore
+are an implementation detail and are not described here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +49,6 @@ class Site:
     modules: Mapping[str, Path]
     requires: tuple[str, ...]
 
-    @property
-    def name(self) -> str:
-        """The normalised name of the distribution, `requests` for `requests.test`."""
-        return self.host.removesuffix(SUFFIX)
-
 
 class Web:
     """All sites, and where a dotted name is documented in this web.
@@ -67,8 +60,8 @@ class Web:
         self.sites = {site.host: site for site in sites}
         self.dependents = Counter(name + SUFFIX for site in self.sites.values() for name in site.requires)
         self.host_of: dict[str, str] = {}
-        for site in sorted(self.sites.values(), key=lambda site: (site.name != PYTHON, site.host)):
-            # Python first: a backport that brings a module of the same name does not take its links away.
+        # Python first: a backport that brings a module of the same name does not take its links away.
+        for site in sorted(self.sites.values(), key=lambda site: site.host != PYTHON + SUFFIX):
             for module in site.modules:
                 self.host_of.setdefault(module, site.host)
 
