@@ -171,7 +171,7 @@ def _block(flush: str, deeper: str, level: int) -> str:
         return _indented(deeper, level)
     if item := _ITEM.match(flush):
         return f"<ul>\n<li>{_body(flush[item.end() :] + dedent(deeper), level)}</li>\n</ul>\n"
-    # What another directive has to say is below it, and so is a comment's text that is kept.
+    # The words of any other directive, and those of a comment that are kept, are below it.
     if flush.startswith(".."):
         is_code = flush.startswith((".. code", ".. sourcecode"))
         return _pre(deeper) if is_code else _indented(deeper, level)

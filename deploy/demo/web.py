@@ -1,9 +1,8 @@
 """`python -m deploy.demo.web`: serve the documentation on this machine as a web on loopback, until SIGTERM.
 
-Real HTTP, virtual hosts by the Host header, a log. One process, one event loop; pages are rendered one after
-the other in a thread beside it, so that a slow host's two seconds or a large page delay nobody's headers. On
-Linux the hosts are spread over 127.0.0.2 to 127.0.0.9, so that limits by address can be seen to work;
-elsewhere only 127.0.0.1 exists.
+Real HTTP, virtual hosts by the Host header, a log. One process, one event loop; pages are rendered in a
+thread beside it, one after the other. On Linux the hosts are spread over 127.0.0.2 to 127.0.0.9, so that
+limits by address can be seen to work; elsewhere only 127.0.0.1 exists.
 """
 
 import asyncio
