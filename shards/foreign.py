@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
-from shards.reader import RowGroup, ShardReader
+from shards.reader import RowGroup, ShardReader, documents_of
 from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
@@ -117,8 +117,7 @@ class ParquetReader:
         table = self._read(group, [*{*columns, "text"}])
         numbers = np.arange(group.rows)[rows]
         numbers = numbers[table["text"].is_valid().to_numpy()[numbers]]
-        kept = table.select(columns).take(numbers).to_pylist()
-        return [{"row": row, **document} for row, document in zip(numbers.tolist(), kept, strict=True)]
+        return documents_of(table.select(columns), numbers)
 
     def texts(self, group: RowGroup) -> list[str]:
         """The texts of `group`, in order."""

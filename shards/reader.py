@@ -14,11 +14,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from shards.errors import ShardCorrupt
 from shards.files import open_bytes, size_of
 from shards.manifest import FileEntry, Manifest, ShardEntry
-from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, FetchRow, by_version
+from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, FetchRow
 from tinylm.files import sha256
 
 Split = Literal["train", "held_out", "all"]
@@ -78,16 +79,10 @@ class ShardReader:
 
         Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
         """
-        wanted = list(dict.fromkeys([*columns, "id", "host", *(["url"] if self.manifest.tombstones else [])]))
-        numbers = range(group.rows)[rows]
-        table = self._read(group, wanted)
-        if len(numbers) < group.rows:
-            table = table.take(np.array(numbers, np.int64))
-        found = [{"row": row, **document} for row, document in zip(numbers, table.to_pylist(), strict=True)]
-        kept = [document for document in found if self._in_split(document)]
-        if len(wanted) == len(columns):
-            return kept
-        return [{name: document[name] for name in ("row", *columns)} for document in kept]
+        needed = ("id", "host", "url") if self.manifest.tombstones else ("id", "host")
+        table = self._read(group, list(dict.fromkeys([*columns, *needed])))
+        numbers = np.arange(group.rows)[rows]
+        return documents_of(table.select(list(columns)), numbers[self._in_split(table)[numbers]])
 
     def texts(self, group: RowGroup) -> list[str]:
         """The texts of `group` that are in the split, in order."""
@@ -98,30 +93,39 @@ class ShardReader:
         for group in self.row_groups:
             yield from self.documents(group, DOCUMENTS.names)
 
-    def _in_split(self, document: dict[str, Any]) -> bool:
-        manifest, host = self.manifest, document["host"]
-        if manifest.tombstones and manifest.is_taken_down(document["url"], host):
-            return False
+    def _in_split(self, table: pa.Table) -> NDArray[np.bool_]:
+        """For each row of a row group, with `id`, `host` and perhaps `url`, whether a reader gets it."""
+        stays = _not_taken_down(table, self.manifest)
         if self.split == "all":
-            return True
-        on_this_side = (host in self._hosts) == (self.split == "held_out")
-        return on_this_side and document["id"] not in self._excluded
+            return stays
+        held_out = self.split == "held_out"
+        pairs = zip(table["host"].to_pylist(), table["id"].to_pylist(), strict=True)
+        on_this_side = (
+            (host in self._hosts) == held_out and name not in self._excluded for host, name in pairs
+        )
+        return stays & np.fromiter(on_this_side, np.bool_, len(table))
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         damage = f"row group {group.index} is damaged"
         with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
-            there, later = by_version(columns, file.schema_arrow)
+            version = int((file.schema_arrow.metadata or {}).get(b"schema_version", 1))
+            there = [name for name in columns if ADDED.get(name, 1) <= version]
             table = file.read_row_group(group.index, columns=there, use_threads=False)
-            # A file from before these columns: null, as the schema allows of what came later.
-            for name in later:
-                table = table.append_column(
-                    DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)
-                )
             schema = pa.schema([*map(DOCUMENTS.field, columns)])
+            # A file from before these columns: null, as the schema allows of what came later.
+            for field in schema:
+                if field.name not in there:
+                    table = table.append_column(field, pa.nulls(len(table), field.type))
             if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
             table.validate(full=True)
             return table
+
+
+def documents_of(table: pa.Table, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The rows `numbers` of a row group's table, each with `row`, its number."""
+    kept = table.take(numbers).to_pylist()
+    return [{"row": row, **document} for row, document in zip(numbers.tolist(), kept, strict=True)]
 
 
 def read_links(location: Path | str, shard: ShardEntry) -> dict[str, pa.Array]:
@@ -151,10 +155,14 @@ def read_fetches(
 
 def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:
     """A table of documents or fetches, with `url` and `host`, less what was taken down."""
+    return table.filter(pa.array(_not_taken_down(table, manifest)))
+
+
+def _not_taken_down(table: pa.Table, manifest: Manifest) -> NDArray[np.bool_]:
     if not manifest.tombstones:
-        return table
+        return np.ones(len(table), np.bool_)
     pairs = zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
-    return table.filter(pa.array([not manifest.is_taken_down(*pair) for pair in pairs], pa.bool_()))
+    return np.fromiter((not manifest.is_taken_down(*pair) for pair in pairs), np.bool_, len(table))
 
 
 def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
@@ -197,9 +205,7 @@ def _opened(
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:
     """Every listed file whose bytes are not those that were committed, as (name, what is wrong)."""
-    manifest = Manifest.load(directory)
-    entries: list[Any] = [entry for shard in manifest.shards for entry in shard.files]
-    for entry in [*entries, *([manifest.state] if manifest.state else [])]:
+    for entry in Manifest.load(directory).files:
         path = Path(directory) / entry.name
         if not path.exists():
             yield entry.name, "missing"
