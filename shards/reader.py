@@ -5,7 +5,8 @@ verified on the way, so a flipped bit is an error that names the file and never 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,39 @@ class RowGroup:
     rows: int
 
 
-class ShardReader:
+class Reader(ABC):
+    """Text to train on at `location`, row group by row group; `files` are names and the rows of their groups.
+
+    `fingerprint` names the snapshot; `text_bytes` counts what it holds, on both sides of a split.
+    """
+
+    def __init__(
+        self,
+        location: Path | str,
+        fingerprint: str,
+        text_bytes: int,
+        files: Iterable[tuple[str, Iterable[int]]],
+    ) -> None:
+        self.location, self.fingerprint, self.text_bytes = location, fingerprint, text_bytes
+        self.row_groups = tuple(
+            RowGroup(name, index, rows) for name, groups in files for index, rows in enumerate(groups)
+        )
+
+    @abstractmethod
+    def documents(
+        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
+    ) -> list[dict[str, Any]]:
+        """Those `rows` of `group` that are read, in order, each with `row`, its index in the group.
+
+        Raises ShardCorrupt if the file is missing, another than is pinned, or damaged.
+        """
+
+    def texts(self, group: RowGroup) -> list[str]:
+        """The texts of `group`, in order."""
+        return [document["text"] for document in self.documents(group)]
+
+
+class ShardReader(Reader):
     """Reads one split of the corpus at `location`, a folder or a URL, as `manifest` has it.
 
     By default that is the current one. What was taken down is in no split, even if that happened after
@@ -44,49 +77,23 @@ class ShardReader:
     def __init__(
         self, location: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
-        self.location = location
         current = Manifest.load(location)
         self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
+        files = ((shard.name, shard.row_groups) for shard in self.manifest.shards)
+        super().__init__(location, self.manifest.fingerprint, self.manifest.text_bytes, files)
         self.split = split
         self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
         held_out = self.manifest.held_out
         self._hosts = frozenset(held_out.hosts) if held_out else frozenset()
         self._excluded = frozenset(held_out.excluded) if held_out else frozenset()
 
-    @property
-    def fingerprint(self) -> str:
-        """That of the manifest."""
-        return self.manifest.fingerprint
-
-    @property
-    def text_bytes(self) -> int:
-        """Of all texts, what is held out included."""
-        return self.manifest.text_bytes
-
-    @property
-    def row_groups(self) -> tuple[RowGroup, ...]:
-        """All row groups, in the order in which they were committed."""
-        return tuple(
-            RowGroup(shard.name, index, rows)
-            for shard in self.manifest.shards
-            for index, rows in enumerate(shard.row_groups)
-        )
-
     def documents(
         self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
     ) -> list[dict[str, Any]]:
-        """Those `rows` of `group` that are in the split, in order, each with `row`, its index in the group.
-
-        Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
-        """
         needed = ("id", "host", "url") if self.manifest.tombstones else ("id", "host")
         table = self._read(group, list(dict.fromkeys([*columns, *needed])))
         numbers = np.arange(group.rows)[rows]
         return documents_of(table.select(list(columns)), numbers[self._in_split(table)[numbers]])
-
-    def texts(self, group: RowGroup) -> list[str]:
-        """The texts of `group` that are in the split, in order."""
-        return [document["text"] for document in self.documents(group)]
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All documents of the split with all columns."""

@@ -43,6 +43,10 @@ def _share_of_lines(test: Callable[[str], bool]) -> "cached_property[float]":
     return cached_property(lambda signals: sum(map(test, signals.lines)) / max(1, len(signals.lines)))
 
 
+def _per_word(amount: Callable[["Signals"], float]) -> "cached_property[float]":
+    return cached_property(lambda signals: amount(signals) / max(1, len(signals.words)))
+
+
 @dataclass(frozen=True)
 class Signals:
     """The measurements of one text."""
@@ -91,9 +95,12 @@ class Signals:
             counts[lower] = counts.get(lower, 0) + count
         return counts
 
-    @cached_property
-    def mean_word_length(self) -> float:
-        return sum(map(len, self.words)) / max(1, len(self.words))
+    mean_word_length = _per_word(lambda s: sum(map(len, s.words)))
+    alphabetic_fraction = _per_word(
+        lambda s: sum(count for word, count in s._counts.items() if word.isalpha() or _LETTER.search(word))
+    )
+    stop_word_fraction = _per_word(lambda s: sum(s._lower_counts.get(word, 0) for word in STOP_WORDS))
+    unique_word_fraction = _per_word(lambda s: len(s._lower_counts))
 
     @cached_property
     def symbol_to_word_ratio(self) -> float:
@@ -103,24 +110,9 @@ class Signals:
         return (symbols + self.prose.count("...") + self.prose.count("…")) / max(1, len(self.words))
 
     @cached_property
-    def alphabetic_fraction(self) -> float:
-        with_letters = sum(
-            count for word, count in self._counts.items() if word.isalpha() or _LETTER.search(word)
-        )
-        return with_letters / max(1, len(self.words))
-
-    @cached_property
     def stop_words(self) -> int:
         """Distinct stop words present."""
         return len(STOP_WORDS.intersection(self._lower_counts))
-
-    @cached_property
-    def stop_word_fraction(self) -> float:
-        return sum(self._lower_counts.get(word, 0) for word in STOP_WORDS) / max(1, len(self.words))
-
-    @cached_property
-    def unique_word_fraction(self) -> float:
-        return len(self._lower_counts) / max(1, len(self.words))
 
     @cached_property
     def unigram_entropy(self) -> float:
