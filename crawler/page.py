@@ -7,10 +7,10 @@ from typing import NamedTuple, Self
 
 from shards.text.content import Content, values
 
+# Reasons of fetches that are lists: no documents, and no judges of what they list.
 LISTS = ("robots", "sitemap", "feed")
-"""Reasons of fetches that are lists: no documents, and no judges of what they list."""
+# Tag paths of links to sitemaps.
 PATHS_TO_SITEMAPS = ("robots/sitemap", "sitemapindex/sitemap/loc")
-"""Where a link to a sitemap stands."""
 
 
 class Link(NamedTuple):

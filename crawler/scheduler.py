@@ -108,7 +108,7 @@ class FrontierScheduler(BaseScheduler):
         self._pump.add_done_callback(self._pump_ended)
 
     def close(self, reason: str) -> None:  # noqa: ARG002 (Scrapy's signature)
-        """What was processed is done, the rest goes back."""
+        """End the leases whose requests were begun; give the others back."""
         self._pump.cancel()
         with self._taking:
             self._closing = True

@@ -274,6 +274,7 @@ class LinkGraph:
         """Rows (n,) were fetched and were worth (n,) this: their parents' pages are told."""
         parents = self.parents[rows]
         known = parents >= 0
+        # `add.at`, as several of the rows may have one parent.
         np.add.at(self.children_worth, parents[known], np.repeat(worth, known.sum(1)).astype(np.float32))
         np.add.at(self.children_fetched, parents[known], np.float32(1))
 

@@ -26,6 +26,9 @@ from crawler.frontier import Frontier, Lease, connect
 from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
 
+# Tests run three at a time on two cores, where threads of one torch would wait for those of another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 SYSTEM_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 
 

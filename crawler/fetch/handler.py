@@ -53,7 +53,7 @@ class AddressCap:
 
 
 def address_group(address: str) -> str:
-    """What one server is taken to own: an IPv4 address, or an IPv6 /64."""
+    """The addresses that one server is taken to own: an IPv4 address, or an IPv6 /64."""
     judged = unwrap(ip_address(address.partition("%")[0]))
     if judged.version == 4:
         return str(judged)

@@ -57,7 +57,7 @@ class Rules:
         return float(self._parsed.crawl_delay(self._agent) or 0.0)
 
     def opt_out(self, url: str) -> tuple[str, ...]:
-        """What `url` is not for, by lines Content-Usage and Content-Signal: `robots:train-ai=n`."""
+        """Uses that are refused for `url`, by lines Content-Usage and Content-Signal: `robots:train-ai=n`."""
         return tuple(
             f"robots:{statement}"
             for statement, rules in self._refusals.items()
@@ -155,7 +155,7 @@ class RobotsRedirects:
     async def read(
         self, url: str, status: int, location: str, body: bytes, *, host: str, hops: int
     ) -> "str | Moved | None":
-        """What the answer from `url`, after `hops` moves, says of `host`: its rules, or where to ask now.
+        """Interpret the answer from `url`, after `hops` moves: the rules of `host`, or where to ask now.
 
         None: nothing may be fetched until the host answers. Waits until the next URL may be asked for.
         """

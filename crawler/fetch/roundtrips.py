@@ -20,7 +20,7 @@ Ending = Callable[Concatenate[Batch, Lease, P], None]
 
 
 class _Answer(NamedTuple):
-    """To all that went together."""
+    """The server's answer to one round trip."""
 
     lost: frozenset[tuple[int, int]]
     waits: dict[str, float]

@@ -185,7 +185,7 @@ class LeaseSpider(Spider):
         return leases
 
     async def _serve(self, lease: Lease) -> None:
-        """From a lease to its end. What is not ended by a mistake in here expires."""
+        """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
             if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
                 await self._fetch(lease, lease.url)
@@ -219,7 +219,7 @@ class LeaseSpider(Spider):
     # Finished fetches out
 
     async def _on_response(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
-        """Whatever the status."""
+        """End the lease of a request that was answered, with whatever status."""
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
             reason = f"status_{response.status}"
@@ -232,7 +232,7 @@ class LeaseSpider(Spider):
             await self._finish(lease, Batch.ack, await self._page(response, lease), **cost)
 
     async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
-        """No response."""
+        """End the lease of a request that was not answered."""
         reason = classify(error)
         if isinstance(error, AddressBusy):
             await self._finish(lease, Batch.give_back, wait=error.seconds)
@@ -278,7 +278,7 @@ class LeaseSpider(Spider):
         )
 
     async def _page(self, response: Response, lease: Lease) -> Page:
-        """What becomes of a response below 500: its text and links, or the reason why there is no text."""
+        """Make a page of a response below 500: its text and links, or the reason why there is no text."""
         status = response.status
         found = {"etag": _header(response, "ETag"), "last_modified": _header(response, "Last-Modified")}
         validators: dict[str, Any] = {

@@ -61,7 +61,7 @@ class Extractor:
         self._canonicals = Canonicals()
 
     def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
-        """What one response contains; `nofollow` is what its headers say of the links.
+        """Find what one response contains; `nofollow` is what its headers say of the links.
 
         The reason of what is a list is `sitemap` or `feed`. Never raises: whatever a page does to the
         libraries is a `reason`. What was found before is kept.
@@ -165,7 +165,7 @@ class Screen:
         return DUPLICATE if self._is_known(text, url) else ""
 
     def _is_known(self, text: str, url: str) -> bool:
-        """Met at another URL; the same URL may be fetched again."""
+        """Whether it was met at another URL; the same URL may be fetched again."""
         digest = hashlib.blake2b(" ".join(text.lower().split()).encode("utf-8", "replace"), digest_size=8)
         first = self._first.setdefault(digest.digest(), url)
         self._first.move_to_end(digest.digest())

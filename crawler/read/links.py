@@ -23,7 +23,7 @@ _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
 
 
 class Markup:
-    """What of a parsed page names addresses or says how it may be used, found in one walk."""
+    """The elements of a page that name addresses or say how it may be used, found in one walk."""
 
     def __init__(self, tree: LexborHTMLParser, url: str) -> None:
         self._url = url
@@ -40,7 +40,7 @@ class Markup:
             else:
                 bases.append(node.attributes["href"] or "")
         self.base = (bases and canonicalize(bases[0], url)) or url
-        """What the page's relative addresses are relative to."""
+        """The URL that the page's relative addresses are relative to."""
 
     def links(self, *, nofollow: bool) -> tuple[Link, ...]:
         """Every target once: translations (by language) and feeds that the head names, then the body's."""
@@ -111,7 +111,7 @@ def _tag_path(node: LexborNode | None, known: dict[int, tuple[str, ...]]) -> tup
 
 
 def clean(text: str) -> str:
-    """With single spaces, and none around it."""
+    """`text` with single spaces, and none around it."""
     return " ".join(text.split())
 
 

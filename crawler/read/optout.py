@@ -31,16 +31,16 @@ def forbids_training(signals: Iterable[str]) -> bool:
 
 
 class Heard(NamedTuple):
-    """What a page or its response says."""
+    """The statements of a page or of its response."""
 
     signals: tuple[str, ...] = ()
     """Against its use, each once."""
     nofollow: bool = False
-    """That its links are not to be followed."""
+    """Whether it asks not to follow its links."""
 
 
 def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
-    """What a response's headers (names in lower case) say to the crawler with this product token."""
+    """Collect what a response's headers (names in lower case) say to the crawler with this product token."""
     robots: list[str] = []
     others: list[str] = []
     for name, value in headers:
@@ -54,7 +54,7 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
 
 
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
-    """What a page's `meta` elements (name, content) say to the crawler with this product token."""
+    """Collect what a page's `meta` elements (name, content) say to the crawler with this product token."""
     said = [(name.strip().lower(), content.strip().lower()) for name, content in metas]
     robots = [content for name, content in said if name in ("robots", agent.lower())]
     others = ["tdm-reservation=1" for meta in said if meta == ("tdm-reservation", "1")]
@@ -68,7 +68,7 @@ def _heard(where: str, robots: list[str], others: list[str]) -> Heard:
 
 
 def addressed(robots_tag: str, agent: str) -> str:
-    """What of one X-Robots-Tag is for `agent`: what stands after its name or `*`, or after no name."""
+    """The part of an X-Robots-Tag that is for `agent`: what stands after its name, `*`, or no name."""
     kept, ours = [], True
     for part in robots_tag.lower().split(","):
         name, colon, directive = part.partition(":")

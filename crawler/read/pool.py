@@ -52,7 +52,7 @@ class Extractors:
         self.times = Times()
 
     async def __call__(self, *task: Any) -> Extracted:
-        """What `extract` returns, or a reason: `extract_timeout`, or `extract_crash` if the child died of it.
+        """Extract one page: what `extract` returns, or `extract_timeout` or `extract_crash` as the reason.
 
         A child may have died of something else, before or beside: the page is tried on a new one first.
         """
@@ -138,7 +138,7 @@ def _serve(pipe: Connection, extract: Callable[..., Extracted], seconds: float, 
 
 
 def _scale() -> Callable[[], float]:
-    """What weighs, in megabytes, the memory that counts towards RLIMIT_DATA."""
+    """Return a function that measures the memory that counts towards RLIMIT_DATA, in megabytes."""
     if sys.platform != "linux":
         return lambda: 0.0
     # Not getrusage: its peak begins with the parent's. The sixth figure is data and stack, in pages.
@@ -171,7 +171,7 @@ class Times:
         return 0
 
     def state(self) -> dict[str, dict[str, int]]:
-        """What a worker publishes."""
+        """The form in which a worker publishes them."""
         return {
             "buckets": {str(bits): pages for bits, pages in self._buckets.items()},
             "failed": dict(self.failed),
@@ -179,7 +179,7 @@ class Times:
 
     @classmethod
     def of_all(cls, states: Iterable[Mapping[str, Mapping[str, int]]]) -> Self:
-        """What several workers published, together."""
+        """The sum of what several workers published."""
         times = cls()
         for state in states:
             times._buckets.update({int(bits): pages for bits, pages in state["buckets"].items()})

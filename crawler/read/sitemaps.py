@@ -72,7 +72,7 @@ def may_list(body: bytes, url: str, media_type: str) -> bool:
 
 
 def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, ...]]:
-    """What kind of list `body` is, `sitemap` or `feed`, and its links; empty if it is none."""
+    """Read the list `body`: its kind, `sitemap` or `feed`, and its links; empty if it is none."""
     content = _inflated(body).lstrip(b"\xef\xbb\xbf \t\r\n")
     if content.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
         kind, entries = _read_xml(_mended(content))

@@ -101,7 +101,7 @@ def linked_url(post: dict[str, Any]) -> str:
 
 
 def _captured_early(post: dict[str, Any]) -> bool:
-    """Whole months of the dumps hold scores taken seconds after posting: always about 1, whatever came."""
+    # All of some months in the dumps are scores taken seconds after posting: about 1, whatever came later.
     retrieved, created = post.get("retrieved_on"), post.get("created_utc")
     if not retrieved or not created or (post.get("_meta") or {}).get("retrieved_2nd_on"):
         return False

@@ -87,6 +87,7 @@ def pagerank(graph: Graph, teleport: Floats | None = None, *, tolerance: float =
     degrees = graph.out_degrees
     passed_on = DAMPING / np.maximum(1, degrees)
     ends = degrees == 0
+    # Only nodes with links to them: of an empty range `reduceat` gives the next range's first element.
     linked = np.flatnonzero(np.diff(graph.starts))
     first = graph.starts[linked]
     rank, moved = jump, math.inf

@@ -110,6 +110,7 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     host[pages] = hosts
     fetched[pages] = True
     found = np.zeros(nodes.size)
+    # The latest document's karma stays: later fetches are written over earlier ones.
     for number in np.argsort(fetches, kind="stable"):
         found[pages[number]] = karma[number]
     known, host = _used(list(names), host)

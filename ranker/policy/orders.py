@@ -100,6 +100,7 @@ class HostBandit(Order):
         fetches, worth = self._fetches[hosts], self._worth[hosts]
         count = max(1.0, self._fetches.sum())
         typical = math.sqrt(self._squares / count) or 1.0
+        # Shrunk by one fetch of the mean of all hosts.
         mean = (worth + self._worth.sum() / count) / (fetches + 1) / typical
         return _bounded(mean + _UCB * np.sqrt(math.log(1 + count) / (1 + fetches)))
 

@@ -159,6 +159,7 @@ class LearnedPromise:
         z = self._gain_ingredients(rows, expected)
         gain = self._gains([fetch.discovered for fetch in self._observed])
         self._hurdle = _HURDLE_MEMORY * self._hurdle + (1 - _HURDLE_MEMORY) * float(expected.mean())
+        # The root of an example's weight, as both sides of the regression are multiplied with it.
         sure = 1 / (1 + np.maximum(0.0, expected))
         self._of_worth.learn(x * sure[:, None], worth / unit * sure)
         self._of_gain.learn(z, gain)
@@ -185,6 +186,7 @@ class LearnedPromise:
             (self._residual, words, residual),
         ):
             np.add.at(table, slots, value[:, None].astype(np.float32))
+        # The slot of "no word" knows nothing.
         self._residual[SLOTS] = 0
         self._total += float(worth.sum())
         self._total_gain += float(gain.sum())
@@ -303,6 +305,7 @@ class LearnedPromise:
     def _siblings(self, parents: NDArray[np.int32], unit: float, likely: Floats) -> tuple[Floats, Floats]:
         """How far the fetched links of a URL's parents are from what its group is worth: all, a parent."""
         known = parents >= 0
+        # -1, for none, reads the last page's numbers, which `known` makes 0.
         worth = self._graph.children_worth[parents] / unit * known
         fetched = self._graph.children_fetched[parents] * known
         together = (worth.sum(1) + _SHRINKAGE * likely) / (fetched.sum(1) + _SHRINKAGE) - likely

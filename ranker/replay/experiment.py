@@ -113,6 +113,7 @@ def draw_starts(
 def run(experiment: Experiment, processes: int | None = None) -> Iterator[Run]:
     """Crawl once for each policy and draw, in as many processes as there are cores; yields draw by draw."""
     jobs = [(name, draw) for draw in range(len(experiment.starts)) for name in experiment.compared]
+    # Forked processes share the web without a copy.
     context = get_context("fork")
     with ProcessPoolExecutor(processes or os.cpu_count(), context, _begin, (experiment,)) as pool:
         yield from pool.map(_crawl, jobs)

@@ -131,6 +131,14 @@ class FrontierMachine(RuleBasedStateMachine):
         lease, at = self.some(data)
         self.say_fetched(self.real, lease)
         self.model.ack(lease, at)
+        self.lease_in_haste_and_give_back()
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data(), number=st.integers(0, 5), promise=PROMISES)
+    def put_to_a_host_that_is_asked(self, data, number, promise):
+        host = self.model.leases[data.draw(st.sampled_from(sorted(self.model.leases)))].host
+        self.put(f"https://{host}/{number}", promise, "")
+        self.lease_in_haste_and_give_back()
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data(), sent=st.booleans())
@@ -138,6 +146,7 @@ class FrontierMachine(RuleBasedStateMachine):
         lease, at = self.some(data)
         self.real.nack(lease, "status_500", sent=sent)
         self.model.nack(lease, "status_500", at, sent=sent)
+        self.lease_in_haste_and_give_back()
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data())
@@ -222,7 +231,7 @@ class FrontierMachine(RuleBasedStateMachine):
 
 
 def test_the_frontier_does_what_its_model_does_in_any_order(store):
-    run(store, partitions=2, examples=15)
+    run(store, partitions=2, examples=60)
 
 
 @pytest.mark.long

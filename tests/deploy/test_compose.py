@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,12 @@ def frontier(tmp_path):
         yield Frontier(connect(server.url), FrontierConfig(data=tmp_path))
 
 
-def test_a_crawl_that_begins_again_gets_new_limits(frontier):
+def test_a_crawl_that_begins_again_gets_new_limits_and_rules(frontier):
     seeds = [Seed("https://a.test/", 3.0, "test"), Seed("https://b.test/", 1.0, "test")]
     assert begin(frontier, frontier.config, CrawlConfig(pages=10), seeds) == 2
-    assert begin(frontier, frontier.config, CrawlConfig(pages=20), []) == 0
+    assert begin(frontier, replace(frontier.config, delay=7.0), CrawlConfig(pages=20), []) == 0
     assert frontier.limits().pages == 20
+    assert frontier.client.hget(f"{frontier.prefixes[0]}meta", "delay") == b"7.0"
 
 
 def test_a_worker_sets_limits_only_where_there_are_none(frontier):

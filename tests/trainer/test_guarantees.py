@@ -87,10 +87,10 @@ def test_a_rank_that_cannot_read_ends_the_others_with_the_reason(tmp_path, broke
 @pytest.mark.parametrize("kind", ["corpus", "plain"])
 def test_what_cannot_be_read_is_named(broken, kind):
     corpus, plain, damage = broken
-    reader = ShardReader(corpus) if kind == "corpus" else ParquetReader(str(plain))
     [shard] = corpus.glob("shard-*.parquet")
-    loader = Loader([Source(reader.place, reader)], TOKENIZER, CONFIG, World())
-    reason = damage(shard if kind == "corpus" else plain)
+    reader, file = (ShardReader(corpus), shard) if kind == "corpus" else (ParquetReader(plain), plain)
+    loader = Loader([Source(file, reader)], TOKENIZER, CONFIG, World())
+    reason = damage(file)
     with pytest.raises(ShardError, match=reason):
         read([loader], 500)
     loader.close()
