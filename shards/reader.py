@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from shards.errors import ShardCorrupt
 from shards.files import open_bytes, size_of
-from shards.manifest import FileEntry, Manifest, ShardEntry
+from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, FetchRow
 from tinylm.files import sha256
 
@@ -83,9 +83,8 @@ class ShardReader(Reader):
         super().__init__(location, self.manifest.fingerprint, self.manifest.text_bytes, files)
         self.split = split
         self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
-        held_out = self.manifest.held_out
-        self._hosts = frozenset(held_out.hosts) if held_out else frozenset()
-        self._excluded = frozenset(held_out.excluded) if held_out else frozenset()
+        held_out = self.manifest.held_out or HeldOut(hosts=())
+        self._hosts, self._excluded = frozenset(held_out.hosts), frozenset(held_out.excluded)
 
     def documents(
         self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)

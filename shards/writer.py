@@ -76,6 +76,9 @@ class ShardWriter:
         except BaseException:
             self._lock.close()
             raise
+        self._begin_shard()
+
+    def _begin_shard(self) -> None:
         self._documents: list[dict[str, Any]] = []
         self._links: list[dict[str, Any]] = []
         self._fetches: list[dict[str, Any]] = []
@@ -177,8 +180,7 @@ class ShardWriter:
         )
         # All files are complete; with this rename they are the corpus.
         self.manifest = manifest.save(self.directory)
-        self._documents, self._links, self._fetches, self.buffered_bytes = [], [], [], 0
-        self._ingredients = {}
+        self._begin_shard()
         if before and before != learned:
             (self.directory / before.name).unlink(missing_ok=True)
         return self.manifest

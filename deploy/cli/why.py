@@ -21,7 +21,8 @@ from shards.schema import FetchRow
 from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
-_NEAR = 3  # fetched URLs named beside one that was not
+# Fetched URLs named beside one that was not.
+_NEAR = 3
 # A fetch, and what is known of its document; None if it was dropped.
 Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
