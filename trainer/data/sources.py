@@ -11,9 +11,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from shards import foreign as parquet
-from shards.foreign import Listing, ParquetReader, Reader
+from shards.foreign import Listing, ParquetReader
 from shards.manifest import FILE_NAME, Manifest, is_corpus
-from shards.reader import RowGroup, ShardReader
+from shards.reader import Reader, RowGroup, ShardReader
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
 from trainer.data.batch import DataError
