@@ -141,12 +141,12 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     from rich.console import Console
 
     from deploy.crawl import attach
-    from deploy.status import StatusReader, table
+    from deploy.status import StatusReader, table, verdict
 
-    read = StatusReader(attach(frontier)).read()
+    attached = attach(frontier)
+    read = StatusReader(attached).read()
     Console().print(table(read))
-    if read.reached:
-        print(f"stopped: {read.reached}")
+    print(verdict(read, attached.config.backlog).text)
 
 
 @app.command(config=_FRONTIER)
