@@ -112,7 +112,8 @@ class Crawl:
                 self._check_server()  # that it died says more than that it does not answer
                 raise
             finally:
-                # Workers first: the walker then judges the last pages they fetched, and commits.
+                # Workers first: the walker then judges the last pages they fetched, and commits. A worker
+                # waits for the responses under way, a timeout at most, and hands its pages over in seconds.
                 walker = self._parts.pop("walk")
                 stop(self._parts.values(), patience=self._crawl.timeout + 10)
                 stop([walker], patience=_DRAIN_SECONDS)

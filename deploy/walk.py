@@ -65,6 +65,7 @@ def _wait_for_writer(
         try:
             return ShardWriter(config.shards, crawl_id=config.crawl_id, row_group_rows=walk.row_group_rows)
         except ShardsLocked as error:
+            # Once: a walker may stand by for days.
             if not told:
                 log.info("%s; standing by", error)
             told = True

@@ -108,6 +108,7 @@ class _Table:
         hashes = np.concatenate(ids)
         order = np.argsort(hashes)
         self._hashes, self._numbers = hashes[order], np.concatenate(values)[order]
+        # Or two documents have one hash: with a million of them, once in 37 million tables (2**64 hashes).
         if (self._hashes[1:] == self._hashes[:-1]).any():
             raise ShardError(f"{path}: a document has two rows")
 

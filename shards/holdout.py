@@ -33,6 +33,7 @@ def choose_hosts(directory: Path | str, manifest: Manifest, share: float) -> tup
     chosen: list[str] = []
     held = 0
 
+    # Any bits of a hash would do, but hosts are chosen again where nothing is recorded: these give the same.
     def order(host: str) -> int:
         return int.from_bytes(hashlib.blake2b(host.encode(), digest_size=4).digest(), "little")
 

@@ -105,6 +105,7 @@ def parsed_id(of: str) -> tuple[int, int]:
     return int(fingerprint, 16), int(fetch_no)
 
 
+# Of 32 bits: seven digits are more than is known of a score, and half the bytes of a shard's numbers.
 _ARROW: dict[Any, pa.DataType] = {
     str: pa.string(),
     str | None: pa.string(),

@@ -10,10 +10,6 @@ two texts of overlap s share at least one of `count` bands of `rows` values with
 (Khan et al. 2024), bands in a Bloom filter instead of an index. And if not, which share of its shingles is
 new: a Bloom filter of a sixteenth of them, chosen by their hashes (DCLM's BFF has all of them). That counts
 what many pages have in common, licences and menus, which a comparison of pairs does not see.
-
-Time for 700 words whose hashes are known: 0.1 ms for a signature, 0.2 for a sketch. Memory of `Novelty`: 42
-bytes a text for the bands and about 66 for the shingles of 700 words; with what is free in the newest part of
-the filters, 110 to 220 MB for a million texts.
 """
 
 import math
@@ -38,6 +34,9 @@ SEEN = 14, 8
 # signatures, kept for the held-out side, agree in this share of their values.
 HELD_OUT, OVERLAP = (32, 4), 0.7
 
+# Time for 700 words whose hashes are known: 0.1 ms for a signature, 0.2 for a sketch. Memory of `Novelty`:
+# 42 bytes a text for the bands and about 66 for the shingles of 700 words; with what is free in the newest
+# part of the filters, 110 to 220 MB for a million texts.
 # Bits of a filter for each key. 1e-5 of the bands that were not added are found all the same, so less than
 # 0.0002 of new texts by one of their 14; with half the bits that would be 4 %.
 _BITS_OF_A_BAND = 24
@@ -49,6 +48,7 @@ _SAMPLED = np.uint64((1 << 64) // 16)
 _FIRST_BITS = 1 << 22
 # Shingles permuted at once: 1 MB of numbers, which stays in the processor's cache.
 _BLOCK = 2048
+# Any seed would do, but filters that were saved know only keys of this one.
 _numbers = np.random.default_rng(5381)
 _scale = _numbers.integers(0, 1 << 32, size=(PERMUTATIONS, 1), dtype=np.uint32) | np.uint32(1)
 _offset = _numbers.integers(0, 1 << 32, size=(PERMUTATIONS, 1), dtype=np.uint32)
@@ -140,11 +140,6 @@ class Novelty:
         self._bands.add(of.bands)
         self._grams.add(of.sample)
 
-    @property
-    def nbytes(self) -> int:
-        """Memory of the filters."""
-        return self._bands.nbytes + self._grams.nbytes
-
     def state(self) -> dict[str, Any]:
         """What is needed to go on later, as arrays."""
         parts = {"bands": self._bands.state(), "grams": self._grams.state()}
@@ -193,10 +188,6 @@ class Bloom:
         """
         spots: Keys = keys[:, None] + self._steps * (mixed(keys) | np.uint64(1))[:, None]
         return spots
-
-    @property
-    def nbytes(self) -> int:
-        return sum(part.nbytes for part in self._parts)
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on later, as arrays."""

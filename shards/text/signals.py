@@ -4,9 +4,6 @@ The names are those of RedPajama-V2 (Weber et al. 2024), most of whose signals a
 and C4's (Raffel et al. 2020). Two things are otherwise than there. Structure is measured outside code
 fences: a listing has other statistics than prose, and a page that explains code is not worse for it. And
 what RedPajama-V2 keeps line by line is the share of lines here. All of them cost about 0.6 ms for 700 words.
-
-numpy is imported where it is used: the first look at a page, in extraction children, needs none of that, and
-a child without numpy weighs 73 MB less.
 """
 
 import math
@@ -19,6 +16,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+# Imported where it is used: the first look at a page, in extraction children, needs none of that, and a child
+# without numpy weighs 73 MB less.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -141,19 +140,18 @@ class Signals:
         return repeated / max(1, sum(map(len, self.lines)))
 
     @cached_property
-    def _top_ngrams(self) -> dict[int, float]:
-        """For n from 2 to 4, the share of characters covered by the most frequent n-gram of words, if any
-        recurs.
+    def top_ngrams(self) -> dict[int, float]:
+        """For n from 2 to 4, the share of characters covered by the most frequent n-gram of words.
 
-        Of several as frequent it is the first.
+        Of several as frequent it is the first; 0 if none recurs.
         """
         import numpy as np
 
         ids = {word: number for number, word in enumerate(self._counts)}
         words = np.fromiter(map(ids.__getitem__, self.words), dtype=np.uint64, count=len(self.words))
-        found: dict[int, float] = {}
+        found = {2: 0.0, 3: 0.0, 4: 0.0}
         grams = words
-        for n in (2, 3, 4):
+        for n in found:
             grams = grams[:-1] * GOLDEN + words[n - 1 :]
             ordered = np.sort(grams)
             starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
@@ -164,10 +162,6 @@ class Signals:
             at = int(np.isin(grams, ordered[starts[counts == most]]).argmax())
             found[n] = most * len(" ".join(self.words[at : at + n])) / max(1, len(self.prose))
         return found
-
-    def top_ngram_characters(self, n: int) -> float:
-        """Share of characters covered by the most frequent word n-gram, n from 2 to 4; 0 if none repeats."""
-        return self._top_ngrams.get(n, 0.0)
 
     @cached_property
     def columns(self) -> dict[str, float]:
@@ -186,9 +180,9 @@ COLUMNS: dict[str, Callable[[Signals], float]] = {
     "rps_doc_frac_unique_words": lambda s: s.unique_word_fraction,
     "rps_doc_unigram_entropy": lambda s: s.unigram_entropy,
     "rps_doc_stop_word_fraction": lambda s: s.stop_word_fraction,
-    "rps_doc_frac_chars_top_2gram": lambda s: s.top_ngram_characters(2),
-    "rps_doc_frac_chars_top_3gram": lambda s: s.top_ngram_characters(3),
-    "rps_doc_frac_chars_top_4gram": lambda s: s.top_ngram_characters(4),
+    "rps_doc_frac_chars_top_2gram": lambda s: s.top_ngrams[2],
+    "rps_doc_frac_chars_top_3gram": lambda s: s.top_ngrams[3],
+    "rps_doc_frac_chars_top_4gram": lambda s: s.top_ngrams[4],
     "rps_doc_frac_lines_end_with_ellipsis": lambda s: s.ellipsis_line_fraction,
     "rps_lines_start_with_bulletpoint": lambda s: s.bullet_line_fraction,
     "rps_lines_ending_with_terminal_punctution_mark": lambda s: s.terminated_line_fraction,

@@ -66,7 +66,7 @@ def test_the_most_frequent_ngram_is_the_first_that_a_counter_finds(words):
         wanted = 0.0
         if grams and (top := grams.most_common(1)[0])[1] > 1:
             wanted = top[1] * len(" ".join(top[0])) / len(text)
-        assert Signals(text).top_ngram_characters(n) == pytest.approx(wanted)
+        assert Signals(text).top_ngrams[n] == pytest.approx(wanted)
 
 
 @given(st.text())
