@@ -60,7 +60,7 @@ def rank(directory: Path, report: Report) -> Ranking | None:
 
 
 def _rank(web: WebGraph, report: Report) -> Ranking:
-    pages = web.documents.pages
+    pages = web.pages
     report("PageRank", 0, _STEPS)
     ranks = pagerank(web.graph)
     numbers = {"pagerank": ranks[pages]}
@@ -77,8 +77,8 @@ def _rank(web: WebGraph, report: Report) -> Ranking:
     for name in ("pagerank", "harmonic"):
         numbers[f"host_{name}"] = hosts[name].to_numpy()[web.host[pages]]
         numbers[f"domain_{name}"] = domains[name][web.host[pages]]
-    table = pa.table({"id": web.documents.ids, **numbers})
-    return Ranking(table, hosts, web.documents.urls, web.graph.nodes, len(web.graph.sources))
+    table = pa.table({"id": web.ids, **numbers})
+    return Ranking(table, hosts, web.urls, web.graph.nodes, len(web.graph.sources))
 
 
 def _harmonic(graph: Graph, fetched: NDArray[np.bool_]) -> Floats:
@@ -96,7 +96,7 @@ def _hosts(web: WebGraph, ranks: Floats) -> pa.Table:
     count = len(web.hosts)
     known = web.host >= 0
     graph = web.graph.grouped(web.host, count)
-    documents = np.bincount(web.host[np.unique(web.documents.pages)], minlength=count)
+    documents = np.bincount(web.host[np.unique(web.pages)], minlength=count)
     return pa.table(
         {
             "host": web.hosts,

@@ -26,21 +26,16 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Documents:
-    """All documents of a corpus, in its order; (documents,) each."""
-
-    ids: pa.ChunkedArray
-    urls: pa.ChunkedArray
-    pages: NDArray[np.int64]
-    """The node of each document's URL: several, if it was fetched again."""
-
-
-@dataclass(frozen=True)
 class WebGraph:
     """Pages, fetched or only linked to, the links between them, and their hosts."""
 
     graph: Graph
-    documents: Documents
+    ids: pa.ChunkedArray
+    """(documents,): of all documents, in the corpus's order."""
+    urls: pa.ChunkedArray
+    """(documents,)"""
+    pages: NDArray[np.int64]
+    """(documents,): the node of each one's URL; several have one, if it was fetched again."""
     karma: NDArray[np.float64]
     """(nodes,): of the latest document of a page, 0 if there is none."""
     fetched: NDArray[np.bool_]
@@ -114,8 +109,8 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     for number in np.argsort(fetches, kind="stable"):
         found[pages[number]] = karma[number]
     known, host = _used(list(names), host)
-    documents = Documents(pa.chunked_array(ids), pa.chunked_array(urls), pages)
-    return WebGraph(_graph(nodes, parts), documents, found, fetched, known, host)
+    graph = _graph(nodes, parts)
+    return WebGraph(graph, pa.chunked_array(ids), pa.chunked_array(urls), pages, found, fetched, known, host)
 
 
 def _documents(rows: list[dict[str, Any]], names: Names) -> _Rows:

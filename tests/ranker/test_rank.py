@@ -113,7 +113,7 @@ def test_only_the_latest_fetch_of_a_page_counts(tmp_path):
     new = [(page(A, 2, karma=7.0), [link(A, C, 2)])]
     web = graph_of(write(tmp_path, new, old))
     assert found(web, (A, C)) == {(A, C)}
-    assert web.karma[web.documents.pages].tolist() == [7.0, 7.0]
+    assert web.karma[web.pages].tolist() == [7.0, 7.0]
     assert web.hosts == ["a.example", "b.example"]
 
 
