@@ -38,11 +38,7 @@ class Extractors:
     """
 
     def __init__(
-        self,
-        extract: Callable[..., Extracted],
-        processes: int,
-        seconds: float,
-        megabytes: int = _MEGABYTES,
+        self, extract: Callable[..., Extracted], processes: int, seconds: float, megabytes: int = _MEGABYTES
     ) -> None:
         self._idle: asyncio.LifoQueue[_Extractor] = asyncio.LifoQueue()
         self._children = [_Extractor(extract, seconds, megabytes) for _ in range(processes)]

@@ -281,7 +281,7 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
     targets = [targets for _, targets, _ in found.values()]
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         name: np.array([values[name] for _, _, values in found.values()], kind)
         for name, kind in _COLUMNS.items()
     }
