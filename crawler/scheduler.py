@@ -31,7 +31,7 @@ from twisted.python.failure import Failure
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost
 from crawler.fetch.failures import classify
-from crawler.fetch.robots import VALID_SECONDS, HostRules, Moved, RobotsRedirects, Rules, retry_at
+from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
@@ -250,11 +250,11 @@ class FrontierScheduler(BaseScheduler):
     async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
         location = (response.headers.get("Location") or b"").decode("latin-1")
-        rules = await self._redirects.read(
+        rules, moved = await self._redirects.read(
             response.url, response.status, location, response.body, host=lease.host, hops=hops
         )
-        if isinstance(rules, Moved):
-            yield self._robots_request(lease, rules.url, hops + 1)
+        if moved:
+            yield self._robots_request(lease, moved, hops + 1)
         else:
             await asyncio.to_thread(self._store_rules, lease, rules, held.cost)
 

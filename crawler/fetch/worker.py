@@ -26,7 +26,6 @@ from crawler.fetch.robots import (
     MOST_BYTES,
     VALID_SECONDS,
     HostRules,
-    Moved,
     RobotsRedirects,
     Rules,
     product_token,
@@ -254,13 +253,13 @@ class LeaseSpider(Spider):
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
         location = _header(response, "Location")
-        text = await self._redirects.read(
+        text, moved = await self._redirects.read(
             response.url, response.status, location, response.body, host=lease.host, hops=hops
         )
-        if isinstance(text, Moved):
+        if moved:
             # A lease that is not ended is given back when the spider closes.
             if not self._closing:
-                await self._fetch(lease, text.url, hops + 1)
+                await self._fetch(lease, moved, hops + 1)
             return
         if text is None:
             await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)

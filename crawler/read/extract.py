@@ -115,12 +115,7 @@ class Extractor:
             digest = _digest(text) if reason and text else ""
             seen = text[:_SEEN_CHARACTERS] if reason not in ("", DUPLICATE) else ""
         return Extracted(
-            title=title,
-            text=seen,
-            opt_out=heard.signals,
-            links=links,
-            reason=reason,
-            content_sha256=digest,
+            title=title, text=seen, opt_out=heard.signals, links=links, reason=reason, content_sha256=digest
         )
 
 

@@ -35,11 +35,6 @@ class Ranking:
     links: int
 
 
-def path_of(directory: Path, manifest: Manifest) -> Path:
-    """Where the table of the documents of this snapshot is, once it was computed."""
-    return columns.path_of(directory, "rank", manifest)
-
-
 def rank(directory: Path, report: Report) -> Ranking | None:
     """Rank the corpus in `directory` as its manifest is now; None if that was done before.
 
@@ -49,13 +44,14 @@ def rank(directory: Path, report: Report) -> Ranking | None:
     manifest = Manifest.load(directory)
     # Of the link tables, as a commit of dropped pages adds links and no documents.
     links = hashlib.sha256("".join(shard.links.sha256 for shard in manifest.shards).encode()).hexdigest()
-    if columns.facts_of(path_of(directory, manifest)).get("links") == links:
+    path = columns.path_of(directory, "rank", manifest)
+    if columns.facts_of(path).get("links") == links:
         return None
     with columns.writing(directory):
         web = read_graph(ShardReader(directory, manifest, split="all"), report)
         found = _rank(web, report)
         columns.write(columns.path_of(directory, "hosts", manifest), found.hosts, manifest, links=links)
-        columns.write(path_of(directory, manifest), found.rank, manifest, links=links)
+        columns.write(path, found.rank, manifest, links=links)
     return found
 
 
