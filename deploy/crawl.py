@@ -1,15 +1,13 @@
 """`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
@@ -33,26 +31,22 @@ class NoServer(CrawlError):
     """No server runs. Commands that only read do not start one: it would stop with them."""
 
 
-@contextmanager
-def _serving(config: FrontierConfig) -> Iterator[tuple[str, EmbeddedServer | None]]:
-    """The URL of the server that `config` names, or of the embedded one in its data directory, and that."""
-    if config.redis_url:
-        yield config.redis_url, None
-        return
-    with EmbeddedServer(config.data / "redis", memory=config.memory) as server:
-        yield server.url, server
+def embedded(config: FrontierConfig) -> EmbeddedServer:
+    """The server in the data directory, for a crawl whose settings name no other; not started yet."""
+    return EmbeddedServer(config.data / "redis", memory=config.memory)
 
 
 @contextmanager
-def open_frontier(config: FrontierConfig) -> Iterator[Frontier]:
+def open_frontier(config: FrontierConfig, server: EmbeddedServer | None = None) -> Iterator[Frontier]:
     """The frontier on the server that `config` names, or on the embedded one, started if none runs."""
-    with _serving(config) as (url, _):
-        yield Frontier(connect(url), config)
+    server = server or embedded(config)
+    with nullcontext() if config.redis_url else server:
+        yield Frontier(connect(config.redis_url or server.url), config)
 
 
 def attach(config: FrontierConfig) -> Frontier:
     """The frontier as `open_frontier` has it, of a server that runs already; raises NoServer if none does."""
-    server = EmbeddedServer(config.data / "redis")
+    server = embedded(config)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
     return Frontier(connect(config.redis_url or server.url), config)
@@ -70,22 +64,10 @@ def begin(frontier: Frontier, rules: FrontierConfig, crawl: CrawlConfig, seeds: 
     return frontier.put_seeds(seeds)
 
 
-def stop_if_disk_is_short(frontier: Frontier, data: Path, crawl: CrawlConfig) -> bool:
-    """Stop the crawl if the disk with `data` has less free than its reserve; returns whether that is so."""
-    short = shutil.disk_usage(data).free < crawl.disk_reserve_gigabytes * 1e9
-    if short:
-        frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
-    return short
-
-
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Turn SIGTERM into a KeyboardInterrupt, as Ctrl-C is, inside the block."""
-
-    def interrupt(_signum: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
@@ -99,8 +81,10 @@ class Crawl:
         crawl.check_user_agent()
         crawl.check_lease(frontier.lease_seconds)
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
-        self.data = frontier.data
-        self._embedded: EmbeddedServer | None = None
+        self._data = frontier.data
+        self._settings = frontier.data / "tinylm.toml"
+        self._server = embedded(frontier)
+        self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: list[float] = []
 
     def run(
@@ -111,65 +95,56 @@ class Crawl:
         Raises CrawlError if the server or, again and again, another part dies, or if the walker ends before
         all that was fetched is in a shard; nothing is lost then.
         """
-        self.data.mkdir(parents=True, exist_ok=True)
+        self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
-        with sigterm_as_interrupt(), _serving(config) as (url, self._embedded):
-            frontier = Frontier(connect(url), config)
-            begin(frontier, self._frontier_config, self._crawl, seeds)
-            settings = self.data / "tinylm.toml"
-            shared = replace(config, redis_url=url, data=self.data.resolve())
-            write_file(settings, frontier=shared, crawl=self._crawl, walk=self._walk)
-            environment = inherited_environment(settings)
+        with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
+            begin(frontier, config, self._crawl, seeds)
+            url = config.redis_url or self._server.url
+            shared = replace(config, redis_url=url, data=self._data.resolve())
+            write_file(self._settings, frontier=shared, crawl=self._crawl, walk=self._walk)
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
-            parts = {name: self._start(name, environment) for name in names}
+            self._parts = {name: self._start(name) for name in names}
             try:
                 with show(frontier) as refresh:
-                    reason = self._watch(frontier, parts, environment, refresh)
+                    reason = self._watch(frontier, refresh)
             except ServerError:
                 self._check_server()  # that it died says more than that it does not answer
                 raise
             finally:
                 # Workers first: the walker then judges the last pages they fetched, and commits.
-                workers = [process for name, process in parts.items() if name != "walk"]
-                stop(workers, patience=self._crawl.timeout + 10)
-                stop([parts["walk"]], patience=_DRAIN_SECONDS)
-            if code := parts["walk"].returncode:
+                walker = self._parts.pop("walk")
+                stop(self._parts.values(), patience=self._crawl.timeout + 10)
+                stop([walker], patience=_DRAIN_SECONDS)
+            if walker.returncode:
                 raise CrawlError(
-                    f"walk ended with code {code} before all pages were in a shard: "
+                    f"walk ended with code {walker.returncode} before all pages were in a shard: "
                     f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
                 )
             return reason
 
-    def _start(self, name: str, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, name: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
-        return start(argv, log=self._log(name), env=environment)
+        return start(argv, log=self._log(name), env=inherited_environment(self._settings))
 
     def _log(self, name: str) -> Path:
-        return self.data / "logs" / f"{name}.log"
+        return self._data / "logs" / f"{name}.log"
 
-    def _watch(
-        self,
-        frontier: Frontier,
-        parts: dict[str, subprocess.Popen[bytes]],
-        environment: dict[str, str],
-        refresh: Callable[[], None],
-    ) -> str:
+    def _watch(self, frontier: Frontier, refresh: Callable[[], None]) -> str:
         """Why the crawl is over. Not before a walker is up: one that is stopped earlier commits nothing."""
         idle = 0
         while True:
             time.sleep(_POLL_SECONDS)
             refresh()
             self._check_server()
-            stop_if_disk_is_short(frontier, self.data, self._crawl)
             walker = frontier.published("walker")
             if walker and (reason := frontier.reached()):
                 return reason
-            for name, process in parts.items():
-                if process.poll() is not None:
+            for name, process in self._parts.items():
+                if (code := process.poll()) is not None:
                     if name == "walk":
                         frontier.publish("walker", {})
-                    parts[name] = self._restart(name, process, environment)
+                    self._parts[name] = self._restart(name, code)
             # When the walker said where it is, all that came in was judged and what came of it queued.
             resting = (
                 frontier.finished()
@@ -182,20 +157,19 @@ class Crawl:
                 return "nothing left to fetch"
 
     def _check_server(self) -> None:
-        if self._embedded and not self._embedded.alive():
+        if not self._server.alive():
             raise CrawlError(
                 "the embedded server died; nothing but its last second is lost: start the same command again"
             )
 
-    def _restart(
-        self, name: str, process: subprocess.Popen[bytes], environment: dict[str, str]
-    ) -> subprocess.Popen[bytes]:
+    def _restart(self, name: str, code: int) -> subprocess.Popen[bytes]:
+        """Start a part that ended with `code` again; raises CrawlError if that will not help."""
         now = time.monotonic()
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
         # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
-        if process.returncode == 2 or len(self._restarts) > _MOST_RESTARTS:
-            raise CrawlError(f"{name} ended with code {process.returncode}: {_last_line(self._log(name))}")
-        return self._start(name, environment)
+        if code == 2 or len(self._restarts) > _MOST_RESTARTS:
+            raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}")
+        return self._start(name)
 
 
 def _last_line(log: Path) -> str:

@@ -19,9 +19,11 @@ from crawler.read.pool import Times
 _RATE_SECONDS = 10.0
 # Without an answer for two timeouts of a response, workers are asked after.
 _QUIET_SECONDS = 60.0
+# Between two lines where the output is no terminal: a crawl of 12 hours is 8,640 lines of log.
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
+# As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
 
@@ -85,9 +87,6 @@ class StatusReader:
         return max(0, fetched - before) / (now - then) if now > then else 0.0
 
 
-# In a sentence
-
-
 class Verdict(NamedTuple):
     """How it goes in one sentence; `level` is good, wait, done or bad."""
 
@@ -133,9 +132,6 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
         spent = f"{idle['budget_spent']:,} hosts have spent their pages_per_host"
         return Verdict("done", f"Nothing left to fetch: {spent}, and the others have nothing queued.")
     return Verdict("done", "Nothing left to fetch.")
-
-
-# On a terminal
 
 
 def line(status: Status) -> str:

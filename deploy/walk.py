@@ -5,6 +5,7 @@ A quality model that needs torch runs in a child of the walker, which itself nev
 
 import logging
 import os
+import shutil
 import signal
 import threading
 from contextlib import closing, nullcontext
@@ -14,7 +15,6 @@ from pathlib import Path
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.spill import Spill
-from deploy.crawl import stop_if_disk_is_short
 from ranker.config import WalkConfig
 from ranker.judge.quality import QualityModel, open_model
 from ranker.walker import Walker
@@ -41,7 +41,10 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
 
     def stop() -> bool:
         beat()
-        return stopping.is_set() or stop_if_disk_is_short(frontier, config.data, crawl)
+        if shutil.disk_usage(config.data).free >= crawl.disk_reserve_gigabytes * 1e9:
+            return stopping.is_set()
+        frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
+        return True
 
     # What memory has no room for goes to disk, if the crawl has one.
     spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()

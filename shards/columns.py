@@ -20,8 +20,7 @@ from shards.files import is_url
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
 from shards.schema import DOCUMENTS
-from shards.writer import locked
-from tinylm.files import replacing
+from shards.writer import locked, write_table
 
 FOLDER = "columns"
 _SNAPSHOT = "manifest"
@@ -51,15 +50,7 @@ def writing(directory: Path | str) -> BinaryIO:
 
 def write(path: Path, table: pa.Table, manifest: Manifest, **facts: str) -> None:
     """Make `table`, computed from `manifest`, the file `path`, with `facts` in its metadata."""
-    facts = {_SNAPSHOT: manifest.fingerprint, **facts}
-    with replacing(path) as temporary:
-        pq.write_table(
-            table.replace_schema_metadata(facts),
-            temporary,
-            compression="zstd",
-            use_dictionary=False,
-            write_page_checksum=True,
-        )
+    write_table(path, table.replace_schema_metadata({_SNAPSHOT: manifest.fingerprint, **facts}))
 
 
 def facts_of(path: Path) -> Mapping[str, str]:
@@ -83,7 +74,7 @@ def read_column(reader: ShardReader, name: str) -> Column:
     """
     path = None if name in DOCUMENTS.names else _table_with(reader, name)
     source = f"{path or reader.location}: column {name!r}"
-    if path is None and not _is_number(DOCUMENTS.field(name).type):
+    if path is None and name not in _numbers_in(DOCUMENTS):
         raise ShardError(f"{source} holds no numbers; there are: {', '.join(_numbers_in(DOCUMENTS))}")
     joined = path and _Table(path, name)
     values = {}
@@ -107,18 +98,16 @@ class _Table:
         self._path = path
         try:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                parts = [batch.columns for batch in file.iter_batches(columns=["id", name])]
-                hashes = np.concatenate(
-                    [np.zeros(0, np.int64), *(_hashes(ids.to_pylist()) for ids, _ in parts)]
-                )
-                values = (part[1].cast(pa.float64(), safe=False).fill_null(np.nan) for part in parts)
-                numbers = np.concatenate(
-                    [np.zeros(0), *(part.to_numpy(zero_copy_only=False) for part in values)]
-                )
+                ids, values = [np.zeros(0, np.int64)], [np.zeros(0)]
+                for batch in file.iter_batches(columns=["id", name]):
+                    ids.append(_hashes(batch["id"].to_pylist()))
+                    numbers = batch[name].cast(pa.float64(), safe=False).fill_null(np.nan)
+                    values.append(numbers.to_numpy(zero_copy_only=False))
         except _DAMAGE as error:
             raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
+        hashes = np.concatenate(ids)
         order = np.argsort(hashes)
-        self._hashes, self._numbers = hashes[order], numbers[order]
+        self._hashes, self._numbers = hashes[order], np.concatenate(values)[order]
         if (self._hashes[1:] == self._hashes[:-1]).any():
             raise ShardError(f"{path}: a document has two rows")
 
@@ -142,8 +131,7 @@ def _table_with(reader: ShardReader, name: str) -> Path:
     """The one table of the reader's snapshot that has this column."""
     if is_url(reader.location):
         raise ShardError(f"{reader.location}: tables in {FOLDER}/ are read beside a local corpus only")
-    current: list[Path] = []
-    stale: list[Path] = []
+    snapshots: dict[Path, str] = {}
     known = _numbers_in(DOCUMENTS)
     for path in sorted((Path(reader.location) / FOLDER).glob("*.parquet")):
         try:
@@ -152,16 +140,18 @@ def _table_with(reader: ShardReader, name: str) -> Path:
             raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
         if "id" not in schema.names:
             continue
-        of_snapshot = _facts(schema).get(_SNAPSHOT) == reader.manifest.fingerprint
-        known += _numbers_in(schema) if of_snapshot else []
+        snapshot = _facts(schema).get(_SNAPSHOT, "?")
+        known += _numbers_in(schema) if snapshot == reader.fingerprint else []
         if name in schema.names:
-            (current if of_snapshot else stale).append(path)
+            snapshots[path] = snapshot
+    current = [path for path, snapshot in snapshots.items() if snapshot == reader.fingerprint]
     if len(current) > 1:
         raise ShardError(f"{current[0]} and {current[1]}: both have a column {name!r}; move one away")
-    if not current and stale:
+    if not current and snapshots:
+        path, snapshot = snapshots.popitem()
         raise ShardError(
-            f"{stale[-1]}: computed from manifest {facts_of(stale[-1]).get(_SNAPSHOT, '?')[:12]}, this is "
-            f"{reader.manifest.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.location}`)"
+            f"{path}: computed from manifest {snapshot[:12]}, this is "
+            f"{reader.fingerprint[:12]}: compute it again (`tinylm shards rank {reader.location}`)"
         )
     if not current or name not in known:
         raise ShardError(
@@ -171,9 +161,6 @@ def _table_with(reader: ShardReader, name: str) -> Path:
     return current[0]
 
 
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
-
-
 def _numbers_in(schema: pa.Schema) -> list[str]:
-    return [field.name for field in schema if _is_number(field.type)]
+    is_integer, is_float = pa.types.is_integer, pa.types.is_floating
+    return [field.name for field in schema if is_integer(field.type) or is_float(field.type)]

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
-from shards.reader import RowGroup, ShardReader
+from shards.reader import Reader, RowGroup, documents_of
 from tinylm.files import read_json, write_json
 
 FILE_NAME = "listing.json"
@@ -79,50 +79,25 @@ class Listing:
         write_json(folder / FILE_NAME, asdict(self))
 
 
-class ParquetReader:
+class ParquetReader(Reader):
     """Reads the Parquet at `location` as `listing` (default: what lies there now) has it."""
 
     def __init__(self, location: Path | str, listing: Listing | None = None) -> None:
-        self.location = location
         self.listing = listing or Listing.of(location)
         self._folder = _folder_of(location)
         self._files = {file.name: file for file in self.listing.files}
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the listing."""
-        return self.listing.fingerprint
-
-    @property
-    def text_bytes(self) -> int:
-        """About how much text there is."""
-        return sum(file.text_bytes for file in self.listing.files)
-
-    @property
-    def row_groups(self) -> tuple[RowGroup, ...]:
-        """All row groups, by the names of their files."""
-        return tuple(
-            RowGroup(file.name, index, rows)
-            for file in self.listing.files
-            for index, rows in enumerate(file.row_groups)
-        )
+        files = ((file.name, file.row_groups) for file in self.listing.files)
+        text_bytes = sum(file.text_bytes for file in self.listing.files)
+        super().__init__(location, self.listing.fingerprint, text_bytes, files)
 
     def documents(
         self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
     ) -> list[dict[str, Any]]:
-        """Those `rows` of `group` that have a text, in order, each with `row`, its position in the group.
-
-        Raises ShardCorrupt if the file is missing, or another than was listed.
-        """
+        """Those `rows` that have a text."""
         table = self._read(group, [*{*columns, "text"}])
         numbers = np.arange(group.rows)[rows]
         numbers = numbers[table["text"].is_valid().to_numpy()[numbers]]
-        kept = table.select(columns).take(numbers).to_pylist()
-        return [{"row": row, **document} for row, document in zip(numbers.tolist(), kept, strict=True)]
-
-    def texts(self, group: RowGroup) -> list[str]:
-        """The texts of `group`, in order."""
-        return [document["text"] for document in self.documents(group)]
+        return documents_of(table.select(columns), numbers)
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         path, listed = f"{self._folder}/{group.shard}", self._files[group.shard]
@@ -136,10 +111,6 @@ class ParquetReader:
             raise ShardCorrupt(f"{path} was listed, but it is not there") from None
         except (pa.ArrowException, OSError) as error:
             raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
-
-
-# What is trained on: both have `fingerprint`, `text_bytes`, `row_groups`, `documents` and `texts`.
-Reader = ShardReader | ParquetReader
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:

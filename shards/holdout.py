@@ -25,9 +25,8 @@ def choose_hosts(directory: Path | str, manifest: Manifest, share: float) -> tup
     """
     sizes: Counter[str] = Counter()
     reader = ShardReader(directory, manifest, split="all")
-    for group in reader.row_groups:
-        for document in reader.documents(group, ("host", "text")):
-            sizes[document["host"]] += len(document["text"])
+    for document in _documents(reader):
+        sizes[document["host"]] += len(document["text"])
     if len(sizes) < 2:
         raise ShardError(f"{directory}: {len(sizes)} host(s), at least two are needed to hold one out")
     wanted = share * sizes.total()

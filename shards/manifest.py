@@ -89,6 +89,12 @@ class Manifest:
         return sum(shard.text_bytes for shard in self.shards)
 
     @property
+    def files(self) -> list[ShardEntry | FileEntry]:
+        """Every file of the corpus."""
+        of_shards = [file for shard in self.shards for file in shard.files]
+        return [*of_shards, self.state] if self.state else of_shards
+
+    @property
     def held_out_is_current(self) -> bool:
         """Whether nothing is held out, or every shard was looked at for near-duplicates of what is."""
         return not self.held_out or not self.shards or self.held_out.through == self.shards[-1].name
@@ -169,7 +175,6 @@ def _shard(entry: dict[str, Any]) -> ShardEntry:
     parts: dict[str, Any] = {
         "row_groups": tuple(entry["row_groups"]),
         "links": FileEntry(**entry["links"]),
+        "fetches": entry.get("fetches") and FileEntry(**entry["fetches"]),
     }
-    if fetches := entry.get("fetches"):
-        parts["fetches"] = FileEntry(**fetches)
     return ShardEntry(**(entry | parts))

@@ -5,7 +5,8 @@ verified on the way, so a flipped bit is an error that names the file and never 
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from shards.errors import ShardCorrupt
 from shards.files import open_bytes, size_of
-from shards.manifest import FileEntry, Manifest, ShardEntry
-from shards.schema import DOCUMENTS, FETCHES, INGREDIENTS, FetchRow, by_version
+from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
+from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, FetchRow
 from tinylm.files import sha256
 
 Split = Literal["train", "held_out", "all"]
@@ -33,7 +35,39 @@ class RowGroup:
     rows: int
 
 
-class ShardReader:
+class Reader(ABC):
+    """Text to train on at `location`, row group by row group; `files` are names and the rows of their groups.
+
+    `fingerprint` names the snapshot; `text_bytes` counts what it holds, on both sides of a split.
+    """
+
+    def __init__(
+        self,
+        location: Path | str,
+        fingerprint: str,
+        text_bytes: int,
+        files: Iterable[tuple[str, Iterable[int]]],
+    ) -> None:
+        self.location, self.fingerprint, self.text_bytes = location, fingerprint, text_bytes
+        self.row_groups = tuple(
+            RowGroup(name, index, rows) for name, groups in files for index, rows in enumerate(groups)
+        )
+
+    @abstractmethod
+    def documents(
+        self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
+    ) -> list[dict[str, Any]]:
+        """Those `rows` of `group` that are read, in order, each with `row`, its index in the group.
+
+        Raises ShardCorrupt if the file is missing, another than is pinned, or damaged.
+        """
+
+    def texts(self, group: RowGroup) -> list[str]:
+        """The texts of `group`, in order."""
+        return [document["text"] for document in self.documents(group)]
+
+
+class ShardReader(Reader):
     """Reads one split of the corpus at `location`, a folder or a URL, as `manifest` has it.
 
     By default that is the current one. What was taken down is in no split, even if that happened after
@@ -43,85 +77,61 @@ class ShardReader:
     def __init__(
         self, location: Path | str, manifest: Manifest | None = None, split: Split = "train"
     ) -> None:
-        self.location = location
         current = Manifest.load(location)
         self.manifest = manifest.with_tombstones(current.tombstones) if manifest else current
+        files = ((shard.name, shard.row_groups) for shard in self.manifest.shards)
+        super().__init__(location, self.manifest.fingerprint, self.manifest.text_bytes, files)
         self.split = split
         self._sizes = {shard.name: shard.bytes for shard in self.manifest.shards}
-        held_out = self.manifest.held_out
-        self._hosts = frozenset(held_out.hosts) if held_out else frozenset()
-        self._excluded = frozenset(held_out.excluded) if held_out else frozenset()
-
-    @property
-    def fingerprint(self) -> str:
-        """That of the manifest."""
-        return self.manifest.fingerprint
-
-    @property
-    def text_bytes(self) -> int:
-        """Of all texts, what is held out included."""
-        return self.manifest.text_bytes
-
-    @property
-    def row_groups(self) -> tuple[RowGroup, ...]:
-        """All row groups, in the order in which they were committed."""
-        return tuple(
-            RowGroup(shard.name, index, rows)
-            for shard in self.manifest.shards
-            for index, rows in enumerate(shard.row_groups)
-        )
+        held_out = self.manifest.held_out or HeldOut(hosts=())
+        self._hosts, self._excluded = frozenset(held_out.hosts), frozenset(held_out.excluded)
 
     def documents(
         self, group: RowGroup, columns: Sequence[str] = ("text",), rows: slice = slice(None)
     ) -> list[dict[str, Any]]:
-        """Those `rows` of `group` that are in the split, in order, each with `row`, its index in the group.
-
-        Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
-        """
-        wanted = list(dict.fromkeys([*columns, "id", "host", *(["url"] if self.manifest.tombstones else [])]))
-        numbers = range(group.rows)[rows]
-        table = self._read(group, wanted)
-        if len(numbers) < group.rows:
-            table = table.take(np.array(numbers, np.int64))
-        found = [{"row": row, **document} for row, document in zip(numbers, table.to_pylist(), strict=True)]
-        kept = [document for document in found if self._in_split(document)]
-        if len(wanted) == len(columns):
-            return kept
-        return [{name: document[name] for name in ("row", *columns)} for document in kept]
-
-    def texts(self, group: RowGroup) -> list[str]:
-        """The texts of `group` that are in the split, in order."""
-        return [document["text"] for document in self.documents(group)]
+        needed = ("id", "host", "url") if self.manifest.tombstones else ("id", "host")
+        table = self._read(group, list(dict.fromkeys([*columns, *needed])))
+        numbers = np.arange(group.rows)[rows]
+        return documents_of(table.select(list(columns)), numbers[self._in_split(table)[numbers]])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All documents of the split with all columns."""
         for group in self.row_groups:
             yield from self.documents(group, DOCUMENTS.names)
 
-    def _in_split(self, document: dict[str, Any]) -> bool:
-        manifest, host = self.manifest, document["host"]
-        if manifest.tombstones and manifest.is_taken_down(document["url"], host):
-            return False
+    def _in_split(self, table: pa.Table) -> NDArray[np.bool_]:
+        """For each row of a row group, with `id`, `host` and perhaps `url`, whether a reader gets it."""
+        stays = _not_taken_down(table, self.manifest)
         if self.split == "all":
-            return True
-        on_this_side = (host in self._hosts) == (self.split == "held_out")
-        return on_this_side and document["id"] not in self._excluded
+            return stays
+        held_out = self.split == "held_out"
+        pairs = zip(table["host"].to_pylist(), table["id"].to_pylist(), strict=True)
+        on_this_side = (
+            (host in self._hosts) == held_out and name not in self._excluded for host, name in pairs
+        )
+        return stays & np.fromiter(on_this_side, np.bool_, len(table))
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         damage = f"row group {group.index} is damaged"
         with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
-            there, later = by_version(columns, file.schema_arrow)
+            version = int((file.schema_arrow.metadata or {}).get(b"schema_version", 1))
+            there = [name for name in columns if ADDED.get(name, 1) <= version]
             table = file.read_row_group(group.index, columns=there, use_threads=False)
-            # A file from before these columns: null, as the schema allows of what came later.
-            for name in later:
-                table = table.append_column(
-                    DOCUMENTS.field(name), pa.nulls(len(table), DOCUMENTS.field(name).type)
-                )
             schema = pa.schema([*map(DOCUMENTS.field, columns)])
+            # A file from before these columns: null, as the schema allows of what came later.
+            for field in schema:
+                if field.name not in there:
+                    table = table.append_column(field, pa.nulls(len(table), field.type))
             if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
             table.validate(full=True)
             return table
+
+
+def documents_of(table: pa.Table, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The rows `numbers` of a row group's table, each with `row`, its number."""
+    kept = table.take(numbers).to_pylist()
+    return [{"row": row, **document} for row, document in zip(numbers.tolist(), kept, strict=True)]
 
 
 def read_links(location: Path | str, shard: ShardEntry) -> dict[str, pa.Array]:
@@ -151,10 +161,14 @@ def read_fetches(
 
 def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:
     """A table of documents or fetches, with `url` and `host`, less what was taken down."""
+    return table.filter(pa.array(_not_taken_down(table, manifest)))
+
+
+def _not_taken_down(table: pa.Table, manifest: Manifest) -> NDArray[np.bool_]:
     if not manifest.tombstones:
-        return table
+        return np.ones(len(table), np.bool_)
     pairs = zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
-    return table.filter(pa.array([not manifest.is_taken_down(*pair) for pair in pairs], pa.bool_()))
+    return np.fromiter((not manifest.is_taken_down(*pair) for pair in pairs), np.bool_, len(table))
 
 
 def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
@@ -197,9 +211,7 @@ def _opened(
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:
     """Every listed file whose bytes are not those that were committed, as (name, what is wrong)."""
-    manifest = Manifest.load(directory)
-    entries: list[Any] = [entry for shard in manifest.shards for entry in shard.files]
-    for entry in [*entries, *([manifest.state] if manifest.state else [])]:
+    for entry in Manifest.load(directory).files:
         path = Path(directory) / entry.name
         if not path.exists():
             yield entry.name, "missing"

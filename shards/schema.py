@@ -4,7 +4,7 @@ A new column is one line in one class, and `SCHEMA_VERSION` counts on: in `Docum
 find it (shards/text/content.py), in `COLUMNS` if it is measured of the text (shards/text/signals.py).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from types import NoneType
 from typing import Annotated, Any, get_args, get_type_hints
@@ -136,19 +136,11 @@ FETCHES = pa.schema(_columns(FetchRow), _METADATA)
 # Key of a file's metadata: the names of the numbers in that column, in their order, as a JSON list.
 INGREDIENTS = "ingredients"
 # The schema version that brought a column, of those that were not there from the first.
-ADDED = {column.name: column.metadata["since"] for column in fields(Document) if column.metadata} | {
-    name: column.since for name, column in COLUMNS.items()
+# All rule signals came with 2; one that is added now needs its own version here.
+ADDED = {
+    **{column.name: column.metadata["since"] for column in fields(Document) if column.metadata},
+    **dict.fromkeys(COLUMNS, 2),
 }
-
-
-def by_version(columns: Iterable[str], schema: pa.Schema) -> tuple[list[str], list[str]]:
-    """Of `columns`, those a file with this schema should have, and those that came after it was written."""
-    version = int((schema.metadata or {}).get(b"schema_version", 1))
-    there: list[str] = []
-    later: list[str] = []
-    for name in columns:
-        (there if ADDED.get(name, 1) <= version else later).append(name)
-    return there, later
 
 
 def row_of(document: Document) -> dict[str, Any]:

@@ -50,16 +50,16 @@ def purge(directory: Path, locate: Locate) -> Purged:
         if shards != before.shards:
             writer.update(shards=shards, held_out=_held_out(before, shards, gone))
             writer.remove_unlisted()
-        return Purged(before.rows - writer.manifest.rows, gone.links, gone.fetches)
+        return Purged(*gone.rows)
 
 
 class _Gone:
-    """Which rows go; counts links and fetches of them."""
+    """Which rows go; counts documents, links and fetches of them in `rows`."""
 
     def __init__(self, directory: Path, manifest: Manifest, locate: Locate) -> None:
         self._manifest = manifest
         self._locate = locate
-        self.links = self.fetches = 0
+        self.rows = [0, 0, 0]
         self._fingerprints = {locate(what)[1] for what in manifest.tombstones if "://" in what}
         for shard in manifest.shards:
             for file in (shard, shard.fetches) if shard.fetches else (shard,):
@@ -75,24 +75,13 @@ class _Gone:
         """Whether the fetch with this id was of what goes."""
         return parsed_id(name)[0] in self._fingerprints
 
-    def without(self, documents: pa.Table) -> pa.Table:
-        """Documents or fetches."""
-        return without_taken_down(documents, self._manifest)
-
-    def without_fetches(self, fetches: pa.Table) -> pa.Table:
-        left = self.without(fetches)
-        self.fetches += fetches.num_rows - left.num_rows
-        return left
-
     def without_links(self, links: pa.Table) -> pa.Table:
         pairs = zip(links["src_id"].to_pylist(), links["dst_url"].to_pylist(), strict=True)
         stays = [
             not (self.fetched(source) or self._manifest.is_taken_down(url, self._locate(url)[0]))
             for source, url in pairs
         ]
-        left = links.filter(pa.array(stays, pa.bool_()))
-        self.links += links.num_rows - left.num_rows
-        return left
+        return links.filter(pa.array(stays, pa.bool_()))
 
 
 def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
@@ -103,20 +92,22 @@ def _rows(path: Path, *columns: str) -> Iterator[tuple[str, ...]]:
 
 def _rewrite(writer: ShardWriter, shard: ShardEntry, gone: _Gone) -> ShardEntry:
     """The entry of the shard without what goes; the same if all of it stays."""
-    tables = [_read(writer.directory / file.name) for file in shard.files]
-    filters = gone.without, gone.without_links, gone.without_fetches
-    documents, links, *fetches = left = [keep(table) for keep, table in zip(filters, tables, strict=False)]
-    if [len(table) for table in left] == [len(table) for table in tables]:
+    left: list[pa.Table] = []
+    fewer = [0, 0, 0]
+    for at, entry in enumerate(shard.files):
+        with pq.ParquetFile(writer.directory / entry.name) as file:
+            table = file.read()
+        of_links = entry is shard.links
+        left.append(gone.without_links(table) if of_links else without_taken_down(table, writer.manifest))
+        fewer[at] = len(table) - len(left[-1])
+    if not any(fewer):
         return shard
+    gone.rows = [*map(sum, zip(gone.rows, fewer, strict=True))]
+    documents, links, *fetches = left
     first_number = shard.name.removesuffix(".parquet").split("-")[1]
     number = f"{first_number}-{writer.manifest.version + 1:06d}"
     log = fetches[0] if fetches else None
     return writer.write_shard(number, documents, links, log, max(shard.row_groups, default=1))
-
-
-def _read(path: Path) -> pa.Table:
-    with pq.ParquetFile(path) as file:
-        return file.read()
 
 
 def _held_out(before: Manifest, shards: tuple[ShardEntry, ...], gone: _Gone) -> HeldOut | None:

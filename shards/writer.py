@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
@@ -44,6 +43,23 @@ def locked(directory: Path) -> BinaryIO:
     return held
 
 
+def write_table(
+    path: Path, table: pa.Table, dictionaries: Sequence[str] = (), row_group_rows: int | None = None
+) -> FileEntry:
+    """Make `table` the file `path`; the columns `dictionaries` have values that recur."""
+    with replacing(path) as temporary:
+        pq.write_table(
+            table,
+            temporary,
+            row_group_size=row_group_rows,
+            compression="zstd",
+            compression_level=_COMPRESSION_LEVEL,
+            use_dictionary=list(dictionaries),
+            write_page_checksum=True,
+        )
+    return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+
+
 class ShardWriter:
     """The one writer of a directory; a context manager that holds its lock.
 
@@ -56,17 +72,20 @@ class ShardWriter:
         self._row_group_rows = row_group_rows
         self._lock = locked(directory)
         try:
-            self.manifest = self._open_manifest(crawl_id)
+            self._open_manifest(crawl_id)
         except BaseException:
             self._lock.close()
             raise
+        self._begin_shard()
+
+    def _begin_shard(self) -> None:
         self._documents: list[dict[str, Any]] = []
         self._links: list[dict[str, Any]] = []
         self._fetches: list[dict[str, Any]] = []
         self._ingredients: dict[str, None] = {}
         self.buffered_bytes = 0
 
-    def _open_manifest(self, crawl_id: str) -> Manifest:
+    def _open_manifest(self, crawl_id: str) -> None:
         if not (self.directory / FILE_NAME).exists():
             if any(self.directory.glob("shard-*.parquet")):
                 raise ShardCorrupt(
@@ -74,22 +93,19 @@ class ShardWriter:
                     "restore it from a backup, or move them away"
                 )
             # At once, so that shards without a manifest are never taken for the remains of a crash.
-            return Manifest(crawl_id=crawl_id).save(self.directory)
-        manifest = Manifest.load(self.directory)
-        if crawl_id and manifest.crawl_id != crawl_id:
+            self.manifest = Manifest(crawl_id=crawl_id).save(self.directory)
+            return
+        self.manifest = Manifest.load(self.directory)
+        if crawl_id and self.manifest.crawl_id != crawl_id:
             raise ShardError(
-                f"{self.directory} holds crawl {manifest.crawl_id!r}, not {crawl_id!r}: "
+                f"{self.directory} holds crawl {self.manifest.crawl_id!r}, not {crawl_id!r}: "
                 "give this crawl a directory of its own"
             )
-        self.remove_unlisted(manifest)
-        return manifest
+        self.remove_unlisted()
 
-    def remove_unlisted(self, manifest: Manifest | None = None) -> None:
-        """Remove files that no manifest lists: a crash left them, or a commit replaced them."""
-        manifest = manifest or self.manifest
-        listed = {file.name for shard in manifest.shards for file in shard.files}
-        if manifest.state:
-            listed.add(manifest.state.name)
+    def remove_unlisted(self) -> None:
+        """Remove files that the manifest does not list: a crash left them, or a commit replaced them."""
+        listed = {file.name for file in self.manifest.files}
         for pattern in ("shard-*", "links-*", "fetches-*", "state-*", f"*{TEMPORARY_SUFFIX}"):
             for path in self.directory.glob(pattern):
                 if path.name not in listed:
@@ -98,12 +114,7 @@ class ShardWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -169,8 +180,7 @@ class ShardWriter:
         )
         # All files are complete; with this rename they are the corpus.
         self.manifest = manifest.save(self.directory)
-        self._documents, self._links, self._fetches, self.buffered_bytes = [], [], [], 0
-        self._ingredients = {}
+        self._begin_shard()
         if before and before != learned:
             (self.directory / before.name).unlink(missing_ok=True)
         return self.manifest
@@ -184,11 +194,16 @@ class ShardWriter:
         self, number: str, documents: pa.Table, links: pa.Table, fetches: pa.Table | None, rows: int
     ) -> ShardEntry:
         """Write a shard's files, documents in row groups of `rows`; no corpus has them until a commit."""
-        of_links = self._write_table(f"links-{number}.parquet", links, None)
-        of_fetches = None
-        if fetches is not None:
-            of_fetches = self._write_table(f"fetches-{number}.parquet", fetches, None)
-        of_documents = self._write_table(f"shard-{number}.parquet", documents, rows)
+        # Values that hardly recur: a dictionary of them would only be written beside them.
+        plain = ("id", "text", "content_sha256")
+
+        def write(name: str, table: pa.Table, rows: int | None = None) -> FileEntry:
+            repeated = [column for column in table.schema.names if column not in plain]
+            return write_table(self.directory / f"{name}-{number}.parquet", table, repeated, rows)
+
+        of_links = write("links", links)
+        of_fetches = None if fetches is None else write("fetches", fetches)
+        of_documents = write("shard", documents, rows)
         full, rest = divmod(documents.num_rows, rows)
         return ShardEntry(
             name=of_documents.name,
@@ -200,23 +215,6 @@ class ShardWriter:
             links=of_links,
             fetches=of_fetches,
         )
-
-    def _write_table(self, name: str, table: pa.Table, row_group_rows: int | None) -> FileEntry:
-        path = self.directory / name
-        with replacing(path) as temporary:
-            pq.write_table(
-                table,
-                temporary,
-                row_group_size=row_group_rows,
-                compression="zstd",
-                compression_level=_COMPRESSION_LEVEL,
-                # Values that hardly recur: a dictionary of them would only be written beside them.
-                use_dictionary=[
-                    name for name in table.schema.names if name not in ("id", "text", "content_sha256")
-                ],
-                write_page_checksum=True,
-            )
-        return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
 
     def state(self) -> bytes | None:
         """What `commit` was last given as state; None if nothing was.

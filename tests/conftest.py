@@ -20,11 +20,19 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import redis
+from hypothesis import settings
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier, Lease, connect
 from crawler.frontier.server import EmbeddedServer
 from crawler.page import Page
+
+# Tests run three at a time on two cores, where threads of one torch would wait for those of another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# No example is late: other tests run beside it.
+settings.register_profile("beside others", deadline=None)
+settings.load_profile("beside others")
 
 SYSTEM_SERVER = shutil.which("redis-server") or shutil.which("valkey-server")
 

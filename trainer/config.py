@@ -249,14 +249,10 @@ class SamplingConfig:
 
 def as_json(config: TrainConfig | ModelConfig) -> dict[str, Any]:
     """All fields as JSON values, nested dataclasses as objects."""
-    fields = asdict(config)
-    return {name: _as_json(value) for name, value in fields.items()}
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, Path):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
+    return {
+        name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(config).items()
+    }
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

@@ -1,15 +1,19 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
 import signal
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
 from crawler.config import CrawlConfig, FrontierConfig
 from ranker.config import WalkConfig
 from tinylm.config import layers
+
+if TYPE_CHECKING:
+    from crawler.seeds.seed import Seed
 
 # What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
@@ -30,24 +34,27 @@ def crawl(
     Each seed is a URL, a file of URLs, or a dump of Reddit submissions (.zst, .xz, .ndjson). Without seeds a
     crawl goes on where it stopped.
     """
-    from crawler.seeds.read import read_seeds
     from deploy.crawl import Crawl
     from deploy.status import show_crawl
 
-    found = [seed for given in seeds for seed in read_seeds(given)]
-    reason = Crawl(frontier, crawl, walk).run(found, show_crawl)
+    reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
     print(f"done: {reason}; the corpus is in {frontier.shards}")
 
 
 @app.command(config=_FRONTIER)
 def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
-    from crawler.seeds.read import read_seeds
     from deploy.crawl import open_frontier
 
-    found = [seed for given in seeds for seed in read_seeds(given)]
+    found = _read(seeds)
     with open_frontier(frontier) as opened:
         print(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+
+
+def _read(given: Iterable[str]) -> "list[Seed]":
+    from crawler.seeds.read import read_seeds
+
+    return [seed for each in given for seed in read_seeds(each)]
 
 
 @app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
@@ -62,12 +69,11 @@ def begin(
     Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
     that reached a limit goes on when it is set higher.
     """
-    from crawler.seeds.read import read_seeds
     from deploy.crawl import begin as begin_crawl
     from deploy.crawl import open_frontier
 
     crawl.check_user_agent()
-    found = [seed for given in seeds for seed in read_seeds(given)]
+    found = _read(seeds)
     with open_frontier(frontier) as opened:
         given = begin_crawl(opened, frontier, crawl, found)
     print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
@@ -121,12 +127,11 @@ def walk(
 @app.command(config=_FRONTIER)
 def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Run the embedded server of a data directory in the foreground, for workers in other shells."""
-    from crawler.frontier.server import EmbeddedServer
+    from deploy.crawl import embedded, sigterm_as_interrupt
 
     # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with EmbeddedServer(frontier.data / "redis", memory=frontier.memory) as embedded:
-        print(f"--redis-url {embedded.url}", flush=True)
+    with sigterm_as_interrupt(), embedded(frontier) as started:
+        print(f"--redis-url {started.url}", flush=True)
         signal.pause()
 
 
@@ -136,12 +141,12 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     from rich.console import Console
 
     from deploy.crawl import attach
-    from deploy.status import StatusReader, table
+    from deploy.status import StatusReader, table, verdict
 
-    read = StatusReader(attach(frontier)).read()
+    attached = attach(frontier)
+    read = StatusReader(attached).read()
     Console().print(table(read))
-    if read.reached:
-        print(f"stopped: {read.reached}")
+    print(verdict(read, attached.config.backlog).text)
 
 
 @app.command(config=_FRONTIER)

@@ -79,7 +79,36 @@ def chat(
     run
         Directory of a fine-tuning run, or one of its checkpoints.
     """
-    converse(run, message, sampling)
+    from rich.console import Console
+
+    from trainer.generate import Generator
+    from trainer.post.chat import ConversationError
+
+    generator, options = Generator.load(run), asdict(sampling)
+    if message is not None:
+        print_stream(generator.chat([{"role": "user", "content": message}], **options))
+        return
+    console = Console()
+    console.print("Ctrl-D ends the conversation.", style="dim")
+    messages: list[Message] = []
+    while True:
+        try:
+            asked = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if not asked:
+            continue
+        messages.append({"role": "user", "content": asked})
+        try:
+            answer = print_stream(generator.chat(messages, **options))
+        except ConversationError as error:
+            answer = ""
+            console.print(str(error), style="red", markup=False)
+        # Roles take turns (the template knows nothing else): a question without an answer is forgotten.
+        if answer.strip():
+            messages.append({"role": "assistant", "content": answer})
+        else:
+            messages.pop()
 
 
 @export.command
@@ -106,43 +135,6 @@ def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp1
     from trainer.interop.gguf import export_gguf
 
     print(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
-
-
-def converse(run: Path, message: str | None, sampling: SamplingConfig) -> None:
-    """Answer `message`, or messages from the terminal until end of input.
-
-    A question without an answer, or too long for one, is forgotten: the conversation goes on without it.
-    """
-    from rich.console import Console
-
-    from trainer.generate import Generator
-    from trainer.post.chat import ConversationError
-
-    generator, options = Generator.load(run), asdict(sampling)
-    if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": message}], **options))
-        return
-    console = Console()
-    console.print("Ctrl-D ends the conversation.", style="dim")
-    messages: list[Message] = []
-    while True:
-        try:
-            asked = console.input("[bold]> [/bold]").strip()
-        except EOFError:
-            return
-        if not asked:
-            continue
-        messages.append({"role": "user", "content": asked})
-        try:
-            answer = print_stream(generator.chat(messages, **options))
-        except ConversationError as error:
-            answer = ""
-            console.print(str(error), style="red", markup=False)
-        # Roles take turns (the template knows nothing else), so a question cannot stay without its answer.
-        if answer.strip():
-            messages.append({"role": "assistant", "content": answer})
-        else:
-            messages.pop()
 
 
 def print_stream(pieces: Iterable[str]) -> str:

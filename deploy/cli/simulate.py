@@ -20,7 +20,8 @@ from ranker.replay.web import PAGERANK, RecordedWeb, read_edges, read_shards, re
 from tinylm.errors import ConfigError
 from tinylm.files import write_json
 
-_SHOWN = ("0.01", "0.1", "0.5", "1.0")  # shares of the budget whose recall is in the table
+# Shares of the budget whose recall is in the table, as the result names them.
+_SHOWN = ("0.01", "0.1", "0.5", "1.0")
 
 
 @Parameter(name="*")

@@ -1,11 +1,11 @@
 """`tinylm why`: what a URL promised, what that was made of, and what its fetch brought."""
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -13,8 +13,6 @@ from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.urls import canonicalize, fingerprint, locate
-from ranker.graph import Evidence, LinkGraph
-from ranker.policy.policy import Policy
 from ranker.policy.promise import WORDS
 from ranker.state import restored
 from shards.manifest import Manifest
@@ -23,20 +21,10 @@ from shards.schema import FetchRow
 from tinylm.errors import ConfigError
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
-_NEAR = 3  # fetched URLs named beside one that was not
-# Reads the graph and the policy as they were when the corpus in a directory was last committed.
-Restore = Callable[[Path], tuple[LinkGraph, Policy]]
+# Fetched URLs named beside one that was not.
+_NEAR = 3
 # A fetch, and what is known of its document; None if it was dropped.
 Fetched = tuple[FetchRow, Mapping[str, Any] | None]
-
-
-class Waiting(NamedTuple):
-    """What a queued URL promises now."""
-
-    policy: str
-    promise: float
-    ingredients: Mapping[str, float]
-    evidence: Evidence
 
 
 def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
@@ -48,40 +36,26 @@ def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = F
         Of the corpus; by default that of the crawl in --data.
     """
     corpus = directory or frontier.shards
-    run(corpus, url, restored if Manifest.load(corpus).state else None)
-
-
-def run(directory: Path, named: str, restore: Restore | None = None) -> None:
-    """Print what the corpus in `directory` and the walker's state, if `restore` reads it, say of a URL.
-
-    Raises ConfigError if `named` is no URL, ShardError if there is no corpus.
-    """
-    url = canonicalize(named)
-    if url is None:
-        raise ConfigError(f"{named}: not the address of a page")
+    manifest = Manifest.load(corpus)
+    page = canonicalize(url)
+    if page is None:
+        raise ConfigError(f"{url}: not the address of a page")
     console = Console()
-    console.print(url, soft_wrap=True, highlight=False)
-    manifest = Manifest.load(directory)
-    if manifest.is_taken_down(url, locate(url).host):
+    console.print(page, soft_wrap=True, highlight=False)
+    if manifest.is_taken_down(page, locate(page).host):
         console.print("was taken down: nothing is told of it")
-    elif fetched := fetches_of(directory, url):
+    elif fetched := fetches_of(corpus, manifest, page):
         _print_fetched(console, fetched)
-    elif restore and (found := waiting(*restore(directory), url)):
-        evidence = found.evidence
-        console.print(f"waits to be fetched, and promises {found.promise:.4f} by policy {found.policy}")
-        console.print(_found(evidence.karma, evidence.inlinks, evidence.depth))
-        _print_ingredients(console, found.ingredients, sum(found.ingredients.values()))
-    else:
-        console.print("was not fetched" if restore is None else "was never met")
+    elif not (manifest.state and _print_waiting(console, corpus, page)):
+        console.print("was never met" if manifest.state else "was not fetched")
         if any(shard.fetches is None for shard in manifest.shards):
             console.print("but of some shards the fetches were not logged")
-        for near in near_to(directory, url):
+        for near in near_to(corpus, manifest, page):
             console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
 
 
-def fetches_of(directory: Path, url: str) -> list[Fetched]:
+def fetches_of(directory: Path, manifest: Manifest, url: str) -> list[Fetched]:
     """Every fetch of a URL, oldest first."""
-    manifest = Manifest.load(directory)
     found: list[Fetched] = []
     for shard, urls in read_fetches(directory, manifest, ["url"]):
         # Most shards end here: one column was read. Those that have the URL are read with all of them.
@@ -99,22 +73,12 @@ def fetches_of(directory: Path, url: str) -> list[Fetched]:
     return sorted(found, key=lambda each: each[0].fetched_at)
 
 
-def waiting(graph: LinkGraph, policy: Policy, url: str) -> Waiting | None:
-    """What a URL promises; None if it does not wait to be fetched."""
-    row = graph.queued(fingerprint(url))
-    if row is None:
-        return None
-    rows = np.array([row])
-    ingredients = {name: float(values[0]) for name, values in policy.explain(rows)}
-    return Waiting(policy.name, float(policy.promise(rows)[0]), ingredients, graph.evidence(row))
-
-
-def near_to(directory: Path, url: str) -> list[str]:
+def near_to(directory: Path, manifest: Manifest, url: str) -> list[str]:
     """The `_NEAR` fetched URLs of the same host that share the longest beginning with `url`."""
     host = locate(url).host
     fetched = {
         other
-        for _, table in read_fetches(directory, Manifest.load(directory), ["url", "host"])
+        for _, table in read_fetches(directory, manifest, ["url", "host"])
         for other, its_host in zip(table["url"].to_pylist(), table["host"].to_pylist(), strict=True)
         if its_host == host
     }
@@ -125,6 +89,21 @@ def near_to(directory: Path, url: str) -> list[str]:
         return next((at for at, (a, b) in enumerate(pairs) if a != b), len(path))
 
     return heapq.nlargest(_NEAR, sorted(fetched), shared)
+
+
+def _print_waiting(console: Console, directory: Path, url: str) -> bool:
+    """Print what a URL promises by the walker's last state; False if it does not wait to be fetched."""
+    graph, policy = restored(directory)
+    row = graph.queued(fingerprint(url))
+    if row is None:
+        return False
+    rows = np.array([row])
+    ingredients = {name: float(values[0]) for name, values in policy.explain(rows)}
+    evidence, promise = graph.evidence(row), float(policy.promise(rows)[0])
+    console.print(f"waits to be fetched, and promises {promise:.4f} by policy {policy.name}")
+    console.print(_found(evidence.karma, evidence.inlinks, evidence.depth))
+    _print_ingredients(console, ingredients, sum(ingredients.values()))
+    return True
 
 
 def _print_fetched(console: Console, fetched: list[Fetched]) -> None:

@@ -25,7 +25,8 @@ from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
 from tinylm.errors import ConfigError
 
-_SHUTDOWN_SECONDS = 3  # for answers on their way, at SIGTERM; a page asks again a second later
+# At SIGTERM, for answers on their way; a page asks again a second later.
+_SHUTDOWN_SECONDS = 3
 
 
 def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path]) -> FastAPI:
@@ -39,11 +40,8 @@ def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path
 
     @asynccontextmanager
     async def sampling(_: FastAPI) -> AsyncIterator[None]:
-        for sampled in (crawl, disk):
-            sampled.start()
-        yield
-        for sampled in (crawl, disk):
-            sampled.stop()
+        with crawl, disk:
+            yield
 
     app = FastAPI(title="tinylm", lifespan=sampling, docs_url=None, redoc_url=None, openapi_url=None)
     page = (Path(__file__).parent / "index.html").read_text()

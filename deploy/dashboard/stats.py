@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
@@ -22,12 +22,15 @@ from deploy.status import StatusReader, Verdict, verdict
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
+# The page asks as often. Half would be ten commands to the server twice a second that nobody sees.
 _READ_SECONDS = 1.0
+# Of the chart of speed: a point a reading, so 600 of them in every answer.
 _HISTORY_SECONDS = 600
 # A run is silent that logs nothing for a minute, or, with long steps, for five of its own pauses.
 _SILENT_SECONDS, _SILENT_PAUSES = 60.0, 5
 # More than a chart of the page has pixels. All of them are sent every second.
 _CURVE_POINTS = 500
+# Names of held-out hosts, some lines of text on the page; more end in an ellipsis.
 _HOSTS_SHOWN = 60
 
 log = logging.getLogger(__name__)
@@ -35,7 +38,7 @@ Figures = dict[str, Any]
 
 
 class Sampled:
-    """The latest result of `read`, called once a second in a thread between `start()` and `stop()`.
+    """The latest result of `read`, called once a second in a thread inside the block: a context manager.
 
     If `read` hangs or fails, the last result stays, and `age_seconds` and `error` say so.
     """
@@ -47,13 +50,13 @@ class Sampled:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="sample")
 
-    def start(self) -> None:
+    def __enter__(self) -> Self:
         self._thread.start()
+        return self
 
-    def stop(self) -> None:
-        """Ask the thread to end; one that waits for a server is not waited for."""
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
-        self._thread.join(_READ_SECONDS)
+        self._thread.join(_READ_SECONDS)  # one that waits for a server is not waited for
 
     def latest(self) -> Figures:
         """The last result with its `age_seconds` and the `error` since then, if any."""
@@ -72,9 +75,6 @@ class Sampled:
                 log.exception("a reading for the dashboard failed")
                 self._error = f"{type(error).__name__}: {error}"
             self._stopping.wait(_READ_SECONDS)
-
-
-# The crawl
 
 
 class CrawlReader:
@@ -114,9 +114,6 @@ class CrawlReader:
         }
 
 
-# The corpus
-
-
 class CorpusReader:
     """Reads the manifest of `directory` when it has changed."""
 
@@ -134,8 +131,7 @@ class CorpusReader:
         # A commit renames a new file into place. Reading a manifest of thousands of shards takes longer.
         identity = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
         if identity != self._seen:
-            self._figures = self._describe(stat.st_mtime)
-            self._seen = identity
+            self._figures, self._seen = self._describe(stat.st_mtime), identity
         return self._figures
 
     def _describe(self, committed_at: float) -> Figures:
@@ -157,9 +153,6 @@ class CorpusReader:
             "held_out": len(held_out.hosts),
             "excluded": len(held_out.excluded),
         }
-
-
-# Training
 
 
 class Curve:

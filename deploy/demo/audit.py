@@ -1,4 +1,4 @@
-"""What the local web's access log says of a crawler's manners: the other side's word for it."""
+"""What the local web's access log says of a crawler's manners."""
 
 import json
 from collections import defaultdict

@@ -6,24 +6,18 @@ function bodies, and signatures are cut from the text: `ast.unparse` takes longe
 
 import ast
 import re
-import tokenize
 import warnings
 from collections.abc import Iterator
 from html import escape
 from importlib.util import resolve_name
-from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
-
-from deploy.demo.sites import Web
 
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 # Not behind a quote: there the sign may be part of a string.
 _COMMENT = re.compile(r"(?:^|\s)#[^'\"\n]*$")
 # Between brackets that stood on lines of their own.
 _PADDING = re.compile(r"(?<=\() |,? (?=\))")
-# Characters; the rest of a longer one is in the source.
-_MAX_SIGNATURE = 600
 
 # A text is a row of these: code between fences; a session or a table, up to a blank line; and lines at the
 # margin with the indented ones that follow.
@@ -32,12 +26,15 @@ _CHUNK = re.compile(
     r"|(?P<code>(?:>>> |\| |\+[-=]|={2,} +=).*\n(?:.*\S.*\n)*)"
     r"|(?P<flush>(?:(?!>>> |```)\S.*\n)*)(?P<deeper>(?: +\S.*\n|\n)*)"
 )
-# A bullet, a number, or a field of Sphinx or Epytext (`:param x:`, `@param x:`).
-_ITEM = re.compile(r"(?:[-*+•]|\d{1,3}[.)]|[:@](?P<field>\w[^:`\n]*):)(?: +|$)", re.MULTILINE)
-# Lines that begin a block without a blank line before it; the last kind is a section of Google's ("Args:").
-_BLOCK_BEGINS = re.compile(
-    r"^(?=\.\. |#{1,6} |[-*+•] |\d{1,3}[.)] |[:@]\w[^:`\n]*:(?: |$)|[A-Z]\w+(?: \w+)?:$)", re.MULTILINE
+# A bullet, a number, a directive of which the words count, or the sign of a field of Sphinx or Epytext
+# (`:param x: the number`, `@param x: the number`).
+_ITEM = re.compile(
+    r"[-*+•] +|\d{1,3}[.)] +|\.\. (?:note|warning|tip|important|seealso|deprecated):: *"
+    r"|[:@](?=\w[^:`\n]*:(?: |$))",
+    re.MULTILINE,
 )
+# Lines that begin a block without a blank line before it; the last kind is a section of Google's ("Args:").
+_BLOCK_BEGINS = re.compile(rf"^(?=\.\. |#{{1,6}} |{_ITEM.pattern}|[A-Z]\w+(?: \w+)?:$)", re.MULTILINE)
 # Markdown's, or a title underlined or between two lines.
 _HEADING = re.compile(
     r"(?P<hashes>#{1,6}) +(?P<short>.*)\n"
@@ -45,22 +42,16 @@ _HEADING = re.compile(
 )
 # What a line across the page is made of.
 _RULE = "=-~*_^+ \n"
-# Directives of which the words count: they become items.
-_ADMONITION = re.compile(
-    r"^( *)\.\. (note|warning|tip|important|seealso|deprecated|versionadded|versionchanged)::", re.MULTILINE
-)
-_CODE_DIRECTIVE = re.compile(r"\.\. (?:code|code-block|sourcecode|testcode|doctest|parsed-literal|math)::")
-_OPTIONS = re.compile(r"\A(?: +:[\w-]+:.*\n)+")
-_GOOGLE_ENTRY = re.compile(r"^(\*{0,2}\w+(?: \([^)\n]*\))?):(?= )", re.MULTILINE)
+# What describes one name in a section of Google's: `x (int): the number`.
+_ENTRY = re.compile(r"^(\*{0,2}\w+(?: \([^)\n]*\))?):(?= )", re.MULTILINE)
 # How an indented block begins that is code and not a quotation.
 _CODE = re.compile(r">>> |\$ |import |from \w|def |class |@\w|#include|[\w.]+ = |[\w.]+\(.*\)$", re.MULTILINE)
+# Of escaped text: code, a role (:class:`C`) or a link, of which the words are kept; stress; Markdown's link.
 _INLINE = re.compile(
     r"``(?P<literal>.+?)``"
-    r"|:[\w:+-]+:`(?P<role>[^`]+)`"
-    r"|`(?P<text>[^`<]+?)\s*<(?P<url>[^`>]+)>`__?"
-    r"|\[(?P<label>[^\]\[\n]*)\]\((?P<address>[^)\s]+)[^)]*\)"
-    r"|`(?P<code>[^`]+)`_{0,2}"
-    r"|(?<![*\w])(?P<stars>\*{1,2})(?P<stressed>[^*\s][^*]*)(?P=stars)(?![*\w])",
+    r"|(?::[\w:+-]+:)?`~?(?P<quoted>[^`]+?)(?:\s+&lt;[^`]*&gt;)?`_{0,2}"
+    r"|(?<![*\w])\*{1,2}(?P<stressed>[^*\s][^*]*)\*{1,2}(?![*\w])"
+    r"|\[(?P<label>[^\]\[\n]*)\]\([^)\s]+[^)]*\)",
     re.DOTALL,
 )
 _BLANK = re.compile(r"^ +$", re.MULTILINE)
@@ -85,15 +76,6 @@ class ModuleDoc(NamedTuple):
     doc: str
     sections: tuple[Section, ...]
     imports: tuple[tuple[str, str], ...]
-
-
-def read_source(path: Path) -> str | None:
-    """The text of a source file by its declared encoding (PEP 263); None if it cannot be read."""
-    try:
-        with tokenize.open(path) as file:
-            return file.read()
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return None
 
 
 def parse_module(text: str, name: str, *, is_package: bool) -> ModuleDoc | None:
@@ -140,8 +122,7 @@ def _signature(node: _Definition, lines: list[str]) -> str:
         parts.append(_COMMENT.sub("", line).strip())
         if parts[-1].endswith(":"):
             break
-    text = _PADDING.sub("", " ".join(parts).removesuffix(" ...").removesuffix(":"))
-    return text if len(text) <= _MAX_SIGNATURE else text[:_MAX_SIGNATURE] + " ..."
+    return _PADDING.sub("", " ".join(parts).removesuffix(" ...").removesuffix(":"))
 
 
 def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
@@ -156,104 +137,63 @@ def _imports(tree: ast.Module, package: str) -> Iterator[tuple[str, str]]:
             yield from ((alias.asname or alias.name, f"{origin}.{alias.name}") for alias in node.names)
 
 
-class Links:
-    """Links from one page: names as the page's module sees them, addresses of projects that have a host."""
-
-    def __init__(self, web: Web, host: str, doc: ModuleDoc | None = None) -> None:
-        self._web = web
-        self._host = host
-        self._own = {section.name for section in doc.sections} if doc else set()
-        self._imports = dict(doc.imports) if doc else {}
-
-    def name(self, dotted: str) -> str | None:
-        """`Tensor`, imported from torch, leads where `torch.Tensor` is described; None if nowhere here."""
-        first, _, rest = dotted.partition(".")
-        if first in self._own:
-            return f"#{first}"
-        origin = self._imports.get(first, first)
-        found = self._web.module(f"{origin}.{rest}" if rest else origin)
-        if not found:
-            return None
-        module, inner = found
-        return self.module(module) + (f"#{inner.partition('.')[0]}" if inner else "")
-
-    def module(self, name: str) -> str:
-        """The page of a documented module."""
-        return self._path(self._web.host_of[name], f"/{name}.html")
-
-    def address(self, url: str) -> str | None:
-        """The home page of the host that documents the project at `url`."""
-        host = self._web.home(url)
-        return self._path(host, "/") if host else None
-
-    def used(self, doc: ModuleDoc) -> dict[str, str]:
-        """The imported modules that have a page, in order of their first import, and these pages."""
-        found = (self._web.module(dotted) for _, dotted in doc.imports)
-        return {module[0]: self.module(module[0]) for module in found if module}
-
-    def _path(self, host: str, path: str) -> str:
-        """A path on the same host (so that a mirror's pages stay on the mirror), or an absolute address."""
-        return path if host == self._host else f"http://{host}{path}"
-
-
-def to_html(text: str, links: Links, level: int = 2) -> str:
+def to_html(text: str, level: int = 2) -> str:
     """Paragraphs, headings from `<h{level}>` down, lists, definitions and code of a docstring or a README.
 
     It knows as much of reStructuredText, Markdown, Google's and NumPy's forms as tells prose from code; what
     it does not know stays text.
     """
-    text = _BLANK.sub("", dedent(_ADMONITION.sub(r"\1- \2:", text.expandtabs())))
-    return _BETWEEN_ITEMS.sub("", _blocks(text + "\n", links, level))
+    text = _BLANK.sub("", dedent(text.expandtabs()))
+    return _BETWEEN_ITEMS.sub("", _blocks(f"{text}\n", level))
 
 
-def _blocks(text: str, links: Links, level: int) -> str:
+def _blocks(text: str, level: int) -> str:
     html = ""
     for chunk in _CHUNK.finditer(text):
         if code := chunk["fenced"] or chunk["code"]:
             html += _pre(code)
             continue
         *before, last = _BLOCK_BEGINS.split(chunk["flush"] or "")
-        html += "".join(_block(block, "", links, level) for block in before)
-        html += _block(last, chunk["deeper"] or "", links, level)
+        html += "".join(_block(block, "", level) for block in before)
+        html += _block(last, chunk["deeper"] or "", level)
     return html
 
 
-def _block(flush: str, deeper: str, links: Links, level: int) -> str:
+def _block(flush: str, deeper: str, level: int) -> str:
     """The lines `flush`, which begin one block, and the `deeper` indented ones that may belong to it."""
     if found := _HEADING.match(flush):
         depth = len(found["hashes"]) - 1 if found["hashes"] else int(found["line"] != "=")
         tag = f"h{min(level + depth, 6)}"
-        rest = _block(flush[found.end() :], deeper, links, level)
-        return f"<{tag}>{inline(found['short'] or found['title'] or '', links)}</{tag}>\n{rest}"
+        rest = _block(flush[found.end() :], deeper, level)
+        return f"<{tag}>{inline(found['short'] or found['title'] or '')}</{tag}>\n{rest}"
     # Also true of no line at all: a text may begin with an indented block.
     if not flush.strip(_RULE):
-        return _indented(deeper, links, level)
-    attached = not deeper.startswith("\n")
-    # What a directive has to say is below it; a comment's or a target's text is kept too, if it is indented.
-    if flush.startswith(".."):
-        body = _OPTIONS.sub("", deeper)
-        return _pre(body) if _CODE_DIRECTIVE.match(flush) else _indented(body, links, level)
+        return _indented(deeper, level)
     if item := _ITEM.match(flush):
-        name = f"<code>{escape(item['field'].split()[-1])}</code>: " if item["field"] else ""
-        told = _LONE_PARAGRAPH.sub(r"\1", _blocks(flush[item.end() :] + dedent(deeper), links, level))
-        return f"<ul>\n<li>{name}{told}</li>\n</ul>\n"
-    if deeper.strip() and attached and flush.count("\n") == 1 and not flush.endswith("::\n"):
-        # One of Google's sections: what looks like an entry becomes an item.
-        if flush.endswith(":\n"):
-            entries = _GOOGLE_ENTRY.sub(r"- ``\1``:", dedent(deeper))
-            return f"<p>{inline(flush, links)}</p>\n{_blocks(entries, links, level)}"
-        told = _LONE_PARAGRAPH.sub(r"\1", _blocks(dedent(deeper), links, level))
-        return f"<dl><dt>{inline(flush, links)}</dt>\n<dd>{told}</dd></dl>\n"
-    literal = flush.endswith("::\n")
-    words = inline(flush.removesuffix(":\n") if literal else flush, links)
-    return f"<p>{words}</p>\n{_pre(deeper) if literal else _indented(deeper, links, level)}"
+        return f"<ul>\n<li>{_body(flush[item.end() :] + dedent(deeper), level)}</li>\n</ul>\n"
+    # The words of any other directive, and those of a comment that are kept, are below it.
+    if flush.startswith(".."):
+        is_code = flush.startswith((".. code", ".. sourcecode"))
+        return _pre(deeper) if is_code else _indented(deeper, level)
+    if flush.endswith("::\n"):
+        return f"<p>{inline(flush[:-2])}</p>\n{_pre(deeper)}"
+    # One line with indented ones right below: a term and its definition, or a section of Google's.
+    if flush.count("\n") == 1 and deeper.startswith(" "):
+        told = _body(_ENTRY.sub(r"- ``\1``:", dedent(deeper)), level)
+        return f"<dl><dt>{inline(flush)}</dt>\n<dd>{told}</dd></dl>\n"
+    return f"<p>{inline(flush)}</p>\n{_indented(deeper, level)}"
 
 
-def _indented(text: str, links: Links, level: int) -> str:
+def _body(text: str, level: int) -> str:
+    """The blocks of an item; one paragraph alone goes without its tags."""
+    return _LONE_PARAGRAPH.sub(r"\1", _blocks(text, level))
+
+
+def _indented(text: str, level: int) -> str:
     body = dedent(text).strip("\n")
     if not body or _CODE.match(body):
         return _pre(body)
-    quoted = _blocks(f"{body}\n", links, level)
+    quoted = _blocks(f"{body}\n", level)
     return f"<blockquote>\n{quoted}</blockquote>\n"
 
 
@@ -262,30 +202,14 @@ def _pre(text: str) -> str:
     return f"<pre><code>{escape(code, quote=False)}</code></pre>\n" if code else ""
 
 
-def inline(text: str, links: Links) -> str:
-    """HTML of a run of text: code, stress, roles and links; everything else escaped."""
-    parts: list[str] = []
-    end = 0
-    for match in _INLINE.finditer(text):
-        parts += (escape(text[end : match.start()], quote=False), _span(match, links))
-        end = match.end()
-    return "".join((*parts, escape(text[end:], quote=False))).strip()
+def inline(text: str) -> str:
+    """HTML of a run of text: code and stress; of links the words; everything else escaped."""
+    return _INLINE.sub(_span, escape(text, quote=False)).strip()
 
 
-def _span(match: re.Match[str], links: Links) -> str:
-    groups = {name: escape(found, quote=False) for name, found in match.groupdict().items() if found}
-    if code := groups.get("literal") or groups.get("code"):
-        return code if match[0].endswith("_") else f"<code>{code}</code>"
-    if stressed := groups.get("stressed"):
-        tag = "em" if groups["stars"] == "*" else "strong"
-        return f"<{tag}>{stressed}</{tag}>"
-    if role := match["role"]:
-        # `~a.b.C` shows `C`, `shown <a.b.C>` shows `shown`; both lead where `a.b.C` is described.
-        shown, _, dotted = role.removesuffix(">").rpartition("<")
-        name = dotted.lstrip("~!.").removesuffix("()")
-        text = shown.strip() or (name.rpartition(".")[2] if dotted.startswith("~") else dotted.lstrip("!."))
-        html, href = f"<code>{escape(text)}</code>", links.name(name)
-    else:
-        html = groups.get("text") or groups.get("label", "")
-        href = links.address(match["url"] or match["address"])
-    return f'<a href="{escape(href)}">{html}</a>' if href and html else html
+def _span(match: re.Match[str]) -> str:
+    if stressed := match["stressed"]:
+        return f"<em>{stressed}</em>"
+    words = match["literal"] or match["quoted"] or match["label"] or ""
+    # The words of a link, which ends with an underscore or, in Markdown, with its address.
+    return words if match[0].endswith(("_", ")")) else f"<code>{words}</code>"

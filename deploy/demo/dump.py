@@ -12,7 +12,6 @@ with its depth; the rest is luck with a heavy tail. About 40,000 posts a second.
 import json
 import math
 import random
-import string
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -22,13 +21,12 @@ from backports import zstd
 
 from deploy.demo.hosts import CALENDAR, MIRROR, REDIRECTS
 from deploy.demo.sites import Site, Web
-from tinylm.errors import ConfigError
 from tinylm.files import replacing
 
 Post: TypeAlias = dict[str, Any]
 
 # 2 GB: a reader that does not ask for as much refuses the file, as with the public dumps.
-WINDOW_LOG = 31
+_WINDOW_LOG = 31
 # 2024-01-01 UTC.
 _MONTH_BEGINS = 1_704_067_200
 _DAY_SECONDS = 86_400
@@ -63,18 +61,15 @@ class _Target(NamedTuple):
     appeal: float
 
 
-def write_dump(path: Path, sites: Sequence[Site], *, seed: int = 0, posts: int = 20_000) -> None:
+def write_dump(path: Path, sites: Sequence[Site], posts: int = 20_000) -> None:
     """Write `posts` submissions (and one broken line) about the pages of `sites`.
 
-    The file is complete or absent; the same sites, seed and number give the same lines. Raises ConfigError
-    without sites or posts.
+    The file is complete or absent; the same sites and number give the same lines.
     """
-    if not sites or posts < 1:
-        raise ConfigError(f"posts={posts}, sites={len(sites)}: a dump needs at least one of each")
-    rng = random.Random(seed)
+    rng = random.Random(0)
     targets = sorted(_targets(sites), key=lambda target: target.url)
     parameter = zstd.CompressionParameter
-    options: dict[int, int] = {parameter.compression_level: 3, parameter.window_log: WINDOW_LOG}
+    options: dict[int, int] = {parameter.compression_level: 3, parameter.window_log: _WINDOW_LOG}
     broken = rng.randrange(posts)
     with replacing(path) as temporary, zstd.open(temporary, "wb", options=options) as file:
         for number, post in enumerate(_posts(targets, posts, rng)):
@@ -90,7 +85,6 @@ def _targets(sites: Sequence[Site]) -> Iterator[_Target]:
         appeal = math.sqrt(1 + dependents[site.host]) * math.log1p(len(site.readme) / 200)
         home = f"http://{site.host}/"
         yield _Target(home, f"{site.title}: {site.summary}", 20 * appeal, appeal)
-        yield _Target(f"{home}genindex-a.html", f"{site.title} index", 0.5, 0.05)
         yield _Target(f"{home}modindex.html", f"All of {site.title}", 0.5, 0.1)
         for module in site.modules:
             share = appeal / (1 + module.count("."))
@@ -114,7 +108,8 @@ def _posts(targets: Sequence[_Target], posts: int, rng: random.Random) -> Iterat
 
 def _link_post(number: int, target: _Target, created: int, rng: random.Random) -> Post:
     subreddit = rng.choice(list(_SUBREDDITS))
-    name = _base36(36**6 + number)
+    # In hexadecimal, which is base 36 too, as the public dumps have it.
+    name = f"{0x100000000 + number:x}"
     score = int(target.appeal * _SUBREDDITS[subreddit] * rng.paretovariate(_TAIL_INDEX))
     return {
         "id": name,
@@ -124,7 +119,7 @@ def _link_post(number: int, target: _Target, created: int, rng: random.Random) -
         "is_self": False,
         "num_comments": int(score * rng.random()),
         "over_18": False,
-        "permalink": f"/r/{subreddit}/comments/{name}/{_slug(target.title)}/",
+        "permalink": f"/r/{subreddit}/comments/{name}/",
         "retrieved_on": created + rng.randrange(2 * _DAY_SECONDS, 40 * _DAY_SECONDS),
         "score": score,
         "selftext": "",
@@ -155,25 +150,12 @@ def _disguise(post: Post, kind: str, rng: random.Random) -> None:
             post |= {"author": "[deleted]", "selftext": "[removed]", "removed_by_category": "moderator"}
         # The link is the parent's; the post itself points at the parent's page on Reddit.
         case "crosspost":
-            parent = {**post, "id": _base36(int(post["id"], 36) - 36**5), "subreddit": "opensource"}
-            parent["permalink"] = f"/r/opensource/comments/{parent['id']}/{_slug(post['title'])}/"
-            address = f"https://www.reddit.com{parent['permalink']}"
-            post |= {"crosspost_parent": f"t3_{parent['id']}", "crosspost_parent_list": [parent]}
-            post |= {"url": address, "domain": "reddit.com"}
+            name = f"a{post['id']}"
+            permalink = f"/r/opensource/comments/{name}/"
+            parent = {**post, "id": name, "subreddit": "opensource", "permalink": permalink}
+            post |= {"crosspost_parent": f"t3_{name}", "crosspost_parent_list": [parent]}
+            post |= {"url": f"https://www.reddit.com{permalink}", "domain": "reddit.com"}
         case "advertisement":
             post["promoted"] = True
         case "malformed":
             post["url"] = rng.choice(_MALFORMED)
-
-
-def _base36(number: int) -> str:
-    digits = string.digits + string.ascii_lowercase
-    text = ""
-    while number:
-        number, rest = divmod(number, 36)
-        text = digits[rest] + text
-    return text
-
-
-def _slug(title: str) -> str:
-    return "_".join("".join(c if c.isalnum() else " " for c in title.lower()).split())[:50]

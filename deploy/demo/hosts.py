@@ -2,24 +2,21 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from functools import partial
 from html import escape
-from itertools import count
 from zlib import crc32
 
 from deploy.demo.pages import Pages
 from deploy.demo.sites import PYTHON, SUFFIX, Site, Web
 
-HTML = "text/html; charset=utf-8"
 TEXT = "text/plain; charset=utf-8"
 CALENDAR, MIRROR, REDIRECTS = "calendar.test", "mirror.test", "redirects.test"
 BUSY, PRIVATE, SLOW = "busy.test", "private.test", "slow.test"
 # Thirty times the demo's own delay, so that a crawler that overlooks the header comes back too early.
 _RETRY_AFTER_SECONDS = 3
-# Well under the demo's timeout of 15 s: slow, not dead.
+# Well under the demo's timeout of 15 s, the slow host is slow, not dead.
 _SLOW_SECONDS = 2.0
 # Often enough that a crawl of a few dozen pages meets several refusals, seldom enough that it gets through.
 _REFUSE_EVERY = 5
@@ -49,15 +46,14 @@ class Reply:
 
     status: int = 200
     body: bytes = b""
-    content_type: str = HTML
+    content_type: str = "text/html; charset=utf-8"
     headers: dict[str, str] = field(default_factory=dict)
-    modified: float | None = None
 
 
-NOT_FOUND = Reply(404, b"<!DOCTYPE html><title>Not found</title><h1>Not found</h1>")
+_NOT_FOUND = Reply(404, b"<!DOCTYPE html><title>Not found</title><h1>Not found</h1>")
 
 
-def redirect(status: int, location: str) -> Reply:
+def _redirect(status: int, location: str) -> Reply:
     """A redirect with a line for people."""
     body = f'<!DOCTYPE html><title>Moved</title><p><a href="{escape(location)}">Moved</a></p>'
     return Reply(status, body.encode(), headers={"Location": location})
@@ -74,7 +70,7 @@ class Host(ABC):
     def reply(self, path: str, query: str) -> Reply:
         """The answer for a decoded path and a raw query string; 404 for what is not there."""
         if path == "/robots.txt":
-            return NOT_FOUND if self.robots is None else Reply(body=self.robots.encode(), content_type=TEXT)
+            return _NOT_FOUND if self.robots is None else Reply(body=self.robots.encode(), content_type=TEXT)
         return self.answer(path, query)
 
     @abstractmethod
@@ -84,19 +80,15 @@ class Host(ABC):
 
 @dataclass(kw_only=True)
 class Documentation(Host):
-    """The pages of one site; `/index.html` and a module without `.html` are redirects to where they live."""
+    """The pages of one site."""
 
     kind: str = "documentation"
     site: Site
     pages: Pages
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (a page has no variants)
-        if path == "/index.html":
-            return redirect(301, "/")
-        if path.removeprefix("/") in self.site.modules:
-            return redirect(301, f"{path}.html")
         page = self.pages.page(self.site.host, path)
-        return Reply(body=page.body, modified=page.modified) if page else NOT_FOUND
+        return Reply(body=page) if page else _NOT_FOUND
 
 
 @dataclass(kw_only=True)
@@ -104,10 +96,11 @@ class Busy(Documentation):
     """Refuses every fifth request, counted over all paths but robots.txt, and says when to come again."""
 
     kind: str = "busy"
-    requests: Iterator[int] = field(default_factory=partial(count, 1))
+    requests: int = 0
 
     def answer(self, path: str, query: str) -> Reply:
-        if next(self.requests) % _REFUSE_EVERY == 0:
+        self.requests += 1
+        if self.requests % _REFUSE_EVERY == 0:
             return Reply(429, b"Busy.\n", TEXT, {"Retry-After": str(_RETRY_AFTER_SECONDS)})
         return super().answer(path, query)
 
@@ -125,7 +118,7 @@ class Mirror(Host):
             items = (f'<li><a href="/{name}.html">{name}</a></li>' for name in modules)
             return _plain_page("Mirror", f"<ul>{''.join(items)}</ul>")
         replies = (original.answer(path, query) for original in self.originals)
-        return next((reply for reply in replies if reply.status != 404), NOT_FOUND)
+        return next((reply for reply in replies if reply.status != 404), _NOT_FOUND)
 
 
 @dataclass(kw_only=True)
@@ -136,13 +129,13 @@ class Calendar(Host):
 
     def answer(self, path: str, query: str) -> Reply:
         if path == "/":
-            return redirect(302, _day_path(_FIRST_DAY))
+            return _redirect(302, _day_path(_FIRST_DAY))
         match = _DAY_OR_MONTH.fullmatch(path)
         try:
             year, month, day = map(int, match.groups("1")) if match else (0, 0, 0)
             return _calendar_page(date(year, month, day), path, query)
         except ValueError:  # there is no such day
-            return NOT_FOUND
+            return _NOT_FOUND
 
 
 def _calendar_page(day: date, path: str, query: str) -> Reply:
@@ -172,9 +165,9 @@ class Redirects(Host):
 
     def answer(self, path: str, query: str) -> Reply:  # noqa: ARG002 (redirects have no variants)
         if path in _REDIRECTS:
-            return redirect(*_REDIRECTS[path])
+            return _redirect(*_REDIRECTS[path])
         items = "".join(f'<li><a href="{source}">{source[1:]}</a></li>' for source in _REDIRECTS)
-        return _plain_page("Old addresses", f"<ul>{items}</ul>") if path == "/" else NOT_FOUND
+        return _plain_page("Old addresses", f"<ul>{items}</ul>") if path == "/" else _NOT_FOUND
 
 
 def _plain_page(title: str, body: str) -> Reply:
@@ -207,14 +200,12 @@ def build_hosts(web: Web) -> dict[str, Host]:
 def _documentation(site: Site, pages: Pages) -> Documentation:
     if site.host == BUSY:
         return Busy(site=site, pages=pages)
-    host = Documentation(site=site, pages=pages)
     if site.host == SLOW:
-        host.kind, host.delay = "slow", _SLOW_SECONDS
-    elif site.host == PRIVATE:
-        host.kind, host.robots = "private", _FORBID_NEARLY_ALL
-    elif crc32(site.host.encode()) % 8 == 0:
-        host.robots = None
-    return host
+        return Documentation(site=site, pages=pages, kind="slow", delay=_SLOW_SECONDS)
+    if site.host == PRIVATE:
+        return Documentation(site=site, pages=pages, kind="private", robots=_FORBID_NEARLY_ALL)
+    robots = None if crc32(site.host.encode()) % 8 == 0 else _ALLOW_ALL
+    return Documentation(site=site, pages=pages, robots=robots)
 
 
 def _notices(host: str, mirrored: Sequence[str]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The pages of a documentation host: home, module, module index, general index, source listing.
+"""The pages of a documentation host: home, module, module index, source listing.
 
 A page is rendered when it is asked for; the last few hundred are kept. It carries what real sites put around
 their text: a header, navigation, a sidebar, links to the neighbours, a footer.
@@ -7,74 +7,41 @@ their text: a header, navigation, a sidebar, links to the neighbours, a footer.
 import re
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
-from pathlib import Path
 from typing import TypeAlias
 
-from deploy.demo.docstrings import Links, ModuleDoc, Section, inline, parse_module, read_source, to_html
+from deploy.demo.docstrings import ModuleDoc, Section, inline, parse_module, to_html
 from deploy.demo.sites import SUFFIX, Site, Web
 
 # The text and the address.
 Link: TypeAlias = tuple[str, str]
 
-# A longer source has no listing, and the page of a longer module is cut short.
-MAX_PAGE_CHARS = 200_000
+# The page of a longer module, or with a longer README, is cut short.
+_MAX_PAGE_CHARS = 200_000
 # About 2 MB. A crawl asks for a page once, so this is for the pages that a mirror has too, and for retries.
 _CACHED_PAGES = 256
-# Links in a sidebar, and in one letter's index.
+# Links in a sidebar.
 _SIDEBAR = 24
-_INDEX_ENTRIES = 1500
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_GENINDEX = re.compile(rf"/genindex-([{_LETTERS}])\.html")
 _MODULE = re.compile(r"/(?P<src>src/)?(?P<name>[\w.]+)\.html")
-_DEFINED = re.compile(r"^(?:class|def|async def) ([A-Za-z]\w*)", re.MULTILINE)
-# What a README shows and does not say: images, comments, tags for the layout.
-_CLUTTER = re.compile(
-    r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<!--.*?-->"
-    r"|</?(?:p|div|img|a|br|hr|h\d|table|t[rdh]|thead|tbody|picture|source|su[bp]|center|details|summary|span"
-    r"|[bi]|strong|em|kbd|code|[ou]l|li)\b[^>]*>",
-    re.DOTALL,
-)
+# What a README shows and does not say: images, comments, tags.
+_CLUTTER = re.compile(r"!\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|<!--.*?-->|</?[a-zA-Z][^<>]*>", re.DOTALL)
 _TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
 <title>{title}</title>
-<style>{style}</style>
 </head>
 <body>
-<header><nav><a href="/">{site}</a> <a href="/modindex.html">Modules</a>
-<a href="/genindex-{letter}.html">Index</a></nav></header>
-<div class="columns">
+<header><nav><a href="/">{site}</a> <a href="/modindex.html">Modules</a></nav></header>
 <aside><nav>{sidebar}</nav></aside>
 <main>
 {main}</main>
-</div>
-<footer><p>Copyright the authors of {site}. Last updated on {updated}. Made from the installed files by
-tinylm's local web. All rights remain with their owners.</p><p>{notices}</p></footer>
+<footer><p>Copyright the authors of {site}. Made from the installed files by tinylm's local web. All rights
+remain with their owners.</p><p>{notices}</p></footer>
 </body>
 </html>
 """
-_STYLE = """
-body{font:16px/1.5 Georgia,serif;margin:0;color:#222} a{color:#1a4f8b}
-header,footer{background:#f3f1ec;padding:.7rem 1.5rem} header a,footer a{margin-right:1rem}
-header,footer,aside,nav,.bases{font-family:sans-serif;font-size:.9rem}
-.columns{display:flex;gap:2rem;max-width:70rem;margin:auto;padding:1rem 1.5rem}
-aside{flex:0 0 14rem} aside ul{list-style:none;padding:0} main{flex:1;min-width:0}
-pre{background:#f7f6f3;padding:.6rem;overflow-x:auto;font-size:.85rem}
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """A rendered page and when its source was last changed (epoch seconds)."""
-
-    body: bytes
-    modified: float
 
 
 class Pages:
@@ -84,120 +51,92 @@ class Pages:
         self._web = web
         self._notices = notices
         self.page = lru_cache(_CACHED_PAGES)(self._page)
-        self._names = lru_cache(None)(self._scan_names)
 
-    def _page(self, host: str, path: str) -> Page | None:
+    def _page(self, host: str, path: str) -> bytes | None:
         site = self._web.sites[host]
         if path == "/":
             return self._home(site)
         if path == "/modindex.html":
-            main = f"<h1>Module index</h1>\n{_module_list(site.modules)}"
+            main = f"<h1>Module index</h1>\n{_listing(_module_links(site.modules))}"
             return self._layout(site, f"Module index - {site.title}", main)
-        if match := _GENINDEX.fullmatch(path):
-            return self._general_index(site, match[1])
         match = _MODULE.fullmatch(path)
         source = site.modules.get(match["name"]) if match else None
-        text = read_source(source) if source else None
-        if match is None or source is None or text is None:
+        # A list of installed files may name one that was deleted since.
+        if match is None or source is None or not source.is_file():
             return None
-        render = self._source if match["src"] else self._module
-        return render(site, match["name"], source, text)
+        text = source.read_text(encoding="utf-8", errors="replace")
+        if match["src"]:
+            return self._source(site, match["name"], text)
+        doc = parse_module(text, match["name"], is_package=source.stem == "__init__")
+        return self._module(site, match["name"], doc) if doc else None
 
-    def _home(self, site: Site) -> Page:
-        links = Links(self._web, site.host)
-        readme = _CLUTTER.sub("", site.readme[:MAX_PAGE_CHARS])
+    def _home(self, site: Site) -> bytes:
+        readme = _CLUTTER.sub("", site.readme[:_MAX_PAGE_CHARS])
         roots = [name for name in site.modules if name.rpartition(".")[0] not in site.modules]
         required = [name for name in site.requires if name + SUFFIX in self._web.sites]
         main = (
-            f"<h1>{escape(site.title)}</h1>\n<p>{inline(site.summary, links)}</p>\n{to_html(readme, links)}"
-            f"<h2>Modules</h2>\n{_module_list(roots)}"
+            f"<h1>{escape(site.title)}</h1>\n<p>{inline(site.summary)}</p>\n{to_html(readme)}"
+            f"<h2>Modules</h2>\n{_listing(_module_links(roots))}"
             f"{_titled('Requirements', [(name, f'http://{name}{SUFFIX}/') for name in required])}"
         )
         return self._layout(site, f"{site.title}: {site.summary}", main)
 
-    def _general_index(self, site: Site, letter: str) -> Page:
-        bar = " ".join(_link(other.upper(), f"/genindex-{other}.html") for other in _LETTERS)
-        entries = self._names(site.host).get(letter, [])[:_INDEX_ENTRIES]
-        listing = _listing((f"{name} ({module})", f"/{module}.html#{name}") for name, module in entries)
-        main = f"<h1>Index: {letter.upper()}</h1>\n<p>{bar}</p>\n{listing}"
-        return self._layout(site, f"Index {letter.upper()} - {site.title}", main)
-
-    def _scan_names(self, host: str) -> dict[str, list[tuple[str, str]]]:
-        """The names a host's modules define, by first letter: all its sources are scanned, none parsed."""
-        found: dict[str, list[tuple[str, str]]] = {}
-        for module, path in self._web.sites[host].modules.items():
-            for name in _DEFINED.findall(path.read_bytes().decode(errors="replace")):
-                found.setdefault(name[0].lower(), []).append((name, module))
-        return {letter: sorted(entries) for letter, entries in found.items()}
-
-    def _source(self, site: Site, name: str, source: Path, text: str) -> Page | None:
-        if len(text) > MAX_PAGE_CHARS:
-            return None
+    def _source(self, site: Site, name: str, text: str) -> bytes:
         main = (
             f"<h1>Source code of {_link(name, f'/{name}.html')}</h1>\n"
             f"<pre><code>{escape(text, quote=False)}</code></pre>\n"
         )
-        return self._layout(site, f"Source code of {name} - {site.title}", main, name, source)
+        return self._layout(site, f"Source code of {name} - {site.title}", main, name)
 
-    def _module(self, site: Site, name: str, source: Path, text: str) -> Page | None:
-        doc = parse_module(text, name, is_package=source.stem == "__init__")
-        if doc is None:
-            return None
-        links = Links(self._web, site.host, doc)
-        names = list(site.modules)
+    def _module(self, site: Site, name: str, doc: ModuleDoc) -> bytes:
         parents = [name[: dot.start()] for dot in re.finditer(r"\.", name)]
-        trail = [
-            ("Home", "/"),
-            *((parent, f"/{parent}.html") for parent in parents if parent in site.modules),
-        ]
-        at = bisect_left(names, name)
-        # A longer source has no page of its own, so there is no link to it.
-        around = [(f"Source code of {name}", f"/src/{name}.html")] if len(text) <= MAX_PAGE_CHARS else []
-        around += [(f"Previous: {other}", f"/{other}.html") for other in names[max(at - 1, 0) : at]]
-        around += [(f"Next: {other}", f"/{other}.html") for other in names[at + 1 : at + 2]]
-        submodules = [(child, f"/{child}.html") for child in _children(names, name)]
+        trail = [("Home", "/"), *_module_links(parent for parent in parents if parent in site.modules)]
+        below = _module_links(_children(list(site.modules), name))
+        used: dict[str, str] = {}
+        names = {section.name: f"#{section.name}" for section in doc.sections}
+        for alias, dotted in doc.imports:
+            if found := self._web.module(dotted):
+                module, inner = found
+                host = self._web.host_of[module]
+                # Within a host a path, so that a mirror's pages stay on the mirror.
+                used[module] = f"/{module}.html" if host == site.host else f"http://{host}/{module}.html"
+                names.setdefault(alias, used[module] + (f"#{inner.partition('.')[0]}" if inner else ""))
         main = (
             f'<nav class="trail">{_links(trail, " / ")}</nav>\n'
-            f"<h1>{name}</h1>\n{to_html(doc.doc, links)}{_sections(doc, links)}"
-            f'<nav class="related">\n{_titled("Submodules", submodules)}'
-            f"{_titled('Uses', links.used(doc).items())}<p>{_links(around, ' | ')}</p></nav>\n"
+            f"<h1>{name}</h1>\n{to_html(doc.doc)}{_sections(doc, names)}"
+            f'<nav class="related">\n{_titled("Submodules", below)}{_titled("Uses", used.items())}'
+            f"<p>{_link(f'Source code of {name}', f'/src/{name}.html')}</p></nav>\n"
         )
-        return self._layout(site, f"{name} - {site.title}", main, name, source)
+        return self._layout(site, f"{name} - {site.title}", main, name)
 
-    def _layout(self, site: Site, title: str, main: str, name: str = "", source: Path | None = None) -> Page:
-        """The page around `main`; `source` is the file that dates it, the site's first module without one."""
-        modified = (source or next(iter(site.modules.values()))).stat().st_mtime
-        day = datetime.fromtimestamp(modified, UTC)
+    def _layout(self, site: Site, title: str, main: str, name: str = "") -> bytes:
+        """The page around `main`, with the modules beside `name` in the sidebar."""
         html = _TEMPLATE.format(
             title=escape(" ".join(title.split())),
-            style=_STYLE,
             site=escape(site.title),
-            letter=(name.rpartition(".")[2] or site.name)[0].lower(),
-            sidebar=_module_list(_siblings(list(site.modules), name)),
+            sidebar=_listing(_module_links(_siblings(list(site.modules), name))),
             main=main,
             notices=_links(self._notices.get(site.host, ()), " "),
-            updated=f"{day.day} {day:%B %Y}",
         )
-        return Page(html.encode("utf-8", "replace"), modified)
+        return html.encode("utf-8", "replace")
 
 
-def _sections(doc: ModuleDoc, links: Links) -> str:
-    """Classes and functions, as many as fit on a page."""
+def _sections(doc: ModuleDoc, names: Mapping[str, str]) -> str:
+    """Classes and functions, as many as fit on a page; `names` has the addresses of known base classes."""
     html = ""
     for section in doc.sections:
-        bases = ", ".join(
-            _link(base, href) if (href := links.name(base)) else escape(base) for base in section.bases
-        )
+        known = ((base, names.get(base.partition(".")[0])) for base in section.bases)
+        bases = ", ".join(_link(base, href) if href else escape(base) for base, href in known)
         methods = "".join(
-            f"<h3>{method.name}</h3>\n{_signature(method)}{to_html(method.doc, links, 4)}"
+            f"<h3>{method.name}</h3>\n{_signature(method)}{to_html(method.doc, 4)}"
             for method in section.members
         )
         html += (
             f'<section id="{section.name}">\n<h2>{section.name}</h2>\n{_signature(section)}'
             + (f'<p class="bases">Bases: {bases}</p>\n' if bases else "")
-            + f"{to_html(section.doc, links, 3)}{methods}</section>\n"
+            + f"{to_html(section.doc, 3)}{methods}</section>\n"
         )
-        if len(html) > MAX_PAGE_CHARS:
+        if len(html) > _MAX_PAGE_CHARS:
             return html + "<p>The rest of this module is described in its source.</p>\n"
     return html
 
@@ -224,8 +163,8 @@ def _titled(title: str, links: Collection[Link]) -> str:
     return f"<h2>{title}</h2>\n{_listing(links)}" if links else ""
 
 
-def _module_list(names: Iterable[str]) -> str:
-    return _listing((name, f"/{name}.html") for name in names)
+def _module_links(modules: Iterable[str]) -> list[Link]:
+    return [(module, f"/{module}.html") for module in modules]
 
 
 def _listing(links: Iterable[Link]) -> str:

@@ -60,10 +60,10 @@ def run(data: Path) -> None:
     began = time.monotonic()
     with sigterm_as_interrupt():
         _stage("1  crawl: karma seeds, a frontier, workers, and a walker that says what is next")
-        summary = data / "crawl.json"
-        if not summary.exists():
-            _crawl(data, summary)
-        _print_summary(summary)
+        crawled = data / "crawl.json"
+        if not crawled.exists():
+            write_json(crawled, {"reason": _crawl(data)})
+        _print_summary(read_json(crawled)["reason"], Manifest.load(data / "shards"))
         held_out = hold_out(data / "shards", WalkConfig().held_out)
         console.print(f"held out from all training: {', '.join(held_out.hosts)}")
 
@@ -91,33 +91,24 @@ def _stage(name: str) -> None:
     console.print(f"\n[bold]{name}[/bold]")
 
 
-def _crawl(data: Path, summary: Path) -> None:
-    """Crawl the local web into `data`, and write `summary` once nothing is left to do."""
+def _crawl(data: Path) -> str:
+    """Crawl the local web into `data` until nothing is left to do; returns why the crawl ended."""
     sites = discover()
     dump = data / "web" / "RS_demo.zst"
     with local_web(data) as web:
         if not dump.exists():
             write_dump(dump, sites)
         reason = Crawl(*crawl_settings(data, web)).run(list(read_seeds(str(dump))), show_crawl)
-    manifest = Manifest.load(data / "shards")
-    found = {
-        "reason": reason,
-        "documents": manifest.rows,
-        "text_bytes": manifest.text_bytes,
-        "shards": len(manifest.shards),
-        "dropped": manifest.dropped,
-    }
-    write_json(summary, found)
     manners = audit(data / "web" / "access.log", build_hosts(Web(sites)), delay=_DELAY)
     console.print(f"the web's own log: {manners}", soft_wrap=True)
+    return reason
 
 
-def _print_summary(path: Path) -> None:
-    summary = read_json(path)
-    most_dropped = sorted(summary["dropped"].items(), key=lambda item: -item[1])[:4]
+def _print_summary(reason: str, manifest: Manifest) -> None:
+    most_dropped = sorted(manifest.dropped.items(), key=lambda item: -item[1])[:4]
     console.print(
-        f"{summary['reason']}: {summary['documents']:,} documents, {summary['text_bytes'] / 1e6:.1f} MB of "
-        f"text, in {summary['shards']} shards; dropped "
+        f"{reason}: {manifest.rows:,} documents, {manifest.text_bytes / 1e6:.1f} MB of text, in "
+        f"{len(manifest.shards)} shards; dropped "
         + ", ".join(f"{count:,} {reason}" for reason, count in most_dropped)
     )
 
@@ -156,15 +147,12 @@ def local_web(data: Path, packages: str = "") -> Iterator[dict[str, Any]]:
 
     Yields its port and where its hosts are. Raises StageError if it does not start, or died meanwhile.
     """
-    ready, access_log, log = (
-        data / "web" / "ready.json",
-        data / "web" / "access.log",
-        data / "logs" / "web.log",
-    )
+    ready, log = data / "web" / "ready.json", data / "logs" / "web.log"
     ready.parent.mkdir(parents=True, exist_ok=True)
     ready.unlink(missing_ok=True)
     argv = [sys.executable, "-m", "deploy.demo.web", "--ready-file", str(ready)]
-    process = start([*argv, "--access-log", str(access_log), "--packages", packages], log=log)
+    argv += ["--access-log", str(data / "web" / "access.log"), "--packages", packages]
+    process = start(argv, log=log)
     try:
         give_up = time.monotonic() + _START_SECONDS
         while not ready.exists():

@@ -19,7 +19,7 @@ from tinylm.errors import ConfigError
 SUFFIX = ".test"
 PYTHON = "python"
 # Larger sources take a parser longer than all their neighbours together.
-_MAX_SOURCE_BYTES = 400_000
+_MAX_SOURCE_BYTES = 200_000
 
 # Parts of the standard library that the hosts with a fault serve in the place of python.test: nearly
 # everything imports some of them, so a crawler meets these hosts early and on every machine.
@@ -31,15 +31,11 @@ _SHARES = {
 # Folders that are no documentation of anything, or other people's.
 _SKIPPED_PARTS = {"test", "tests", "testing", "idlelib", "lib2to3", "site-packages", "dist-packages"}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# Of a project's links those that stand for the project as a whole, not its changelog or its funding.
-_HOME_LABELS = re.compile(r"home|doc|source|repo|code|github", re.IGNORECASE)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PYTHON_README = """\
-The standard library of {} as its own sources describe it. It comes with every Python and needs nothing else
-to be installed.
-
-Every module has a page with its description, its classes and its functions. The names of a module that begin
-with an underscore are an implementation detail and are not described here."""
+The standard library of {} as its own sources describe it. It comes with every Python. Every module has a
+page with its description, its classes and its functions. The names of a module that begin with an underscore
+are an implementation detail and are not described here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +48,10 @@ class Site:
     readme: str
     modules: Mapping[str, Path]
     requires: tuple[str, ...]
-    homepages: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The normalised name of the distribution, `requests` for `requests.test`."""
-        return self.host.removesuffix(SUFFIX)
 
 
 class Web:
-    """All sites, and where a dotted name or an address elsewhere is documented in this web.
+    """All sites, and where a dotted name is documented in this web.
 
     `dependents` counts the sites that require the site of a host.
     """
@@ -70,13 +60,10 @@ class Web:
         self.sites = {site.host: site for site in sites}
         self.dependents = Counter(name + SUFFIX for site in self.sites.values() for name in site.requires)
         self.host_of: dict[str, str] = {}
-        self._homes: dict[str, str] = {}
-        for site in sorted(self.sites.values(), key=lambda site: (site.name != PYTHON, site.host)):
-            # Python first: a backport that brings a module of the same name does not take its links away.
+        # Python first: a backport that brings a module of the same name does not take its links away.
+        for site in sorted(self.sites.values(), key=lambda site: site.host != PYTHON + SUFFIX):
             for module in site.modules:
                 self.host_of.setdefault(module, site.host)
-            for url in (*site.homepages, f"https://pypi.org/project/{site.name}"):
-                self._homes.setdefault(_bare(url), site.host)
 
     def module(self, dotted: str) -> tuple[str, str] | None:
         """The longest documented module that begins `dotted`, and the name within it."""
@@ -87,16 +74,6 @@ class Web:
                 return None
             rest = f"{last}.{rest}" if rest else last
         return module, rest
-
-    def home(self, url: str) -> str | None:
-        """The host that stands here for the project whose home, source or index page `url` is."""
-        address = _bare(url)
-        # https://github.com/a/b/issues/1 is a page of https://github.com/a/b: shorten until something fits.
-        while address:
-            if host := self._homes.get(address):
-                return host
-            address = address.rpartition("/")[0]
-        return None
 
 
 def discover(only: Collection[str] = ()) -> list[Site]:
@@ -138,8 +115,6 @@ def _installed(wanted: set[str]) -> Iterator[Site]:
 
 def _site(name: str, distribution: Distribution, modules: dict[str, Path]) -> Site:
     metadata = distribution.metadata.json
-    urls = [entry.partition(",") for entry in metadata.get("project_url", [])]
-    pages = {url.strip() for label, _, url in urls if _HOME_LABELS.search(label)}
     # What an extra would add is not required.
     entries = [entry for entry in distribution.requires or [] if "extra ==" not in entry]
     required = {_normalise(match[0]) for entry in entries if (match := _REQUIREMENT.match(entry))}
@@ -150,7 +125,6 @@ def _site(name: str, distribution: Distribution, modules: dict[str, Path]) -> Si
         readme=str(metadata.get("description", "")),
         modules=modules,
         requires=tuple(sorted({PYTHON, *required})),
-        homepages=tuple(sorted({*pages, str(metadata.get("home_page", ""))} - {"", "UNKNOWN"})),
     )
 
 
@@ -172,7 +146,6 @@ def _standard_library(wanted: set[str]) -> Iterator[Site]:
             readme=_PYTHON_README.format(version),
             modules=modules,
             requires=() if host == PYTHON else (PYTHON,),
-            homepages=("https://docs.python.org", "https://www.python.org") if host == PYTHON else (),
         )
 
 
@@ -197,9 +170,3 @@ def _module_name(file: PurePosixPath) -> str | None:
 
 def _is_public(part: str) -> bool:
     return part not in _SKIPPED_PARTS and _NAME.fullmatch(part) is not None
-
-
-def _bare(url: str) -> str:
-    """An address without scheme, `www.`, query, fragment and final slash, lower case."""
-    address = re.sub(r"^\w+://(www\.)?|[?#].*$", "", url.strip().lower())
-    return address.rstrip("/").removesuffix(".git")

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 from zlib import crc32
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ GOLDEN = 0x9E3779B97F4A7C15
 
 def _share_of_lines(test: Callable[[str], bool]) -> "cached_property[float]":
     return cached_property(lambda signals: sum(map(test, signals.lines)) / max(1, len(signals.lines)))
+
+
+def _per_word(amount: Callable[["Signals"], float]) -> "cached_property[float]":
+    return cached_property(lambda signals: amount(signals) / max(1, len(signals.words)))
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,12 @@ class Signals:
             counts[lower] = counts.get(lower, 0) + count
         return counts
 
-    @cached_property
-    def mean_word_length(self) -> float:
-        return sum(map(len, self.words)) / max(1, len(self.words))
+    mean_word_length = _per_word(lambda s: sum(map(len, s.words)))
+    alphabetic_fraction = _per_word(
+        lambda s: sum(count for word, count in s._counts.items() if word.isalpha() or _LETTER.search(word))
+    )
+    stop_word_fraction = _per_word(lambda s: sum(s._lower_counts.get(word, 0) for word in STOP_WORDS))
+    unique_word_fraction = _per_word(lambda s: len(s._lower_counts))
 
     @cached_property
     def symbol_to_word_ratio(self) -> float:
@@ -103,24 +110,9 @@ class Signals:
         return (symbols + self.prose.count("...") + self.prose.count("…")) / max(1, len(self.words))
 
     @cached_property
-    def alphabetic_fraction(self) -> float:
-        with_letters = sum(
-            count for word, count in self._counts.items() if word.isalpha() or _LETTER.search(word)
-        )
-        return with_letters / max(1, len(self.words))
-
-    @cached_property
     def stop_words(self) -> int:
         """Distinct stop words present."""
         return len(STOP_WORDS.intersection(self._lower_counts))
-
-    @cached_property
-    def stop_word_fraction(self) -> float:
-        return sum(self._lower_counts.get(word, 0) for word in STOP_WORDS) / max(1, len(self.words))
-
-    @cached_property
-    def unique_word_fraction(self) -> float:
-        return len(self._lower_counts) / max(1, len(self.words))
 
     @cached_property
     def unigram_entropy(self) -> float:
@@ -180,34 +172,27 @@ class Signals:
     @cached_property
     def columns(self) -> dict[str, float]:
         """What is written with a document, by column."""
-        return {name: float(column.measure(self)) for name, column in COLUMNS.items()}
+        return {name: float(measure(self)) for name, measure in COLUMNS.items()}
 
 
-class Column(NamedTuple):
-    """What is written with a document of its text."""
-
-    since: int
-    """The schema version that brought it (shards/schema.py)."""
-    measure: Callable[[Signals], float]
-
-
-# By name, `punctution` as published. The quality model knows them by their order: add at the end.
-COLUMNS: dict[str, Column] = {
-    "rps_doc_word_count": Column(2, lambda s: len(s.words)),
-    "rps_doc_mean_word_length": Column(2, lambda s: s.mean_word_length),
-    "rps_doc_num_sentences": Column(2, lambda s: s.sentences),
-    "rps_doc_symbol_to_word_ratio": Column(2, lambda s: s.symbol_to_word_ratio),
-    "rps_doc_frac_no_alph_words": Column(2, lambda s: 1 - s.alphabetic_fraction if s.words else 0.0),
-    "rps_doc_frac_unique_words": Column(2, lambda s: s.unique_word_fraction),
-    "rps_doc_unigram_entropy": Column(2, lambda s: s.unigram_entropy),
-    "rps_doc_stop_word_fraction": Column(2, lambda s: s.stop_word_fraction),
-    "rps_doc_frac_chars_top_2gram": Column(2, lambda s: s.top_ngram_characters(2)),
-    "rps_doc_frac_chars_top_3gram": Column(2, lambda s: s.top_ngram_characters(3)),
-    "rps_doc_frac_chars_top_4gram": Column(2, lambda s: s.top_ngram_characters(4)),
-    "rps_doc_frac_lines_end_with_ellipsis": Column(2, lambda s: s.ellipsis_line_fraction),
-    "rps_lines_start_with_bulletpoint": Column(2, lambda s: s.bullet_line_fraction),
-    "rps_lines_ending_with_terminal_punctution_mark": Column(2, lambda s: s.terminated_line_fraction),
-    "gopher_duplicate_line_fraction": Column(2, lambda s: s.duplicate_line_fraction),
-    "gopher_duplicate_line_character_fraction": Column(2, lambda s: s.duplicate_line_characters),
-    "fineweb_short_line_fraction": Column(2, lambda s: s.short_line_fraction),
+# What is written with a document of its text, by name: `punctution` as published. The quality model knows
+# them by their order: add at the end, and say in shards/schema.py which version brought it.
+COLUMNS: dict[str, Callable[[Signals], float]] = {
+    "rps_doc_word_count": lambda s: len(s.words),
+    "rps_doc_mean_word_length": lambda s: s.mean_word_length,
+    "rps_doc_num_sentences": lambda s: s.sentences,
+    "rps_doc_symbol_to_word_ratio": lambda s: s.symbol_to_word_ratio,
+    "rps_doc_frac_no_alph_words": lambda s: 1 - s.alphabetic_fraction if s.words else 0.0,
+    "rps_doc_frac_unique_words": lambda s: s.unique_word_fraction,
+    "rps_doc_unigram_entropy": lambda s: s.unigram_entropy,
+    "rps_doc_stop_word_fraction": lambda s: s.stop_word_fraction,
+    "rps_doc_frac_chars_top_2gram": lambda s: s.top_ngram_characters(2),
+    "rps_doc_frac_chars_top_3gram": lambda s: s.top_ngram_characters(3),
+    "rps_doc_frac_chars_top_4gram": lambda s: s.top_ngram_characters(4),
+    "rps_doc_frac_lines_end_with_ellipsis": lambda s: s.ellipsis_line_fraction,
+    "rps_lines_start_with_bulletpoint": lambda s: s.bullet_line_fraction,
+    "rps_lines_ending_with_terminal_punctution_mark": lambda s: s.terminated_line_fraction,
+    "gopher_duplicate_line_fraction": lambda s: s.duplicate_line_fraction,
+    "gopher_duplicate_line_character_fraction": lambda s: s.duplicate_line_characters,
+    "fineweb_short_line_fraction": lambda s: s.short_line_fraction,
 }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deploy.cli.app import app
-from deploy.cli.model import ChatSampling, converse
+from deploy.cli.model import ChatSampling, chat
 from tests.trainer.runs import save
 from trainer.config import PretrainConfig
 from trainer.model.model import GPT
@@ -31,7 +31,7 @@ def talk(tmp_path, monkeypatch, capsys):
         save(model, config)
         TOKENIZER.save(config.out / checkpoint.TOKENIZER)
         monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
-        converse(config.out, None, ChatSampling(temperature=0, max_tokens=4))
+        chat(run=config.out, sampling=ChatSampling(temperature=0, max_tokens=4))
         return capsys.readouterr().out
 
     return talk

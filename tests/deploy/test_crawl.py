@@ -16,7 +16,7 @@ from deploy.crawl import Crawl
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
 from tests.conftest import article, eventually, reply
-from tinylm.processes import start, stop
+from tinylm.processes import stop
 
 SEEDS = [Seed("http://a.test/", 1.0, "test")]
 
@@ -91,7 +91,7 @@ def test_a_server_that_dies_in_the_middle_of_a_call_ends_the_crawl_with_what_to_
     running = crawl(pages=4)
 
     def die_and_ask(frontier):
-        os.kill(running._embedded.pid, signal.SIGKILL)
+        os.kill(running._server.pid, signal.SIGKILL)
         frontier.counts()
 
     with pytest.raises(CrawlError, match=r"the embedded server died; .*start the same command again"):
@@ -118,15 +118,13 @@ def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site,
 
 
 def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(crawl, tmp_path, monkeypatch):
-    died = start(
-        [sys.executable, "-c", "raise SystemExit(1)"], log=tmp_path / "data" / "logs" / "worker-0.log"
-    )
-    died.wait()
+    (tmp_path / "data" / "logs").mkdir(parents=True)
+    (tmp_path / "data" / "logs" / "worker-0.log").touch()
     running = crawl()
 
     def restart(times):
         for _ in range(times):
-            stop([running._restart("worker-0", died, dict(os.environ))], patience=0)
+            stop([running._restart("worker-0", 1)], patience=0)
 
     monkeypatch.setattr("deploy.crawl._RESTARTS_WITHIN_SECONDS", 0.0)
     restart(8)

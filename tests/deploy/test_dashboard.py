@@ -206,12 +206,11 @@ def test_the_status_of_a_crawl_that_does_not_run_is_one_clear_error(tmp_path):
 def test_a_reading_that_fails_keeps_the_last_result_and_says_why():
     results = iter([{"figure": 1}])
     sampled = Sampled(lambda: next(results, None) or {}["missing"])
-    sampled.start()
     give_up = time.monotonic() + 30
-    while not sampled.latest()["error"]:
-        assert time.monotonic() < give_up
-        time.sleep(0.05)
-    sampled.stop()
+    with sampled:
+        while not sampled.latest()["error"]:
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
     assert sampled.latest()["figure"] == 1
     assert "KeyError" in sampled.latest()["error"]
 

@@ -17,7 +17,7 @@ def crawl(server):
 def tell(server, crawl, capsys):
     def run(*words):
         with pytest.raises(SystemExit) as ended:
-            main(["frontier", *words, "--redis-url", server.url, "--crawl-id", crawl.crawl_id])
+            main(["frontier", *words, "--redis-url", server.url, "--crawl-id", crawl.config.crawl_id])
         said = capsys.readouterr()
         assert ended.value.code == (2 if said.err else 0)
         return said.out + said.err

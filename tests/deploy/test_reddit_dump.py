@@ -10,7 +10,6 @@ from backports import zstd
 
 from deploy.demo.dump import write_dump
 from deploy.demo.sites import discover
-from tinylm.errors import ConfigError
 
 SITES = discover(["rich", "markdown-it-py", "hypothesis", "python"])
 POSTS = 8000
@@ -64,13 +63,12 @@ def test_the_window_is_too_long_for_a_reader_that_does_not_ask(dump):
         file.read()
 
 
-def test_the_same_seed_gives_the_same_lines_and_another_seed_others(tmp_path):
-    paths = [tmp_path / name for name in ("a", "b", "c")]
-    for path, seed in zip(paths, (3, 3, 4), strict=True):
-        write_dump(path, SITES, seed=seed, posts=300)
-    first, again, other = (lines(path) for path in paths)
+def test_the_same_sites_give_the_same_lines(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        write_dump(path, SITES, posts=300)
+    first, again = (lines(path) for path in paths)
     assert first == again
-    assert first != other
 
 
 def test_links_lead_to_the_hosts_of_the_sites_and_to_the_faulty_ones(posts):
@@ -110,11 +108,3 @@ def test_home_pages_earn_more_than_sources_and_traps_and_scores_have_a_heavy_tai
     assert mean(scores["home"]) > mean(scores["trap"])
     ordered = sorted(post["score"] for post in posts)
     assert ordered[-1] > 20 * max(ordered[len(ordered) // 2], 1)
-
-
-def test_a_dump_that_fails_leaves_no_file(tmp_path):
-    with pytest.raises(ConfigError, match="posts=0"):
-        write_dump(tmp_path / "dump.zst", SITES, posts=0)
-    with pytest.raises(ConfigError, match="sites=0"):
-        write_dump(tmp_path / "dump.zst", [])
-    assert list(tmp_path.iterdir()) == []

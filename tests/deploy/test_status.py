@@ -1,9 +1,12 @@
-"""What `tinylm status` says of quality."""
+"""What `tinylm status` says: of quality, and why nothing is ready."""
 
 import io
 
+import pytest
 from rich.console import Console
 
+from crawler.frontier import Discovered
+from deploy.cli.app import app
 from deploy.status import StatusReader, table
 from ranker.config import WalkConfig
 from ranker.walker import Walker
@@ -29,3 +32,13 @@ def test_it_names_the_model_and_how_far_to_trust_it(server, tmp_path):
     assert "0.50 (online, no votes yet, PSI 0.00, 100% of kept text new)" in shown(frontier)
     frontier.publish("walker", frontier.published("walker") | {"calibration_error": 0.081, "drift": 0.3})
     assert "(online, ECE 0.08, PSI 0.30" in shown(frontier)
+
+
+def test_the_command_says_why_nothing_is_fetched(server, capsys):
+    frontier = open_frontier(server)
+    crawl = ["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
+    for said in ("give it seeds", "is a `tinylm worker` running?"):
+        with pytest.raises(SystemExit):
+            app(crawl)
+        assert said in capsys.readouterr().out
+        frontier.put([Discovered("https://a.test/", 0.5)])

@@ -2,17 +2,15 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from crawler.urls import fingerprint, locate
+from deploy.cli import why
 from deploy.cli.app import main
-from deploy.cli.why import run, waiting
 from ranker.graph import LinkGraph, Target
 from ranker.policy.orders import Order
 from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
-from shards.manifest import Manifest
 from shards.writer import ShardWriter
 from tests.shards.conftest import make_document, make_fetch
 
@@ -135,38 +133,36 @@ class Told(Order):
         return [("depth", 0.5 - self._graph.depth[rows]), ("inlinks", self._graph.inlinks[rows] / 2)]
 
 
-def restored(directory):
+@pytest.fixture
+def restored(directory, monkeypatch):
     """What a walker would have known of this crawl when it was last committed."""
-    assert Manifest.load(directory).crawl_id == "c"
+    with ShardWriter(directory) as writer:
+        writer.commit(state=b"state")
     graph = LinkGraph()
     essay, queued = (Target(fingerprint(url), url) for url in (ESSAY, QUEUED))
     graph.seed(essay, 4.0, 1.0)
     graph.link(graph.take(essay), ESSAY, 0.5, [queued])
-    return graph, Told(graph)
+    monkeypatch.setattr(why, "restored", lambda of: (graph, Told(graph)) if of == directory else None)
 
 
-def test_a_url_that_waits_is_explained_out_of_the_walkers_last_state(directory, capsys):
-    run(directory, QUEUED, restored)
-    out = capsys.readouterr().out
-    assert "waits to be fetched, and promises 0.5000 by policy bfs" in out
-    assert "0 votes, 1 pages linked to it, 1 links from a seed" in out
-    rows = [line.split("│")[1:3] for line in out.splitlines() if line.startswith("│")]
+def test_a_url_that_waits_is_explained_out_of_the_walkers_last_state(directory, restored, tell):
+    lines = tell(QUEUED, directory)
+    assert "waits to be fetched, and promises 0.5000 by policy bfs" in lines
+    assert "0 votes, 1 pages linked to it, 1 links from a seed" in lines
+    rows = [line.split("│")[1:3] for line in lines if line.startswith("│")]
     assert [cells[0].strip() for cells in rows] == ["-0.5000", "+0.5000", "0.0000"]
 
 
-def test_a_url_that_nobody_met_is_said_to_be(directory, capsys):
-    run(directory, "https://a.test/essays/three", restored)
-    assert capsys.readouterr().out.splitlines()[1:3] == ["was never met", f"but fetched was {ESSAY}"]
-    graph, policy = restored(directory)
-    assert waiting(graph, policy, ESSAY) is None
-    assert np.isclose(waiting(graph, policy, QUEUED).promise, 0.5)
+def test_a_url_that_nobody_met_is_said_to_be(directory, restored, tell):
+    assert tell("https://a.test/essays/three", directory)[1:3] == [
+        "was never met", f"but fetched was {ESSAY}"
+    ]  # fmt: skip
 
 
-def test_a_fetched_url_is_answered_without_the_walkers_state(directory, capsys):
+def test_a_fetched_url_is_answered_without_the_walkers_state(directory, restored, tell, monkeypatch):
     def lost(directory):
         raise ShardError(f"{directory}: no state")
 
-    run(directory, SHOP, lost)
-    assert "dropped, language" in capsys.readouterr().out
-    with pytest.raises(ShardError):
-        run(directory, QUEUED, lost)
+    monkeypatch.setattr(why, "restored", lost)
+    assert "dropped, language" in "".join(tell(SHOP, directory))
+    assert tell(QUEUED, directory)[-1].endswith(": no state")

@@ -145,7 +145,7 @@ def assert_equal(state, other):
         assert np.array_equal(array, other[name]), name
 
 
-Crawling.TestCase.settings = settings(max_examples=40, stateful_step_count=20, deadline=None)
+Crawling.TestCase.settings = settings(max_examples=40, stateful_step_count=20)
 TestCrawling = Crawling.TestCase
 
 

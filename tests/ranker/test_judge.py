@@ -98,7 +98,7 @@ def test_any_page_is_judged(text, karma):
     assert 0 <= found.worth <= found.quality <= 1
     assert 0 <= found.novelty <= 1
     assert found.verdict.keep == (found.worth > 0)
-    assert found.verdict.keep or found.verdict.reason in {name for name, _ in RULES}
+    assert found.verdict.keep or found.verdict.reason in {rule.name for rule in RULES}
 
 
 def feed(judge, numbers):

@@ -116,7 +116,7 @@ def test_the_host_bandit_tries_every_host_and_stays_with_the_best():
     assert min(tried.count(host) for host in set(hosts)) >= 2
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=20), st.integers(1, 6))
 def test_pagerank_is_that_of_the_graph_seen(ends, fetches):
     """Fetch some pages of a random graph: promises are the ranks of all pages met, of the links seen."""

@@ -173,7 +173,7 @@ def taught(history, scale=1.0, **options):
     return web, np.array([web.graph.queued(key) for key in waiting])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(histories(st.integers(0, 50).map(float)))
 def test_scale_does_not_matter(history):
     (small, rows), (large, same) = taught(history), taught(history, scale=1000.0)
@@ -187,7 +187,7 @@ def test_scale_does_not_matter(history):
     assert np.array_equal(np.sign(high[:, None] - high)[apart], np.sign(low[:, None] - low)[apart])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(histories(WORTH))
 def test_what_a_promise_is_made_of_adds_up_to_it(history):
     web, rows = taught(history)
@@ -198,7 +198,7 @@ def test_what_a_promise_is_made_of_adds_up_to_it(history):
     assert np.sum(added, axis=0) == pytest.approx(promise, abs=tolerance)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(histories(WORTH))
 def test_what_was_learned_survives_a_restart_bit_by_bit(history):
     web, rows = taught(history)
@@ -214,7 +214,7 @@ def test_what_was_learned_survives_a_restart_bit_by_bit(history):
     assert np.array_equal(again.promise(rows), web.policy.promise(rows))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(histories(st.sampled_from([0.0, 1e-30, 1.0, 1e12])), st.floats(-1e9, 1e9))
 def test_promises_are_numbers_whatever_was_seen(history, karma):
     web, rows = taught(history)
@@ -263,7 +263,7 @@ def test_a_part_that_is_left_out_adds_nothing(part):
 # Regression
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 40), st.integers(1, 6), st.floats(0.5, 10))
 def test_ridge_is_the_closed_form_however_it_is_cut_into_batches(seed, examples, weights, precision):
     random = np.random.default_rng(seed)

@@ -139,7 +139,7 @@ FETCH = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(FETCH, min_size=1, max_size=8).filter(lambda fetches: any(kept for _, kept, _ in fetches)))
 def test_the_graph_is_that_of_the_latest_fetches(fetches):
     urls = (A, B, C, D)

@@ -140,7 +140,7 @@ def test_a_start_given_twice_is_one_and_no_start_is_no_crawl():
         assert len(crawl(WEB, "tinylm", 9, np.zeros(0, np.int64), clock=clock).pages) == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from(sorted(POLICIES)), st.integers(1, 50))
 def test_nobody_harvests_more_of_a_star_than_the_greedy_oracle(seed, name, budget):
     worth = np.random.default_rng(seed).random(50)

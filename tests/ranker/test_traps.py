@@ -64,7 +64,7 @@ ENDLESS = {
 }
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.sampled_from(sorted(ENDLESS)), st.integers(1, 4))
 def test_of_an_endless_site_that_is_worth_nothing_a_finite_number_of_urls_is_admitted(kind, links):
     numbers = count()

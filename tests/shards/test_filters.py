@@ -52,7 +52,7 @@ QUOTED = "\n".join(f'He turned around and said to the {noun}, "I have seen this 
 
 
 def rule(name):
-    return next(breaks for reason, breaks in RULES if reason == name)
+    return next(rule.breaks for rule in RULES if rule.name == name)
 
 
 def words(count, word="word"):
@@ -112,8 +112,8 @@ def test_a_rule_breaks_just_outside_its_threshold(name, inside, outside):
 
 
 def test_every_rule_has_a_case_and_a_name_of_its_own():
-    assert {name for name, _, _ in CASES} == {name for name, _ in RULES}
-    assert len(RULES) == len({name for name, _ in RULES})
+    assert {name for name, _, _ in CASES} == {rule.name for rule in RULES}
+    assert len(RULES) == len({rule.name for rule in RULES})
 
 
 FIRST_CASES = [
@@ -128,13 +128,13 @@ FIRST_CASES = [
 
 @pytest.mark.parametrize(("name", "inside", "outside"), FIRST_CASES)
 def test_the_first_look_leaves_room(name, inside, outside):
-    breaks = dict(FIRST_LOOK)[name]
+    [breaks] = (rule.breaks for rule in FIRST_LOOK if rule.name == name)
     assert not breaks(Signals(inside))
     assert breaks(Signals(outside))
 
 
 def test_every_rule_of_the_first_look_has_a_case():
-    assert [name for name, _, _ in FIRST_CASES] == [name for name, _ in FIRST_LOOK]
+    assert [name for name, _, _ in FIRST_CASES] == [rule.name for rule in FIRST_LOOK]
 
 
 @given(st.text(alphabet="the of 12.,\n", max_size=300))
@@ -176,7 +176,7 @@ def test_a_verdict_is_total_deterministic_and_explained(text):
     verdict = judge(text)
     assert verdict == judge(text)
     assert verdict.keep == (verdict.reason == "")
-    assert verdict.keep or verdict.reason == next(name for name, breaks in RULES if breaks(Signals(text)))
+    assert verdict.keep or verdict.reason == next(rule.name for rule in RULES if rule.breaks(Signals(text)))
 
 
 @given(st.text(alphabet="ab .\n#`-…", max_size=300))
@@ -208,8 +208,8 @@ class Counting(str):
 )  # fmt: skip
 def test_a_megabyte_of_one_thing_is_judged(text):
     """Were a rule quadratic, ten of these would outlast the suite's time limit."""
-    for _, breaks in RULES:
-        breaks(Signals(text))
+    for rule in RULES:
+        rule.breaks(Signals(text))
 
 
 def test_measurements_look_at_each_line_once():

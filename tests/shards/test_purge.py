@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shards import writer
 from shards.errors import ShardCorrupt, ShardsLocked
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from shards.reader import ShardReader, read_fetches, verify
@@ -233,7 +234,7 @@ def kill_a_purge(directory: Path, seconds: float):
     process.stdout.close()
 
 
-@pytest.mark.parametrize("moment", ["replacing", "save", "remove_unlisted"])
+@pytest.mark.parametrize("moment", ["write_table", "save", "remove_unlisted"])
 def test_killed_at_each_step_nothing_is_lost(corpus_dir, monkeypatch, moment):
     """The steps one by one: after some files, before the manifest, after it."""
 
@@ -246,21 +247,18 @@ def test_killed_at_each_step_nothing_is_lost(corpus_dir, monkeypatch, moment):
     take_down(corpus_dir, "a.test")
     left = documents(corpus_dir)
     with monkeypatch.context() as patched:
-        if moment == "replacing":
-            real, calls = ShardWriter._write_table, []
+        if moment == "save":
+            patched.setattr(Manifest, "save", killed)
+        else:
+            # The fifth file; what is unlisted is removed at the start, too.
+            owner, fatal = (writer, 5) if moment == "write_table" else (ShardWriter, 2)
+            real, calls = getattr(owner, moment), []
 
             def after_some(*args):
                 calls.append(1)
-                return killed() if len(calls) == 5 else real(*args)
+                return killed() if len(calls) == fatal else real(*args)
 
-            patched.setattr(ShardWriter, "_write_table", after_some)
-        elif moment == "save":
-            patched.setattr(Manifest, "save", killed)
-        else:
-            real = ShardWriter.remove_unlisted
-            patched.setattr(
-                ShardWriter, "remove_unlisted", lambda self, m=None: real(self, m) if m else killed()
-            )
+            patched.setattr(owner, moment, after_some)
         with pytest.raises(Killed):
             purge(corpus_dir, place)
     assert documents(corpus_dir) == left

@@ -174,9 +174,7 @@ def _makers(document, link, fetch) -> None:
 
 
 def test_any_sequence_of_appends_commits_and_crashes_leaves_a_whole_corpus():
-    run_state_machine_as_test(
-        Committing, settings=settings(max_examples=25, stateful_step_count=15, deadline=None)
-    )
+    run_state_machine_as_test(Committing, settings=settings(max_examples=25, stateful_step_count=15))
 
 
 def test_a_writer_killed_again_and_again_loses_and_repeats_no_row(tmp_path):

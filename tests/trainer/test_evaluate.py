@@ -27,7 +27,7 @@ def model(uniform=False):
     return made
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(min_size=1, max_size=80), min_size=1, max_size=5))
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_the_vocabulary_a_token(texts):
     tokens = sum(len(TOKENIZER.encode(text)) for text in texts)

@@ -85,7 +85,7 @@ def test_a_preset_has_our_logits_in_transformers_and_comes_back_bit_for_bit(pres
     check_round_trip({"preset": preset})
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(variations())
 def test_so_has_every_variation_that_a_class_fits(changes):
     check_round_trip(changes)
@@ -153,7 +153,6 @@ def test_the_folder_has_the_files_of_transformers_5(exported):
     ]
 
 
-@settings(deadline=None)
 @given(st.text() | st.text("\u180e \n\t\u2028ſs'019aé<|im_end>") | CONTENT)
 def test_ids_are_ours_for_any_text(text):
     text = well_formed(text)
@@ -198,7 +197,6 @@ def turns(contents):
     return st.lists(st.tuples(contents, contents), min_size=1, max_size=3)
 
 
-@settings(deadline=None)
 @given(turns(ANY), st.none() | ANY)
 def test_the_template_renders_conversations_as_we_do(turns, system):
     messages, ours = conversation(turns, system), tokenizer()
@@ -212,7 +210,6 @@ def test_the_template_renders_conversations_as_we_do(turns, system):
     assert render_as(messages[:-1], add_generation_prompt=True) == text(render_prompt(messages[:-1], ours))
 
 
-@settings(deadline=None)
 @given(turns(PLAIN), st.none() | PLAIN)
 def test_the_template_gives_our_ids_and_knows_what_is_learned(turns, system):
     messages = conversation(turns, system)

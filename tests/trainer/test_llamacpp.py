@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from deploy.cli.app import app
@@ -91,7 +91,6 @@ def vocabulary(tmp_path_factory):
     found.close()
 
 
-@settings(deadline=None)
 @given(text=st.text() | st.text(" \n\t's019aé.<|im_end>") | st.lists(st.sampled_from(SPECIALS)).map("".join))
 @example("\n\n  indented\r\n\r\n\tx  y   \n")
 @example("12 345 67890 ½ ٣٤ x1y22")

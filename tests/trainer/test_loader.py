@@ -87,7 +87,7 @@ def test_all_ranks_together_read_what_one_alone_reads(corpus, size, packing):
     assert read(loaders(corpus, size, config), 12) == read(loaders(corpus, config=config), 12)
 
 
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=st.integers(0, 60),
     first=st.integers(1, 3),

@@ -69,7 +69,7 @@ def test_all_ranks_together_read_what_one_alone_reads(mixed, size):
     assert read(loaders(mixed, size), 12) == read(loaders(mixed), 12)
 
 
-@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.integers(0, 40), first=st.integers(1, 3), second=st.integers(1, 3))
 def test_stopping_anywhere_and_going_on_with_other_ranks_changes_nothing(mixed, before, first, second):
     uninterrupted = loaders(mixed)

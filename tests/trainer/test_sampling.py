@@ -84,7 +84,7 @@ def readings(sampling, reader, epoch):
     }
 
 
-@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(first=st.integers(0, 10**6), epochs=st.integers(1, 12), seed=st.integers(0, 9))
 def test_in_any_epochs_each_document_is_read_its_weight_rounded_up_or_down(weighted, first, epochs, seed):
     reader = ShardReader(weighted)
@@ -129,7 +129,7 @@ def test_all_ranks_together_read_what_one_alone_reads(weighted, size):
     assert read(loaders(weighted, size, CONFIG), 12) == read(loaders(weighted, config=CONFIG), 12)
 
 
-@settings(deadline=None, max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=st.integers(0, 40), first=st.integers(1, 3), second=st.integers(1, 3))
 def test_stopping_anywhere_and_going_on_with_other_ranks_changes_nothing(weighted, before, first, second):
     uninterrupted = loaders(weighted, config=CONFIG)

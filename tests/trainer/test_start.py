@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import tokenizers
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -232,7 +232,6 @@ def adopted(request, tmp_path_factory):
     return Tokenizer.adopt(path)[0], bpe
 
 
-@settings(deadline=None)
 @given(text=st.text() | st.text("e\u0301\u180e \n12'saé<|im_end>") | st.just("<think>\n<|im_end|>"))
 def test_a_foreign_tokenizer_gives_the_ids_it_defines_and_reads_no_marker_out_of_text(adopted, text):
     ours, theirs = adopted

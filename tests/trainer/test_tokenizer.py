@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from trainer.tokenizer import Tokenizer, TokenizerError
@@ -45,7 +45,6 @@ def defined(text: str) -> list[int]:
     return bpe.encode(text, add_special_tokens=False).ids
 
 
-@settings(deadline=None)
 @given(
     st.text()
     | st.text("\u180e \n\t\u2028ſs'019aé<|im_end>")

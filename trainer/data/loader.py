@@ -23,8 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from shards.foreign import Reader
-from shards.reader import RowGroup, ShardReader
+from shards.reader import Reader, RowGroup, ShardReader
 from trainer.config import PretrainConfig
 from trainer.data.batch import IGNORE, Batch, DataError, Ranks
 from trainer.data.packing import Rows, Tokens, pack, segments

@@ -17,10 +17,9 @@ from shards.columns import read_column
 from shards.reader import RowGroup, ShardReader
 from tinylm.errors import TinylmError
 
-MOST_READINGS = 4
-"""Weight of a document at most, whatever its number."""
+MOST_READINGS = 4  # weight of a document at most, whatever its number (arXiv 2305.16264)
+# Weights are whole multiples of 1 / _UNIT, so that no rounding can differ between machines or epochs.
 _UNIT = 1 << 20
-"""Weights are whole multiples of 1 / _UNIT, so that no rounding can differ between machines or epochs."""
 
 
 class SamplingError(TinylmError):

@@ -11,9 +11,9 @@ from random import Random
 from typing import Any, NamedTuple
 
 from shards import foreign as parquet
-from shards.foreign import Listing, ParquetReader, Reader
+from shards.foreign import Listing, ParquetReader
 from shards.manifest import FILE_NAME, Manifest, is_corpus
-from shards.reader import RowGroup, ShardReader
+from shards.reader import Reader, RowGroup, ShardReader
 from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
 from trainer.data.batch import DataError
@@ -36,10 +36,12 @@ class Source(NamedTuple):
 
 def open_sources(config: PretrainConfig) -> list[Source]:
     """All sources of a run as they are pinned in `config.out`, which `pin_sources` did before."""
-    return [
-        Source(place, _pinned(place, folder), share)
-        for (place, share), folder in zip(config.sources, _folders(config), strict=True)
-    ]
+    found = []
+    for (place, share), folder in zip(config.sources, _folders(config), strict=True):
+        listing = Listing.load(folder)
+        reader = ParquetReader(place, listing) if listing else ShardReader(place, Manifest.load(folder))
+        found.append(Source(place, reader, share))
+    return found
 
 
 def identity_of_sources(sources: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -97,11 +99,6 @@ def _first(reader: Reader, groups: Sequence[RowGroup], left: float) -> Iterator[
 
 def _folders(config: PretrainConfig) -> list[Path]:
     return [config.out, *(config.out / f"mix-{number}" for number in range(1, len(config.sources)))]
-
-
-def _pinned(place: Path | str, folder: Path) -> Reader:
-    listing = Listing.load(folder)
-    return ParquetReader(place, listing) if listing else ShardReader(place, Manifest.load(folder))
 
 
 def _check_pin(place: Path | str, folder: Path, current: Manifest) -> None:

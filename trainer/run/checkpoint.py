@@ -89,7 +89,10 @@ class Saver:
         files = dict.fromkeys(tensors, _WEIGHTS) | dict.fromkeys(moments, _MOMENTS)
         try:
             if self._world.is_main:
-                _clear(_temporary(target))
+                # Whatever a killed run left half written or half deleted.
+                for left in target.parent.glob(".step_*"):
+                    shutil.rmtree(left)
+                _temporary(target).mkdir(parents=True)
             self._world.barrier()
             written = async_save(
                 tensors | moments,
@@ -145,13 +148,6 @@ class Saver:
 
 def _temporary(target: Path) -> Path:
     return target.with_name(f".{target.name}.tmp")
-
-
-def _clear(directory: Path) -> None:
-    """An empty directory, and none that a killed run left half written or half deleted beside it."""
-    for left in directory.parent.glob(".step_*"):
-        shutil.rmtree(left)
-    directory.mkdir(parents=True)
 
 
 def _not_written(target: Path, error: BaseException) -> CheckpointError:

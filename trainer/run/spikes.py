@@ -11,10 +11,11 @@ from typing import Any
 
 from trainer.config import TrainConfig
 
-_WINDOW = 64
-_LEAST = 32
+_WINDOW = 64  # good steps that are remembered
+_LEAST = 32  # good steps below which mean and deviation say nothing: until then only what is no number is bad
+# As a share of the mean: a deviation counts as at least this. Norms of healthy gradients jump: without
+# this the demo left out 3 steps of 360.
 _LEAST_DEVIATION = {"loss": 0.05, "grad_norm": 0.3}
-"""As a share of the mean. Norms of healthy gradients jump: without this the demo left out 3 steps of 360."""
 
 
 class Guard:
@@ -52,7 +53,7 @@ class Guard:
         return f"{name} is {value:.3g}, above {limit:.3g}" if value > limit else ""
 
     def _limit(self, name: str) -> float:
-        """Mean and so many deviations of the last good steps, of which it takes some to say anything."""
+        """mean + sigmas * standard deviation of the last good steps; inf with fewer than _LEAST of them."""
         seen = self._recent.get(name, ())
         if not self._sigmas or len(seen) < _LEAST:
             return math.inf
