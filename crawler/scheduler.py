@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -31,15 +31,7 @@ from twisted.python.failure import Failure
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost
 from crawler.fetch.failures import classify
-from crawler.fetch.robots import (
-    MOST_BYTES,
-    VALID_SECONDS,
-    HostRules,
-    Moved,
-    RobotsRedirects,
-    Rules,
-    retry_at,
-)
+from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
@@ -113,8 +105,7 @@ class FrontierScheduler(BaseScheduler):
         with self._taking:
             self._closing = True
         for held in list(self._held.values()):
-            verb = self._end if held.begun else self._frontier.give_back
-            self._ended(held, verb)
+            self._end(held)
 
     def has_pending_requests(self) -> bool:
         """Whether anything is queued or in flight, in whichever process."""
@@ -212,18 +203,17 @@ class FrontierScheduler(BaseScheduler):
         engine = self._crawler.engine
         in_progress = engine._slot.inprogress if engine and engine._slot else set()
         for held in [held for held in self._held.values() if held.begun and held.request not in in_progress]:
-            await asyncio.to_thread(self._ended, held, self._end)
+            await asyncio.to_thread(self._end, held)
 
-    def _end(self, lease: Lease, **cost: Any) -> None:
-        if lease.kind == "robots":
-            self._frontier.nack(lease, "robots_unreachable", back_off=True)
-        else:
-            self._frontier.done(lease, **cost)
-
-    def _ended(self, held: _Held, verb: Callable[..., None]) -> None:
-        cost = held.cost if verb == self._end else {}
+    def _end(self, held: _Held) -> None:
+        """Give back what was not begun; all else is done, but a robots.txt that no callback has seen."""
         try:
-            verb(held.lease, **cost)
+            if not held.begun:
+                self._frontier.give_back(held.lease)
+            elif held.lease.kind == "robots":
+                self._frontier.nack(held.lease, "robots_unreachable", back_off=True)
+            else:
+                self._frontier.done(held.lease, **held.cost)
         except LeaseLost as error:
             log.warning("%s", error)
         finally:
@@ -253,36 +243,29 @@ class FrontierScheduler(BaseScheduler):
             callback=self._on_robots,
             errback=self._on_robots_failure,
             cb_kwargs={"lease": lease, "hops": hops},
-            meta={
-                "handle_httpstatus_all": True,
-                "dont_redirect": True,
-                "dont_retry": True,
-                "dont_cache": True,
-            },
+            meta=dict.fromkeys(("handle_httpstatus_all", "dont_redirect", "dont_retry", "dont_cache"), True),
             dont_filter=True,
         )
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
         location = (response.headers.get("Location") or b"").decode("latin-1")
-        rules = await self._redirects.read(
+        rules, moved = await self._redirects.read(
             response.url, response.status, location, response.body, host=lease.host, hops=hops
         )
-        if isinstance(rules, Moved):
-            yield self._robots_request(lease, rules.url, hops + 1)
+        if moved:
+            yield self._robots_request(lease, moved, hops + 1)
         else:
             await asyncio.to_thread(self._store_rules, lease, rules, held.cost)
 
     def _store_rules(self, lease: Lease, rules: str | None, cost: dict[str, Any]) -> None:
         with suppress(LeaseLost):
             if rules is None:
-                at = cost.pop("retry_at", None)
-                cost.pop("back_off", None)
-                self._frontier.nack(lease, "robots_unreachable", retry_at=at, back_off=at is None, **cost)
-                return
-            delay = Rules(rules, self._agent).crawl_delay
-            rules = rules[:MOST_BYTES]
-            self._frontier.ack_robots(lease, rules, valid=VALID_SECONDS, crawl_delay=delay, **cost)
+                cost["back_off"] = cost.get("retry_at") is None
+                self._frontier.nack(lease, "robots_unreachable", **cost)
+            else:
+                delay = Rules(rules, self._agent).crawl_delay
+                self._frontier.ack_robots(lease, rules, valid=VALID_SECONDS, crawl_delay=delay, **cost)
 
     async def _on_robots_failure(self, failure: Failure) -> None:
         request: Request = failure.request  # type: ignore[attr-defined]

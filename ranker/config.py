@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from tinylm.errors import ConfigError
+from tinylm.config import require, require_positive
 
 # The quality model a crawl trains itself.
 ONLINE = "online"
@@ -31,18 +31,13 @@ class WalkConfig:
     """Least probability of the language (FineWeb's threshold)."""
     obey_opt_out: bool = True
     """Leave out pages that say they are not for training (noai, noindex, ai-train=no); all is recorded."""
-    shard_megabytes: float = 128.0
-    """A shard is committed at this much text."""
     shard_seconds: float = 300.0
-    """And at the latest after this time, so that a crash costs little."""
+    """A shard is committed after this time at the latest, so that a crash costs little."""
     row_group_rows: int = 256
     """Documents in a row group: what a reader holds at once."""
     held_out: float = 0.05
     """Share of the text, by whole hosts, that no model trains on."""
 
     def __post_init__(self) -> None:
-        for name in ("shard_megabytes", "shard_seconds", "row_group_rows"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be above 0")
-        if not 0 < self.held_out < 0.5:
-            raise ConfigError(f"held_out = {self.held_out!r}: a share above 0 and below 0.5")
+        require_positive(self, "shard_seconds", "row_group_rows")
+        require(self, "held_out", 0 < self.held_out < 0.5, "a share above 0 and below 0.5")

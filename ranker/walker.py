@@ -39,6 +39,10 @@ from tinylm.errors import ConfigError
 _ENTRIES = 64
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
+# Links from the nearest seed at which a page's own links are left: at so many a chain of pages has no end.
+_DEEPEST = 30
+# Bytes of text at which a shard is committed, so that a crash costs little and shards are few.
+_SHARD_BYTES = 128e6
 # Links to files that hold no text for us cost no fetch.
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -78,7 +82,6 @@ class Walker:
         writer: ShardWriter,
         config: WalkConfig,
         *,
-        deepest: int = 30,
         spill: Spill | None = None,
         open_model: Open = open_model,
     ) -> None:
@@ -87,7 +90,6 @@ class Walker:
         self._frontier = frontier
         self._writer = writer
         self._config = config
-        self._deepest = deepest
         self._spill = spill
         self.graph = LinkGraph()
         self.policy: Policy = POLICIES[config.policy](self.graph)
@@ -97,7 +99,6 @@ class Walker:
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
-        # And the row of each in the graph, unless policies learn nothing of it: a redirect, a list.
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -222,7 +223,7 @@ class Walker:
 
     def _targets(self, page: Page, depth: int) -> list[Target]:
         """Where the links of a page lead that are worth following."""
-        if depth >= self._deepest:
+        if depth >= _DEEPEST:
             self.dropped["trap_depth"] += len(page.links)
             return []
         targets = []
@@ -317,7 +318,7 @@ class Walker:
 
     def commit_if_due(self) -> None:
         """Commit when enough text or time has gathered, or before workers would have to wait for it."""
-        full = self._writer.buffered_bytes >= self._config.shard_megabytes * 1e6
+        full = self._writer.buffered_bytes >= _SHARD_BYTES
         waited = time.monotonic() - self._committed_at >= self._config.shard_seconds
         if full or waited or self._uncommitted >= self._frontier.config.backlog / 2:
             self.commit()

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
 
 from protego import Protego
 
@@ -131,12 +130,6 @@ class HostRules:
         return await asyncio.to_thread(self.read, lease)
 
 
-class Moved(NamedTuple):
-    """A robots.txt has to be asked for at another URL."""
-
-    url: str
-
-
 class RobotsRedirects:
     """robots.txt files that live on another host than the one whose rules they are.
 
@@ -154,20 +147,25 @@ class RobotsRedirects:
 
     async def read(
         self, url: str, status: int, location: str, body: bytes, *, host: str, hops: int
-    ) -> "str | Moved | None":
-        """Interpret the answer from `url`, after `hops` moves: the rules of `host`, or where to ask now.
+    ) -> tuple[str | None, str]:
+        """Interpret the answer from `url`, after `hops` moves: the rules of `host`, and where to ask now.
 
-        None: nothing may be fetched until the host answers. Waits until the next URL may be asked for.
+        Without rules, and with nowhere to ask, nothing may be fetched until the host answers. Waits until the
+        next URL may be asked for.
         """
-        self.answered(url)
+        own = locate(url).host
+        if own in self._next:
+            self._next[own] = time.monotonic() + self._delay
         moved = 300 <= status < 400
         target = canonicalize(location, url) if moved and location and hops < _MOST_HOPS else None
         text = await self.turn(target, host) if target else interpret(404 if moved else status, body)
         if target and text is None:
-            return Moved(target)
-        if text is not None:
-            self.remember(url, host, text)
-        return text
+            return None, target
+        if text is not None and own != host:  # another host's file
+            if len(self._known) >= _MOST_FILES_OF_OTHERS:
+                self._known.clear()
+            self._known[url] = time.monotonic() + VALID_SECONDS, text
+        return text, ""
 
     async def turn(self, url: str, host: str) -> str | None:
         """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
@@ -187,18 +185,6 @@ class RobotsRedirects:
                 self._next[target] = now + self._patience
                 return None
             await asyncio.sleep(min(wait, max(self._delay, _SHORTEST_WAIT)))
-
-    def answered(self, url: str) -> None:
-        """There was a response from `url`: its host rests from now."""
-        if (target := locate(url).host) in self._next:
-            self._next[target] = time.monotonic() + self._delay
-
-    def remember(self, url: str, host: str, text: str) -> None:
-        """`url` holds these rules, for `host`; kept if it is another host's file."""
-        if locate(url).host != host:
-            if len(self._known) >= _MOST_FILES_OF_OTHERS:
-                self._known.clear()
-            self._known[url] = time.monotonic() + VALID_SECONDS, text
 
 
 def interpret(status: int, body: bytes) -> str | None:

@@ -7,7 +7,7 @@ answers, whether it has four pages in flight or four hundred, and nobody waits l
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, Concatenate, NamedTuple, ParamSpec
+from typing import Any, Concatenate, ParamSpec
 
 from crawler.errors import LeaseLost, ServerError
 from crawler.frontier import Frontier, Lease
@@ -17,13 +17,8 @@ from tinylm.processes import beat
 
 P = ParamSpec("P")
 Ending = Callable[Concatenate[Batch, Lease, P], None]
-
-
-class _Answer(NamedTuple):
-    """The server's answer to one round trip."""
-
-    lost: frozenset[tuple[int, int]]
-    waits: dict[str, float]
+# The keys of leases that were no longer ours, and for how long each holder has to wait.
+_Answer = tuple[set[tuple[int, int]], dict[str, float]]
 
 
 class RoundTrips:
@@ -39,13 +34,15 @@ class RoundTrips:
     async def end(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
         """End a lease `how`: `Batch.ack`, and so on. Raises LeaseLost; ServerError if the server is away."""
         how(self._batch, lease, *args, **kwargs)
-        if lease.key in (await self._answered()).lost:
+        lost, _ = await self._answered()
+        if lease.key in lost:
             raise LeaseLost(f"{lease.url}: lease {lease.token} is no longer ours")
 
     async def hold(self, address: str, holder: str, **limits: Any) -> float:
         """`Batch.hold_ip`: 0 if it is held, or the seconds to wait. Raises ServerError."""
         self._batch.hold_ip(address, holder, **limits)
-        return (await self._answered()).waits[holder]
+        _, waits = await self._answered()
+        return waits[holder]
 
     def release(self, address: str, holder: str) -> None:
         """The hold ends with the next round trip; nobody has to wait for that."""
@@ -70,7 +67,7 @@ class RoundTrips:
                 answer.set_exception(error)
                 answer.exception()  # seen: if nobody waits for the answer, asyncio does not complain
             else:
-                answer.set_result(_Answer(frozenset(lease.key for lease in lost), batch.waits))
+                answer.set_result(({lease.key for lease in lost}, batch.waits))
 
     def _send(self, batch: Batch) -> list[Lease]:
         # A server that stayed away is waited for once, not once a batch: the leases left expire.

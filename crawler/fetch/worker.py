@@ -26,7 +26,6 @@ from crawler.fetch.robots import (
     MOST_BYTES,
     VALID_SECONDS,
     HostRules,
-    Moved,
     RobotsRedirects,
     Rules,
     product_token,
@@ -254,13 +253,13 @@ class LeaseSpider(Spider):
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
         location = _header(response, "Location")
-        text = await self._redirects.read(
+        text, moved = await self._redirects.read(
             response.url, response.status, location, response.body, host=lease.host, hops=hops
         )
-        if isinstance(text, Moved):
+        if moved:
             # A lease that is not ended is given back when the spider closes.
             if not self._closing:
-                await self._fetch(lease, text.url, hops + 1)
+                await self._fetch(lease, moved, hops + 1)
             return
         if text is None:
             await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)
@@ -270,7 +269,7 @@ class LeaseSpider(Spider):
         await self._finish(
             lease,
             Batch.ack_robots,
-            text[:MOST_BYTES],
+            text,
             valid=VALID_SECONDS,
             crawl_delay=rules.crawl_delay,
             page=_page(lease, response.status, reason="robots", links=links) if links else None,
@@ -280,12 +279,11 @@ class LeaseSpider(Spider):
     async def _page(self, response: Response, lease: Lease) -> Page:
         """Make a page of a response below 500: its text and links, or the reason why there is no text."""
         status = response.status
-        found = {"etag": _header(response, "ETag"), "last_modified": _header(response, "Last-Modified")}
-        validators: dict[str, Any] = {
-            name: value
-            for name, value in found.items()
-            if value.isascii() and 0 < len(value) <= _LONGEST_VALIDATOR
-        }
+        validators: dict[str, Any] = {}
+        for name, header in (("etag", "ETag"), ("last_modified", "Last-Modified")):
+            value = _header(response, header)
+            if value.isascii() and 0 < len(value) <= _LONGEST_VALIDATOR:
+                validators[name] = value
         if status == 304 and (lease.etag or lease.last_modified):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))

@@ -11,7 +11,6 @@ import re
 import signal
 from collections import OrderedDict
 from dataclasses import replace
-from functools import cache
 from importlib.metadata import version
 from types import FrameType
 
@@ -27,6 +26,8 @@ from crawler.read.optout import from_metas
 from crawler.read.sitemaps import is_text, listed, may_list
 from shards.text.filters import FIRST_LOOK, judge
 
+# Name and version of the extractor, as written with each document.
+EXTRACTOR = f"trafilatura {version('trafilatura')} fast markdown"
 DUPLICATE = "pre_duplicate"
 # Of a text that is not extracted: enough to learn from what is not wanted.
 _SEEN_CHARACTERS = 4000
@@ -85,7 +86,7 @@ class Extractor:
                 html, url=url, output_format="markdown", include_comments=False, include_formatting=True,
                 fast=True,
             )  # fmt: skip
-            return _with_text(found, _ESCAPED.sub(r"\1", text or ""), extractor_name())
+            return _with_text(found, _ESCAPED.sub(r"\1", text or ""), EXTRACTOR)
         except _TooSlow:
             return replace(found, reason="extract_timeout")
         except MemoryError:
@@ -114,12 +115,7 @@ class Extractor:
             digest = _digest(text) if reason and text else ""
             seen = text[:_SEEN_CHARACTERS] if reason not in ("", DUPLICATE) else ""
         return Extracted(
-            title=title,
-            text=seen,
-            opt_out=heard.signals,
-            links=links,
-            reason=reason,
-            content_sha256=digest,
+            title=title, text=seen, opt_out=heard.signals, links=links, reason=reason, content_sha256=digest
         )
 
 
@@ -135,12 +131,6 @@ def _with_text(found: Extracted, text: str, extractor: str) -> Extracted:
         content_sha256=_digest(text),
         extractor=extractor,
     )
-
-
-@cache
-def extractor_name() -> str:
-    """Name and version of the extractor, as written with each document."""
-    return f"trafilatura {version('trafilatura')} fast markdown"
 
 
 class Screen:

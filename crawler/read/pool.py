@@ -38,11 +38,7 @@ class Extractors:
     """
 
     def __init__(
-        self,
-        extract: Callable[..., Extracted],
-        processes: int,
-        seconds: float,
-        megabytes: int = _MEGABYTES,
+        self, extract: Callable[..., Extracted], processes: int, seconds: float, megabytes: int = _MEGABYTES
     ) -> None:
         self._idle: asyncio.LifoQueue[_Extractor] = asyncio.LifoQueue()
         self._children = [_Extractor(extract, seconds, megabytes) for _ in range(processes)]
@@ -95,22 +91,15 @@ class _Extractor(Child):
             await self._readable(self._patience)
             found: Extracted = self.pipe.recv()
             self.seconds = asyncio.get_running_loop().time() - began
-        except TimeoutError:
-            self._replace()
-            return Extracted(reason="extract_timeout")
-        except (EOFError, OSError):
-            self._replace()
-            return None
-        except asyncio.CancelledError:
-            self._replace()
-            raise
+        except (EOFError, OSError, asyncio.CancelledError) as error:
+            # Closed: it was ended for good, by `Extractors.close`.
+            if not self.pipe.closed:
+                self.end()
+                self.start()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            return Extracted(reason="extract_timeout") if isinstance(error, TimeoutError) else None
         return found
-
-    def _replace(self) -> None:
-        # Closed: it was ended for good, by `Extractors.close`.
-        if not self.pipe.closed:
-            self.end()
-            self.start()
 
     async def _readable(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

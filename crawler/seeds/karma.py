@@ -77,19 +77,16 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
 
 def why_not(post: dict[str, Any]) -> str:
     """Why a submission says nothing about the worth of a page; empty if it does."""
-    rules: tuple[tuple[str, Callable[[dict[str, Any]], Any]], ...] = (
-        ("self_post", lambda p: p.get("is_self")),
-        ("adult", lambda p: p.get("over_18")),
-        ("advertisement", lambda p: p.get("promoted")),
-        (
-            "removed",
-            lambda p: p.get("removed_by_category") or (p.get("_meta") or {}).get("was_deleted_later"),
-        ),
-        ("captured_early", _captured_early),
-        ("no_url", lambda p: not linked_url(p)),
-        ("not_text", _not_text),
-    )
-    return next((reason for reason, applies in rules if applies(post)), "")
+    flags = {"is_self": "self_post", "over_18": "adult", "promoted": "advertisement"}
+    if flag := next(filter(post.get, flags), ""):
+        return flags[flag]
+    if post.get("removed_by_category") or (post.get("_meta") or {}).get("was_deleted_later"):
+        return "removed"
+    if _captured_early(post):
+        return "captured_early"
+    if not linked_url(post):
+        return "no_url"
+    return "not_text" if _not_text(post) else ""
 
 
 def linked_url(post: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from deploy.crawl import attach
 from ranker.config import WalkConfig
 from ranker.links import rank as ranking
 from shards import holdout, takedown
+from shards.columns import path_of
 from shards.errors import ShardError, ShardsLocked
 from shards.manifest import Manifest
 from shards.reader import ShardReader
@@ -142,7 +143,7 @@ def rank(directory: Path, *, top: int = 10) -> None:
             directory,
             lambda what, done, of: progress.update(task, description=what, completed=done, total=of),
         )
-    path = ranking.path_of(directory, Manifest.load(directory))
+    path = path_of(directory, "rank", Manifest.load(directory))
     if found is None:
         console.print(f"{path}: up to date", soft_wrap=True)
         return

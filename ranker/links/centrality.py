@@ -57,11 +57,6 @@ class Graph:
         """(links,): where each link goes."""
         return np.repeat(np.arange(self.nodes, dtype=np.int32), np.diff(self.starts))
 
-    @property
-    def out_degrees(self) -> Ints:
-        """(nodes,): links that leave each node."""
-        return np.bincount(self.sources, minlength=self.nodes)
-
     def grouped(self, group: NDArray[Any], groups: int) -> "Graph":
         """The graph of groups of nodes; node i is in `group[i]`, and in none if that is negative."""
         sources, targets = group[self.sources], group[self.targets]
@@ -84,7 +79,7 @@ def pagerank(graph: Graph, teleport: Floats | None = None, *, tolerance: float =
         return np.zeros(0)
     jump = np.full(graph.nodes, 1.0) if teleport is None else teleport.astype(np.float64)
     jump /= jump.sum()
-    degrees = graph.out_degrees
+    degrees = np.bincount(graph.sources, minlength=graph.nodes)  # links that leave each node
     passed_on = DAMPING / np.maximum(1, degrees)
     ends = degrees == 0
     # Only nodes with links to them: of an empty range `reduceat` gives the next range's first element.

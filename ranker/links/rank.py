@@ -35,11 +35,6 @@ class Ranking:
     links: int
 
 
-def path_of(directory: Path, manifest: Manifest) -> Path:
-    """Where the table of the documents of this snapshot is, once it was computed."""
-    return columns.path_of(directory, "rank", manifest)
-
-
 def rank(directory: Path, report: Report) -> Ranking | None:
     """Rank the corpus in `directory` as its manifest is now; None if that was done before.
 
@@ -49,18 +44,19 @@ def rank(directory: Path, report: Report) -> Ranking | None:
     manifest = Manifest.load(directory)
     # Of the link tables, as a commit of dropped pages adds links and no documents.
     links = hashlib.sha256("".join(shard.links.sha256 for shard in manifest.shards).encode()).hexdigest()
-    if columns.facts_of(path_of(directory, manifest)).get("links") == links:
+    path = columns.path_of(directory, "rank", manifest)
+    if columns.facts_of(path).get("links") == links:
         return None
     with columns.writing(directory):
         web = read_graph(ShardReader(directory, manifest, split="all"), report)
         found = _rank(web, report)
         columns.write(columns.path_of(directory, "hosts", manifest), found.hosts, manifest, links=links)
-        columns.write(path_of(directory, manifest), found.rank, manifest, links=links)
+        columns.write(path, found.rank, manifest, links=links)
     return found
 
 
 def _rank(web: WebGraph, report: Report) -> Ranking:
-    pages = web.documents.pages
+    pages = web.pages
     report("PageRank", 0, _STEPS)
     ranks = pagerank(web.graph)
     numbers = {"pagerank": ranks[pages]}
@@ -77,8 +73,8 @@ def _rank(web: WebGraph, report: Report) -> Ranking:
     for name in ("pagerank", "harmonic"):
         numbers[f"host_{name}"] = hosts[name].to_numpy()[web.host[pages]]
         numbers[f"domain_{name}"] = domains[name][web.host[pages]]
-    table = pa.table({"id": web.documents.ids, **numbers})
-    return Ranking(table, hosts, web.documents.urls, web.graph.nodes, len(web.graph.sources))
+    table = pa.table({"id": web.ids, **numbers})
+    return Ranking(table, hosts, web.urls, web.graph.nodes, len(web.graph.sources))
 
 
 def _harmonic(graph: Graph, fetched: NDArray[np.bool_]) -> Floats:
@@ -96,7 +92,7 @@ def _hosts(web: WebGraph, ranks: Floats) -> pa.Table:
     count = len(web.hosts)
     known = web.host >= 0
     graph = web.graph.grouped(web.host, count)
-    documents = np.bincount(web.host[np.unique(web.documents.pages)], minlength=count)
+    documents = np.bincount(web.host[np.unique(web.pages)], minlength=count)
     return pa.table(
         {
             "host": web.hosts,

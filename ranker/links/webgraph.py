@@ -26,21 +26,16 @@ Report = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Documents:
-    """All documents of a corpus, in its order; (documents,) each."""
-
-    ids: pa.ChunkedArray
-    urls: pa.ChunkedArray
-    pages: NDArray[np.int64]
-    """The node of each document's URL: several, if it was fetched again."""
-
-
-@dataclass(frozen=True)
 class WebGraph:
     """Pages, fetched or only linked to, the links between them, and their hosts."""
 
     graph: Graph
-    documents: Documents
+    ids: pa.ChunkedArray
+    """(documents,): of all documents, in the corpus's order."""
+    urls: pa.ChunkedArray
+    """(documents,)"""
+    pages: NDArray[np.int64]
+    """(documents,): the node of each one's URL; several have one, if it was fetched again."""
     karma: NDArray[np.float64]
     """(nodes,): of the latest document of a page, 0 if there is none."""
     fetched: NDArray[np.bool_]
@@ -62,6 +57,13 @@ class Links(NamedTuple):
     page: NDArray[np.int32]
     target: NDArray[np.int32]
 
+    def of(self, pages: NDArray[np.uint64], fetches: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(links,): whether each is of one of these fetches of `pages`, which are in ascending order."""
+        at = np.searchsorted(pages, self.pages)
+        among = at < len(pages)
+        among[among] = (pages[at[among]] == self.pages[among]) & (fetches[at[among]] == self.fetches[among])
+        return among[self.page]
+
 
 class Names(dict[str, int]):
     """Numbers names in the order in which they are met."""
@@ -69,17 +71,6 @@ class Names(dict[str, int]):
     def __missing__(self, name: str) -> int:
         self[name] = len(self)
         return self[name]
-
-
-class _Rows(NamedTuple):
-    """What is read of the documents of a row group."""
-
-    ids: pa.Array
-    urls: pa.Array
-    pages: NDArray[np.uint64]
-    fetches: NDArray[np.int64]
-    hosts: NDArray[np.int32]
-    karma: NDArray[np.float64]
 
 
 def read_graph(reader: ShardReader, report: Report) -> WebGraph:
@@ -93,7 +84,7 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     for done, shard in enumerate(reader.manifest.shards):
         report("links", done, len(reader.manifest.shards))
         parts.append(counted(read_links(reader.location, shard), names))
-    if not any(len(rows.ids) for rows in groups):
+    if not any(len(of_group) for of_group, *_ in groups):
         raise ShardError(f"{reader.location}: no documents, so no graph of them")
     ids, urls, *numbers = zip(*groups, strict=True)
     keys, fetches, hosts, karma = map(np.concatenate, numbers)
@@ -113,14 +104,19 @@ def read_graph(reader: ShardReader, report: Report) -> WebGraph:
     # The latest document's karma stays: later fetches are written over earlier ones.
     for number in np.argsort(fetches, kind="stable"):
         found[pages[number]] = karma[number]
-    known, host = _used(list(names), host)
-    documents = Documents(pa.chunked_array(ids), pa.chunked_array(urls), pages)
-    return WebGraph(_graph(nodes, parts), documents, found, fetched, known, host)
+    # Only hosts that have a page, numbered anew in their order.
+    used = np.unique(host[host >= 0])
+    host = np.where(host < 0, -1, np.searchsorted(used, host)).astype(np.int32)
+    every = list(names)
+    known = [every[number] for number in used]
+    graph = _graph(nodes, parts)
+    return WebGraph(graph, pa.chunked_array(ids), pa.chunked_array(urls), pages, found, fetched, known, host)
 
 
-def _documents(rows: list[dict[str, Any]], names: Names) -> _Rows:
+def _documents(rows: list[dict[str, Any]], names: Names) -> tuple[Any, ...]:
+    """(rows,) each: ids, URLs, fingerprints of the URLs, numbers of the fetches, hosts' numbers, karma."""
     ids = [row["id"] for row in rows]
-    return _Rows(
+    return (
         pa.array(ids, pa.string()),
         pa.array([row["url"] for row in rows], pa.string()),
         *split_ids(ids),
@@ -170,11 +166,9 @@ def _of_latest_fetch(parts: list[Links], keys: NDArray[np.uint64], fetches: NDAr
     every = np.concatenate([keys, *(part.pages for part in parts)])
     number = np.concatenate([fetches, *(part.fetches for part in parts)])
     last = latest(every, number)
-    pages, newest = every[last], number[last]
     kept = []
     for part in parts:
-        live = newest[np.searchsorted(pages, part.pages)] == part.fetches
-        links = live[part.page]
+        links = part.of(every[last], number[last])
         used, target = np.unique(part.target[links], return_inverse=True)
         kept.append(
             part._replace(
@@ -192,11 +186,3 @@ def _graph(nodes: NDArray[np.uint64], parts: list[Links]) -> Graph:
     targets = [np.searchsorted(nodes, part.targets).astype(np.int32)[part.target] for part in parts]
     nothing = np.zeros(0, dtype=np.int32)
     return Graph.of(nodes.size, np.concatenate([nothing, *sources]), np.concatenate([nothing, *targets]))
-
-
-def _used(names: list[str], host: NDArray[np.int32]) -> tuple[list[str], NDArray[np.int32]]:
-    """The hosts that have a page, and each page's host among them."""
-    used = np.unique(host[host >= 0])
-    return [names[number] for number in used], np.where(host < 0, -1, np.searchsorted(used, host)).astype(
-        np.int32
-    )

@@ -27,44 +27,18 @@ _RANK_TOLERANCE = 1e-4
 RANDOM = "random"
 
 
-class Order:
-    """A policy that learns nothing but what the graph knows anyway: the one of `_BY` called `name`."""
+class Simple(Policy):
+    """The order of `_BY` called `name`."""
 
-    name = ""
-    batch = 1
-    moves = Moves.LINKED
-
-    def __init__(self, graph: LinkGraph, name: str = "") -> None:
-        self._graph = graph
-        self.name = name or self.name
-
-    def observe(self, fetch: Fetch) -> None:
-        """Nothing to learn."""
-
-    def learn(self) -> None:
-        """Nothing to learn."""
+    def __init__(self, graph: LinkGraph, name: str) -> None:
+        super().__init__(graph)
+        self.name = name
 
     def promise(self, rows: Rows) -> Floats:
-        """(n,) What the queued URLs of (n,) rows promise."""
         return _BY[self.name](self._graph, rows)
 
-    def explain(self, rows: Rows) -> list[tuple[str, Floats]]:
-        """The order itself."""
-        return [(self.name, self.promise(rows))]
 
-    def host_bonus(self, hosts: Rows) -> Floats:
-        """Hosts are compared by their best URL."""
-        return np.zeros(len(hosts))
-
-    def state(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to go on from."""
-
-
-class LargerSites(Order):
+class LargerSites(Policy):
     """The host with the longest queue first (Baeza-Yates et al. 2005); within it breadth first."""
 
     name = "larger-sites"
@@ -76,7 +50,7 @@ class LargerSites(Order):
         return self._graph.waiting[hosts].astype(np.float64)
 
 
-class HostBandit(Order):
+class HostBandit(Policy):
     """UCB1 (Auer et al. 2002) with hosts as arms, their means shrunk; within a host breadth first."""
 
     name = "host-bandit"
@@ -116,7 +90,7 @@ class HostBandit(Order):
         self._squares = float(state["squares"])
 
 
-class PageRank(Order):
+class PageRank(Policy):
     """PageRank of the graph seen so far, computed again and again (Cho, Garcia-Molina & Page 1998).
 
     Memory: 8 bytes a link that was seen, about 100 a page that was met.
@@ -196,6 +170,6 @@ _BY: dict[str, Callable[[LinkGraph, Rows], Floats]] = {
     "parent-sum": lambda graph, rows: _bounded(graph.parents_worth[rows]),
 }
 ORDERS: dict[str, Callable[[LinkGraph], Policy]] = {
-    **{name: partial(Order, name=name) for name in _BY},
+    **{name: partial(Simple, name=name) for name in _BY},
     **{each.name: each for each in (PageRank, LargerSites, HostBandit)},
 }

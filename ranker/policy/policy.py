@@ -6,7 +6,7 @@ that was discovered first.
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,15 +24,16 @@ class Moves(Enum):
     ALL = "any"
 
 
-class Policy(Protocol):
-    """Decides what is next."""
+class Policy:
+    """Decides what is next. All but `promise` is of one that learns nothing but what the graph knows."""
 
-    name: str
-    batch: int
+    name = ""
+    batch = 1
     """Pages that may be fetched before they are learned from."""
-    moves: Moves
+    moves = Moves.LINKED
 
-    def __init__(self, graph: LinkGraph) -> None: ...
+    def __init__(self, graph: LinkGraph) -> None:
+        self._graph = graph
 
     def observe(self, fetch: Fetch) -> None:
         """A fetch is over."""
@@ -41,16 +42,20 @@ class Policy(Protocol):
         """Learn from what was observed since last time."""
 
     def promise(self, rows: Rows) -> Floats:
-        """(n,) What the queued URLs of (n,) rows promise."""
+        """(n,) What fetching the queued URLs of (n,) rows is expected to bring."""
+        raise NotImplementedError
 
     def explain(self, rows: Rows) -> list[tuple[str, Floats]]:
         """What the promises of (n,) rows are made of: names, and (n,) what each adds."""
+        return [(self.name, self.promise(rows))]
 
     def host_bonus(self, hosts: Rows) -> Floats:
         """(n,) What is added to the best promise of each of (n,) hosts, by number, to compare them."""
+        return np.zeros(len(hosts))
 
     def state(self) -> dict[str, Any]:
         """What is needed to go on later beside the graph, as arrays."""
+        return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from `state`."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ranker.features import GROUPS, SLOTS
 from ranker.graph import Fetch, LinkGraph, Rows
-from ranker.policy.policy import Floats, Moves
+from ranker.policy.policy import Floats, Moves, Policy
 
 # Observations of the wider group that a group begins with: after 3 fetches its own count for a half; at twice
 # that number for a third.
@@ -116,7 +116,7 @@ class Ridge:
         self.weights = np.linalg.solve(self.precision, self.moment).astype(np.float64)
 
 
-class LearnedPromise:
+class LearnedPromise(Policy):
     """Memory does not grow with the crawl: 20 bytes a slot that was met, and two small matrices.
 
     `without` names parts of `PARTS` to leave out, to measure what each is worth.
@@ -128,7 +128,7 @@ class LearnedPromise:
     moves = Moves.BEST
 
     def __init__(self, graph: LinkGraph, *, without: frozenset[str] = frozenset()) -> None:
-        self._graph = graph
+        super().__init__(graph)
         self._discovers = DISCOVERY not in without
         self._kept = np.array([each.part not in without for each in INGREDIENTS.values()])
         self._worth, self._gain, self._fetches, self._residual, self._word_fetches = (
@@ -143,11 +143,9 @@ class LearnedPromise:
     # Learning
 
     def observe(self, fetch: Fetch) -> None:
-        """A fetch is over."""
         self._observed.append(fetch)
 
     def learn(self) -> None:
-        """Learn from what was observed since last time."""
         if not self._observed:
             return
         rows = np.array([fetch.row for fetch in self._observed])
@@ -194,7 +192,6 @@ class LearnedPromise:
     # Pricing
 
     def promise(self, rows: Rows) -> Floats:
-        """(n,) What fetching the queued URLs of (n,) rows is expected to bring."""
         _, expected = self._expect(rows)
         return (expected + self._discovery(rows, expected)) * self._unit
 
@@ -215,10 +212,6 @@ class LearnedPromise:
         added = x * self._of_worth.weights * self._unit
         discovery = self._discovery(rows, expected) * self._unit
         return [*zip(INGREDIENTS, added.T, strict=True), (DISCOVERY, discovery)]
-
-    def host_bonus(self, hosts: Rows) -> Floats:
-        """None: what is not known of a host is an ingredient."""
-        return np.zeros(len(hosts))
 
     def _expect(self, rows: Rows) -> tuple[Floats, Floats]:
         """The ingredients of the worth of (n,) rows, (n, INGREDIENTS), and what is expected, (n,)."""
@@ -332,7 +325,6 @@ class LearnedPromise:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state`."""
         used, words = state["groups"], state["words"]
         self._fetches[used], self._worth[used], self._gain[used] = state["tables"]
         self._word_fetches[words], self._residual[words] = state["word_tables"]

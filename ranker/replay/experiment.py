@@ -23,6 +23,7 @@ from ranker.policy import POLICIES, Policy
 from ranker.policy.orders import RANDOM
 from ranker.replay.simulator import Clock, Craw4LLMOracle, GreedyOracle, Simulation
 from ranker.replay.web import RecordedWeb
+from tinylm.config import require
 from tinylm.errors import ConfigError
 
 # Shares of the budget at which recall is given.
@@ -49,12 +50,10 @@ class Experiment:
     exploration: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.budget < 1:
-            raise ConfigError(f"budget = {self.budget}: must be at least 1")
+        require(self, "budget", self.budget >= 1, "must be at least 1")
         if not self.starts:
             raise ConfigError("draws = 0: must be at least 1")
-        if not 0 <= self.exploration <= 1:
-            raise ConfigError(f"exploration = {self.exploration!r}: a share from 0 to 1")
+        require(self, "exploration", 0 <= self.exploration <= 1, "a share from 0 to 1")
 
     @property
     def compared(self) -> dict[str, Make]:

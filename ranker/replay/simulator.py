@@ -9,16 +9,15 @@ import heapq
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ranker import features
 from ranker.graph import Fetch, LinkGraph, Rows, Target, describe
 from ranker.policy import Moves, Policy
-from ranker.policy.orders import Order
 from ranker.replay.web import RecordedWeb
-from tinylm.errors import ConfigError
+from tinylm.config import require
 
 # Queued URLs that are priced again where any may have moved: half of them the best, the rest in turn.
 _PRICED_AGAIN = 2000
@@ -34,8 +33,7 @@ class Clock:
 
     def __post_init__(self) -> None:
         for name, least in (("delay", 0), ("latency", 0), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name} = {getattr(self, name)!r}: must be at least {least}")
+            require(self, name, getattr(self, name) >= least, f"must be at least {least}")
 
 
 @dataclass(frozen=True)
@@ -57,13 +55,7 @@ class Simulation:
 
     def __init__(self, web: RecordedWeb) -> None:
         self.web = web
-        self._features: dict[int, features.Features] = {}
-
-    def describe(self, target: Target) -> features.Features:
-        """The features of a URL, computed once."""
-        if target.key not in self._features:
-            self._features[target.key] = describe(target)
-        return self._features[target.key]
+        self._describe = cache(describe)
 
     def crawl(
         self,
@@ -81,7 +73,7 @@ class Simulation:
         `worth`: of a page at the moment it is fetched, if that depends on what was fetched before; it is
         called once a fetch, and without it a page is worth what the recording says.
         """
-        queue = Queue(LinkGraph(self.describe))
+        queue = Queue(LinkGraph(self._describe))
         worth = worth or self.web.worth.__getitem__
         crawl = _Crawl(self.web, worth, queue, make(queue.graph), exploration, np.random.default_rng(seed))
         crawl.begin(start)
@@ -159,20 +151,15 @@ class _Crawl:
 
     def begin(self, start: NDArray[np.int64]) -> None:
         """Queue the pages to start from."""
-        rows = []
-        for page in start.tolist():
-            row = self._graph.seed(self._target(page), 0.0, 1.0)
-            if row is not None:
-                rows.append(row)
-        self._linked.append(np.array(rows, np.int64))
+        rows = (self._graph.seed(self._target(page), 0.0, 1.0) for page in start.tolist())
+        self._linked.append(np.array([row for row in rows if row is not None], np.int64))
         self._queue.add(self._linked[0])
 
     def one_by_one(self, budget: int) -> Iterator[tuple[int, float]]:
         """Fetch the best, without any rests; yields pages and their number."""
         while len(self.worth) < budget:
             self._price()
-            count = min(self._batch(), budget - len(self.worth))
-            rows = self._choose(count, None)
+            rows = self._choose(min(self._batch(), budget - len(self.worth)), None)
             if not rows:
                 return
             for row in rows:
@@ -231,8 +218,7 @@ class _Crawl:
         elif self._policy.moves is Moves.ALL:
             rows = queued.rows()
         queued.promise[rows] = self._policy.promise(rows)
-        hosts = self._graph.hosts
-        self._bonus = self._policy.host_bonus(np.arange(hosts))
+        self._bonus = self._policy.host_bonus(np.arange(self._graph.hosts))
         self.policy_seconds += time.perf_counter() - began
 
     def _choose(self, count: int, ready: NDArray[np.bool_] | None) -> list[int]:
@@ -279,7 +265,7 @@ class _Crawl:
         self.policy_seconds += time.perf_counter() - began
 
 
-class GreedyOracle(Order):
+class GreedyOracle(Policy):
     """Not honest: it knows the worth of every page that was discovered, as if that cost nothing."""
 
     name = "oracle-greedy"

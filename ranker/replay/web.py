@@ -4,7 +4,7 @@ It is read from tables of anybody's, from a crawl of ours, or from WARC files.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 # Of a response: the URL, fingerprints of where it links to, and the values of _COLUMNS.
-_Page = tuple[str, NDArray[np.uint64], int, int, int, int, str]
+_Page = tuple[str, NDArray[np.uint64], dict[str, Any]]
 
 
 class RecordingError(TinylmError):
@@ -88,14 +88,14 @@ def read_edges(edges: Path, pages: Path | None, worth: str) -> RecordedWeb:
     columns (`ranker.replay.worth`), or "pagerank". Without pages, every end of a link is a page of one host.
     Raises RecordingError for files that are not of this form, ConfigError for a worth that is none.
     """
-    links = _read(pq.read_table, edges)
+    links = _table(edges, parquet=True)
     sources, targets = (_numbers(links, name, edges) for name in ("src", "dst"))
     if pages is None:
         ids = np.unique(np.concatenate([sources, targets]))
         urls: list[str] = [f"{_NOWHERE}{number}" for number in ids]
         columns: dict[str, Any] = {}
     else:
-        table = _read(_table, pages)
+        table = _table(pages, parquet=pages.name.endswith(".parquet"))
         ids, urls = _numbers(table, "id", pages), _column(table, "url", pages).to_pylist()
         columns = {name: _array(table[name]) for name in table.column_names}
     return build(edges.stem, ids, urls, sources, targets, columns, worth)
@@ -142,19 +142,15 @@ def _positions(
     return np.where(ids[order[at]] == wanted, order[at], -1)
 
 
-def _table(path: Path) -> pa.Table:
-    if path.name.endswith(".parquet"):
-        return pq.read_table(path)
-    with (
-        pa.OSFile(str(path)) as file,
-        pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file as raw,
-    ):
-        return pa.csv.read_csv(raw, parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False))
-
-
-def _read(read: Callable[[Path], pa.Table], path: Path) -> pa.Table:
+def _table(path: Path, *, parquet: bool) -> pa.Table:
     try:
-        return read(path)
+        if parquet:
+            return pq.read_table(path)
+        with (
+            pa.OSFile(str(path)) as file,
+            pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file as raw,
+        ):
+            return pa.csv.read_csv(raw, parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordingError(f"{path}: cannot be read as a table ({error})") from error
 
@@ -168,10 +164,10 @@ def _column(table: pa.Table, name: str, path: Path) -> pa.ChunkedArray:
 def _numbers(table: pa.Table, name: str, path: Path) -> NDArray[np.int64]:
     try:
         column = _column(table, name, path).cast(pa.int64())
+        if column.null_count:
+            raise pa.ArrowInvalid("some are missing")
     except pa.ArrowException as error:
         raise RecordingError(f"{path}: column {name!r} is not a number everywhere ({error})") from error
-    if column.null_count:
-        raise RecordingError(f"{path}: column {name!r} is not a number everywhere (some are missing)")
     numbers: NDArray[np.int64] = column.to_numpy()
     return numbers
 
@@ -207,11 +203,7 @@ def read_shards(directory: Path, worth: str = "worth") -> RecordedWeb:
     sources, targets = [np.zeros(0, np.uint64)], [np.zeros(0, np.uint64)]
     for shard in reader.manifest.shards:
         links = counted(read_links(directory, shard), Names())
-        # (pages,): whether the fetch that a page's links are of is the one in the log.
-        at = np.searchsorted(keys, links.pages)
-        last = at < len(keys)
-        last[last] = (keys[at[last]] == links.pages[last]) & (fetches[at[last]] == links.fetches[last])
-        followed = last[links.page]
+        followed = links.of(keys, fetches)
         sources.append(links.pages[links.page[followed]])
         targets.append(links.targets[links.target[followed]])
     return build(
@@ -288,17 +280,18 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     ]
     found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
-    urls, targets, *columns = zip(*found.values(), strict=True) if found else [()] * (2 + len(_COLUMNS))
+    targets = [targets for _, targets, _ in found.values()]
+    columns: dict[str, NDArray[Any]] = {
+        name: np.array([values[name] for _, _, values in found.values()], kind)
+        for name, kind in _COLUMNS.items()
+    }
     return build(
         files[0].name.partition(".warc")[0] if files else "no WARC file",
         keys.view(np.int64),
-        list(urls),
+        [url for url, _, _ in found.values()],
         np.repeat(keys, [len(of_page) for of_page in targets]).view(np.int64),
         np.concatenate([np.zeros(0, np.uint64), *targets]).view(np.int64),
-        {
-            name: np.array(column, kind)
-            for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)
-        },
+        columns,
         worth,
     )
 
@@ -336,4 +329,5 @@ def _page(response: Archived, extract: Extractor) -> _Page | None:
         targets = [link.url for link in found.links if not link.nofollow]
         text, language = found.text, found.language
     keys = np.array([fingerprint(target) for target in targets], np.uint64)
-    return url, keys, response.status, len(response.body), len(text), len(targets), language
+    sizes = {"bytes": len(response.body), "text_chars": len(text), "links": len(targets)}
+    return url, keys, {"status": response.status, **sizes, "language": language}

@@ -61,9 +61,9 @@ def _value(node: ast.expr, columns: Mapping[str, NDArray[Any]]) -> Any:
             return columns[name]
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return np.negative(_value(operand, columns))
-        case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-            return _OPERATORS[type(op)](_value(left, columns), _value(right, columns))
-        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in _OPERATORS:
+        case (
+            ast.BinOp(left=left, op=op, right=right) | ast.Compare(left=left, ops=[op], comparators=[right])
+        ) if type(op) in _OPERATORS:
             return _OPERATORS[type(op)](_value(left, columns), _value(right, columns))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
             function, count = _FUNCTIONS[name]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import crawler.read.extract
 from crawler.page import Link
-from crawler.read.extract import Extractor, Screen, detect_language, extractor_name
+from crawler.read.extract import EXTRACTOR, Extractor, Screen, detect_language
 
 URL = "http://h.example/dir/page"
 HTML = "text/html; charset=utf-8"
@@ -38,7 +38,7 @@ def test_a_page_becomes_text_title_language_and_digest():
     assert found.language == "en"
     assert found.language_score > 0.8
     assert found.content_sha256 == hashlib.sha256(found.text.encode()).hexdigest()
-    assert found.extractor == extractor_name()
+    assert found.extractor == EXTRACTOR
     assert (found.links, found.opt_out) == ((), ())
 
 

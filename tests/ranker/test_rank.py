@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from crawler.read import sitemaps
 from crawler.urls import fingerprint, locate
 from ranker.links.centrality import Graph, harmonic, pagerank
-from ranker.links.rank import path_of, rank
+from ranker.links.rank import rank
 from ranker.links.webgraph import LISTS, read_graph
 from shards import columns
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
@@ -113,7 +113,7 @@ def test_only_the_latest_fetch_of_a_page_counts(tmp_path):
     new = [(page(A, 2, karma=7.0), [link(A, C, 2)])]
     web = graph_of(write(tmp_path, new, old))
     assert found(web, (A, C)) == {(A, C)}
-    assert web.karma[web.documents.pages].tolist() == [7.0, 7.0]
+    assert web.karma[web.pages].tolist() == [7.0, 7.0]
     assert web.hosts == ["a.example", "b.example"]
 
 
@@ -169,7 +169,7 @@ def four_pages(directory):
 
 def test_the_table_holds_what_the_graph_says(tmp_path):
     ranking = rank(four_pages(tmp_path), silent)
-    table = pq.read_table(path_of(tmp_path, Manifest.load(tmp_path)))
+    table = pq.read_table(columns.path_of(tmp_path, "rank", Manifest.load(tmp_path)))
     assert table.equals(ranking.rank)
     assert table["id"].to_pylist() == [name(url) for url in (A, B, C)]
     a, b, c, d = range(4)
@@ -207,10 +207,10 @@ def test_a_second_time_nothing_is_done(tmp_path):
 
 def test_a_corpus_that_changed_is_ranked_again_beside_the_old_table(tmp_path):
     rank(four_pages(tmp_path), silent)
-    first = path_of(tmp_path, Manifest.load(tmp_path))
+    first = columns.path_of(tmp_path, "rank", Manifest.load(tmp_path))
     hold_out(tmp_path, 0.3)
     assert rank(tmp_path, silent) is not None
-    second = path_of(tmp_path, Manifest.load(tmp_path))
+    second = columns.path_of(tmp_path, "rank", Manifest.load(tmp_path))
     assert second != first
     assert pq.read_table(second).equals(pq.read_table(first))
 
@@ -220,14 +220,14 @@ def test_links_alone_are_a_change_too(tmp_path):
     write(tmp_path, [(None, [link(D, A)])])
     second = rank(tmp_path, silent)
     assert second.rank["pagerank"][0].as_py() > first.rank["pagerank"][0].as_py()
-    assert path_of(tmp_path, Manifest.load(tmp_path)).exists()
+    assert columns.path_of(tmp_path, "rank", Manifest.load(tmp_path)).exists()
     assert len(list((tmp_path / "columns").glob("rank-*"))) == 1
 
 
 def test_a_table_that_is_no_table_is_written_again(tmp_path):
     four_pages(tmp_path)
     (tmp_path / "columns").mkdir()
-    path_of(tmp_path, Manifest.load(tmp_path)).write_bytes(b"PAR1 not")
+    columns.path_of(tmp_path, "rank", Manifest.load(tmp_path)).write_bytes(b"PAR1 not")
     assert rank(tmp_path, silent) is not None
 
 

@@ -120,7 +120,7 @@ def test_each_page_is_fetched_once_and_after_it_was_discovered(name, clock):
     assert set(pages) == set(np.flatnonzero(WEB.reachable(START)).tolist())
 
 
-@pytest.mark.parametrize("name", ["tinylm", "pagerank"])
+@pytest.mark.parametrize("name", POLICIES)
 def test_the_same_crawl_is_the_same(name):
     simulation = Simulation(WEB)
     options = {"exploration": 0.1, "seed": 4}
