@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tinylm.config import require
 from trainer.model.architecture import ModelConfig
-from trainer.model.model import GPT, KVCache
-from trainer.model.positions import visible
+from trainer.model.model import GPT, KVCache, attend
+from trainer.model.positions import rotate, visible
 
 Weights = Literal["fp32", "fp16"]
 # A layer's matrices and norms, by transformers' names.
@@ -97,11 +97,10 @@ class Decoder:
         qk, v = torch.split_with_sizes(qkv, [heads + kv_heads, kv_heads], dim=2)
         if layer.scales is not None:
             qk = self._normed(qk.reshape(-1, qk.size(-1))).view(qk.shape) * layer.scales
-        qk = torch.addcmul(qk * turn[0], qk.roll(qk.size(-1) // 2, -1), turn[1])
+        qk = rotate(qk, *turn)
         q, k = torch.split_with_sizes(qk.transpose(1, 2), [heads, kv_heads], dim=1)
         k, v = cache.extend(number, k, v.transpose(1, 2))
-        causal = mask is None and q.size(2) > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
+        y = attend(q, k, v, mask)
         return y.transpose(1, 2).reshape(-1, heads * self.config.head_width)
 
     def _normed(self, x: Tensor) -> Tensor:
