@@ -121,17 +121,12 @@ class Generator:
         return (token for token, _ in self._drawn(ids, config, ends))
 
     def together(
-        self,
-        rows: Sequence[Sequence[int]],
-        config: SamplingConfig,
-        ends: Sequence[int],
-        done: set[int] | None = None,
+        self, rows: Sequence[Sequence[int]], config: SamplingConfig, ends: Sequence[int], done: set[int]
     ) -> Iterator[dict[int, int]]:
         """As `tokens` for several `rows` at once: at each step the next token of each row that goes on.
 
         Rows that the caller adds to `done` end. Row n is drawn with the seed plus n.
         """
-        done = set() if done is None else done
         contexts = [list(ids[-self.context_len :]) for ids in rows]
         # One generator a row: a row's text does not depend on the company it is written in.
         rngs = [_rng(config.seed, row) for row in range(len(rows))]

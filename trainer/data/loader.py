@@ -5,11 +5,10 @@ a fixed number of lanes, and a lane reads its share a few slices at a time: a wi
 shuffled, packed into rows (trainer/data/packing.py), and the rows shuffled. With several sources a lane has
 such a stream for each of them, and the number of the row says whose turn it is. Micro-batch j holds the next
 rows of lane j mod L; rank r owns the lanes that are r mod the number of ranks. All of it follows from
-(snapshots, seed, j); nothing from who computes it.
+(snapshots, seed, j); nothing from who computes it. Nothing ends: each source begins its next epoch by itself.
 
 A reading position is a count and three numbers a source, for each lane; restoring one tokenises the windows
-it is in again, each when its turn comes. With `sample_by` a window holds each document as often as
-`trainer.data.sampling` says for the epoch. Nothing ends: each source begins its next epoch by itself.
+it is in again, each when its turn comes.
 """
 
 import hashlib

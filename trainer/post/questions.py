@@ -189,11 +189,8 @@ def _asked(section: Section, page: str) -> tuple[str, str, str] | None:
     heading = section.heading.rstrip(":. ")
     if signature := _SIGNATURE.match(heading):
         return "api", "api", signature["name"]
-    if (
-        len(heading) > _LONGEST_HEADING
-        or not _WORD.search(heading)
-        or _BOILERPLATE.fullmatch(heading.lower())
-    ):
+    says_something = len(heading) <= _LONGEST_HEADING and _WORD.search(heading)
+    if not says_something or _BOILERPLATE.fullmatch(heading.lower()):
         return None
     if heading.endswith("?"):
         return "heading", "as it is", heading

@@ -77,6 +77,7 @@ class Saver:
         """
         self.wait()
         target = self._config.out / f"step_{state['step']:06d}"
+        temporary = target.with_name(f".{target.name}.tmp")
         state = {
             "format": FORMAT,
             **state,
@@ -94,19 +95,19 @@ class Saver:
                 # Whatever a killed run left half written or half deleted.
                 for left in target.parent.glob(".step_*"):
                     shutil.rmtree(left)
-                _temporary(target).mkdir(parents=True)
+                temporary.mkdir(parents=True)
             self._world.barrier()
             written = async_save(
                 tensors | moments,
                 storage_writer=HuggingFaceStorageWriter(
-                    str(_temporary(target)), fqn_to_index_mapping=files, save_distributed=True
+                    str(temporary), fqn_to_index_mapping=files, save_distributed=True
                 ),
                 process_group=self._world.side,
                 no_dist=self._world.size == 1,
             )
         except OSError as error:
             raise _not_written(target, error) from error
-        self._pending = self._thread.submit(self._finish, written, target, state)
+        self._pending = self._thread.submit(self._finish, written, temporary, target, state)
 
     def wait(self) -> None:
         """Until the last checkpoint is whole, on all ranks; raises `CheckpointError` if it cannot be."""
@@ -115,9 +116,8 @@ class Saver:
             pending.result()
             self._world.barrier()
 
-    def _finish(self, written: Any, target: Path, state: dict[str, Any]) -> None:
+    def _finish(self, written: Any, temporary: Path, target: Path, state: dict[str, Any]) -> None:
         """Once all ranks have written, the main one makes a checkpoint of it."""
-        temporary = _temporary(target)
         try:
             written.result()
             if self._world.is_main:
@@ -144,10 +144,6 @@ class Saver:
             if on_disk or self._world.size == 1:
                 raise _not_written(target, (on_disk or causes)[0]) from error
             raise RuntimeError(str(error)) from error  # a rank was lost
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.tmp")
 
 
 def _not_written(target: Path, error: BaseException) -> CheckpointError:

@@ -113,7 +113,7 @@ class Run:
                 rate = learning_rate(self.step, self._steps, config)
                 outcome = self.train_step(rate, stop)
                 profile()
-                if self._guard.gives_up:
+                if self._guard.bad >= config.bad_steps:
                     self._roll_back()
                     meter = self._meter()  # the step it counts from is another now
                     if record:

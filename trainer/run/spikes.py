@@ -26,15 +26,9 @@ class Guard:
 
     def __init__(self, config: TrainConfig) -> None:
         self._sigmas = config.spike_sigmas
-        self._most = config.bad_steps
         self._recent: dict[str, deque[float]] = {}
         self.bad = 0
         self.reason = ""
-
-    @property
-    def gives_up(self) -> bool:
-        """Whether as many bad steps in a row as are allowed have been left out."""
-        return self.bad >= self._most
 
     def accepts(self, **values: float) -> bool:
         """Whether a step with these values may be taken; they are remembered then, else `reason` says why."""
