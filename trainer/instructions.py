@@ -79,7 +79,6 @@ class Smallest:
         self._heap: list[tuple[int, Example]] = []
 
     def add(self, key: int, example: Example) -> None:
-        """Offer an example."""
         entry = (-key, example)  # heapq keeps the smallest on top, which is the one to go
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)

@@ -153,7 +153,6 @@ class Loader:
         )
 
     def close(self) -> None:
-        """Stop reading ahead."""
         self._thread.shutdown(cancel_futures=True)
 
     def _read(self, first: int) -> tuple[list[Batch], int, dict[int, LanePosition]]:

@@ -83,6 +83,7 @@ def pin_sources(config: PretrainConfig, *, begun: bool = False) -> None:
 def sample(sources: Sequence[Source], most_bytes: int, seed: int) -> Iterator[str]:
     """Training texts up to about `most_bytes`, of each source its share: row groups in a random order."""
     for source in sources:
+        # In any order, as only the first of them are read: text of all of the source, not of its beginning.
         groups = list(source.reader.row_groups)
         Random(seed).shuffle(groups)
         yield from _first(source.reader, groups, most_bytes * source.share)

@@ -246,14 +246,12 @@ def _turned(tensor: Tensor, name: str) -> Tensor:
 
 def _paired(found: Mapping[str, Tensor], config: ModelConfig, *, back: bool = False) -> dict[str, Tensor]:
     """With the rows that mla rotates in pairs side by side; with `back`, in halves again."""
-    heads = {"q_proj.weight": config.heads, "kv_a_proj_with_mqa.weight": 1}
-    turned = {
-        name: paired(tensor, heads[end], config.rope_width, back=back)
-        for name, tensor in found.items()
-        for end in heads
-        if name.endswith(end)
-    }
-    return {**found, **turned}
+    heads = {"q_proj": config.heads, "kv_a_proj_with_mqa": 1}
+    changed = dict(found)
+    for name, tensor in found.items():
+        if (part := name.split(".")[-2]) in heads:
+            changed[name] = paired(tensor, heads[part], config.rope_width, back=back)
+    return changed
 
 
 def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tensor:

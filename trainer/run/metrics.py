@@ -135,9 +135,9 @@ def check_installed(config: TrainConfig) -> None:
 
 @contextlib.contextmanager
 def _tensorboard(config: TrainConfig, step: int) -> Iterator[Tracker]:
-    """What an earlier process sent past `step` is taken back."""
     from torch.utils.tensorboard import SummaryWriter  # fails without the package
 
+    # What an earlier process sent past `step` is taken back.
     with SummaryWriter(str(config.out / "tensorboard"), purge_step=step + 1) as writer:
 
         def track(step: int, values: dict[str, Any]) -> None:
@@ -153,7 +153,6 @@ def _tensorboard(config: TrainConfig, step: int) -> Iterator[Tracker]:
 
 @contextlib.contextmanager
 def _wandb(config: TrainConfig, _: int) -> Iterator[Tracker]:
-    """W&B is told whether the block failed."""
     import wandb
 
     # The run's id there: the same at each start in this folder, so that a resumed run goes on in its curves.

@@ -43,7 +43,6 @@ class Estimate:
         return self.flops / (_EXPECTED_MFU * peak)
 
     def describe(self, peak: float) -> str:
-        """All of it in a line."""
         ratio = self.tokens / self.parameters
         return (
             f"{self.parameters / 1e6:.2f} M parameters; {self.tokens / 1e6:.2f} M tokens, {ratio:.1f} a "
@@ -82,8 +81,10 @@ def check(config: TrainConfig, shape: ModelConfig, steps: int) -> Estimate:
 
 def check_memory(config: TrainConfig, expected: Estimate, device: torch.device) -> None:
     """Raise `ConfigError` if the ranks on one machine do not fit into its memory, or one into its GPU's."""
-    ranks = environment("LOCAL_WORLD_SIZE", 1) if device.type == "cpu" else 1
-    there = memory_bytes(device)
+    ranks = environment("LOCAL_WORLD_SIZE", 1)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cuda":  # each rank has one of its own
+        ranks, there = 1, torch.cuda.get_device_properties(device).total_memory
     if expected.memory * ranks > there:
         field, advice = "device_batch_size", "lower it, or set activation_checkpointing"
         if _bytes_a_parameter() * expected.parameters > there / ranks and config.parallel == "ddp":
@@ -163,10 +164,3 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * side**3 / best
-
-
-def memory_bytes(device: torch.device) -> int:
-    """All memory of `device`, whoever uses it now."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

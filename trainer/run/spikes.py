@@ -32,8 +32,14 @@ class Guard:
 
     def accepts(self, **values: float) -> bool:
         """Whether a step with these values may be taken; they are remembered then, else `reason` says why."""
-        objections = [self._objection(name, value) for name, value in values.items()]
-        self.reason = next(filter(None, objections), "")
+        objections = []
+        for name, value in values.items():
+            limit = self._limit(name)
+            if not math.isfinite(value):
+                objections.append(f"{name} is {value}")
+            elif value > limit:
+                objections.append(f"{name} is {value:.3g}, above {limit:.3g}")
+        self.reason = objections[0] if objections else ""
         if self.reason:
             self.bad += 1
             return False
@@ -41,12 +47,6 @@ class Guard:
             self._recent.setdefault(name, deque(maxlen=_WINDOW)).append(value)
         self.bad = 0
         return True
-
-    def _objection(self, name: str, value: float) -> str:
-        limit = self._limit(name)
-        if not math.isfinite(value):
-            return f"{name} is {value}"
-        return f"{name} is {value:.3g}, above {limit:.3g}" if value > limit else ""
 
     def _limit(self, name: str) -> float:
         """mean + sigmas * standard deviation of the last good steps; inf with fewer than _LEAST of them."""
