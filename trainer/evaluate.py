@@ -32,6 +32,7 @@ Probabilities = NDArray[np.float64]
 _ROWS_AT_ONCE = 16
 # Characters of a text by which it is judged: a bound on the time a page of any length takes.
 _JUDGED_CHARACTERS = 2000
+_ALONE = World()
 
 
 def held_out_texts(reader: ShardReader, most_bytes: int) -> list[str]:
@@ -40,25 +41,18 @@ def held_out_texts(reader: ShardReader, most_bytes: int) -> list[str]:
     chosen: list[str] = []
     for number, texts in enumerate(groups):
         # Smallest group first: what it leaves of its share is for those after it.
-        share = (most_bytes - _bytes(chosen)) // (len(groups) - number)
-        chosen += _head(texts, share)
+        left = (most_bytes - _bytes(chosen)) // (len(groups) - number)
+        for text in texts:
+            head = text.encode()[:left].decode(errors="ignore")  # the last one is cut between two characters
+            if not head:
+                break
+            chosen.append(head)
+            left -= len(head.encode())
     return chosen
 
 
 def _bytes(texts: Sequence[str]) -> int:
     return sum(len(text.encode()) for text in texts)
-
-
-def _head(texts: Sequence[str], most_bytes: int) -> list[str]:
-    """The first `most_bytes` of texts, the last of them cut between two characters."""
-    taken = []
-    for text in texts:
-        head = text.encode()[:most_bytes].decode(errors="ignore")
-        if not head:
-            break
-        taken.append(head)
-        most_bytes -= len(head.encode())
-    return taken
 
 
 @contextmanager
@@ -73,15 +67,12 @@ def evaluating(model: GPT) -> Iterator[None]:
         model.train(training)
 
 
-def bits_per_byte(
-    model: GPT, tokenizer: Tokenizer, texts: Sequence[str], world: World | None = None
-) -> float:
+def bits_per_byte(model: GPT, tokenizer: Tokenizer, texts: Sequence[str], world: World = _ALONE) -> float:
     """Bits the model needs for a byte of `texts`, each text read alone, in windows of `sequence_len` tokens.
 
     Every token is predicted once, the first from `<|endoftext|>`; a window knows nothing of the one before
     it. The ranks of `world` share the work and get the same result; they must be called with the same texts.
     """
-    world = world or World()
     rows = torch.cat(
         [_windows(tokenizer.encode(text), tokenizer, model.config.sequence_len) for text in texts]
     )

@@ -121,17 +121,12 @@ class Generator:
         return (token for token, _ in self._drawn(ids, config, ends))
 
     def together(
-        self,
-        rows: Sequence[Sequence[int]],
-        config: SamplingConfig,
-        ends: Sequence[int],
-        done: set[int] | None = None,
+        self, rows: Sequence[Sequence[int]], config: SamplingConfig, ends: Sequence[int], done: set[int]
     ) -> Iterator[dict[int, int]]:
         """As `tokens` for several `rows` at once: at each step the next token of each row that goes on.
 
         Rows that the caller adds to `done` end. Row n is drawn with the seed plus n.
         """
-        done = set() if done is None else done
         contexts = [list(ids[-self.context_len :]) for ids in rows]
         # One generator a row: a row's text does not depend on the company it is written in.
         rngs = [_rng(config.seed, row) for row in range(len(rows))]
@@ -212,6 +207,7 @@ class Generator:
         return self._read(filled, cache)[:, -1], cache
 
     def _prompt(self, text: str) -> list[int]:
+        # As a document begins in training (data/packing.py).
         return [self.tokenizer.endoftext, *self.tokenizer.encode(text)]
 
     def _shortened(self, context: list[int]) -> list[int]:
@@ -238,11 +234,10 @@ class Generator:
         room = min(max_tokens, self.context_len // 2)
         system = [message for message in messages if message["role"] == "system"]
         turns = messages[len(system) :]
-        ids = render_prompt([*system, *turns], self.tokenizer)
-        while len(ids) > self.context_len - room and len(turns) > 1:
-            # A question goes with its answer, so that the rest begins with the user again.
-            turns = turns[2:]
-            ids = render_prompt([*system, *turns], self.tokenizer)
+        while len(ids := render_prompt([*system, *turns], self.tokenizer)) > self.context_len - room:
+            if len(turns) == 1:
+                break
+            turns = turns[2:]  # a question goes with its answer, so that the rest begins with the user again
         if len(ids) >= self.context_len:
             raise ConversationError(
                 f"messages[-1].content: {len(ids)} tokens with its frame, and this model sees "
@@ -330,8 +325,7 @@ def stream(tokens: Iterable[int], tokenizer: Tokenizer, stop: Sequence[str] = ()
 class NGrams:
     """Guesses how a text goes on by where its last `n` tokens stood before (transformers' prompt lookup).
 
-    A guess costs a look into a dictionary and nothing to train. Read together with the next token, its tokens
-    are accepted as far as they are what would have been drawn anyway, so the text stays the same.
+    A guess costs a look into a dictionary and nothing to train.
     """
 
     def __init__(self, tokens: Iterable[int], n: int = 3) -> None:

@@ -14,7 +14,6 @@ import heapq
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import Annotated, Any, NamedTuple
 
@@ -46,12 +45,11 @@ class Example(NamedTuple):
     """Id of the document it was made of."""
 
 
-@dataclass(slots=True)
-class Tally:
+class Tally(NamedTuple):
     """What became of the candidates: kept by kind, dropped by reason."""
 
-    kept: Counter[str] = field(default_factory=Counter)
-    dropped: Counter[str] = field(default_factory=Counter)
+    kept: Counter[str]
+    dropped: Counter[str]
 
 
 class Seen:
@@ -81,7 +79,6 @@ class Smallest:
         self._heap: list[tuple[int, Example]] = []
 
     def add(self, key: int, example: Example) -> None:
-        """Offer an example."""
         entry = (-key, example)  # heapq keeps the smallest on top, which is the one to go
         if len(self._heap) < self._size:
             heapq.heappush(self._heap, entry)
@@ -93,8 +90,8 @@ class Smallest:
 
 
 def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[Example], Tally]:
-    """The chosen examples, one of each kind in turn so that none crowds out another, and what was dropped."""
-    tally = Tally()
+    """The chosen examples, and what became of all candidates."""
+    dropped: Counter[str] = Counter()
     samples = {kind: Smallest(config.max_examples) for kind in KINDS}
     seen = Seen()
     documents = (row for group in reader.row_groups for row in reader.documents(group, columns=COLUMNS))
@@ -103,13 +100,13 @@ def collect(reader: ShardReader, config: InstructionsConfig) -> tuple[list[Examp
             # Faults first: what is dropped for one must not make a good twin elsewhere a duplicate.
             reason = fault(candidate, document["text"], config.min_answer_chars, config.max_answer_chars)
             if reason := reason or seen.fault(candidate):
-                tally.dropped[reason] += 1
+                dropped[reason] += 1
             else:
                 samples[candidate.kind].add(hashed(candidate.question), _example(candidate, document))
+    # One of each kind in turn, so that none crowds out another.
     rounds = zip_longest(*samples.values())
     chosen = list(islice((example for each in rounds for example in each if example), config.max_examples))
-    tally.kept.update(example.kind for example in chosen)
-    return chosen, tally
+    return chosen, Tally(Counter(example.kind for example in chosen), dropped)
 
 
 def split(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
@@ -129,10 +126,9 @@ def make(config: InstructionsConfig) -> Tally:
     """
     examples, tally = collect(ShardReader(config.shards, split="train"), config)
     if not examples:
-        dropped = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
         raise InstructionError(
             f"{config.shards}: no document defines, explains or describes anything in a form that can be "
-            f"asked for (dropped: {dropped or 'none, no candidate at all'}); crawl more prose"
+            f"asked for (dropped: {_listed(tally.dropped) or 'none, no candidate at all'}); crawl more prose"
         )
     train, held_out = split(examples, config.held_out)
     config.out.parent.mkdir(parents=True, exist_ok=True)
@@ -154,14 +150,17 @@ def _example(candidate: Candidate, document: dict[str, Any]) -> Example:
     return Example(json.dumps(line), candidate.kind, document["id"])
 
 
-def _report(tally: Tally, config: InstructionsConfig) -> str:
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
+
+
+def instructions(config: Annotated[InstructionsConfig, Parameter(name="*")] = InstructionsConfig()) -> None:
+    """Make the instruction set and say what became of the candidates."""
+    tally = make(config)
     kept = ", ".join(f"{kind} {tally.kept[kind]}" for kind in KINDS)
-    dropped = ", ".join(f"{reason} {count}" for reason, count in tally.dropped.most_common())
-    return (
-        f"instructions: {tally.kept.total()} ({kept})\n"
-        f"dropped: {tally.dropped.total()} ({dropped})\n"
-        f"written: {config.out}, held out: {held_out_file(config.out)}"
-    )
+    print(f"instructions: {tally.kept.total()} ({kept})")
+    print(f"dropped: {tally.dropped.total()} ({_listed(tally.dropped)})")
+    print(f"written: {config.out}, held out: {held_out_file(config.out)}")
 
 
 def main() -> None:
@@ -171,12 +170,8 @@ def main() -> None:
             help=__doc__,
             config=layers(instructions=InstructionsConfig),
         )
-        app.default(_command)
+        app.default(instructions)
         app()
-
-
-def _command(config: Annotated[InstructionsConfig, Parameter(name="*")] = InstructionsConfig()) -> None:
-    print(_report(make(config), config))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ from trainer.run.loop import Run
 from trainer.run.preflight import check, check_memory, describe_hardware
 from trainer.tokenizer import Tokenizer
 
-_TOKENIZER_BYTES = 8_000_000  # of text the tokenizer is trained on, at most, of all sources by share
+# Text the tokenizer is trained on, at most, of all sources by share: about 4 seconds, in proportion.
+_TOKENIZER_BYTES = 8_000_000
 # Held-out text that is scored, at most: a fourth of it doubles the noise of val_bpb, which is scored often.
 _EVAL_BYTES = 100_000
 
@@ -53,13 +54,13 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
             check_memory(config, expected, world.device)
         if world.is_main:
             _prepare(config, start)
-        world.barrier()
+        world.barrier()  # the others read what it wrote
         sources = open_sources(config)
         held_out = sources[0].held_out
         texts = held_out_texts(held_out, _EVAL_BYTES) if held_out else []
         tokenizer = Tokenizer.load(config.out / checkpoint.TOKENIZER)
         with contextlib.closing(Loader(sources, tokenizer, config, world)) as loader:
-            torch.manual_seed(config.seed)
+            torch.manual_seed(config.seed)  # all ranks make the same first weights
             if start:
                 model = start.load(config.sequence_len, world.device)
             else:
@@ -73,7 +74,8 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
                 text_bytes = sum(source.reader.text_bytes for source in sources)
                 print(expected.describe(run.peak))
                 print(f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}")
-                print(f"{loader.sampling}\n" if loader.sampling else "", end="")
+                if loader.sampling:
+                    print(loader.sampling.description)
                 print(f"goes on after step {run.step}" if run.step else "starts")
             run.fit()
             if world.is_main:
@@ -104,6 +106,7 @@ def _measure(
     """Bits per byte of the held-out `texts`, if there are any; prints a sample."""
     found: dict[str, Any] = {"val_bpb": bits_per_byte(model, tokenizer, texts, world)} if texts else {}
     if config.sample_prompt and world.is_main:
+        # Without a copy of the weights, which would be of this moment only.
         generator = Generator(model, tokenizer, weights=None)
         pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
         found["sample"] = config.sample_prompt + "".join(pieces)
@@ -130,10 +133,7 @@ def _beside_baselines(
 def _seen(
     config: PretrainConfig, sources: list[Source], tokenizer: Tokenizer
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Ids and targets (n, T) of the run's first steps once more, up to `baseline_bytes` of text.
-
-    So the baselines see what the model saw.
-    """
+    """Ids and targets (n, T) that the model saw in its first steps, up to `baseline_bytes` of text."""
     lengths = np.array(tokenizer.byte_lengths)
     batches: list[Batch] = []
     left = config.baseline_bytes

@@ -54,7 +54,7 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
         def evaluate() -> dict[str, Any]:
             return {"val_loss": mean_loss(model, held_out, config, world)} if held_out else {}
 
-        before = evaluate()
+        before = evaluate()  # ahead of `Run`, which puts a checkpoint's weights in place of the first ones
         run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate, identity=known)
         if world.is_main:
             config.out.mkdir(parents=True, exist_ok=True)
@@ -86,8 +86,8 @@ def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) ->
 def mean_loss(model: GPT, conversations: Conversations, config: SFTConfig, world: World) -> float:
     """Nats per token of the assistant's; the ranks share the work and get the same result."""
     sequence_len = model.config.sequence_len
-    rows = plan(conversations, sequence_len, seed=0, epochs=1)
-    total = torch.zeros(2, dtype=torch.float64, device=world.device)
+    rows = plan(conversations, sequence_len, seed=0, epochs=1)  # the order changes only how sums are rounded
+    total = torch.zeros(2, dtype=torch.float64, device=world.device)  # nats, and tokens
     with evaluating(model):
         for batch in batches(conversations, rows, sequence_len, config.device_batch_size, world):
             loss, count = model(**batch)

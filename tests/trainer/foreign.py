@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 
 from trainer.model.architecture import ModelConfig
-from trainer.model.model import GPT
+from trainer.model.model import GPT, BatchNorm
 from trainer.tokenizer import Tokenizer
 
 TEXT = [
@@ -18,14 +18,23 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(TEXT, 400)
 
 
-def model(**changes) -> GPT:
-    """A small model in which all weights matter; a new one's blocks add nothing."""
-    sizes = {"vocab_size": tokenizer().vocab_size, "sequence_len": 96, "width": 64, "layers": 2, "heads": 4}
+def shaped(config: ModelConfig) -> GPT:
+    """A model in evaluation mode in which all weights matter; a new one's blocks add nothing."""
     torch.manual_seed(0)
-    made = GPT(ModelConfig(**{**sizes, **changes})).eval().requires_grad_(False)
+    made = GPT(config).eval()
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
+    for module in made.modules():
+        if isinstance(module, BatchNorm):
+            torch.nn.init.normal_(module.running_mean, std=0.2)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
     return made
+
+
+def model(**changes) -> GPT:
+    """A small model that knows the tokens of `tokenizer`."""
+    sizes = {"vocab_size": tokenizer().vocab_size, "sequence_len": 96, "width": 64, "layers": 2, "heads": 4}
+    return shaped(ModelConfig(**{**sizes, **changes})).requires_grad_(False)
 
 
 def ids(rows=2, length=24):

@@ -7,25 +7,17 @@ import pytest
 import torch
 
 from bench.architectures import CHOICES
+from tests.trainer.foreign import shaped
 from tinylm.errors import ConfigError
 from trainer.model.architecture import PRESETS, ModelConfig
-from trainer.model.model import GPT, BatchNorm, KVCache
+from trainer.model.model import GPT, KVCache
 
 SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads": 4}
 every_choice = pytest.mark.parametrize("choice", CHOICES)
 
 
 def make(choice, **changes):
-    """A model in evaluation mode in which all weights matter; a new one's blocks add nothing."""
-    torch.manual_seed(0)
-    model = GPT(ModelConfig(**{**SIZES, **CHOICES[choice], **changes})).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    for module in model.modules():
-        if isinstance(module, BatchNorm):
-            torch.nn.init.normal_(module.running_mean, std=0.2)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return model
+    return shaped(ModelConfig(**{**SIZES, **CHOICES[choice], **changes}))
 
 
 def tokens(rows=3, length=24):

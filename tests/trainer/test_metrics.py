@@ -2,7 +2,8 @@
 
 import json
 
-from trainer.run.metrics import Meter, MetricsLog, Progress, describe, duration
+from trainer.config import TrainConfig
+from trainer.run.metrics import Meter, Progress, Record, describe, duration
 
 
 def read(path):
@@ -11,10 +12,10 @@ def read(path):
 
 def test_what_was_logged_past_the_restored_step_is_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with MetricsLog(path, 0) as log:
+    with Record(TrainConfig(out=tmp_path), 0) as log:
         for step in range(1, 8):
             log.write({"step": step, "loss": 1 / step})
-    with MetricsLog(path, 4) as log:
+    with Record(TrainConfig(out=tmp_path), 4) as log:
         log.write({"step": 5, "loss": 0.5})
     assert [line["step"] for line in read(path)] == [1, 2, 3, 4, 5]
     assert read(path)[-1]["loss"] == 0.5
@@ -23,13 +24,13 @@ def test_what_was_logged_past_the_restored_step_is_cut_off(tmp_path):
 def test_a_line_cut_by_a_crash_is_dropped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2, "lo')
-    with MetricsLog(path, 10) as log:
+    with Record(TrainConfig(out=tmp_path), 10) as log:
         log.write({"step": 3})
     assert [line["step"] for line in read(path)] == [1, 3]
 
 
 def test_no_file_is_an_empty_one(tmp_path):
-    with MetricsLog(tmp_path / "metrics.jsonl", 0):
+    with Record(TrainConfig(out=tmp_path), 0):
         pass
     assert read(tmp_path / "metrics.jsonl") == []
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from tests.trainer.foreign import shaped
 from trainer.config import ModelConfig
 from trainer.data.batch import IGNORE
 from trainer.model.model import GPT, KVCache
@@ -13,12 +14,7 @@ SIZES = {"vocab_size": 300, "sequence_len": 24, "width": 32, "layers": 2, "heads
 
 
 def make(**changes):
-    """A model in which all weights matter; a new one's blocks add nothing."""
-    torch.manual_seed(0)
-    model = GPT(ModelConfig(**{**SIZES, **changes}))
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, mean=float(parameter.dim() == 1), std=0.2)
-    return model
+    return shaped(ModelConfig(**{**SIZES, **changes}))
 
 
 def tokens(rows=3, length=24):

@@ -118,7 +118,7 @@ def test_an_epoch_holds_each_document_as_often_as_it_is_read(weighted, texts):
     for lane in rank._lanes.values():
         while True:
             _, targets, filled = next(lane)
-            if lane.streams[0].position.epoch > 0:
+            if lane.position[1][0].epoch > 0:
                 break
             found.update(targets[:filled].tolist())
     assert found == expected

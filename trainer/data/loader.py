@@ -5,11 +5,10 @@ a fixed number of lanes, and a lane reads its share a few slices at a time: a wi
 shuffled, packed into rows (trainer/data/packing.py), and the rows shuffled. With several sources a lane has
 such a stream for each of them, and the number of the row says whose turn it is. Micro-batch j holds the next
 rows of lane j mod L; rank r owns the lanes that are r mod the number of ranks. All of it follows from
-(snapshots, seed, j); nothing from who computes it.
+(snapshots, seed, j); nothing from who computes it. Nothing ends: each source begins its next epoch by itself.
 
 A reading position is a count and three numbers a source, for each lane; restoring one tokenises the windows
-it is in again, each when its turn comes. With `sample_by` a window holds each document as often as
-`trainer.data.sampling` says for the epoch. Nothing ends: each source begins its next epoch by itself.
+it is in again, each when its turn comes.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from shards.reader import Reader, RowGroup, ShardReader
+from shards.reader import RowGroup, ShardReader
 from trainer.config import PretrainConfig
 from trainer.data.batch import IGNORE, Batch, DataError, Ranks
 from trainer.data.packing import Rows, Tokens, pack, segments
@@ -31,17 +30,18 @@ from trainer.data.sampling import Sampling
 from trainer.data.sources import Source, identity_of_sources
 from trainer.tokenizer import Tokenizer
 
-_ORDER = 2  # counts changes of the order itself, of which the numbers below are part
+# Counts changes of the order itself, of which the four numbers below are part: another one refuses old runs.
+_ORDER = 2
 _DOCUMENTS_PER_SLICE = 256
-# Of a row group, which is read once for each of its slices: twice as many cost twice the reading of large
+# Of a row group, which is decoded once for each of its slices: twice as many cost twice the decoding of large
 # groups, half as many let more neighbours meet.
 _SLICES_PER_GROUP = 16
 # The window whose documents are shuffled and packed together: with 256 documents a slice, about 1,000; it is
-# what a lane holds in memory, in proportion.
+# what a lane holds in memory, in proportion. With one, all rows of a micro-batch were of one row group.
 _SLICES_AT_ONCE = 4
-_STEPS_AHEAD = 2  # read in a thread beside the step that is trained on
 # 2^64 over the golden ratio: multiples of it, modulo 2^64, are spread as evenly as can be.
 _GOLDEN = 0x9E3779B97F4A7C15
+_STEPS_AHEAD = 2  # read in a thread beside the step that is trained on; of the speed, not of the order
 
 
 class Slice(NamedTuple):
@@ -72,11 +72,7 @@ class Loader:
     """
 
     def __init__(
-        self,
-        sources: Sequence[Source],
-        tokenizer: Tokenizer,
-        config: PretrainConfig,
-        ranks: Ranks,
+        self, sources: Sequence[Source], tokenizer: Tokenizer, config: PretrainConfig, ranks: Ranks
     ) -> None:
         self._sources = sources
         self._tokenizer = tokenizer
@@ -89,14 +85,17 @@ class Loader:
                 raise DataError(f"{source.place}: no text to train on; crawl more, or hold less out")
         self.sampling = _sampling(sources[0], config)
         self._lane_count = min([config.lanes, *map(len, parts)])
-        deals = [_Deal(part, f"{config.seed}/{n}", self._lane_count) for n, part in enumerate(parts)]
+        self._feeds = [
+            _Feed(source, part, n, self._lane_count, tokenizer, config, None if n else self.sampling)
+            for n, (source, part) in enumerate(zip(sources, parts, strict=True))
+        ]
         turns = Turns([source.share for source in sources])
         self._lanes = {
-            lane: Lane(lane, deals, sources, tokenizer, config, self.sampling, turns)
-            for lane in range(self._ranks.rank, self._lane_count, self._ranks.size)
+            number: Lane(number, self._feeds, turns, config.seed)
+            for number in range(ranks.rank, self._lane_count, ranks.size)
         }
         self._micro_batch = 0
-        self._positions = {number: lane.position for number, lane in self._lanes.items()}
+        self._positions = self._reached()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
         # Micro-batches of a step, the number of the next one and where the lanes are after it.
         self._ahead: deque[Future[tuple[list[Batch], int, dict[int, LanePosition]]]] = deque()
@@ -142,28 +141,39 @@ class Loader:
         self._micro_batch = state["micro_batch"]
         for number, lane in self._lanes.items():
             taken, *streams = state["lanes"][number]
-            lane.go_to((taken, tuple(Position(*stream) for stream in streams)))
-        self._positions = {number: lane.position for number, lane in self._lanes.items()}
+            lane.go_to(taken, [Position(*stream) for stream in streams])
+        self._positions = self._reached()
 
     def describe_packing(self) -> str:
         """What packing came to in the windows this rank has read so far."""
-        read = [stream.counts for lane in self._lanes.values() for stream in lane.streams]
-        documents, split, used, room = np.sum([*read, np.zeros(4)], axis=0)
+        documents, split, used, room = np.sum([feed.counts for feed in self._feeds], axis=0)
         return (
             f"packed {documents:,.0f} documents ({self._config.packing}): {split / max(1, documents):.1%} do "
             f"not lie in one row, {1 - used / max(1, room):.1%} of the positions are padding"
         )
 
     def close(self) -> None:
-        """Stop reading ahead."""
         self._thread.shutdown(cancel_futures=True)
 
     def _read(self, first: int) -> tuple[list[Batch], int, dict[int, LanePosition]]:
         numbers = range(first, first + self._per_step)
         mine = [lane for number in numbers if (lane := number % self._lane_count) in self._lanes]
-        batches = [self._lanes[lane].batch(self._config.device_batch_size) for lane in mine]
-        positions = {number: lane.position for number, lane in self._lanes.items()}
-        return batches, numbers.stop, positions
+        return [self._batch(self._lanes[lane]) for lane in mine], numbers.stop, self._reached()
+
+    def _reached(self) -> dict[int, LanePosition]:
+        return {number: lane.position for number, lane in self._lanes.items()}
+
+    def _batch(self, lane: "Lane") -> Batch:
+        """The next rows of a lane: ids, targets and, if asked for, segments, each (B, T)."""
+        rows = [next(lane) for _ in range(self._config.device_batch_size)]
+        ids, targets = (np.stack([row[part] for row in rows]).astype(np.int64) for part in (0, 1))
+        batch = {"ids": torch.from_numpy(ids), "targets": torch.from_numpy(targets)}
+        if self._config.document_mask:
+            batch["segments"] = torch.from_numpy(segments(ids, targets, self._tokenizer.endoftext))
+        # Last, as segments are told by the targets of padding too; the tensor shares the array's memory.
+        for target, (_, _, filled) in zip(targets, rows, strict=True):
+            target[filled:] = IGNORE
+        return batch
 
 
 def _sampling(source: Source, config: PretrainConfig) -> Sampling | None:
@@ -200,131 +210,50 @@ class Turns:
         return next((n for n, end in enumerate(self._ends) if point < end), len(self._ends) - 1)
 
 
-class _Deal:
-    """Which slices each lane reads in each epoch."""
-
-    def __init__(self, slices: Sequence[Slice], seed: str, lanes: int) -> None:
-        self.seed = seed
-        self._slices = slices
-        self._lanes = lanes
-        self._order = lru_cache(maxsize=4)(self._shuffled)
-
-    def share(self, lane: int, epoch: int) -> list[Slice]:
-        return self._order(epoch)[lane :: self._lanes]
-
-    def _shuffled(self, epoch: int) -> list[Slice]:
-        order = list(self._slices)
-        Random(f"{self.seed}/{epoch}").shuffle(order)
-        return order
-
-
-class Lane:
-    """One endless sequence of rows, each from one of its `streams`; `position` is where the next one is."""
-
-    def __init__(
-        self,
-        number: int,
-        deals: Sequence[_Deal],
-        sources: Sequence[Source],
-        tokenizer: Tokenizer,
-        config: PretrainConfig,
-        sampling: Sampling | None,
-        turns: Turns,
-    ) -> None:
-        self.streams = [
-            Stream(number, deal, source.reader, tokenizer, config, None if index else sampling)
-            for index, (deal, source) in enumerate(zip(deals, sources, strict=True))
-        ]
-        self._turns = turns
-        digest = hashlib.blake2b(f"{config.seed}/{number}".encode(), digest_size=8).digest()
-        self._begin = int.from_bytes(digest, "little")
-        self._taken = 0
-        self._endoftext = tokenizer.endoftext
-        self._masked = config.document_mask
-
-    @property
-    def position(self) -> LanePosition:
-        return self._taken, tuple(stream.position for stream in self.streams)
-
-    def go_to(self, position: LanePosition) -> None:
-        self._taken, positions = position
-        for stream, there in zip(self.streams, positions, strict=True):
-            stream.position = there
-
-    def batch(self, rows: int) -> Batch:
-        """The next `rows` rows: ids, targets and, if asked for, segments, each (rows, sequence_len)."""
-        taken = [next(self) for _ in range(rows)]
-        ids, targets = (np.stack([row[part] for row in taken]).astype(np.int64) for part in (0, 1))
-        batch = {"ids": torch.from_numpy(ids), "targets": torch.from_numpy(targets)}
-        if self._masked:
-            batch["segments"] = torch.from_numpy(segments(ids, targets, self._endoftext))
-        for row, (_, _, filled) in zip(targets, taken, strict=True):
-            row[filled:] = IGNORE
-        return batch
-
-    def __next__(self) -> tuple[Tokens, Tokens, int]:
-        """Ids and targets (sequence_len,) of the next row, and how many of its positions count."""
-        stream = self.streams[self._turns(self._begin, self._taken)]
-        self._taken += 1
-        return next(stream)
-
-
-class Stream:
-    """The rows of one source in one lane, without end; `position` is where the next is, and may be set.
+class _Feed:
+    """A source as the lanes of a rank read it: which slices are a lane's in an epoch, and the rows of them.
 
     `counts` are documents, cut ones, positions used and positions in all, of the windows read so far.
     """
 
     def __init__(
         self,
-        lane: int,
-        deal: _Deal,
-        reader: Reader,
+        source: Source,
+        slices: Sequence[Slice],
+        number: int,
+        lanes: int,
         tokenizer: Tokenizer,
         config: PretrainConfig,
         sampling: Sampling | None,
     ) -> None:
-        self.position = Position()
         self.counts = np.zeros(4)
-        self._lane = lane
-        self._deal = deal
-        self._reader = reader
+        self._reader = source.reader
+        self._slices = slices
+        self._seed = f"{config.seed}/{number}"
+        self._lanes = lanes
+        self._sampling = sampling
         self._tokenizer = tokenizer
         self._config = config
-        self._sampling = sampling
+        # Two bytes a token held where the vocabulary allows, not eight.
         self._dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-        self._packed: tuple[Position, Rows] | None = None
+        # Lanes of a source are in about the same epoch; an order that is not kept is shuffled again.
+        self._order = lru_cache(maxsize=4)(self._shuffled)
 
-    def __next__(self) -> tuple[Tokens, Tokens, int]:
-        while (rows := self._rows()) is None or self.position.row >= len(rows.ids):
-            self._turn()
-        row = self.position.row
-        self.position = self.position._replace(row=row + 1)
-        return rows.ids[row], rows.targets[row], int(rows.filled[row])
+    def share(self, lane: int, epoch: int) -> list[Slice]:
+        """The slices that a lane reads in an epoch, in order."""
+        return self._order(epoch)[lane :: self._lanes]
 
-    def _turn(self) -> None:
-        """To the next window, and after the last one to the next epoch."""
-        epoch, window, _ = self.position
-        if (window + 1) * _SLICES_AT_ONCE < len(self._deal.share(self._lane, epoch)):
-            self.position = Position(epoch, window + 1)
-        else:
-            self.position = Position(epoch + 1)
+    def _shuffled(self, epoch: int) -> list[Slice]:
+        order = list(self._slices)
+        Random(f"{self._seed}/{epoch}").shuffle(order)
+        return order
 
-    def _rows(self) -> Rows | None:
-        """The packed rows of the window the position is in; None if there is no such window."""
-        here = self.position._replace(row=0)
-        if self._packed is None or self._packed[0] != here:
-            begin = here.window * _SLICES_AT_ONCE
-            window = self._deal.share(self._lane, here.epoch)[begin : begin + _SLICES_AT_ONCE]
-            if not window:
-                return None
-            self._packed = (here, self._pack(window, here))
-        return self._packed[1]
-
-    def _pack(self, window: Sequence[Slice], here: Position) -> Rows:
-        """All rows of a window, in the order of this epoch."""
-        random = Random(f"{self._deal.seed}/{self._lane}/{here.epoch}/{here.window}")
-        texts = [text for part in window for text in self._texts(part, here.epoch)]
+    def rows(self, lane: int, epoch: int, window: int) -> Rows:
+        """All rows of a window of a lane, in the order of this epoch; maybe none."""
+        begin = window * _SLICES_AT_ONCE
+        parts = self.share(lane, epoch)[begin : begin + _SLICES_AT_ONCE]
+        texts = [text for part in parts for text in self._texts(part, epoch)]
+        random = Random(f"{self._seed}/{lane}/{epoch}/{window}")
         random.shuffle(texts)
         documents = [self._tokenizer.encode_array(text).astype(self._dtype) for text in texts]
         rows = pack(documents, self._tokenizer.endoftext, self._config.sequence_len, self._config.packing)
@@ -345,3 +274,54 @@ class Stream:
             for document in self._reader.documents(part.group, ("id", "text"), rows)
             for _ in range(sampling.readings(part.group, document, epoch))
         ]
+
+
+class _Stream:
+    """The rows of one source in one lane, without end; `position` is where the next is, and may be set."""
+
+    def __init__(self, feed: _Feed, lane: int) -> None:
+        self.position = Position()
+        self._feed = feed
+        self._lane = lane
+        self._packed: tuple[int, int] | None = None  # epoch and window of which `_rows` are
+        self._rows: Rows
+
+    def __next__(self) -> tuple[Tokens, Tokens, int]:
+        """Ids and targets (sequence_len,) of the next row, and how many of its positions count."""
+        while True:
+            epoch, window, row = self.position
+            if self._packed != (epoch, window):
+                self._rows = self._feed.rows(self._lane, epoch, window)
+                self._packed = (epoch, window)
+            if row < len(self._rows.ids):
+                break
+            is_last = (window + 1) * _SLICES_AT_ONCE >= len(self._feed.share(self._lane, epoch))
+            self.position = Position(epoch + 1) if is_last else Position(epoch, window + 1)
+        self.position = Position(epoch, window, row + 1)
+        return self._rows.ids[row], self._rows.targets[row], int(self._rows.filled[row])
+
+
+class Lane:
+    """One endless sequence of rows, each from one of the `feeds`; `position` is where the next one is."""
+
+    def __init__(self, number: int, feeds: Sequence[_Feed], turns: Turns, seed: int) -> None:
+        self._streams = [_Stream(feed, number) for feed in feeds]
+        self._turns = turns
+        digest = hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=8).digest()
+        self._begin = int.from_bytes(digest, "little")
+        self._taken = 0
+
+    @property
+    def position(self) -> LanePosition:
+        return self._taken, tuple(stream.position for stream in self._streams)
+
+    def go_to(self, taken: int, positions: Sequence[Position]) -> None:
+        self._taken = taken
+        for stream, position in zip(self._streams, positions, strict=True):
+            stream.position = position
+
+    def __next__(self) -> tuple[Tokens, Tokens, int]:
+        """As the stream's whose turn it is."""
+        stream = self._streams[self._turns(self._begin, self._taken)]
+        self._taken += 1
+        return next(stream)

@@ -37,15 +37,18 @@ def pack(documents: Sequence[Tokens], endoftext: int, sequence_len: int, how: Pa
     begins = np.cumsum(lengths) - lengths
     used = int(lengths.sum())
     dtype = documents[0].dtype if documents else np.uint32
+    # Longer than what is used, so that the last row and its targets can be read from it; its end is padding.
     stream = np.full(used + sequence_len, endoftext, dtype)
     for document, begin in zip(documents, begins.tolist(), strict=True):
         stream[begin + 1 : begin + 1 + len(document)] = document
+    # Of each document: the rows it fills alone, and what is left for a row it shares.
     whole, rest = np.divmod(lengths, sequence_len)
     shared: list[list[tuple[int, int]]] = []
     if how == "concat":
         starts = np.arange(0, used, sequence_len)
         cut = begins // sequence_len != (begins + lengths - 1) // sequence_len
     else:
+        # Number of each such row in its document: 0, 1, 0, 0, 1, 2 for documents of 2, 1 and 3 of them.
         number = np.arange(whole.sum()) - np.repeat(np.cumsum(whole) - whole, whole)
         starts = np.repeat(begins, whole) + number * sequence_len
         pieces = np.flatnonzero(rest)
@@ -75,7 +78,8 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[li
     `lengths` are those of all pieces, none above `room`.
     """
     rows: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # what is left of a row, and its number; sorted
+    # What is left of a row, and its number; sorted, so that the fullest that fits is found by bisection.
+    free: list[tuple[int, int]] = []
     for piece in order:
         place = bisect_left(free, (lengths[piece], -1))
         left, row = free.pop(place) if place < len(free) else (room, len(rows))
@@ -88,6 +92,7 @@ def best_fit(order: Sequence[int], lengths: Sequence[int], room: int) -> list[li
 
 def segments(ids: Tokens, targets: Tokens, endoftext: int) -> NDArray[np.int64]:
     """The number (n, T) of the document that each position belongs to, within its row; for masks."""
+    # A piece that is no document's beginning follows a target that it does not begin with.
     begins = (ids[:, 1:] == endoftext) | (ids[:, 1:] != targets[:, :-1])
     numbers = np.zeros(ids.shape, np.int64)
     np.cumsum(begins, axis=1, out=numbers[:, 1:])

@@ -17,8 +17,11 @@ from shards.columns import read_column
 from shards.reader import RowGroup, ShardReader
 from tinylm.errors import TinylmError
 
-MOST_READINGS = 4  # weight of a document at most, whatever its number (arXiv 2305.16264)
-# Weights are whole multiples of 1 / _UNIT, so that no rounding can differ between machines or epochs.
+# Weight of a document at most, whatever its number: up to four readings are worth nearly as much as new text
+# (arXiv 2305.16264).
+MOST_READINGS = 4
+# Weights are whole multiples of 1 / _UNIT, so that no rounding can differ between machines or epochs. What
+# weighs less than half of it, one reading in two million epochs, is never read.
 _UNIT = 1 << 20
 
 
@@ -48,18 +51,16 @@ class Sampling:
             self._weights[group] = np.rint(weights[begin : begin + group.rows] * _UNIT).astype(np.int64)
             begin += group.rows
         self.fingerprint = hashlib.sha256(numbers.tobytes()).hexdigest()
-        self._description = (
+        self.description = (
             f"documents are read in proportion to {found.source}: {(weights >= MOST_READINGS).sum():,} of "
             f"{trained_on.sum():,} {MOST_READINGS} times an epoch, the most there is; "
             f"{(weights[trained_on] == 0).sum():,} never"
         )
 
-    def __str__(self) -> str:
-        return self._description
-
     def readings(self, group: RowGroup, document: dict[str, Any], epoch: int) -> int:
         """How often `document` (with its `row` and `id`) is read in this epoch."""
         digest = hashlib.blake2b(f"{self._seed}/{document['id']}".encode(), digest_size=8).digest()
+        # How far the document is in its next reading when epoch 0 begins.
         begins = int.from_bytes(digest, "little") % _UNIT
         weight = int(self._weights[group][document["row"]])
         return ((epoch + 1) * weight + begins) // _UNIT - (epoch * weight + begins) // _UNIT
@@ -75,6 +76,7 @@ def weigh(numbers: NDArray[np.float64], power: float) -> NDArray[np.float64]:
     If fewer than 1 in MOST_READINGS is above 0, all of those have the highest weight and the mean is below 1.
     Numbers above 0 are within a factor of 1e300 of each other: a float's range ends soon after.
     """
+    # By the largest first: a power of a large number would be beyond a float.
     raw = (numbers / numbers.max()) ** power
     falling = np.sort(raw[raw > 0])[::-1]
     highest = np.arange(falling.size)  # so many have the most, the others share what is left

@@ -61,28 +61,29 @@ def pin_sources(config: PretrainConfig, *, begun: bool = False) -> None:
     on both sides of its split, `DataError` if a corpus is another one than the run began on.
     """
     for (place, _), folder in zip(config.sources, _folders(config), strict=True):
-        if not begun:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in (FILE_NAME, parquet.FILE_NAME):
-                (folder / name).unlink(missing_ok=True)
+        if begun:
+            if is_corpus(place):
+                _check_pin(place, folder)
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (FILE_NAME, parquet.FILE_NAME):  # of a start that came to no checkpoint
+            (folder / name).unlink(missing_ok=True)
         if not is_corpus(place):
-            if not begun:
-                Listing.of(place).save(folder)
+            Listing.of(place).save(folder)
             continue
         current = Manifest.load(place)
-        if not begun:
-            if not current.held_out_is_current:
-                raise ConfigError(
-                    f"{place} grew since its held-out text was compared with the rest: "
-                    f"`tinylm shards hold-out {place}` first"
-                )
-            current.save(folder)
-        _check_pin(place, folder, current)
+        if not current.held_out_is_current:
+            raise ConfigError(
+                f"{place} grew since its held-out text was compared with the rest: "
+                f"`tinylm shards hold-out {place}` first"
+            )
+        current.save(folder)
 
 
 def sample(sources: Sequence[Source], most_bytes: int, seed: int) -> Iterator[str]:
     """Training texts up to about `most_bytes`, of each source its share: row groups in a random order."""
     for source in sources:
+        # In any order, as only the first of them are read: text of all of the source, not of its beginning.
         groups = list(source.reader.row_groups)
         Random(seed).shuffle(groups)
         yield from _first(source.reader, groups, most_bytes * source.share)
@@ -101,9 +102,9 @@ def _folders(config: PretrainConfig) -> list[Path]:
     return [config.out, *(config.out / f"mix-{number}" for number in range(1, len(config.sources)))]
 
 
-def _check_pin(place: Path | str, folder: Path, current: Manifest) -> None:
+def _check_pin(place: Path | str, folder: Path) -> None:
     """A corpus may have grown since a run began; raise `DataError` if it is another one."""
-    pinned = Manifest.load(folder)
+    current, pinned = Manifest.load(place), Manifest.load(folder)
     there = {(shard.name, shard.sha256) for shard in current.shards}
     for shard in pinned.shards:
         if (shard.name, shard.sha256) not in there:

@@ -190,7 +190,7 @@ def tensors(model: GPT) -> dict[str, Tensor]:
     if preset == "gpt2":
         found = _joined(found)
     if preset == "deepseek":
-        found = {name: _paired(tensor, name, config) for name, tensor in found.items()}
+        found = _paired(found, config)
     return {_name(name, preset == "gpt2"): tensor.contiguous() for name, tensor in found.items()}
 
 
@@ -202,7 +202,7 @@ def _ours(theirs: Mapping[str, Tensor], model: GPT) -> dict[str, Tensor]:
     if preset == "gpt2":
         found = _parted(found)
     if preset == "deepseek":
-        found = {name: _paired(tensor, name, model.config, back=True) for name, tensor in found.items()}
+        found = _paired(found, model.config, back=True)
     return {"lm_head.weight": found["embed_tokens.weight"], **found}
 
 
@@ -244,11 +244,14 @@ def _turned(tensor: Tensor, name: str) -> Tensor:
     return tensor.t() if name.endswith(_GPT2_TURNED) else tensor
 
 
-def _paired(tensor: Tensor, name: str, config: ModelConfig, *, back: bool = False) -> Tensor:
-    """What mla rotates, its pairs side by side."""
-    heads = {"q_proj.weight": config.heads, "kv_a_proj_with_mqa.weight": 1}
-    found = next((heads[end] for end in heads if name.endswith(end)), None)
-    return tensor if found is None else paired(tensor, found, config.rope_width, back=back)
+def _paired(found: Mapping[str, Tensor], config: ModelConfig, *, back: bool = False) -> dict[str, Tensor]:
+    """With the rows that mla rotates in pairs side by side; with `back`, in halves again."""
+    heads = {"q_proj": config.heads, "kv_a_proj_with_mqa": 1}
+    changed = dict(found)
+    for name, tensor in found.items():
+        if (part := name.split(".")[-2]) in heads:
+            changed[name] = paired(tensor, heads[part], config.rope_width, back=back)
+    return changed
 
 
 def paired(rows: Tensor, heads: int, turned: int, *, back: bool = False) -> Tensor:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from tinylm.config import require
 from trainer.model.architecture import ModelConfig
-from trainer.model.model import GPT, KVCache
-from trainer.model.positions import visible
+from trainer.model.model import GPT, KVCache, attend
+from trainer.model.positions import rotate, visible
 
 Weights = Literal["fp32", "fp16"]
 # A layer's matrices and norms, by transformers' names.
@@ -73,36 +73,21 @@ class Decoder:
         if cache.padding is not None or (new > 1 and start):
             mask = visible(new, end, None, cache.padding, ids.device)
         turn = self._cos[start:end], self._sin[start:end]
+        heads, kv_heads, width = config.heads, config.kv_heads, config.head_width
         x = self._embeddings[ids.flatten()]  # (N, C)
         for number, layer in enumerate(self._layers):
-            qkv = layer.qkv(self._normed(x)).view(rows, new, -1, config.head_width)
-            y = self._attend(number, layer, qkv, turn, mask, cache)
-            x = x + layer.out(y)
+            qkv = layer.qkv(self._normed(x)).view(rows, new, -1, width)  # (B, T, H + 2 K, D)
+            qk, v = torch.split_with_sizes(qkv, [heads + kv_heads, kv_heads], dim=2)
+            if layer.scales is not None:
+                qk = self._normed(qk.reshape(-1, width)).view(qk.shape) * layer.scales
+            q, k = torch.split_with_sizes(rotate(qk, *turn).transpose(1, 2), [heads, kv_heads], dim=1)
+            k, v = cache.extend(number, k, v.transpose(1, 2))
+            y = attend(q, k, v, mask)  # (B, H, T, D)
+            x = x + layer.out(y.transpose(1, 2).reshape(-1, heads * width))
             gate, up = layer.gate_up(self._normed(x)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate).mul_(up))
         cache.length = end
         return self._head(self._normed(x)).view(rows, new, -1)
-
-    def _attend(
-        self,
-        number: int,
-        layer: _Layer,
-        qkv: Tensor,
-        turn: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: KVCache,
-    ) -> Tensor:
-        """What the heads bring (N, H * D) of queries, keys and values (B, T, H + 2 K, D)."""
-        heads, kv_heads = self.config.heads, self.config.kv_heads
-        qk, v = torch.split_with_sizes(qkv, [heads + kv_heads, kv_heads], dim=2)
-        if layer.scales is not None:
-            qk = self._normed(qk.reshape(-1, qk.size(-1))).view(qk.shape) * layer.scales
-        qk = torch.addcmul(qk * turn[0], qk.roll(qk.size(-1) // 2, -1), turn[1])
-        q, k = torch.split_with_sizes(qk.transpose(1, 2), [heads, kv_heads], dim=1)
-        k, v = cache.extend(number, k, v.transpose(1, 2))
-        causal = mask is None and q.size(2) > 1
-        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, enable_gqa=True)
-        return y.transpose(1, 2).reshape(-1, heads * self.config.head_width)
 
     def _normed(self, x: Tensor) -> Tensor:
         """Rows x (N, C) by their root mean square, in three operations."""

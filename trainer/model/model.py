@@ -133,7 +133,7 @@ class Attention(nn.Module):
         q, k = sight.turned(q), sight.turned(k)
         if sight.cache is not None:
             k, v = sight.cache.extend(self.layer, k, v)
-        y = _attend(q, k, v, sight.mask)  # (B, H, T, D)
+        y = attend(q, k, v, sight.mask)  # (B, H, T, D)
         projected: Tensor = self.o_proj(y.transpose(1, 2).flatten(2))
         return projected
 
@@ -183,7 +183,7 @@ class LatentAttention(nn.Module):
         k = torch.cat((k, k_rope.expand(-1, self.heads, -1, -1)), dim=-1)
         # Of one width, the three go through the fused kernel; the zeros added to v are cut off again.
         v = F.pad(v, (0, self.rope_width))
-        return _attend(torch.cat((q, q_rope), dim=-1), k, v, mask, self.scale)[..., : self.head_width]
+        return attend(torch.cat((q, q_rope), dim=-1), k, v, mask, self.scale)[..., : self.head_width]
 
     def _absorbed(
         self, q: Tensor, q_rope: Tensor, latent: Tensor, cache: KVCache, mask: Tensor | None
@@ -193,7 +193,7 @@ class LatentAttention(nn.Module):
         to_keys, to_values = made_of.chunk(2, dim=1)  # (H, D, L)
         (held,) = cache.extend(self.layer, latent)  # (B, 1, S, L + R)
         q = torch.cat((q @ to_keys, q_rope), dim=-1)  # (B, H, T, L + R)
-        seen = _attend(q, held, held, mask, self.scale)[..., : self.rank]
+        seen = attend(q, held, held, mask, self.scale)[..., : self.rank]
         return seen @ to_values.transpose(1, 2)  # (B, H, T, D)
 
 
@@ -316,11 +316,6 @@ class GPT(nn.Module):
         loss = cross_entropy(x.flatten(0, 1), self.lm_head.weight, targets.flatten(), z_loss)
         return loss, (targets != IGNORE).sum()
 
-    def compile_layers(self) -> None:
-        """Compile the layers, which are alike, so that it is done once for all of them."""
-        for block in self.layers:
-            block.compile()
-
     def _embed(self, ids: Tensor, start: int, segments: Tensor | None, cache: KVCache | None) -> Tensor:
         """Token embeddings (B, T, C), with those of their positions where these are added."""
         x: Tensor = self.embed_tokens(ids)
@@ -392,7 +387,7 @@ def _tables(config: ModelConfig) -> dict[str, Tensor]:
     return {"slopes": alibi_slopes(config.heads)} if config.positions == "alibi" else {}
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None = None) -> Tensor:
     """Attention of the last T of S positions, 1 or S without a mask; q (B, H, T, D), k, v (B, K, S, D)."""
     causal = mask is None and q.size(2) > 1
     return F.scaled_dot_product_attention(q, k, v, mask, is_causal=causal, scale=scale, enable_gqa=True)

@@ -164,10 +164,7 @@ class ConversationSource:
         rows = plan(conversations, sequence_len, seed=config.seed, epochs=config.epochs)
         per_step = config.micro_batches_per_step(sequence_len) * config.device_batch_size
         self._rows = [rows[start : start + per_step] for start in range(0, len(rows), per_step)]
-
-    @property
-    def steps(self) -> int:
-        return len(self._rows)
+        self.steps = len(self._rows)
 
     def next_step(self) -> list[Batch]:
         """This rank's micro-batches of the next step, on its device; maybe none in the last one.
@@ -179,7 +176,6 @@ class ConversationSource:
         return list(batches(self._conversations, rows, self._sequence_len, self._batch_size, self._world))
 
     def state(self) -> dict[str, Any]:
-        """The step reached."""
         return {"step": self._step}
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -109,7 +109,10 @@ def candidates(document: dict[str, Any], max_chars: int) -> Iterator[Candidate]:
     Paragraphs of more than `max_chars` are cut after a sentence where one ends before that.
     """
     page = page_subject(document["title"])
-    for section in _outline(document["text"], page):
+    outline = list(sections(document["text"]))
+    if not any(section.level == 1 for section in outline):  # the text has no title of its own
+        outline[0] = outline[0]._replace(level=1, heading=page)
+    for section in outline:
         name, paragraphs = _described(section.paragraphs)
         if not paragraphs:
             continue
@@ -170,14 +173,6 @@ def hashed(*parts: str) -> int:
     return int.from_bytes(sha256("\0".join(parts).encode()).digest()[:8])
 
 
-def _outline(text: str, page: str) -> Iterator[Section]:
-    """The sections; the page's subject heads the first one if the text has no title of its own."""
-    found = list(sections(text))
-    if not any(section.level == 1 for section in found):
-        found[0] = found[0]._replace(level=1, heading=page)
-    yield from found
-
-
 def _described(paragraphs: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
     """The name whose signature opens a section ("" if none does), and the paragraphs after the signature."""
     first, *lines = paragraphs[0].splitlines() if paragraphs else [""]
@@ -194,11 +189,8 @@ def _asked(section: Section, page: str) -> tuple[str, str, str] | None:
     heading = section.heading.rstrip(":. ")
     if signature := _SIGNATURE.match(heading):
         return "api", "api", signature["name"]
-    if (
-        len(heading) > _LONGEST_HEADING
-        or not _WORD.search(heading)
-        or _BOILERPLATE.fullmatch(heading.lower())
-    ):
+    says_something = len(heading) <= _LONGEST_HEADING and _WORD.search(heading)
+    if not says_something or _BOILERPLATE.fullmatch(heading.lower()):
         return None
     if heading.endswith("?"):
         return "heading", "as it is", heading
@@ -238,25 +230,21 @@ def _opening(paragraphs: tuple[str, ...], limit: int) -> str:
 def sections(text: str) -> Iterator[Section]:
     """The sections of `text` in order; headings without markup, paragraphs as they stand."""
     level, heading = 0, ""
-    blocks: list[str | None] = []
-    for found in _blocks(text):
+    paragraphs: list[str] = []
+    ended = False  # by a block that is no paragraph: only those before it are right under the heading
+    for found in (*_blocks(text), (0, "")):
         if isinstance(found, tuple):
-            yield _section(level, heading, blocks)
-            (level, heading), blocks = found, []
-        else:
-            blocks.append(found)
-    yield _section(level, heading, blocks)
+            yield Section(level, heading, tuple(paragraphs))
+            (level, heading), paragraphs, ended = found, [], False
+        elif found is None:
+            ended = True
+        elif not ended:
+            paragraphs.append(found)
 
 
 def plain(line: str) -> str:
     """`line` without escapes, emphasis and code marks."""
     return _ESCAPE.sub(r"\1", line).replace("**", "").replace("`", "").strip()
-
-
-def _section(level: int, heading: str, blocks: list[str | None]) -> Section:
-    end = blocks.index(None) if None in blocks else len(blocks)
-    paragraphs = tuple(block for block in blocks[:end] if block is not None)
-    return Section(level, heading, paragraphs)
 
 
 def _blocks(text: str) -> Iterator[tuple[int, str] | str | None]:

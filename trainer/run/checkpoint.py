@@ -41,10 +41,11 @@ from trainer.run.distributed import World
 from trainer.run.optim import Optimizer
 from trainer.tokenizer import Tokenizer
 
-FORMAT = 3
+FORMAT = 3  # since the identity is one table (2026-11); 2 is converted when read, others are refused
 TOKENIZER = "tokenizer.json"
 _STATE = "state.json"
-_WEIGHTS, _MOMENTS = 1, 2  # numbers of the files of a rank
+# Numbers of a rank's two files: apart, so that a model is loaded without AdamW's moments, twice its size.
+_WEIGHTS, _MOMENTS = 1, 2
 
 # torch says this of every run of one process.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -64,6 +65,7 @@ class Saver:
     def __init__(self, config: TrainConfig, world: World) -> None:
         self._config = config
         self._world = world
+        # One: `start` waits for the checkpoint before it, with which it would share the group `side`.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
@@ -75,6 +77,7 @@ class Saver:
         """
         self.wait()
         target = self._config.out / f"step_{state['step']:06d}"
+        temporary = target.with_name(f".{target.name}.tmp")
         state = {
             "format": FORMAT,
             **state,
@@ -92,19 +95,19 @@ class Saver:
                 # Whatever a killed run left half written or half deleted.
                 for left in target.parent.glob(".step_*"):
                     shutil.rmtree(left)
-                _temporary(target).mkdir(parents=True)
+                temporary.mkdir(parents=True)
             self._world.barrier()
             written = async_save(
                 tensors | moments,
                 storage_writer=HuggingFaceStorageWriter(
-                    str(_temporary(target)), fqn_to_index_mapping=files, save_distributed=True
+                    str(temporary), fqn_to_index_mapping=files, save_distributed=True
                 ),
                 process_group=self._world.side,
                 no_dist=self._world.size == 1,
             )
         except OSError as error:
             raise _not_written(target, error) from error
-        self._pending = self._thread.submit(self._finish, written, target, state)
+        self._pending = self._thread.submit(self._finish, written, temporary, target, state)
 
     def wait(self) -> None:
         """Until the last checkpoint is whole, on all ranks; raises `CheckpointError` if it cannot be."""
@@ -113,9 +116,8 @@ class Saver:
             pending.result()
             self._world.barrier()
 
-    def _finish(self, written: Any, target: Path, state: dict[str, Any]) -> None:
+    def _finish(self, written: Any, temporary: Path, target: Path, state: dict[str, Any]) -> None:
         """Once all ranks have written, the main one makes a checkpoint of it."""
-        temporary = _temporary(target)
         try:
             written.result()
             if self._world.is_main:
@@ -125,29 +127,23 @@ class Saver:
                 sync_file(temporary / _STATE)
                 sync_directory(temporary)
                 _discard(target)
-                temporary.rename(target)
+                temporary.rename(target)  # from here on it is a checkpoint
                 sync_directory(target.parent)
-                self._discard_old(target)
+                # What lies beyond `target` is damaged: otherwise the run had gone on from there.
+                found = newest_first(target.parent)
+                kept = found[found.index(target) :][: self._config.keep_last]
+                for other in found:
+                    if other not in kept:
+                        _discard(other)
         except (OSError, SafetensorError) as error:
             raise _not_written(target, error) from error
         except CheckpointException as error:
             causes = [cause for cause, _ in error.failures.values()]
+            # A full disk on one rank is what the user can mend; what the others then met follows from it.
             on_disk = [cause for cause in causes if isinstance(cause, OSError | SafetensorError)]
             if on_disk or self._world.size == 1:
                 raise _not_written(target, (on_disk or causes)[0]) from error
             raise RuntimeError(str(error)) from error  # a rank was lost
-
-    def _discard_old(self, target: Path) -> None:
-        """What lies beyond `target` is damaged: otherwise the run had gone on from there."""
-        found = newest_first(self._config.out)
-        kept = found[found.index(target) :][: self._config.keep_last]
-        for other in found:
-            if other not in kept:
-                _discard(other)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.name}.tmp")
 
 
 def _not_written(target: Path, error: BaseException) -> CheckpointError:
@@ -191,11 +187,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / _STATE
     try:
         state: dict[str, Any] = json.loads(path.read_text())
-        damaged = state.pop("digest") != _digest(state)
-    except (OSError, ValueError, KeyError, AttributeError):
-        damaged = True
-    if damaged:
-        raise CheckpointDamaged(_damage(path))
+        if state.pop("digest") != _digest(state):
+            raise ValueError("its digest is another")
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointDamaged(_damage(path)) from error
     if state["format"] == 2:
         return _of_format_2(state, checkpoint.parent)
     if state["format"] != FORMAT:
@@ -242,8 +237,7 @@ def restore(
     state = read_state(checkpoint)
     check_identity(checkpoint.parent, state["identity"], identity)
     check_identity(checkpoint.parent, state["model"], asdict(model.config))
-    _verify(checkpoint, state, state["sha256"], world)
-    _load(checkpoint, weights(model) | optimizer.tensors(), world)
+    _load(checkpoint, state, state["sha256"], weights(model) | optimizer.tensors(), world)
     optimizer.goes_on_after(state["updates"])
     torch.set_rng_state(torch.tensor(list(bytes.fromhex(state["rng"])), dtype=torch.uint8))
     return state
@@ -272,8 +266,7 @@ def load_model(
         )
     changed = {"sequence_len": sequence_len} if sequence_len else {}
     model = GPT(ModelConfig(**state["model"] | changed))
-    _verify(checkpoint, state, _weight_files(state), World())
-    _load(checkpoint, weights(model), World())
+    _load(checkpoint, state, _weight_files(state), weights(model), World())
     return model.to(device).eval(), tokenizer
 
 
@@ -281,7 +274,7 @@ def weights(model: GPT) -> dict[str, Tensor]:
     """The weights, tied ones once."""
     tensors: dict[str, Tensor] = model.state_dict()
     if model.config.tied_embeddings:
-        del tensors["lm_head.weight"]
+        del tensors["lm_head.weight"]  # the same tensor as embed_tokens.weight
     return tensors
 
 
@@ -289,8 +282,20 @@ def _weight_files(state: dict[str, Any]) -> list[str]:
     return [name for name in state["sha256"] if f"-model-{_WEIGHTS:05d}-" in name]
 
 
-def _load(checkpoint: Path, tensors: Mapping[str, Tensor], world: World) -> None:
-    """Read into `tensors` what they are called; all ranks together."""
+def _load(
+    checkpoint: Path, state: dict[str, Any], files: Iterable[str], tensors: Mapping[str, Tensor], world: World
+) -> None:
+    """Read `tensors`, by their names, from `files`, of which each rank checks a share first; a collective.
+
+    Raises `CheckpointDamaged` on all ranks if a file is not what was saved.
+    """
+    bad = [
+        name
+        for name in sorted(files)[world.rank :: world.size]
+        if not (path := checkpoint / name).exists() or sha256(path) != state["sha256"][name]
+    ]
+    if damaged := [name for part in world.gather(bad) for name in part]:
+        raise CheckpointDamaged(_damage(checkpoint / damaged[0]))
     try:
         load(
             dict(tensors),
@@ -302,18 +307,6 @@ def _load(checkpoint: Path, tensors: Mapping[str, Tensor], world: World) -> None
         raise CheckpointError(
             f"{checkpoint} does not fit the model that {_STATE} describes: {error}"
         ) from error
-
-
-def _verify(checkpoint: Path, state: dict[str, Any], names: Iterable[str], world: World) -> None:
-    """Raise `CheckpointDamaged` on all ranks if a file is not what was saved; each reads its share."""
-    mine = sorted(names)[world.rank :: world.size]
-    bad = [
-        name
-        for name in mine
-        if not (path := checkpoint / name).exists() or sha256(path) != state["sha256"][name]
-    ]
-    if damaged := [name for part in world.gather(bad) for name in part]:
-        raise CheckpointDamaged(_damage(checkpoint / damaged[0]))
 
 
 def _damage(path: Path) -> str:

@@ -34,7 +34,8 @@ from tinylm.processes import die_with_parent
 from trainer.config import TrainConfig
 from trainer.model.model import GPT
 
-# A rank that waits longer for the others gives up; no rank may measure or write for so long alone.
+# A rank that waits longer for the others gives up; no rank may measure or write for so long alone. One that
+# died is noticed at once, by its connection: this is for a machine or a network that fell silent.
 _TIMEOUT_SECONDS = 600.0
 
 
@@ -70,14 +71,8 @@ class World:
         return values
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
-
-
-def speaks() -> bool:
-    """Whether this is the rank that talks to people, for use before the ranks are connected."""
-    return environment("RANK", 0) == 0
 
 
 @contextlib.contextmanager
@@ -103,7 +98,7 @@ def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
     if size == 1:
         yield World(device=device)
         return
-    if local_size == size and sys.platform == "linux":
+    if local_size == size and sys.platform == "linux":  # on one machine the loopback is always there
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     try:
         timeout = timedelta(seconds=timeout_seconds)
@@ -111,6 +106,7 @@ def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
         yield World(rank, size, device, dist.new_group(backend="gloo", timeout=timeout))
     except (dist.DistError, RuntimeError) as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
+            # gloo raises plain RuntimeErrors; any other is not of the connection.
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise DistributedError(
                 f"rank {rank} lost touch with the others ({reason}); "
@@ -123,10 +119,11 @@ def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
 
 
 def _initialise(rank: int, size: int, device: torch.device, timeout: timedelta) -> None:
+    # torchrun's agent may keep the store itself; else the first rank does.
     agent_has_the_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = TCPStore(
         os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        environment("MASTER_PORT", 29500),
+        environment("MASTER_PORT", 29500),  # torch's own default
         size,
         is_master=rank == 0 and not agent_has_the_store,
         timeout=timeout,
@@ -160,7 +157,7 @@ def prepare(model: GPT, config: TrainConfig, world: World) -> None:
         mesh = init_device_mesh(world.device.type, (world.size,))
         for block in model.layers:
             fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
+        fully_shard(model, mesh=mesh)  # what is in no layer: embeddings and the last norm
 
 
 def replicas(model: GPT, world: World, nothing: dict[str, Tensor]) -> nn.Module:

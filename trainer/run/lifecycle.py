@@ -17,7 +17,7 @@ from tinylm.errors import exit_on_error
 from tinylm.files import write_json
 from trainer.config import TrainConfig
 from trainer.run import checkpoint
-from trainer.run.distributed import speaks
+from trainer.run.distributed import environment
 
 EVALUATION = "evaluation.json"
 
@@ -31,9 +31,10 @@ def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
     if state is None:
         return False
     checkpoint.check_identity(config.out, state["identity"], identity)
+    # A run killed after its last step goes on without a step, to write its evaluation.
     if state["step"] < state["steps"] or not (config.out / EVALUATION).exists():
         return False
-    if speaks():
+    if environment("RANK", 0) == 0:  # the ranks are not connected yet
         print(f"{config.out}: finished, {state['steps']} steps; start another run with another --out")
     return True
 

@@ -26,7 +26,8 @@ from trainer.run.optim import Optimizer, clip, learning_rate
 from trainer.run.preflight import peak_flops, training_dtype
 from trainer.run.spikes import Guard
 
-_MOST_ROLLBACKS = 3  # to one and the same checkpoint; then a run gives up
+# To one and the same checkpoint, each time with other text; what three do not mend is not the text's fault.
+_MOST_ROLLBACKS = 3
 
 
 class TrainingError(TinylmError):
@@ -93,7 +94,8 @@ class Run:
         self._resume()
         self._replicas = replicas(model, world, self._nothing())
         if config.compile:
-            model.compile_layers()
+            for block in model.layers:  # which are alike: it is done once for all of them
+                block.compile()
 
     def fit(self) -> None:
         """Train to the last step. On SIGTERM or SIGINT to any rank: save, and exit with 128 + the signal.
@@ -104,16 +106,16 @@ class Run:
         meter, progress = self._meter(), Progress()
         with (
             StopSignal() as stop,
-            self._record() as record,
+            Record(config, self.step) if self._world.is_main else contextlib.nullcontext() as record,
             profiled(config.profile, self._world.rank) as profile,
         ):
             while self.step < self._steps:
                 rate = learning_rate(self.step, self._steps, config)
                 outcome = self.train_step(rate, stop)
                 profile()
-                if self._guard.gives_up:
+                if self._guard.bad >= config.bad_steps:
                     self._roll_back()
-                    meter = self._meter()
+                    meter = self._meter()  # the step it counts from is another now
                     if record:
                         record.cut(self.step)
                     continue
@@ -135,9 +137,6 @@ class Run:
     def _meter(self) -> Meter:
         return Meter(self.step, self._steps, self.tokens, self.peak / self.model.flops_per_token)
 
-    def _record(self) -> contextlib.AbstractContextManager[Record | None]:
-        return Record(self._config, self.step) if self._world.is_main else contextlib.nullcontext()
-
     def _due(self, every: int) -> bool:
         """Is it time for what is done every so many steps (0: never), and after the last?"""
         return self.step == self._steps or (every > 0 and self.step % every == 0)
@@ -145,11 +144,14 @@ class Run:
     def train_step(self, rate: float, stop: StopSignal) -> Outcome:
         """The next step, at this learning rate; a collective."""
         batches = self._source.next_step()
+        # All that ranks have to tell each other before a step in one sum: tokens, who has how many
+        # micro-batches, signals seen.
         here = sum(int((batch["targets"] != IGNORE).sum()) for batch in batches)
         counts = [0.0] * self._world.size
         counts[self._world.rank] = len(batches)
         summed: list[float] = self._world.sum(self._numbers([here, *counts, *stop.flags()])).tolist()
         tokens, counts, flags = summed[0], summed[1 : 1 + len(counts)], summed[1 + len(counts) :]
+        # At least 1, for a step in which no rank has a token to predict.
         loss = self._backward(batches, max(1.0, tokens), passes(self.model, counts, len(batches)))
         norm = float(clip(self.model, self._config.grad_clip))
         if self._guard.accepts(loss=loss, grad_norm=norm):
@@ -181,6 +183,7 @@ class Run:
 
     def _measure(self) -> dict[str, Any]:
         self.model.eval()
+        # Not compiled: its batches have other shapes than training's, each of which would be compiled.
         with whole(self.model), torch.compiler.set_stance("force_eager"):
             self.measured = self._evaluate()
         self.model.train()
@@ -213,7 +216,7 @@ class Run:
                 f"step {step}: {self._guard.reason}, the last of {self._config.bad_steps} bad in a row; "
                 "going back to a checkpoint did not help: lower learning_rate and start anew in another --out"
             )
-        self._source.restore(position)
+        self._source.restore(position)  # `_resume` set the checkpoint's
         self.skipped = skipped
         self._warn(f"back to step {self.step}, with the text that comes after step {step}")
 
@@ -227,7 +230,7 @@ class Run:
             try:
                 state = checkpoint.restore(found, self.model, self._optimizer, self._identity, self._world)
             except CheckpointDamaged as error:
-                damage = error
+                damage = error  # raised if none before it is intact
                 self._warn(f"{found} is damaged; going back to the one before it")
                 continue
             self._source.restore(state["data"])
@@ -250,4 +253,5 @@ class Run:
         return {"ids": ids, "targets": torch.full_like(ids, IGNORE)}
 
     def _numbers(self, values: Sequence[float]) -> Tensor:
+        # In fp64 counts of tokens and sums of losses lose nothing.
         return torch.tensor(values, dtype=torch.float64, device=self._world.device)

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any
 
 from torch.profiler import profile, schedule
 
@@ -22,63 +21,41 @@ from tinylm.files import replacing
 from trainer.config import TrainConfig, as_json
 
 _SECONDS_BETWEEN_LINES = 10.0  # where lines are not rewritten in place: in a file of a run of a day, 8,640
-# Steps of a profile: the first are slow for reasons of their own, one warms the profiler up, four are kept.
+# Steps of a profile: the first are slow for reasons of their own, one warms the profiler up, four are kept
+# (5 to 8 of docs/training.md). A trace grows with each of them.
 _WAIT, _WARMUP, _ACTIVE = 3, 1, 4
 
 Tracker = Callable[[int, dict[str, Any]], None]  # takes a step and what was measured at it
 
 
-class MetricsLog:
-    """Appends one JSON object a line to `path`, after cutting off what a killed run wrote past `step`."""
-
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        self._file = self._cut(step)
-
-    def cut(self, step: int) -> None:
-        """Drop what was written past `step`."""
-        self._file.close()
-        self._file = self._cut(step)
-
-    def _cut(self, step: int) -> TextIO:
-        kept = []
-        for line in self._path.read_text().splitlines() if self._path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut by a crash
-                if (values := json.loads(line))["step"] <= step:
-                    kept.append(values)
-        with replacing(self._path) as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        return self._path.open("a")
-
-    def write(self, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps(values) + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-
 class Record(contextlib.ExitStack[bool | None]):
-    """What the main rank writes of a run that goes on after `step`: metrics.jsonl, and what was asked for."""
+    """What the main rank writes of a run that goes on after `step`: metrics.jsonl, and what was asked for.
+
+    Each line of metrics.jsonl is a JSON object, one a step. What a killed run wrote past `step` is cut off.
+    """
 
     def __init__(self, config: TrainConfig, step: int) -> None:
         super().__init__()
-        self._log = self.enter_context(MetricsLog(config.out / "metrics.jsonl", step))
-        self._trackers = self.enter_context(trackers(config, step))
+        self._path = config.out / "metrics.jsonl"
+        self.cut(step)
+        asked = [(config.tensorboard, _tensorboard), (config.wandb, _wandb)]
+        self._trackers = [self.enter_context(track(config, step)) for wanted, track in asked if wanted]
 
     def write(self, values: dict[str, Any]) -> None:
-        self._log.write(values)
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
         for track in self._trackers:
             track(values["step"], values)
 
     def cut(self, step: int) -> None:
         """Drop the lines past `step`, to which the run went back; trackers keep both courses."""
-        self._log.cut(step)
+        kept = []
+        for line in self._path.read_text().splitlines() if self._path.exists() else []:
+            with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut by a crash
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+        with replacing(self._path) as temporary:
+            temporary.write_text("".join(kept))
 
 
 class Meter:
@@ -99,7 +76,7 @@ class Meter:
         `mfu` is the share of the devices' peak that the model's own arithmetic uses (PaLM, arXiv 2204.02311).
         """
         now = time.monotonic()
-        speed = (tokens - self._tokens) / max(1e-9, now - self._read_at)
+        speed = (tokens - self._tokens) / max(1e-9, now - self._read_at)  # a coarse clock may stand still
         a_step = (now - self._started) / (step - self._first_step)
         self._read_at, self._tokens = now, tokens
         left = a_step * (self._steps - step)
@@ -157,24 +134,10 @@ def check_installed(config: TrainConfig) -> None:
 
 
 @contextlib.contextmanager
-def trackers(config: TrainConfig, step: int) -> Iterator[list[Tracker]]:
-    """Those of a run that goes on after `step`; what TensorBoard was sent past it is taken back.
-
-    They are closed with the block, and W&B is told whether it failed.
-    """
-    with contextlib.ExitStack() as stack:
-        found = []
-        if config.tensorboard:
-            found.append(stack.enter_context(_tensorboard(config, step)))
-        if config.wandb:
-            found.append(stack.enter_context(_wandb(config)))
-        yield found
-
-
-@contextlib.contextmanager
 def _tensorboard(config: TrainConfig, step: int) -> Iterator[Tracker]:
     from torch.utils.tensorboard import SummaryWriter  # fails without the package
 
+    # What an earlier process sent past `step` is taken back.
     with SummaryWriter(str(config.out / "tensorboard"), purge_step=step + 1) as writer:
 
         def track(step: int, values: dict[str, Any]) -> None:
@@ -189,9 +152,10 @@ def _tensorboard(config: TrainConfig, step: int) -> Iterator[Tracker]:
 
 
 @contextlib.contextmanager
-def _wandb(config: TrainConfig) -> Iterator[Tracker]:
+def _wandb(config: TrainConfig, _: int) -> Iterator[Tracker]:
     import wandb
 
+    # The run's id there: the same at each start in this folder, so that a resumed run goes on in its curves.
     name = hashlib.sha256(str(config.out.resolve()).encode()).hexdigest()[:16]
     run = wandb.init(project=config.wandb, id=name, resume="allow", dir=config.out, config=as_json(config))
     # As its own step it would have to grow, which it does not when a run goes back to a checkpoint.
@@ -217,7 +181,7 @@ def profiled(folder: Path | None, rank: int) -> Iterator[Callable[[], None]]:
     folder.mkdir(parents=True, exist_ok=True)
 
     def write(found: profile) -> None:
-        table = found.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        table = found.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)  # slowest first
         (folder / f"rank_{rank}.txt").write_text(table)
         found.export_chrome_trace(str(folder / f"rank_{rank}.json"))
 

@@ -15,8 +15,10 @@ from trainer.run.distributed import World
 from trainer.run.preflight import has_bf16
 
 _BETAS = (0.9, 0.95)  # as language models have them: the second moment forgets within 20 steps, not 1,000
+_MOMENTUM = 0.95  # Muon's, Keller Jordan's: forgets within 20 steps, like AdamW's second moment
 # Keller Jordan's: of singular values in (0, 1], five steps make values around 1, not exactly 1.
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_STEPS = 5
 
 
 class Optimizer:
@@ -32,7 +34,9 @@ class Optimizer:
         muon = inside if config.optimizer == "muon" else set()
         self.updates = 0
         self._adamw = adamw({name: p for name, p in named.items() if name not in muon}, config)
-        self._muon = Muon([named[name] for name in sorted(muon)], config, world) if muon else None
+        self._all: list[torch.optim.Optimizer] = [self._adamw]
+        if muon:
+            self._all.append(Muon([named[name] for name in sorted(muon)], config, world))
         self._names = {id(p): name for name, p in named.items()}
         for group in self._adamw.param_groups:
             for p in group["params"]:
@@ -42,10 +46,10 @@ class Optimizer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Moments by kind and parameter, `exp_avg.layers.0.self_attn.q_proj.weight`; sharded as those are."""
-        states = self._adamw.state | (self._muon.state if self._muon else {})
         return {
             f"{kind}.{self._names[id(p)]}": tensor
-            for p, state in states.items()
+            for optimizer in self._all
+            for p, state in optimizer.state.items()
             for kind, tensor in state.items()
             if kind != "step"
         }
@@ -58,17 +62,15 @@ class Optimizer:
 
     def step(self, rate: float) -> None:
         """Follow the gradients, at the learning rate `rate`."""
-        for optimizer in (self._adamw, self._muon):
-            if optimizer is not None:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                optimizer.step()
+        for optimizer in self._all:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
         self.updates += 1
 
     def zero_grad(self) -> None:
-        self._adamw.zero_grad()
-        if self._muon:
-            self._muon.zero_grad()
+        for optimizer in self._all:
+            optimizer.zero_grad()
 
 
 def adamw(named: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
@@ -88,7 +90,7 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], config: TrainConfig, world: World) -> None:
-        defaults = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "momentum": 0.95}
+        defaults = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "momentum": _MOMENTUM}
         super().__init__(parameters, defaults)
         self._world = world
         self._dtype = torch.bfloat16 if has_bf16(world.device) else torch.float32
@@ -118,6 +120,7 @@ class Muon(torch.optim.Optimizer):
         parts = torch.split(flat, [matrix.numel() for matrix in matrices])
         whole = [part.view_as(matrix) for part, matrix in zip(parts, matrices, strict=True)]
         mine: dict[torch.Size, list[int]] = {}
+        # Largest first and by turns, so that the ranks have about equal work.
         by_size = sorted(range(len(matrices)), key=lambda number: -matrices[number].numel())
         for number in by_size[self._world.rank :: self._world.size]:
             mine.setdefault(matrices[number].shape, []).append(number)
@@ -125,7 +128,7 @@ class Muon(torch.optim.Optimizer):
             stack = torch.stack([matrices[number] for number in numbers])
             for number, done in zip(numbers, newton_schulz(stack, self._dtype), strict=True):
                 whole[number].copy_(done)
-        self._world.sum(flat)
+        self._world.sum(flat)  # each rank's own part is zero on all others
         return whole
 
 
@@ -135,7 +138,7 @@ def newton_schulz(matrices: Tensor, dtype: torch.dtype) -> Tensor:
     wide = matrices.size(1) <= matrices.size(2)
     x = (matrices if wide else matrices.mT).to(dtype)
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values at most 1; no division by zero
-    for _ in range(5):
+    for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + torch.baddbmm(gram, gram, gram, beta=b, alpha=c) @ x
     done: Tensor = (x if wide else x.mT).to(matrices.dtype)
@@ -160,7 +163,7 @@ def _like(parameter: Tensor, whole: Tensor) -> Tensor:
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """The learning rate of `step`, counted from 0, of a run of `steps`."""
     warmup = round(steps * config.warmup)
-    if step < warmup:
+    if step < warmup:  # from 1 / warmup: a step at rate 0 would be text for nothing
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "cosine":
         done = (step - warmup) / max(1, steps - warmup)

@@ -43,7 +43,6 @@ class Estimate:
         return self.flops / (_EXPECTED_MFU * peak)
 
     def describe(self, peak: float) -> str:
-        """All of it in a line."""
         ratio = self.tokens / self.parameters
         return (
             f"{self.parameters / 1e6:.2f} M parameters; {self.tokens / 1e6:.2f} M tokens, {ratio:.1f} a "
@@ -82,10 +81,16 @@ def check(config: TrainConfig, shape: ModelConfig, steps: int) -> Estimate:
 
 def check_memory(config: TrainConfig, expected: Estimate, device: torch.device) -> None:
     """Raise `ConfigError` if the ranks on one machine do not fit into its memory, or one into its GPU's."""
-    ranks = environment("LOCAL_WORLD_SIZE", 1) if device.type == "cpu" else 1
-    there = memory_bytes(device)
+    ranks = environment("LOCAL_WORLD_SIZE", 1)
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if device.type == "cuda":  # each rank has one of its own
+        ranks, there = 1, torch.cuda.get_device_properties(device).total_memory
     if expected.memory * ranks > there:
-        field, advice = _largest(config, expected.parameters, there / ranks)
+        field, advice = "device_batch_size", "lower it, or set activation_checkpointing"
+        if _bytes_a_parameter() * expected.parameters > there / ranks and config.parallel == "ddp":
+            field, advice = "parallel", "shard it over more ranks with fsdp, or make the model smaller"
+        elif config.activation_checkpointing:
+            advice = "lower it"
         raise ConfigError(
             f"{field} = {getattr(config, field)!r}: {ranks} ranks of {expected.memory / 1e9:.1f} GB each do "
             f"not fit into {there / 1e9:.1f} GB; {advice}"
@@ -104,20 +109,12 @@ def _memory(config: TrainConfig, model: GPT) -> int:
     in_a_layer = 4 * tokens * shape.width * (16 + 4 * shape.mlp_ratio)
     between = 4 * tokens * shape.width * shape.layers
     activations = between + in_a_layer if config.activation_checkpointing else in_a_layer * shape.layers
+    # Three tensors of a chunk of logits, of 4 bytes a number.
     return round(kept + activations + 3 * 4 * LOGITS_AT_ONCE)
 
 
 def _bytes_a_parameter() -> int:
     return _BYTES if torch.cuda.is_available() else _BYTES + _COPIED
-
-
-def _largest(config: TrainConfig, parameters: int, there: float) -> tuple[str, str]:
-    """The field to name when a rank's memory does not suffice, and what to do."""
-    if _bytes_a_parameter() * parameters > there and config.parallel == "ddp":
-        return "parallel", "shard it over more ranks with fsdp, or make the model smaller"
-    if not config.activation_checkpointing:
-        return "device_batch_size", "lower it, or set activation_checkpointing"
-    return "device_batch_size", "lower it"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -157,27 +154,13 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         for model, tera in _DATA_SHEET.items():
             if model in name:
                 return tera * 1e12
-    return measured_flops(device, dtype, (1024, 1024, 1024) if device.type == "cpu" else (8192, 8192, 8192))
-
-
-def measured_flops(
-    device: torch.device, dtype: torch.dtype, shape: tuple[int, int, int], times: int = 3
-) -> float:
-    """Best rate of `times` products (m, k) @ (k, n), in FLOPs a second, for `shape` = (m, k, n)."""
-    m, k, n = shape
-    a, b = (torch.ones(size, dtype=dtype, device=device) for size in ((m, k), (k, n)))
+    side = 1024 if device.type == "cpu" else 8192  # large enough for the device's full speed
+    a = b = torch.ones(side, side, dtype=dtype, device=device)
     best = float("inf")
-    for _ in range(times + 1):
+    for _ in range(4):  # the best of them, as the first is slow and others may be disturbed
         began = time.perf_counter()
         a @ b
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
-    return 2 * m * k * n / best
-
-
-def memory_bytes(device: torch.device) -> int:
-    """All memory of `device`, whoever uses it now."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return 2 * side**3 / best
