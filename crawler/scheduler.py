@@ -33,6 +33,7 @@ from crawler.errors import LeaseLost
 from crawler.fetch.failures import classify
 from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, retry_at
 from crawler.frontier import Lease, connect
+from crawler.frontier.frontier import RULES
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
 
@@ -70,9 +71,8 @@ class FrontierScheduler(BaseScheduler):
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
         self._rules = HostRules(frontier, self._agent)
-        self._redirects = RobotsRedirects(
-            frontier.config.delay, crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
-        )
+        patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
+        self._redirects = RobotsRedirects(lambda: frontier.config.delay, patience)
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -88,7 +88,8 @@ class FrontierScheduler(BaseScheduler):
         defaults = {"exploration": 0.0, "pages_per_host": 1 << 31, "lease_seconds": seconds}
         config = FrontierConfig(**(defaults | setting))
         frontier = RequestFrontier(connect(config.redis_url), config)
-        frontier.set_rules(config)  # a spider started with other settings changes them for all processes
+        # A spider started with another setting changes it for all processes, and nothing it does not name.
+        frontier.set_rules(config, setting.keys() & RULES.keys())
         return cls(crawler, frontier)
 
     # What the engine calls

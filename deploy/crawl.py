@@ -37,11 +37,13 @@ def embedded(config: FrontierConfig) -> EmbeddedServer:
 
 
 @contextmanager
-def open_frontier(config: FrontierConfig, server: EmbeddedServer | None = None) -> Iterator[Frontier]:
+def open_frontier(
+    config: FrontierConfig, server: EmbeddedServer | None = None, *, begin: bool = True
+) -> Iterator[Frontier]:
     """The frontier on the server that `config` names, or on the embedded one, started if none runs."""
     server = server or embedded(config)
     with nullcontext() if config.redis_url else server:
-        yield Frontier(connect(config.redis_url or server.url), config)
+        yield Frontier(connect(config.redis_url or server.url), config, begin=begin)
 
 
 def attach(config: FrontierConfig) -> Frontier:
@@ -49,19 +51,12 @@ def attach(config: FrontierConfig) -> Frontier:
     server = embedded(config)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
-    return Frontier(connect(config.redis_url or server.url), config)
+    return Frontier(connect(config.redis_url or server.url), config, begin=False)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
     """When a crawl that begins or goes on now has to stop."""
     return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
-
-
-def begin(frontier: Frontier, rules: FrontierConfig, crawl: CrawlConfig, seeds: list[Seed]) -> int:
-    """Set the rules and limits of a crawl, new or not, and give it `seeds`; returns how many were given."""
-    frontier.set_rules(rules)
-    frontier.set_limits(limits_from_now(crawl))
-    return frontier.put_seeds(seeds)
 
 
 @contextmanager
@@ -98,7 +93,9 @@ class Crawl:
         self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
         with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
-            begin(frontier, config, self._crawl, seeds)
+            frontier.set_rules(config)
+            frontier.set_limits(limits_from_now(self._crawl))
+            frontier.put_seeds(seeds)
             url = config.redis_url or self._server.url
             shared = replace(config, redis_url=url, data=self._data.resolve())
             write_file(self._settings, frontier=shared, crawl=self._crawl, walk=self._walk)

@@ -4,7 +4,7 @@ import asyncio
 import codecs
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
@@ -139,7 +139,7 @@ class RobotsRedirects:
     provider, say) point to it: the price is one unleased request a worker and day, to a host pointed to.
     """
 
-    def __init__(self, delay: float, patience: float) -> None:
+    def __init__(self, delay: Callable[[], float], patience: float) -> None:
         self._delay = delay
         self._patience = patience
         self._known: dict[str, tuple[float, str]] = {}
@@ -155,7 +155,7 @@ class RobotsRedirects:
         """
         own = locate(url).host
         if own in self._next:
-            self._next[own] = time.monotonic() + self._delay
+            self._next[own] = time.monotonic() + self._delay()
         moved = 300 <= status < 400
         target = canonicalize(location, url) if moved and location and hops < _MOST_HOPS else None
         text = await self.turn(target, host) if target else interpret(404 if moved else status, body)
@@ -171,7 +171,7 @@ class RobotsRedirects:
         """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
         target = locate(url).host
         if target == host:
-            await asyncio.sleep(self._delay)
+            await asyncio.sleep(self._delay())
             return None
         while True:
             now = time.monotonic()
@@ -184,7 +184,7 @@ class RobotsRedirects:
                 self._next = {name: at for name, at in self._next.items() if at > now}
                 self._next[target] = now + self._patience
                 return None
-            await asyncio.sleep(min(wait, max(self._delay, _SHORTEST_WAIT)))
+            await asyncio.sleep(min(wait, max(self._delay(), _SHORTEST_WAIT)))
 
 
 def interpret(status: int, body: bytes) -> str | None:

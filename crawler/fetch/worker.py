@@ -121,7 +121,7 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules = HostRules(frontier, config.user_agent)
         self._token = product_token(config.user_agent)
-        self._redirects = RobotsRedirects(frontier.config.delay, config.timeout)
+        self._redirects = RobotsRedirects(lambda: frontier.config.delay, config.timeout)
         self._extract = Extractors(extract, config.extractors, config.extract_timeout)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()

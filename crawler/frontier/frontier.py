@@ -12,8 +12,9 @@ import math
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -62,12 +63,13 @@ class Frontier(Ends):
     """One crawl's frontier.
 
     Its `config` is the given one with the rules in force: those that are stored with the crawl, which are the
-    given ones only if nobody opened it before. `set_rules` changes them; the first `lease` or `put` warns of
-    what was given and does not hold. Raises ServerError if the server does not answer or is too old,
+    given ones only if nobody began it before. `set_rules` changes them; the first `lease` or `put` warns of
+    what was given and does not hold. Who only looks, or brings seeds, does not `begin`: a crawl that is new
+    then has no rules yet. Raises ServerError if the server does not answer or is too old,
     FrontierError if the crawl on it was begun with other partitions or by another version of tinylm.
     """
 
-    def __init__(self, store: RedisStore, config: FrontierConfig) -> None:
+    def __init__(self, store: RedisStore, config: FrontierConfig, *, begin: bool = True) -> None:
         self._store = store
         self.config = config
         self._random = random.Random()
@@ -79,18 +81,20 @@ class Frontier(Ends):
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
         self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
-        # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
-        self._store_rules(self.prefixes[:1], keep=True)
-        version, partitions, *stored = self._run("HMGET", 0, "meta", "version", "partitions", *RULES)
-        self._refuse_another(version, partitions)
-        in_force = {name: kind(value) for (name, kind), value in zip(RULES.items(), stored, strict=True)}
+        if begin:
+            # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
+            self._store_rules(self.prefixes[:1], keep=True)
+            self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+        self.heed_rules()
         self._unheeded = [
-            f"{name} = {value}, not {getattr(config, name)}"
-            for name, value in in_force.items()
-            if value != getattr(config, name)
+            f"{name} = {getattr(self.config, name)}, not {getattr(config, name)}"
+            for name in RULES
+            if getattr(config, name) not in (getattr(self.config, name), getattr(FrontierConfig(), name))
         ]
-        self.config = replace(config, **in_force)
-        self._store_rules(self.prefixes[1:], keep=True)
+        if begin:
+            self._store_rules(self.prefixes[1:], keep=True)
+            # A server that lost its last second may have lost them, and no script goes on without.
+            store.after_restart = partial(self._store_rules, self.prefixes, keep=True)
 
     def _refuse_another(self, version: bytes | None, partitions: bytes | None) -> None:
         """Raise FrontierError if the crawl that is there is not one to go on with."""
@@ -106,9 +110,15 @@ class Frontier(Ends):
                 "use what it was begun with, or another crawl_id"
             )
 
-    def set_rules(self, config: FrontierConfig) -> None:
-        """From now on all workers of the crawl go by the rules in `config`, those that run too."""
-        self.config = replace(self.config, **{name: getattr(config, name) for name in RULES})
+    def heed_rules(self) -> None:
+        """Take over the rules that are stored; `reap` does so too."""
+        stored = zip(RULES.items(), self._run("HMGET", 0, "meta", *RULES), strict=True)
+        in_force = {name: kind(value) for (name, kind), value in stored if value is not None}
+        self.config = replace(self.config, **in_force)
+
+    def set_rules(self, config: FrontierConfig, names: Collection[str] = tuple(RULES)) -> None:
+        """From now on all workers of the crawl go by the rules `names` of `config`, those that run too."""
+        self.config = replace(self.config, **{name: getattr(config, name) for name in names})
         self._unheeded = []
         self._store_rules(self.prefixes, keep=False)
 
@@ -123,7 +133,7 @@ class Frontier(Ends):
         """Say once which rules of ours do not hold."""
         if self._unheeded:
             log.warning(
-                "crawl %r goes by what it was begun with: %s. `tinylm crawl` changes it for all workers",
+                "crawl %r goes by what it was begun with: %s. `tinylm crawl` or `tinylm begin` changes it",
                 self.config.crawl_id,
                 "; ".join(self._unheeded),
             )
@@ -268,7 +278,8 @@ class Frontier(Ends):
         return Batch(self._prefix, self._store.run_all)
 
     def reap(self) -> int:
-        """Return the URLs of expired leases to their queues; returns how many there were."""
+        """Return the URLs of expired leases to their queues, and how many there were; heed new rules."""
+        self.heed_rules()
         return sum(self._everywhere("reap", _REAP_BATCH))
 
     # Hosts

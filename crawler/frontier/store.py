@@ -96,6 +96,8 @@ class RedisStore:
         self._runs: frozenset[str] = frozenset()
         self.restarts = 0
         """How often a server was seen to have been restarted."""
+        self.after_restart: Callable[[], None] = lambda: None
+        """Called then, before anything else is said."""
 
     def check(self) -> None:
         """Raise ServerError if there is no server that will do."""
@@ -110,11 +112,13 @@ class RedisStore:
             return [self.client.info("server")]
         return [self.client.info("server", target_nodes=node) for node in self.client.get_primaries()]
 
-    def _heed_restarts(self) -> None:
+    def _heed_restarts(self) -> bool:
+        """Count a restart since last time; returns whether there was one."""
         runs = frozenset(str(info["run_id"]) for info in self._infos())
-        if self._runs and not runs <= self._runs:
-            self.restarts += 1
+        restarted = bool(self._runs) and not runs <= self._runs
+        self.restarts += restarted
         self._runs = runs
+        return restarted
 
     def close(self) -> None:
         self.client.close()
@@ -125,8 +129,8 @@ class RedisStore:
         lost = False
         while True:
             try:
-                if lost:
-                    self._heed_restarts()
+                if lost and self._heed_restarts():
+                    self.after_restart()
                 return action()
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error

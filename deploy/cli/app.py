@@ -13,6 +13,15 @@ from tinylm.config import in_force, layers
 from tinylm.errors import exit_on_error
 from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
 
+# The tables of tinylm.toml.
+SECTIONS: dict[str, type] = {
+    "frontier": FrontierConfig,
+    "crawl": CrawlConfig,
+    "walk": WalkConfig,
+    "pretrain": PretrainConfig,
+    "instructions": InstructionsConfig,
+    "sft": SFTConfig,
+}
 app = App(
     name="tinylm",
     version=tinylm.__version__,
@@ -67,15 +76,7 @@ def config() -> None:
     from rich.table import Table
 
     table = Table("section", "setting", "value", "from")
-    sections = in_force(
-        frontier=FrontierConfig,
-        crawl=CrawlConfig,
-        walk=WalkConfig,
-        pretrain=PretrainConfig,
-        instructions=InstructionsConfig,
-        sft=SFTConfig,
-    )
-    for section, name, value, source in sections:
+    for section, name, value, source in in_force(**SECTIONS):
         table.add_row(section, name, str(value), source, style=None if source == "default" else "bold")
     Console().print(table)
 

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 
 from crawler.config import CrawlConfig, FrontierConfig
 from ranker.config import WalkConfig
-from tinylm.config import layers
+from tinylm.config import in_force, layers
 
 if TYPE_CHECKING:
     from crawler.seeds.seed import Seed
@@ -47,7 +47,7 @@ def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> No
     from deploy.crawl import open_frontier
 
     found = _read(seeds)
-    with open_frontier(frontier) as opened:
+    with open_frontier(frontier, begin=False) as opened:
         print(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
 
 
@@ -67,16 +67,31 @@ def begin(
     """Set the rules and limits of a crawl whose workers run elsewhere, and give it SEEDS.
 
     Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
-    that reached a limit goes on when it is set higher.
+    that reached a limit goes on when it is set higher. Of a crawl that was begun before, rules that are left
+    at their defaults stay as they are; the environment and tinylm.toml can set one to its default.
     """
-    from deploy.crawl import begin as begin_crawl
-    from deploy.crawl import open_frontier
+    from crawler.frontier.frontier import RULES
+    from deploy.cli.app import SECTIONS
+    from deploy.crawl import limits_from_now, open_frontier
 
     crawl.check_user_agent()
     found = _read(seeds)
+    said = {(section, name) for section, name, _, source in in_force(**SECTIONS) if source != "default"}
+    default = FrontierConfig()
+    rules = {
+        name
+        for name in RULES
+        if ("frontier", name) in said or getattr(frontier, name) != getattr(default, name)
+    }
     with open_frontier(frontier) as opened:
-        given = begin_crawl(opened, frontier, crawl, found)
-    print(f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages")
+        opened.set_rules(frontier, rules)
+        opened.set_limits(limits_from_now(crawl))
+        given = opened.put_seeds(found)
+        delay = opened.config.delay
+    print(
+        f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages; "
+        f"a host rests {delay:g} s"
+    )
 
 
 @app.command(config=_ALL)

@@ -121,7 +121,7 @@ def test_lines_end_in_any_way_and_a_long_file_too(end):
 
 def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
     async def ask():
-        elsewhere = RobotsRedirects(delay=0.1, patience=9.0)
+        elsewhere = RobotsRedirects(delay=lambda: 0.1, patience=9.0)
         rules_, other = "https://www.h/robots.txt", "https://www.h/other.txt"
         assert await elsewhere.turn(rules_, "a.h") is None
         second = asyncio.create_task(elsewhere.turn(other, "b.h"))
@@ -141,7 +141,7 @@ def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
 
 def test_a_host_that_does_not_answer_is_not_waited_for_without_end():
     async def ask():
-        elsewhere = RobotsRedirects(delay=0.01, patience=0.1)
+        elsewhere = RobotsRedirects(delay=lambda: 0.01, patience=0.1)
         assert await elsewhere.turn("https://www.h/robots.txt", "a.h") is None
         assert await elsewhere.turn("https://www.h/robots.txt", "b.h") is None
 

@@ -17,7 +17,8 @@ from crawler.config import CrawlConfig, FrontierConfig
 from crawler.frontier import Frontier, connect
 from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
-from deploy.crawl import begin, limits_from_now
+from deploy.cli.app import app
+from deploy.crawl import attach, limits_from_now, open_frontier
 from deploy.demo.hosts import build_hosts
 from deploy.demo.sites import Web, discover
 from tests.deploy.cluster import COMPOSE, PARTS, ROOT, SERVICES, SETTINGS
@@ -98,12 +99,31 @@ def frontier(tmp_path):
         yield Frontier(connect(server.url), FrontierConfig(data=tmp_path))
 
 
-def test_a_crawl_that_begins_again_gets_new_limits_and_rules(frontier):
-    seeds = [Seed("https://a.test/", 3.0, "test"), Seed("https://b.test/", 1.0, "test")]
-    assert begin(frontier, frontier.config, CrawlConfig(pages=10), seeds) == 2
-    assert begin(frontier, replace(frontier.config, delay=7.0), CrawlConfig(pages=20), []) == 0
-    assert frontier.limits().pages == 20
-    assert frontier.client.hget(f"{frontier.prefixes[0]}meta", "delay") == b"7.0"
+def test_a_crawl_that_begins_again_keeps_the_rules_that_nobody_named(frontier, monkeypatch):
+    def begin(*options):
+        url = frontier.client.connection_pool.connection_kwargs["path"]
+        given = ["https://a.test/", "--user-agent", "lab (+https://lab.test)", "--redis-url", f"unix://{url}"]
+        with pytest.raises(SystemExit):
+            app(["begin", *given, *options])
+        frontier.heed_rules()
+        return frontier.limits().pages, frontier.config.delay, frontier.config.attempts
+
+    assert begin("--pages", "10", "--delay", "7", "--attempts", "5") == (10, 7.0, 5)
+    assert begin("--pages", "20") == (20, 7.0, 5), "no worker asks sooner because somebody raised a limit"
+    assert begin("--delay", "9")[1:] == (9.0, 5)
+    monkeypatch.setenv("TINYLM_FRONTIER_DELAY", "1")
+    assert begin()[1:] == (1.0, 5), "the default, but named"
+
+
+def test_who_only_looks_or_brings_seeds_sets_no_rules(tmp_path):
+    config = FrontierConfig(data=tmp_path)
+    with EmbeddedServer(tmp_path / "redis", memory="64mb") as server:
+        attach(config)
+        with open_frontier(config, begin=False) as opened:
+            opened.put_seeds([Seed("https://a.test/", 1.0, "test")])
+        worker = Frontier(connect(server.url), replace(config, delay=30.0))
+        assert worker.config.delay == 30.0
+        assert attach(config).config.delay == 30.0
 
 
 def test_a_worker_sets_limits_only_where_there_are_none(frontier):

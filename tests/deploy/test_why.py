@@ -8,7 +8,7 @@ from crawler.urls import fingerprint, locate
 from deploy.cli import why
 from deploy.cli.app import main
 from ranker.graph import LinkGraph, Target
-from ranker.policy.orders import Order
+from ranker.policy.orders import Simple
 from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
 from shards.writer import ShardWriter
@@ -124,10 +124,8 @@ def test_a_corpus_without_a_log_says_so(tmp_path, tell):
     assert "of some shards the fetches were not logged" in tell(make_document(1).url, tmp_path)[-1]
 
 
-class Told(Order):
+class Told(Simple):
     """A policy that says what it expects, and of what that is made."""
-
-    name = "bfs"
 
     def explain(self, rows):
         return [("depth", 0.5 - self._graph.depth[rows]), ("inlinks", self._graph.inlinks[rows] / 2)]
@@ -142,7 +140,7 @@ def restored(directory, monkeypatch):
     essay, queued = (Target(fingerprint(url), url) for url in (ESSAY, QUEUED))
     graph.seed(essay, 4.0, 1.0)
     graph.link(graph.take(essay), ESSAY, 0.5, [queued])
-    monkeypatch.setattr(why, "restored", lambda of: (graph, Told(graph)) if of == directory else None)
+    monkeypatch.setattr(why, "restored", lambda of: (graph, Told(graph, "bfs")) if of == directory else None)
 
 
 def test_a_url_that_waits_is_explained_out_of_the_walkers_last_state(directory, restored, tell):
