@@ -37,8 +37,9 @@ PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 test: setup
 	$(PYTEST) -m "not long and not release" $(ARGS)
 
+# In this order, since the longest are in deploy and trainer: what begins last should be short.
 test-long: setup  ## kills and whole runs
-	$(PYTEST) -m long $(ARGS)
+	$(PYTEST) -m long --no-loadscope-reorder tests/deploy tests/trainer tests/ranker tests/crawler $(ARGS)
 
 test-release: setup  ## what takes minutes a case: before a release
 	$(BIN)/python -m pytest -m release $(ARGS)

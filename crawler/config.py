@@ -146,12 +146,15 @@ class CrawlConfig:
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
 
+    deepest: int = 30
+    """Links from a seed beyond which nothing is followed."""
+
     def __post_init__(self) -> None:
         for name in ("pages", "workers", "concurrency", "extractors"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
             require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
-        for name in ("disk_reserve_gigabytes", "ip_concurrency", "ip_delay"):
+        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
             require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
         for entry in self.allowed_networks:
             if entry != "public":

@@ -50,7 +50,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
     spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()
     with writer, spilling as spill:
         log.info("walking %s", config.shards)
-        walker = Walker(frontier, writer, walk, spill=spill, open_model=open_any_model)
+        walker = Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill, open_model=open_any_model)
         with closing(walker.judge):
             walker.walk(stop)
 

@@ -39,8 +39,6 @@ from tinylm.errors import ConfigError
 _ENTRIES = 64
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
-# Links from the nearest seed at which a page's own links are left: at so many a chain of pages has no end.
-_DEEPEST = 30
 # Bytes of text at which a shard is committed, so that a crash costs little and shards are few.
 _SHARD_BYTES = 128e6
 # Links to files that hold no text for us cost no fetch.
@@ -73,7 +71,8 @@ class Walker:
     """The one walker of a crawl's shards.
 
     Raises ConfigError for a policy or a quality model that does not exist, ShardError for a state it cannot
-    go on from. `open_model` opens a quality model other than the crawl's own.
+    go on from. Nothing is followed beyond `deepest` links from a seed. `open_model` opens a quality model
+    other than the crawl's own.
     """
 
     def __init__(
@@ -82,12 +81,14 @@ class Walker:
         writer: ShardWriter,
         config: WalkConfig,
         *,
+        deepest: int = 30,
         spill: Spill | None = None,
         open_model: Open = open_model,
     ) -> None:
         if config.policy not in POLICIES:
             raise ConfigError(f"policy = {config.policy!r}: there is {', '.join(sorted(POLICIES))}")
         self._frontier = frontier
+        self._deepest = deepest
         self._writer = writer
         self._config = config
         self._spill = spill
@@ -223,7 +224,7 @@ class Walker:
 
     def _targets(self, page: Page, depth: int) -> list[Target]:
         """Where the links of a page lead that are worth following."""
-        if depth >= _DEEPEST:
+        if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
             return []
         targets = []

@@ -140,10 +140,9 @@ def test_a_seed_that_moved_is_still_what_people_chose(frontier, tmp_path):
     assert (row["url"], row["karma"], row["inlinks"]) == ("https://x.test/", 500.0, 0)
 
 
-def test_a_redirect_without_end_ends(frontier, tmp_path, monkeypatch):
-    monkeypatch.setattr("ranker.walker._DEEPEST", 3)
+def test_a_redirect_without_end_ends(frontier, tmp_path):
     with ShardWriter(tmp_path, crawl_id="c") as writer:
-        walker = Walker(frontier, writer, CONFIG)
+        walker = Walker(frontier, writer, CONFIG, deepest=3)
         frontier.put_seeds([Seed("https://x.test/0", 500.0, "test")])
         walker.step()
         for hop in range(1, 5):
