@@ -27,6 +27,8 @@ def start_demo(data: Path) -> subprocess.Popen[str]:
             stderr=log,
             text=True,
             start_new_session=True,
+            # A shell that starts tests in the background ignores Ctrl-C, and they would hand that on.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
 
