@@ -86,10 +86,11 @@ class Frontier(Ends):
             self._store_rules(self.prefixes[:1], keep=True)
             self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
         self.heed_rules()
+        default = FrontierConfig()  # a rule left at it was not asked for
         self._unheeded = [
             f"{name} = {getattr(self.config, name)}, not {getattr(config, name)}"
             for name in RULES
-            if getattr(config, name) not in (getattr(self.config, name), getattr(FrontierConfig(), name))
+            if getattr(config, name) not in (getattr(self.config, name), getattr(default, name))
         ]
         if begin:
             self._store_rules(self.prefixes[1:], keep=True)
