@@ -27,7 +27,7 @@ from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import domain, fingerprint, locate, url_at
+from crawler.urls import Address, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
 STATE_VERSION = 6
@@ -194,6 +194,15 @@ class Frontier(Ends):
         digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self.config.partitions
 
+    def locate(self, url: str) -> Address:
+        """Where a URL lives: a port is part of its member, but of its host in a crawl that was taken over."""
+        host, member = address = locate(url)
+        if self._version != _TAKEN_OVER:
+            return address
+        origin, _, path = member.partition("/")
+        scheme, _, port = origin.partition(":")
+        return Address(f"{host}:{port}", f"{scheme and 'http:'}/{path}") if port else address
+
     def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
@@ -247,7 +256,7 @@ class Frontier(Ends):
     def _pushes(self, links: Iterable[Discovered]) -> Iterator[Call]:
         """The calls that push `links`: hosts together until a call has enough, a large host in parts."""
         batches: dict[int, tuple[list[Any], int]] = {}
-        for host, (referrers, arguments) in _by_host(links, self._seen).items():
+        for host, (referrers, arguments) in self._by_host(links).items():
             for start in range(0, len(arguments), 4 * _PUSH_BATCH):
                 part = arguments[start : start + 4 * _PUSH_BATCH]
                 partition = self.partition_of(host)
@@ -260,6 +269,19 @@ class Frontier(Ends):
                     batches[partition] = batch, size
         for partition, (batch, _) in batches.items():
             yield Call("push", self.prefixes[partition], tuple(batch))
+
+    def _by_host(self, links: Iterable[Discovered]) -> dict[str, tuple[set[Any], list[Any]]]:
+        """Referrers and the arguments of links, by host."""
+        hosts: dict[str, tuple[set[Any], list[Any]]] = {}
+        for url, promise, referrer in links:
+            if not math.isfinite(promise):
+                raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
+            host, member = self.locate(url)
+            referrers, arguments = hosts.setdefault(host, (set(), []))
+            arguments += (member, round(promise * _PROMISE), *self._seen(url))
+            if referrer:
+                referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+        return hosts
 
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
@@ -411,7 +433,7 @@ class Frontier(Ends):
         return bool(self._run("host", self.partition_of(host), host, domain(host), *what))
 
     def _tell_url(self, url: str, what: str | int) -> bool:
-        host, member = locate(url)
+        host, member = self.locate(url)
         partition = self.partition_of(host)
         return bool(self._run("url", partition, host, domain(host), member, *self._seen(url), what))
 
@@ -569,20 +591,6 @@ def tenth(promise: int) -> int:
     return -1 if promise < 0 else min(9, promise // 1000)
 
 
-def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any], list[Any]]]:
-    """Referrers and the arguments of links, by host."""
-    hosts: dict[str, tuple[set[Any], list[Any]]] = {}
-    for url, promise, referrer in links:
-        if not math.isfinite(promise):
-            raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
-        host, member = locate(url)
-        referrers, arguments = hosts.setdefault(host, (set(), []))
-        arguments += (member, round(promise * _PROMISE), *seen(url))
-        if referrer:
-            referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
-    return hosts
-
-
 def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     """The sum of what the partitions answered to `counts`."""
     totals: Counter[str] = Counter()
@@ -596,6 +604,7 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
         token=int(found["token"]),
         partition=partition,
         host=found["host"],
+        member=found["member"],
         url=url_at(found["host"], found["member"]),
         kind=found["kind"],
         promise=float(found["promise"]) / _PROMISE,

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import locate
 
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
@@ -29,6 +28,8 @@ class Lease:
     token: int
     partition: int
     host: str
+    member: str
+    """What the URL is called at its host, see `crawler.urls.Address`."""
     url: str
     kind: str
     """`page`, or `robots` for the host's robots.txt."""
@@ -54,8 +55,8 @@ class Lease:
 
     @property
     def origin(self) -> str:
-        """Scheme and port of the URL as `crawler.urls.Address` has them: robots rules are an origin's."""
-        return locate(self.url).member.partition("/")[0]
+        """Scheme and port of the URL as its member has them: robots rules are an origin's."""
+        return self.member.partition("/")[0]
 
 
 class Entry(NamedTuple):

@@ -118,12 +118,14 @@ if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 local function has_turn(host, known)
   local d = p .. 'd:' .. known.domain
   local of_domain = call('HMGET', d, 'busy', 'next', 'fetched', 'chosen')
-  local busy, next = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0)
-  if is_spent(tonumber(of_domain[3] or 0), known.domain, of_domain[4], most_of_domain) then
+  local busy, next, fetched = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0), tonumber(of_domain[3] or 0)
+  -- With what is in flight: it may yet be given back, so that the others wait for that.
+  local full = busy >= at_once or busy > 0 and is_spent(fetched + busy, known.domain, of_domain[4], most_of_domain)
+  if is_spent(fetched, known.domain, of_domain[4], most_of_domain) then
     spend(host, known.domain)
-  elseif busy >= at_once or next > now then
+  elseif full or next > now then
     call('ZADD', p .. 'w:' .. known.domain, rank(host, known.index), host)
-    if busy < at_once then call('ZADD', p .. 'domains', 'NX', whole(next), known.domain) end
+    if not full then call('ZADD', p .. 'domains', 'NX', whole(next), known.domain) end
   else
     return true
   end
