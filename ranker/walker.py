@@ -123,10 +123,12 @@ class Walker:
 
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
+        self._frontier.hold()
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
         fetched: list[_Fetched] = []
         for entry in entries:
+            self._frontier.hold()
             if not isinstance(entry.content, Page):
                 self._seed(entry.content)
             elif found := self._judge(entry.content):
@@ -327,15 +329,21 @@ class Walker:
     def commit(self) -> None:
         """Make what was judged part of the corpus, then let the stream forget it.
 
-        Raises ShardError if the disk is full; the stream still has everything then.
+        Raises ShardError if the disk is full, WalkerLost if another walks the crawl since; the stream still
+        has everything then.
         """
         self._committed_at = time.monotonic()
         gone = self._frontier.taken_down() - self._writer.manifest.taken_down
         if self._positions == self._writer.manifest.positions and not gone:
             return
         self._uncommitted = 0
+        self._frontier.hold(now=True)
         manifest = self._writer.commit(
-            self._positions, state=self._state(), dropped=self.dropped, tombstones=gone
+            self._positions,
+            state=self._state(),
+            dropped=self.dropped,
+            tombstones=gone,
+            check=lambda: self._frontier.hold(now=True),
         )
         self._frontier.trim_stream(manifest.positions)
         log.info(

@@ -13,13 +13,14 @@ import random
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
@@ -38,6 +39,9 @@ _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 # What is told again after a restart: the time in which one is noticed, at most so many links of it.
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
+# How long another walker waits for one that says nothing, and a crawl stands still when its walker's host is
+# lost. Half of it is near the 10 s of a large commit.
+_CLAIM_SECONDS = 30.0
 # Of one call: the server answers nobody else meanwhile.
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
@@ -76,6 +80,8 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
+        self._claimed: dict[str, Any] = {}
+        self._held = 0.0
         self.has_disk = False
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
@@ -410,6 +416,51 @@ class Frontier(Ends):
         if limits and time.time() >= limits.until:
             return "its time is up"
         return ""
+
+    # The one walker
+
+    def claim(self, lock: str, at: str) -> tuple[str, float]:
+        """Become the crawl's one walker, who writes to the place `at`.
+
+        Returns ("", 0), or where another does, and for how many seconds it may yet. What a walker before us
+        says is refused from then on, with WalkerLost; and what we say once another claims, which it can when we
+        have not called `hold` for `_CLAIM_SECONDS`. `lock` names a lock that we hold: whoever claimed with the
+        same one before is gone.
+        """
+        self._store.walker = ""
+        self._claimed = {"lock": lock, "at": at, "hold": ms(_CLAIM_SECONDS)}
+        number, *other = self._claim(self.prefixes[:1], 0)[0]
+        if other:
+            return other[0].decode(), other[1] / 1000
+        self._store.walker = number
+        self.hold(now=True)
+        return "", 0.0
+
+    def _claim(self, prefixes: Sequence[str], number: int | str) -> list[Any]:
+        pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
+        return self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])
+
+    def hold(self, *, now: bool = False) -> None:
+        """Go on being the one walker, if this is one. Raises WalkerLost if another is.
+
+        The server is asked now and then, or `now`.
+        """
+        if self._store.walker and (now or time.monotonic() - self._held >= _CLAIM_SECONDS / 10):
+            self._claim(self.prefixes, self._store.walker)
+            self._held = time.monotonic()
+
+    def give_up_claim(self) -> None:
+        """Let another walker go on at once."""
+        self._claimed |= {"hold": 0}
+        with suppress(WalkerLost):
+            self.hold(now=True)
+        self._store.walker = ""
+
+    def walked(self) -> tuple[str, dict[str, str]]:
+        """Where the last walker wrote, if there was one; by partition, the first entry not forgotten."""
+        found = [self._run("HMGET", s, "meta", "walker_at", "trimmed") for s in range(self.config.partitions)]
+        trimmed = {str(s): at.decode() for s, (_, at) in enumerate(found) if at}
+        return (found[0][0] or b"").decode(), trimmed
 
     # The stream, for the walker
 

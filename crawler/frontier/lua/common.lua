@@ -21,11 +21,19 @@
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
---   meta       hash   version, partitions and the crawl's rules, under their names in FrontierConfig, in its units; of
+--   meta       hash   walker, walker_until, walker_lock, walker_at (see claim.lua), trimmed (the stream, up to where);
+--                     version, partitions and the crawl's rules, under their names in FrontierConfig, in its units; of
 --                     partition 0 also limits, stopped, paused; run_id and restarted (of the server, see lease.lua)
 --   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
+
+-- Of every script the last argument is the number of the walker's claim behind it, '' if no walker is: once another has
+-- claimed the crawl (claim.lua), whatever the one before still says is refused before it has any effect.
+local walker = table.remove(ARGV)
+if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walker') or 0) then
+  error({err = 'WALKERLOST'})
+end
 
 local function now_ms()
   local t = call('TIME')
