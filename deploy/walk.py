@@ -125,9 +125,9 @@ def _refuse_another_corpus(config: FrontierConfig, where: str, trimmed: dict[str
         positions = Manifest.load(config.shards).positions
     if positions and not where:
         raise ShardError(
-            f"{config.shards} holds pages of crawl {config.crawl_id!r}, which is new to the server: were its "
-            "files (of the embedded one: redis/appendonlydir) lost or moved? Bring them back and start again; or "
-            "begin anew with another --data, where all is fetched again. Nothing of this corpus is lost"
+            f"{config.shards} holds pages of crawl {config.crawl_id!r}, which is new to the server: were "
+            "its files (of the embedded one: redis/appendonlydir) lost or moved? Bring them back and start "
+            "again; or begin anew with another --data. Nothing of this corpus is lost"
         )
     if any(_numbers(first) > _numbers(positions.get(s, "0-0"), 1) for s, first in trimmed.items()):
         raise ShardError(

@@ -422,10 +422,10 @@ class Frontier(Ends):
     def claim(self, lock: str, at: str) -> tuple[str, float]:
         """Become the crawl's one walker, who writes to the place `at`.
 
-        Returns ("", 0), or where another does, and for how many seconds it may yet. What a walker before us
-        says is refused from then on, with WalkerLost; and what we say once another claims, which it can when we
-        have not called `hold` for `_CLAIM_SECONDS`. `lock` names a lock that we hold: whoever claimed with the
-        same one before is gone.
+        Returns ("", 0), or where another does, and for how many seconds it may yet. What a walker before
+        us says is refused from then on, with WalkerLost; and so is what we say once another claims, which
+        it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a lock that we hold:
+        whoever claimed with the same one before is gone.
         """
         self._store.walker = ""
         self._claimed = {"lock": lock, "at": at, "hold": ms(_CLAIM_SECONDS)}
