@@ -238,7 +238,14 @@ class Walker:
                 self.dropped[trap] += 1
             else:
                 targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
-        return targets
+        hosts = [locate(target.url).host for target in targets]
+        new = dict.fromkeys(host for host in hosts if not self.graph.knows(host))
+        # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
+        if not new or page.reason == "redirect":
+            return targets
+        refused = new.keys() - self.traps.introduces(domain(locate(page.url).host), new)
+        self.dropped += Counter(trap_new_hosts=sum(host in refused for host in hosts))
+        return [target for target, host in zip(targets, hosts, strict=True) if host not in refused]
 
     def _follow(self, page: Page, row: int, worth: float, targets: list[Target]) -> tuple[Links, Rows]:
         """Note that a page links to `targets`.

@@ -114,6 +114,23 @@ def test_what_many_urls_of_a_host_answer_is_its_answer_to_nonsense():
     assert not any(traps.fetched(f"{HOST}/{word(n)}", "", kept=False) for n in range(20))
 
 
+def test_a_page_and_a_domain_name_so_many_new_hosts_and_more_for_each_page_that_is_kept():
+    def names(source, count, start=0):
+        return len(traps.introduces(source, [f"h{n}.test" for n in range(start, start + count)]))
+
+    traps = Traps()
+    assert names("directory.test", 500) == 500
+    assert names("farm.test", 1990) == 500
+    assert [names("farm.test", 500) for _ in range(5)] == [500, 500, 500, 0, 0]
+    for n in range(3):
+        traps.fetched(f"https://farm.test/{n}", "", kept=n > 0)
+    later = Traps()
+    later.restore(traps.state())
+    traps = later
+    assert [names("farm.test", 30), names("farm.test", 30), names("directory.test", 500)] == [30, 10, 500]
+    assert len(traps.state()["keys"]) < 20, "names are not remembered, only how many they were"
+
+
 def test_it_goes_on_from_its_state():
     traps, later = Traps(), Traps()
     for n in range(60):

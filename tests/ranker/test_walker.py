@@ -430,6 +430,46 @@ def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(fro
     assert frontier.counts()["discovered"] == 3
 
 
+def test_names_are_free_so_a_page_that_invents_hosts_fills_no_table(frontier, tmp_path):
+    def links(count, farm, *more):
+        urls = [f"https://x{n}.{farm}/{path}" for n in range(count) for path in ("", "more")]
+        return tuple(Link(url, "", "html/body/p", False) for url in (*urls, *more))
+
+    put(frontier, "https://a.test/1", "https://b.test/1", "https://c.test/1")
+    by_host = {lease.url: lease for lease in (take(frontier), take(frontier), take(frontier))}
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, by_host["https://a.test/1"], prose(1), links=links(990, "evil.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert (walker.graph.hosts, len(walker.graph)) == (501, 1000)
+        assert frontier.counts()["hosts"] == 503
+        # Those that were met are followed, from wherever, and a directory is followed whole.
+        fetch(
+            frontier, by_host["https://b.test/1"], prose(2), links=links(500, "evil.test", "https://c.test/")
+        )
+        fetch(frontier, by_host["https://c.test/1"], prose(3), links=links(500, "good.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert frontier.counts()["hosts"] == 1003
+
+
+def test_redirects_cost_a_fetch_each_so_they_are_no_free_names(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        for _ in range(4):
+            walker.traps.introduces("short.test", [str(n) for n in range(500)])
+        put(frontier, "https://short.test/1")
+        fetch(
+            frontier, take(frontier), "", reason="redirect", links=(Link("https://b.test/", "", "", False),)
+        )
+        walker.step()
+        assert (frontier.best_queued(["b.test"], 9), walker.dropped["trap_new_hosts"]) == (
+            ["https://b.test/"],
+            0,
+        )
+
+
 # What was expected, and what it brought
 
 
