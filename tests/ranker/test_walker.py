@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 
@@ -12,6 +13,7 @@ import pytest
 import redis
 
 from crawler.frontier import Discovered
+from crawler.frontier.spill import Refused, Spill
 from crawler.page import Link, Page
 from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
@@ -262,17 +264,70 @@ def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
     assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
 
 
-def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
+@contextmanager
+def walking(frontier, directory, *, disk):
+    """A walker, with a disk for what does not fit into memory or without one."""
+    spilling = Spill(frontier, directory / "frontier.sqlite") if disk else nullcontext()
+    with ShardWriter(directory, crawl_id="c") as writer, spilling as spill:
+        yield Walker(frontier, writer, CONFIG, spill=spill)
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_links_that_a_full_server_refuses_wait_and_are_put_once_it_has_room_also_by_a_later_walker(
+    server, frontier, tmp_path, disk
+):
     put(frontier, "https://a.test/1")
-    links = (Link("https://b.test/1", "b", "html", False),)
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(200))
     fetch(frontier, take(frontier), prose(1), links=links)
-    with full(server), ShardWriter(tmp_path, crawl_id="c") as writer:
-        walker = Walker(frontier, writer, CONFIG)
-        assert walker.step() == 1
-        walker.commit()
-        assert walker.dropped["links_while_full"] == 1
-        assert frontier.counts()["backlog"] == 0
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        with full(server):
+            assert walker.step() == 1
+            assert walker.step() == 0
+            walker.commit()
+        assert walker.dropped["links_while_full"] == frontier.counts()["backlog"] == 0
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (200, True)
+        walker.step()
+        assert frontier.counts()["discovered"] == 1 + 64, "few at first"
     assert len(rows(tmp_path)) == 1
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        assert len(walker._refused) == 200, "what was put last is put again: the server may have lost it"
+        walker.step()
+        walker._publish()
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (0, False)
+        walker.step()
+    counts = frontier.counts()
+    assert (counts["discovered"], counts["queued"]) == (201, 200)
+    refs = frontier.client.smembers(f"{frontier.prefixes[0]}refs:b.test")
+    assert len(refs) == 1, "that a.test refers to them counts"
+
+
+def test_a_walker_that_is_killed_before_its_commit_loses_no_link(server, frontier, tmp_path):
+    """Nor one that the server took in the last second before both lost power."""
+    put(frontier, "https://a.test/1")
+    fetch(frontier, take(frontier), prose(1), links=(Link("https://b.test/1", "b", "html", False),))
+    with walking(frontier, tmp_path, disk=True) as walker, full(server):
+        walker.step()
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert len(walker._refused) == 1
+        walker._push(walker._priced({}, set(), walker._refused.best(9)), (), walker._refused.best(9))
+        assert len(walker._refused) == 0
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert [link.url for link in walker._refused.best(9)] == ["https://b.test/1"]
+
+
+def test_refused_links_are_bounded_and_the_best_of_them_kept(server, frontier, tmp_path, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.spill._REFUSED_IN_MEMORY", 3)
+    refused = Refused.in_memory()
+    assert refused.add([Discovered(f"https://a.test/{n}", n / 10) for n in range(5)]) == 2
+    assert [link.url[-1] for link in refused.best(9)] == ["4", "3", "2"]
+    put(frontier, "https://a.test/1")
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(5))
+    fetch(frontier, take(frontier), prose(1), links=links)
+    with walking(frontier, tmp_path, disk=False) as walker, full(server):
+        walker.step()
+        assert walker.dropped == Counter(links_while_full=2)
 
 
 def test_seeds_that_a_full_server_refuses_are_queued_once_it_has_room_also_by_a_later_walker(
