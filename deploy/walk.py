@@ -80,12 +80,12 @@ def _wait_for_turn(
         try:
             with ExitStack() as stack:
                 held = stack.enter_context(locked(config.shards))
-                where, trimmed = frontier.walked()
-                _refuse_another_corpus(config, where, trimmed)
+                where, _ = frontier.walked()
+                _refuse_another_corpus(frontier, config, where)
                 at = f"{socket.gethostname()}:{config.shards.resolve()}"
                 other, seconds = frontier.claim(_identity(held), at)
                 if not other:
-                    _refuse_another_corpus(config, where, frontier.walked()[1])
+                    _refuse_another_corpus(frontier, config, where)
                     stack.pop_all()
                     return ShardWriter(
                         config.shards,
@@ -115,15 +115,13 @@ def _identity(held: BinaryIO) -> str:
     return f"{kernel} {status.st_dev} {status.st_ino}"
 
 
-def _refuse_another_corpus(config: FrontierConfig, where: str, trimmed: dict[str, str]) -> None:
-    """Raise ShardError if the corpus in `config.shards` is not the one that the frontier was walked for.
-
-    The last walker wrote at `where`, and had the frontier forget what comes before `trimmed`.
-    """
+def _refuse_another_corpus(frontier: Frontier, config: FrontierConfig, where: str) -> None:
+    """Raise ShardError if the corpus in `config.shards` is not that of the frontier's walker, last at `where`."""
+    _, trimmed = frontier.walked()
     positions = {}
     if (config.shards / FILE_NAME).exists():
         positions = Manifest.load(config.shards).positions
-    if positions and not where:
+    if positions and not where and not frontier.counts()["discovered"]:
         raise ShardError(
             f"{config.shards} holds pages of crawl {config.crawl_id!r}, which is new to the server: were "
             "its files (of the embedded one: redis/appendonlydir) lost or moved? Bring them back and start "

@@ -122,6 +122,8 @@ class Spill:
         [version] = self._db.execute("PRAGMA user_version").fetchone()
         if version == 0:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        elif version == 1:  # which had no table of what a full server refuses
+            self._db.executescript(f"BEGIN; {_REFUSED} PRAGMA user_version = {_VERSION}; COMMIT;")
         elif version != _VERSION:
             raise FrontierError(
                 f"{self._path}: version {version}, not {_VERSION}: use the tinylm that wrote it"
