@@ -58,7 +58,12 @@ def attach(config: FrontierConfig) -> Frontier:
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
     """When a crawl that begins or goes on now has to stop."""
-    return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
+    return Limits(
+        pages=crawl.pages,
+        bytes=int(crawl.gigabytes * 1e9),
+        until=time.time() + crawl.hours * 3600,
+        failed_connections=crawl.failed_connections,
+    )
 
 
 @contextmanager
@@ -153,7 +158,9 @@ class Crawl:
             waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
             idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
             if not waiting and idle >= _IDLE_POLLS:
-                return "nothing left to fetch"
+                spent = frontier.why_idle()["budget_spent"]
+                more = f"; hosts that have spent their budget: {spent:,}" if spent else ""
+                return f"nothing left to fetch{more}"
             if waiting and idle >= _FULL_POLLS:
                 return self._full(waiting)
 
@@ -176,7 +183,8 @@ class Crawl:
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
         # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
         if code == 2 or len(self._restarts) > _MOST_RESTARTS:
-            raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}")
+            killed = "; SIGKILL: is there enough memory?" if code == -signal.SIGKILL else ""
+            raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}{killed}")
         return self._start(name)
 
 

@@ -22,7 +22,7 @@ from ranker.config import WalkConfig
 from ranker.judge.quality import QualityModel, open_model
 from ranker.walker import Walker
 from shards.errors import ShardError, ShardsLocked
-from shards.manifest import FILE_NAME, Manifest
+from shards.manifest import Manifest, is_corpus
 from shards.writer import ShardWriter, locked
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import Child, beat
@@ -83,25 +83,19 @@ def _wait_for_turn(
                 where, _ = frontier.walked()
                 _refuse_another_corpus(frontier, config, where)
                 at = f"{socket.gethostname()}:{config.shards.resolve()}"
-                other, seconds = frontier.claim(_identity(held), at)
-                if not other:
+                if not (other := frontier.claim(_identity(held), at)):
                     _refuse_another_corpus(frontier, config, where)
                     stack.pop_all()
-                    return ShardWriter(
-                        config.shards,
-                        crawl_id=config.crawl_id,
-                        row_group_rows=walk.row_group_rows,
-                        held=held,
-                    )
+                    about = (config.crawl_id, walk.row_group_rows)
+                    return ShardWriter(config.shards, crawl_id=about[0], row_group_rows=about[1], held=held)
                 why = f"{other}: the crawl's walker writes there"
-                wait = min(_STANDBY_SECONDS, seconds)
         except (ShardsLocked, WalkerLost) as error:
-            why, wait = str(error), _STANDBY_SECONDS
+            why = str(error)
         # Once: a walker may stand by for days.
         if why != told:
             log.info("%s; standing by", why)
         told = why
-        stopping.wait(wait)
+        stopping.wait(_STANDBY_SECONDS)
     return None
 
 
@@ -116,11 +110,9 @@ def _identity(held: BinaryIO) -> str:
 
 
 def _refuse_another_corpus(frontier: Frontier, config: FrontierConfig, where: str) -> None:
-    """Raise ShardError if the corpus in `config.shards` is not that of the frontier's walker, last at `where`."""
+    """Raise ShardError if the corpus in `config.shards` is not the one walked last, at `where`."""
     _, trimmed = frontier.walked()
-    positions = {}
-    if (config.shards / FILE_NAME).exists():
-        positions = Manifest.load(config.shards).positions
+    positions = Manifest.load(config.shards).positions if is_corpus(config.shards) else {}
     if positions and not where and not frontier.counts()["discovered"]:
         raise ShardError(
             f"{config.shards} holds pages of crawl {config.crawl_id!r}, which is new to the server: were "

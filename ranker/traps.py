@@ -14,9 +14,8 @@ fill every table of hosts.
 import hashlib
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -28,12 +27,6 @@ _MOST_CHARACTERS = 600
 _MOST_PARAMETERS = 10
 # URLs of a host that may have one content; the next with it is a soft 404.
 _SAME_CONTENTS = 5
-# Hosts that one page may be the first to name: of 44,000 pages of documentation and blogs none named more
-# than 142. With half a directory of 500 sites is cut off.
-_HOSTS_OF_A_PAGE = 500
-# Those that all pages of a registrable domain may: of 22 whole sites none named more than 388. Half cuts off
-# directories of some pages; with twice as many a domain of 1,000 kept pages costs the server 30 MB.
-_HOSTS_OF_A_DOMAIN, _HOSTS_OF_A_KEPT_PAGE = 2000, 20
 # Remembered, some 150 bytes each.
 _MOST_GROUPS = 200_000
 # Decimal numbers, and hexadecimal ones of 8 digits or more that stand alone: ids, dates, hashes.
@@ -56,6 +49,23 @@ _SHAPE = _Kind("trap_pattern", 60, 0.1)
 _FOLDER = _Kind("", 30, 0.1)
 # What remains of the promise of a link into a poor group.
 _OF_A_POOR_GROUP = 0.2
+
+
+class Names(NamedTuple):
+    """How many a page, and how many all pages of a registrable domain, may be the first to name."""
+
+    what: str
+    page: int
+    domain: int
+    kept_page: int
+    """And more for each page of the domain that was worth keeping."""
+
+
+# Of 44,000 pages of documentation and blogs none named over 142 hosts, of 22 whole sites none over 388. Half
+# cuts off directories; with twice as many a domain of 1,000 kept pages costs the server 30 MB.
+HOSTS = Names("hosts", 500, 2000, 20)
+# At 300 bytes of the walker's memory each, 2,000 on a page. Most pages of a site name what others have named.
+URLS = Names("urls", 2000, 50_000, 100)
 
 
 def trap_of_shape(url: str) -> str:
@@ -98,7 +108,8 @@ class Traps:
         """
         groups = _groups(url)
         if kept:
-            self._add(_key(f"{domain(locate(url).host)} hosts"), 0, kept=True)
+            for names in (HOSTS, URLS):
+                self._add(_key(f"{domain(locate(url).host)} {names.what}"), 0, kept=True)
         explained = any(
             kind.reason and kind is not _HOST and self._is_poor(kind, key) for kind, key in groups
         )
@@ -109,15 +120,15 @@ class Traps:
             bool(content) and self._add(_key(f"{urlsplit(url).netloc} {content}"), kept=kept) > _SAME_CONTENTS
         )
 
-    def introduces(self, source: str, hosts: Collection[str]) -> set[str]:
-        """Those of new `hosts`, which a page of the domain `source` names first, that it still may."""
-        key = _key(f"{source} hosts")
-        named, kept = self._groups.get(key, (0, 0))
-        room = min(_HOSTS_OF_A_PAGE, _HOSTS_OF_A_DOMAIN + _HOSTS_OF_A_KEPT_PAGE * kept - named)
-        admitted = set(islice(hosts, max(0, room)))
-        if admitted:
-            self._add(key, len(admitted), kept=False)
-        return admitted
+    def room(self, names: Names, source: str) -> int:
+        """How many `names` a page of the domain `source` may be the first to name."""
+        named, kept = self._groups.get(_key(f"{source} {names.what}"), (0, 0))
+        return max(0, min(names.page, names.domain + names.kept_page * kept - named))
+
+    def named(self, names: Names, source: str, count: int) -> None:
+        """A page of the domain `source` was the first to name so many."""
+        if count:
+            self._add(_key(f"{source} {names.what}"), count, kept=False)
 
     def _add(self, key: int, times: int = 1, *, kept: bool) -> int:
         fetches, worthy = self._groups.get(key, (0, 0))

@@ -28,7 +28,7 @@ from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
 from ranker.policy import POLICIES, Policy
 from ranker.state import State
-from ranker.traps import Traps
+from ranker.traps import HOSTS, URLS, Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
 from shards.text.content import Content, values
 from shards.text.filters import Verdict
@@ -249,14 +249,25 @@ class Walker:
                 self.dropped[trap] += 1
             else:
                 targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
-        hosts = [locate(target.url).host for target in targets]
-        new = dict.fromkeys(host for host in hosts if not self.graph.knows(host))
         # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
-        if not new or page.reason == "redirect":
-            return targets
-        refused = new.keys() - self.traps.introduces(domain(locate(page.url).host), new)
-        self.dropped += Counter(trap_new_hosts=sum(host in refused for host in hosts))
-        return [target for target, host in zip(targets, hosts, strict=True) if host not in refused]
+        return targets if page.reason == "redirect" else self._admitted(page, targets)
+
+    def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
+        """Of `targets` those that the page's domain may name: names cost their inventor nothing."""
+        source, admitted = domain(locate(page.url).host), targets
+        hosts = {target.key: locate(target.url).host for target in targets}
+        if new := dict.fromkeys(host for host in hosts.values() if not self.graph.knows(host)):
+            named = set(islice(new, self.traps.room(HOSTS, source)))
+            self.traps.named(HOSTS, source, len(named))
+            refused = new.keys() - named
+            admitted = [target for target in targets if hosts[target.key] not in refused]
+        known = admitted
+        if not self.traps.room(URLS, source):
+            known = [target for target in admitted if self.graph.queued(target.key) is not None]
+        self.dropped += Counter(
+            trap_new_hosts=len(targets) - len(admitted), trap_new_urls=len(admitted) - len(known)
+        )
+        return known
 
     def _follow(self, page: Page, row: int, worth: float, targets: list[Target]) -> tuple[Links, Rows]:
         """Note that a page links to `targets`.
@@ -271,6 +282,7 @@ class Walker:
         urls = {target.key: target.url for target in targets}
         links: Links = {}
         source = domain(locate(page.url).host)
+        self.traps.named(URLS, source, len(new))
         for to, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
             elsewhere = domain(locate(urls[key]).host) != source
             links[urls[key]] = (to, source if elsewhere else "")

@@ -64,17 +64,11 @@ class ShardWriter:
     """The one writer of a directory; a context manager that holds its lock.
 
     `held` is that lock, if the caller has it already. Raises ShardsLocked if another process holds it, and
-    ShardError if the directory belongs to another crawl, has shards but no manifest, or cannot be
-    written.
+    ShardError if the directory belongs to another crawl, has shards but no manifest, or cannot be written.
     """
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        crawl_id: str = "",
-        row_group_rows: int = 256,
-        held: BinaryIO | None = None,
+        self, directory: Path, *, crawl_id: str = "", row_group_rows: int = 256, held: BinaryIO | None = None
     ) -> None:
         self.directory = directory
         self._row_group_rows = row_group_rows

@@ -479,26 +479,25 @@ class Frontier(Ends):
 
     # The one walker
 
-    def claim(self, lock: str, at: str) -> tuple[str, float]:
-        """Become the crawl's one walker, who writes to the place `at`.
+    def claim(self, lock: str, at: str) -> str:
+        """Become the crawl's one walker, who writes to the place `at`; returns where another does, or "".
 
-        Returns ("", 0), or where another does, and for how many seconds it may yet. What a walker before
-        us says is refused from then on, with WalkerLost; and so is what we say once another claims, which
-        it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a lock that we hold:
-        whoever claimed with the same one before is gone.
+        What a walker before us says is refused from then on, with WalkerLost; and so is what we say once
+        another claims, which it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a
+        lock that we hold: whoever claimed with the same one before is gone.
         """
         self._store.walker = ""
-        self._claimed = {"lock": lock, "at": at, "hold": ms(_CLAIM_SECONDS)}
-        number, *other = self._claim(self.prefixes[:1], 0)[0]
-        if other:
-            return other[0].decode(), other[1] / 1000
-        self._store.walker = number
-        self.hold(now=True)
-        return "", 0.0
+        number, *other = self._claim(self.prefixes[:1], 0, lock=lock, at=at, hold=ms(_CLAIM_SECONDS))
+        if not other:
+            self._store.walker = number
+            self.hold(now=True)
+        return "".join(where.decode() for where in other)
 
-    def _claim(self, prefixes: Sequence[str], number: int | str) -> list[Any]:
+    def _claim(self, prefixes: Sequence[str], number: int | str, **facts: Any) -> list[Any]:
+        self._claimed |= facts
         pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
-        return self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])
+        self._held = time.monotonic()
+        return list(self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])[0])
 
     def hold(self, *, now: bool = False) -> None:
         """Go on being the one walker, if this is one. Raises WalkerLost if another is.
@@ -507,13 +506,12 @@ class Frontier(Ends):
         """
         if self._store.walker and (now or time.monotonic() - self._held >= _CLAIM_SECONDS / 10):
             self._claim(self.prefixes, self._store.walker)
-            self._held = time.monotonic()
 
     def give_up_claim(self) -> None:
         """Let another walker go on at once."""
-        self._claimed |= {"hold": 0}
-        with suppress(WalkerLost):
-            self.hold(now=True)
+        if self._store.walker:
+            with suppress(WalkerLost):
+                self._claim(self.prefixes, self._store.walker, hold=0)
         self._store.walker = ""
 
     def walked(self) -> tuple[str, dict[str, str]]:

@@ -21,6 +21,7 @@ from ranker.config import WalkConfig
 from ranker.graph import Target
 from ranker.policy import POLICIES
 from ranker.state import restored
+from ranker.traps import HOSTS, URLS
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
@@ -509,11 +510,27 @@ def test_names_are_free_so_a_page_that_invents_hosts_fills_no_table(frontier, tm
         assert frontier.counts()["hosts"] == 1003
 
 
+def test_a_domain_that_named_too_many_urls_still_refers_to_those_that_are_known(frontier, tmp_path):
+    put(frontier, "https://x.a.test/", "https://y.a.test/")
+    leases = [take(frontier), take(frontier)]
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.traps.named(URLS, "a.test", URLS.domain - 20)
+        for lease, numbers in zip(leases, (range(30), range(20, 60)), strict=True):
+            links = tuple(Link(f"https://b.test/{n}", "", "html/body/p", False) for n in numbers)
+            fetch(frontier, lease, "too short", links=links)
+            walker.step()
+        assert walker.dropped["trap_new_urls"] == 30
+        assert len(walker.graph) == 30
+        row = walker.graph.queued(fingerprint("https://b.test/29"))
+        assert walker.graph.inlinks[row] == 2
+
+
 def test_redirects_cost_a_fetch_each_so_they_are_no_free_names(frontier, tmp_path):
     with ShardWriter(tmp_path, crawl_id="c") as writer:
         walker = Walker(frontier, writer, CONFIG)
-        for _ in range(4):
-            walker.traps.introduces("short.test", [str(n) for n in range(500)])
+        for names in (HOSTS, URLS):
+            walker.traps.named(names, "short.test", names.domain)
         put(frontier, "https://short.test/1")
         fetch(
             frontier, take(frontier), "", reason="redirect", links=(Link("https://b.test/", "", "", False),)

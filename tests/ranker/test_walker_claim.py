@@ -44,14 +44,14 @@ def test_a_walker_that_was_replaced_changes_nothing_any_more(server, frontier, t
     other, bystander = beside(server, frontier), beside(server, frontier)
     put(bystander, "https://a.test/1", "https://b.test/1")
     with ShardWriter(tmp_path, crawl_id="c") as writer:
-        assert frontier.claim("lock a", "host a") == ("", 0.0)
+        assert frontier.claim("lock a", "host a") == ""
         walker = Walker(frontier, writer, CONFIG)
         fetch(bystander, take(bystander), prose(1))
         walker.step()
-        assert other.claim("lock b", "host b")[0] == "host a"
+        assert other.claim("lock b", "host b") == "host a"
         frontier.hold(now=True)
         end_claim(server, frontier)
-        assert other.claim("lock b", "host b") == ("", 0.0)
+        assert other.claim("lock b", "host b") == ""
         before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         for says in (
             lambda: frontier.hold(now=True),
