@@ -122,6 +122,8 @@ class CrawlConfig:
     """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
     pages: int = 10_000
     """Stop after this many fetches; robots.txt, redirects and errors count."""
+    failed_connections: int = 100_000
+    """Stop after so many hosts to which no connection could be made; names without address are such."""
     gigabytes: float = 10.0
     """Stop after this much was downloaded."""
     hours: float = 12.0
@@ -157,7 +159,7 @@ class CrawlConfig:
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
-        for name in ("pages", "workers", "concurrency", "extractors"):
+        for name in ("pages", "failed_connections", "workers", "concurrency", "extractors"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
             require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")

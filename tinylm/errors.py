@@ -7,7 +7,7 @@ TinylmError
 ├── CrawlError                 crawler/errors.py
 │   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy; deploy's NoServer
 │   └── FrontierError
-│       └── FrontierFull, LeaseLost
+│       └── FrontierFull, LeaseLost, WalkerLost
 ├── RecordingError             ranker/replay
 ├── DataError, SamplingError, TokenizerError, TrainingError, DistributedError, ConversationError,
 │   InstructionError           trainer, beside what raises them

@@ -15,13 +15,14 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms
 from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
@@ -43,6 +44,9 @@ _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 # What is told again after a restart: the time in which one is noticed, at most so many links of it.
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
+# How long another walker waits for one that says nothing, and a crawl stands still when its walker's host is
+# lost. Half of it is near the 10 s of a large commit.
+_CLAIM_SECONDS = 30.0
 # Of one call: the server answers nobody else meanwhile.
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
@@ -87,6 +91,8 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
+        self._claimed: dict[str, Any] = {}
+        self._held = 0.0
         self.has_disk = False
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
@@ -492,6 +498,49 @@ class Frontier(Ends):
         if limits and time.time() >= limits.until:
             return "its time is up"
         return ""
+
+    # The one walker
+
+    def claim(self, lock: str, at: str) -> str:
+        """Become the crawl's one walker, who writes to the place `at`; returns where another does, or "".
+
+        What a walker before us says is refused from then on, with WalkerLost; and so is what we say once
+        another claims, which it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a
+        lock that we hold: whoever claimed with the same one before is gone.
+        """
+        self._store.walker = ""
+        number, *other = self._claim(self.prefixes[:1], 0, lock=lock, at=at, hold=ms(_CLAIM_SECONDS))
+        if not other:
+            self._store.walker = number
+            self.hold(now=True)
+        return "".join(where.decode() for where in other)
+
+    def _claim(self, prefixes: Sequence[str], number: int | str, **facts: Any) -> list[Any]:
+        self._claimed |= facts
+        pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
+        self._held = time.monotonic()
+        return list(self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])[0])
+
+    def hold(self, *, now: bool = False) -> None:
+        """Go on being the one walker, if this is one. Raises WalkerLost if another is.
+
+        The server is asked now and then, or `now`.
+        """
+        if self._store.walker and (now or time.monotonic() - self._held >= _CLAIM_SECONDS / 10):
+            self._claim(self.prefixes, self._store.walker)
+
+    def give_up_claim(self) -> None:
+        """Let another walker go on at once."""
+        if self._store.walker:
+            with suppress(WalkerLost):
+                self._claim(self.prefixes, self._store.walker, hold=0)
+        self._store.walker = ""
+
+    def walked(self) -> tuple[str, dict[str, str]]:
+        """Where the last walker wrote, if there was one; by partition, the first entry not forgotten."""
+        found = [self._run("HMGET", s, "meta", "walker_at", "trimmed") for s in range(self.config.partitions)]
+        trimmed = {str(s): at.decode() for s, (_, at) in enumerate(found) if at}
+        return (found[0][0] or b"").decode(), trimmed
 
     # The stream, for the walker
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier import SEED, Discovered, Limits
 from crawler.seeds.seed import Seed
 from tests.conftest import eventually, make_page
@@ -945,3 +945,45 @@ def test_what_workers_publish_can_be_read_without_knowing_them(frontier):
     frontier.publish("worker:b:2", {"failed": {"extract_crash": 1}})
     failed = [status["failed"] for status in frontier.published_by_workers()]
     assert sorted(failed, key=len) == [{}, {"extract_crash": 1}]
+
+
+# The one walker
+
+
+@EVERYWHERE
+def test_claims_rise_in_every_partition_and_the_last_one_counts(store):
+    first = store.open(partitions=store.partitions)
+    second = store.open(partitions=store.partitions, crawl_id=first.config.crawl_id)
+    urls = [f"https://h{n}.test/" for n in range(20)]  # in all partitions
+    assert first.claim("lock a", "here") == ""
+    assert second.claim("lock b", "there") == "here"
+    assert second.claim("lock a", "there") == "", "the lock says that the first is gone"
+    for url in urls:
+        with pytest.raises(WalkerLost):
+            put(first, url)
+    with pytest.raises(WalkerLost):
+        first.hold(now=True)
+    assert put(second, *urls) == 20
+    second.give_up_claim()
+    assert first.claim("lock c", "here again") == ""
+    assert first.walked() == ("here again", {})
+
+
+def test_a_claim_that_the_server_lost_with_its_last_second_is_made_again_and_its_number_never_given_twice(
+    store,
+):
+    first = store.open()
+    second = store.open(crawl_id=first.config.crawl_id)
+
+    def lose():
+        fields = ("walker", "walker_until", "walker_lock", "walker_at")
+        assert first.client.hdel(f"{first.prefixes[0]}meta", *fields) == len(fields)
+
+    first.claim("lock a", "here")
+    lose()
+    first.hold(now=True)
+    assert second.claim("lock b", "there") == "here"
+    lose()
+    assert second.claim("lock b", "there") == ""
+    with pytest.raises(WalkerLost):
+        put(first, "https://a.test/")

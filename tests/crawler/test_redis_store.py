@@ -125,8 +125,16 @@ def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tm
     with sqlite3.connect(tmp_path / "old") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(FrontierError, match="version 99, not 1"):
+    with pytest.raises(FrontierError, match="version 99, not 2"):
         spilling(frontier, tmp_path / "old").__enter__()
+    with spilling(frontier, tmp_path / "new"):
+        pass
+    with sqlite3.connect(tmp_path / "new") as db:
+        db.executescript("DROP TABLE refused; PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        with spilling(frontier, tmp_path / "new") as spill:
+            assert (len(spill.refused), spill.count()) == (0, 0)
 
 
 # A server that is full, or dies

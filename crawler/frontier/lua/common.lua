@@ -35,10 +35,18 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
 --                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
---                     run_id and restarted (of the server, see lease.lua)
+--                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
+--                     (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
+
+-- Of every script the last argument is the number of the walker's claim behind it, '' if no walker is: once another has
+-- claimed the crawl (claim.lua), whatever the one before still says is refused before it has any effect.
+local walker = table.remove(ARGV)
+if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walker') or 0) then
+  error({err = 'WALKERLOST'})
+end
 
 -- The crawl's clock: the server's, less the jumps that workers noticed.
 local clock
