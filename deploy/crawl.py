@@ -172,4 +172,4 @@ class Crawl:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"it said nothing in {log}"
+    return lines[-1].strip() if lines else f"it said nothing in {log}"

@@ -6,6 +6,7 @@ of the writer's own state is one rename.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from shards.schema import SCHEMA_VERSION
 from tinylm.files import write_json
 
 FILE_NAME = "manifest.json"
+_PORT = re.compile(r":[0-9]+$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +80,7 @@ class Manifest:
     dropped: dict[str, int] = field(default_factory=dict)
     """Pages read and not kept, by reason."""
     tombstones: tuple[str, ...] = ()
-    """Canonical URLs, and hosts as in `Document.host`, that were taken down: no reader gives them."""
+    """Canonical URLs, and hosts with all their ports, that were taken down: no reader gives them."""
 
     @property
     def rows(self) -> int:
@@ -105,7 +107,7 @@ class Manifest:
 
     def is_taken_down(self, url: str, host: str) -> bool:
         """Whether the page at `url` on `host` was, by itself or with its host."""
-        return host in self.taken_down or url in self.taken_down
+        return not self.taken_down.isdisjoint(names_of_page(url, host))
 
     def with_tombstones(self, more: Iterable[str]) -> Self:
         """This manifest with `more` taken down."""
@@ -161,6 +163,15 @@ class Manifest:
         saved = replace(self, version=self.version + 1)
         write_json(directory / FILE_NAME, asdict(saved))
         return saved
+
+
+def names_of_page(url: str, host: str) -> tuple[str, ...]:
+    """All by which the page at a canonical URL may be taken down: itself, its host with a port and without.
+
+    Corpora from before 2026-12 have hosts with ports, as documents' and as tombstones.
+    """
+    place = url.partition("://")[2].partition("/")[0]
+    return url, host, place, _PORT.sub("", place)
 
 
 def is_corpus(location: Path | str) -> bool:

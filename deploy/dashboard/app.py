@@ -24,6 +24,7 @@ from crawler.frontier import Frontier
 from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
 from tinylm.errors import ConfigError
+from tinylm.terminal import say
 
 # At SIGTERM, for answers on their way; a page asks again a second later.
 _SHUTDOWN_SECONDS = 3
@@ -99,7 +100,7 @@ def serve(
     """Serve the page until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
     # Bound before uvicorn starts: of a taken port it would say so in its log and exit by itself.
     with listen(host, port) as listener:
-        print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
+        say(f"dashboard on http://{host}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(
             create_app(attach, shards, runs),
             log_level="warning",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import TinylmError
+from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.data.batch import IGNORE, Batch
 from trainer.model.model import GPT
@@ -244,7 +245,7 @@ class Run:
 
     def _warn(self, text: str) -> None:
         if self._world.is_main:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            say(f"warning: {text}", file=sys.stderr)
 
     def _nothing(self) -> Batch:
         """A micro-batch with nothing to predict, for a rank that has no other in a step."""
