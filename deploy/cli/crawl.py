@@ -171,6 +171,7 @@ def dashboard(
     runs: tuple[Path, ...] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
+    names: tuple[str, ...] = (),
 ) -> None:
     """Show crawl and training live on one web page, now or once they begin.
 
@@ -182,8 +183,12 @@ def dashboard(
         Address to listen on.
     port
         Port to listen on.
+    names
+        Host names by which browsers reach it, besides localhost, this machine's name and its addresses.
     """
+    from deploy.cli.names import host_named
     from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port)
+    ours = {host_named(name) for name in names}
+    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port, names=ours)

@@ -47,7 +47,7 @@ def test_a_record_of_a_log_is_one_line_and_cannot_be_forged():
         "except ValueError: log.exception('failed')\n"
         "raise RuntimeError(nasty + '\\nforged')"
     )
-    code = f"nasty = {ascii(NASTY)}\n{code}"
+    code = f"nasty = {NASTY!a}\n{code}"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = ended.stderr.split("\n")
     assert ended.stderr == clean(ended.stderr)
