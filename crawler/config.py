@@ -15,6 +15,7 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
+_SERVERS = ("redis", "rediss", "unix", "redis+cluster")
 _LEASE_MARGIN = 15.0  # seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between
 
 
@@ -42,7 +43,8 @@ class FrontierConfig:
     """Where the crawl's state is kept, and the rules every worker shares."""
 
     redis_url: str = ""
-    """Server to use, such as redis://host:6379/0 or unix:///path; empty starts the embedded one in `data`."""
+    """Server to use, such as redis://host:6379/0, unix:///path or, of a cluster, redis+cluster://host:6379;
+    empty starts the embedded one in `data`."""
     data: Path = Path("runs/crawl")
     """Directory of this crawl: the embedded server's files, the shards, the logs."""
     crawl_id: str = "main"
@@ -90,12 +92,11 @@ class FrontierConfig:
         require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
         try:
             parts = urlsplit(self.redis_url)
-            is_server = not self.redis_url or (
-                parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-            )
+            is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
         except ValueError:
             is_server = False
-        require(self, "redis_url", is_server, "a URL such as redis://host:6379/0 or unix:///path, or empty")
+        rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
+        require(self, "redis_url", is_server, rule)
         require(self, "partitions", 1 <= self.partitions <= 4096, "1 to 4096")
         for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
             require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")

@@ -12,7 +12,8 @@ from pathlib import Path
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
-from crawler.frontier.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer, OwnSocket
+from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
@@ -45,7 +46,7 @@ def open_frontier(
     """The frontier on the server that `config` names, or on the embedded one, started if none runs."""
     server = server or embedded(config)
     with nullcontext() if config.redis_url else server:
-        yield Frontier(connect(config.redis_url or server.url), config, begin=begin)
+        yield Frontier(_connected(config, server), config, begin=begin)
 
 
 def attach(config: FrontierConfig) -> Frontier:
@@ -53,7 +54,14 @@ def attach(config: FrontierConfig) -> Frontier:
     server = embedded(config)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
-    return Frontier(connect(config.redis_url or server.url), config, begin=False)
+    return Frontier(_connected(config, server), config, begin=False)
+
+
+def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
+    """The server that `config` names, or the embedded one: whose socket that is, is looked at each time."""
+    if config.redis_url not in ("", server.url):
+        return connect(config.redis_url)
+    return connect(server.url, connection_class=OwnSocket)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
@@ -190,4 +198,4 @@ class Crawl:
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"it said nothing in {log}"
+    return lines[-1].strip() if lines else f"it said nothing in {log}"

@@ -20,6 +20,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from tinylm.terminal import say
+
 
 class TinylmError(Exception):
     """Something the user can act on: the message says what is wrong, where, and what to do."""
@@ -53,5 +55,5 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
+    say(message, file=sys.stderr)
     return code

@@ -399,6 +399,13 @@ class Frontier(Ends):
         self._store.run(Call("HDEL", prefix, (f"h:{host}", f"robots_until{field}")))
         return None
 
+    def waiting(self, host: str) -> int | None:
+        """URLs of `host` that are queued, on disk too; None if the host was never met."""
+        partition, h = self.partition_of(host), f"h:{host}"
+        met, *lists = self._run("HMGET", partition, h, "next", "tail", "cold")
+        best = int(self._run("ZCARD", partition, f"q:{host}"))
+        return None if met is None else best + sum(int(count or 0) for count in lists)
+
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
         self._tell_host(host, "block", max(0, ms(at - time.time())))

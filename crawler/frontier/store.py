@@ -66,8 +66,10 @@ def source(name: str) -> str:
     return f"{shebang}\n{(folder / 'common.lua').read_text()}\n{body}"
 
 
-def connect(url: str) -> "RedisStore":
+def connect(url: str, **options: Any) -> "RedisStore":
     """The store at `url`: redis://, rediss://, unix:// or, for a cluster, redis+cluster://.
+
+    `options` are for redis.Redis, such as the `connection_class` OwnSocket.
 
     Raises ConfigError if it is none of them, ServerError if a cluster does not answer.
     """
@@ -75,7 +77,8 @@ def connect(url: str) -> "RedisStore":
         if url.startswith(_CLUSTER):
             return RedisStore(RedisCluster.from_url(url.replace(_CLUSTER, "redis://", 1)))
         # No silent retries: the frontier must notice when the server was restarted.
-        return RedisStore(redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=0))
+        retry = Retry(NoBackoff(), 0)
+        return RedisStore(redis.Redis.from_url(url, retry=retry, health_check_interval=0, **options))
     except ValueError as error:
         raise ConfigError(f"redis_url = {url!r}: {error}") from error
     except (redis.ConnectionError, RedisClusterException) as error:
