@@ -100,13 +100,14 @@ class Ends(ABC):
         retry_at: float | None = None,
         back_off: bool = False,
         sent: bool = True,
+        final: bool = False,
     ) -> None:
         """Not fetched this time; counted under `reason`, retried, in the end a dead letter. Raises LeaseLost.
 
         `retry_at` (epoch seconds) is when the host said it may be asked again; `back_off` when it refused
-        without saying.
+        without saying; `final` if there is no such host.
         """
-        facts = cost(latency, size) | refusal(retry_at, back_off=back_off)
+        facts = cost(latency, size) | refusal(retry_at, back_off=back_off) | {"final": int(final)}
         self._finish(End("nack", lease, facts | {"reason": reason, "sent": int(sent)}))
 
     def skip(self, lease: Lease, reason: str) -> None:
@@ -116,9 +117,13 @@ class Ends(ABC):
         """
         self._finish(End("skip", lease, {"reason": reason, "wait": 0}))
 
-    def give_back(self, lease: Lease, *, wait: float = 0.0) -> None:
-        """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost."""
-        self._finish(End("skip", lease, {"reason": "", "wait": ms(wait)}))
+    def give_back(self, lease: Lease, *, wait: float = 0.0, latency: float | None = None) -> None:
+        """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost.
+
+        `latency`, if a request was sent all the same and its answer lost here: the host rests as after any.
+        """
+        facts: dict[str, Any] = {"reason": "", "wait": ms(wait)}
+        self._finish(End("skip", lease, facts if latency is None else facts | {"latency": _fine_ms(latency)}))
 
 
 class Batch(Ends):

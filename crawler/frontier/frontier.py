@@ -21,7 +21,7 @@ from typing import Any
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms
-from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits, clock
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
@@ -246,7 +246,7 @@ class Frontier(Ends):
         for step in range(partitions):
             if len(leases) >= n:
                 break
-            partition, asked = (first + step) % partitions, time.monotonic()
+            partition, asked = (first + step) % partitions, clock()
             seed = self._random.getrandbits(31)
             found = self._run("lease", partition, n - len(leases), ms(seconds), seed)
             leases += [_lease(json.loads(lease), partition, asked + seconds) for lease in found]

@@ -1,13 +1,25 @@
 """What the frontier takes and gives: `Discovered`, `Lease`, `Entry`, `Limits`."""
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
 
+# Goes on while the machine sleeps, as the server's does, where there is one; CLOCK_MONOTONIC stands still then.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
+
+
+def clock() -> float:
+    """Seconds since some moment, also those in which this process was stopped or (Linux) the machine asleep.
+
+    A virtual machine that was paused knows nothing of it: there only the frontier notices.
+    """
+    return time.clock_gettime(_CLOCK)
 
 
 class Discovered(NamedTuple):
@@ -37,7 +49,7 @@ class Lease:
     robots_until: int
     """Identifies the host's robots rules in force (server milliseconds)."""
     deadline: float
-    """On this process's monotonic clock."""
+    """By `clock`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""
     etag: str = ""
