@@ -32,11 +32,11 @@ class NetworkForbidden(CrawlError):
 
 
 class OwnFault(CrawlError):
-    """Trouble of this machine (its disk, memory, descriptors, network, resolver) that no host is to blame for."""
+    """Trouble of this machine, its disk, memory, descriptors or network, that no host is to blame for."""
 
 
 class AddressBusy(CrawlError):
-    """As many connections to an address, or lookups of a domain's names, as are allowed; no request was sent."""
+    """As many connections to the address, or lookups of its domain, as are allowed; no request was sent."""
 
     def __init__(self, address: str, seconds: float) -> None:
         super().__init__(f"{address}: its turn is in {seconds:.1f} s")

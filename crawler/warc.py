@@ -68,7 +68,7 @@ class WarcWriter:
     """One process's files in `directory`, each of about `file_bytes`; safe to call from any thread."""
 
     def __init__(self, directory: Path, user_agent: str, file_bytes: int = _FILE_BYTES) -> None:
-        self._directory, self._agent, self._file_bytes = directory, user_agent, file_bytes
+        self.directory, self._agent, self._file_bytes = directory, user_agent, file_bytes
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
         self._written = 0  # bytes of whole records in the file
@@ -109,7 +109,7 @@ class WarcWriter:
     def _begin(self) -> BinaryIO:
         while self._file is None:  # None too if another process just took it for a dead one's and removes it
             started = f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-            self._path = self._directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
+            self._path = self.directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
             self._file, self._written = lock(self._path), 0
         return self._file
 
@@ -175,7 +175,7 @@ def _set_aside(file: BinaryIO, start: int, path: Path) -> None:
         file.seek(start)
         with path.open("wb") as torn:
             shutil.copyfileobj(file, torn, _READ_BYTES)
-        log.warning("%s: torn within; what follows the tear, %d bytes, is kept there", path, path.stat().st_size)
+        log.warning("%s: a WARC file was torn within, and what follows the tear is kept here", path)
 
 
 def _bytes_of_complete_members(file: BinaryIO) -> int:

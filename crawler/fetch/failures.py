@@ -1,4 +1,4 @@
-"""Why a fetch failed, in words that are counted, and whose failure it is: the URL's, the host's or our own."""
+"""Why a fetch failed, in words that are counted, and whose failure it is: the host's, the URL's, our own."""
 
 import errno
 import logging
@@ -94,6 +94,11 @@ def classify(error: BaseException | None, *, sent: bool = True) -> str:
         if any(isinstance(link, kinds) for link in chain):
             return reason if sent else _BEFORE_THE_REQUEST.get(reason, reason)
     return "bad_response"
+
+
+def system_errors(error: BaseException) -> set[int | None]:
+    """What the system said, wherever in the chain of causes."""
+    return {link.errno for link in _chain(error) if isinstance(link, OSError)} - {None}
 
 
 def no_such_name(error: BaseException | None) -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from crawler.page import Page
 from crawler.seeds.seed import Seed
 
-# Goes on while the machine sleeps, as the server's does, where there is one; CLOCK_MONOTONIC stands still then.
+# Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 SEED = "seed"
