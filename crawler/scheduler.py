@@ -34,7 +34,7 @@ from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_nam
 from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, location, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
-from crawler.frontier.records import clock
+from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
 
@@ -142,7 +142,7 @@ class FrontierScheduler(BaseScheduler):
         request = self._ready.popleft()
         held = self._held[request]
         # As late as a scheduler can look: what the engine has is sent in the order of its own queues.
-        if held.lease.deadline <= clock():
+        if held.lease.deadline <= uptime():
             held.too_late = True
             return None
         held.begun = time.monotonic()
@@ -196,10 +196,14 @@ class FrontierScheduler(BaseScheduler):
             return made
 
     def _allowed(self, lease: Lease) -> bool:
-        if self._rules.read(lease).allow(urldefrag(lease.url).url):
+        rules = self._rules.read(lease)
+        if rules and rules.allow(urldefrag(lease.url).url):
             return True
         with suppress(LeaseLost):
-            self._frontier.refuse(lease, "robots")
+            if rules:
+                self._frontier.refuse(lease, "robots")
+            else:  # gone: the frontier leases its robots.txt first
+                self._frontier.give_back(lease)
         return False
 
     def _offer(self, held: _Held) -> None:

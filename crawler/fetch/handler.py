@@ -24,7 +24,7 @@ from crawler.errors import AddressBusy, LeaseLost, OwnFault
 from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, family_of, unwrap
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
-from crawler.frontier.records import clock
+from crawler.frontier.records import uptime
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
 
 @dataclass
 class Permit:
-    """The right to send one request until `deadline`, by `clock`.
+    """The right to send one request until `deadline`, by `uptime`.
 
     It is looked at as late as can be: as the socket is made, and as the request is written, on a connection
     that was kept too. What is left is a process that is stopped within the microseconds between the last look
@@ -55,7 +55,7 @@ class Permit:
 
     def check(self) -> None:
         """Raise LeaseLost if it is over."""
-        if clock() >= self.deadline:
+        if uptime() >= self.deadline:
             raise LeaseLost("the lease ran out before its request was sent")
 
 
@@ -178,7 +178,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
         async with self._spider.cap.held(address, hold):
-            permit.deadline = min(permit.deadline, clock() + hold)
+            permit.deadline = min(permit.deadline, uptime() + hold)
             _permit.set(permit)
             # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:

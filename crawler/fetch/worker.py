@@ -34,7 +34,7 @@ from crawler.fetch.robots import (
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
-from crawler.frontier.records import clock
+from crawler.frontier.records import uptime
 from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
@@ -182,7 +182,7 @@ class LeaseSpider(Spider):
         self.frontier.reap()
         waiting = {"waiting_for": self._faults.waiting_for}
         self.frontier.publish(self._name, self._extract.times.state() | waiting)
-        now = clock()
+        now = uptime()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
             self._open.pop(lease.key, None)
 
@@ -195,10 +195,13 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
+            rules = await self._rules.get(lease) if lease.kind == "page" else None
+            if lease.kind == "robots" or (rules and rules.allow(lease.url)):
                 await self._fetch(lease, lease.url)
-            else:
+            elif rules:
                 await self._finish(lease, Batch.skip, "robots")
+            else:  # gone: the frontier leases its robots.txt first
+                await self._finish(lease, Batch.give_back)
         except Exception as error:
             if fault := own_fault(error):
                 await self._after_fault(fault, lease, latency=0.0)
@@ -344,8 +347,8 @@ class LeaseSpider(Spider):
         )
         heard = from_headers(headers, self._token)
         extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
-        of_host = (await self._rules.get(lease)).opt_out(lease.url)
-        opt_out = (*extracted.opt_out, *heard.signals, *of_host)
+        rules = await self._rules.get(lease)
+        opt_out = (*extracted.opt_out, *heard.signals, *(rules.opt_out(lease.url) if rules else ()))
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:

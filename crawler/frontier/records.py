@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
+from crawler.urls import locate
 
 # Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -14,8 +15,8 @@ SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
 
 
-def clock() -> float:
-    """Seconds since some moment, also those in which this process was stopped or (Linux) the machine asleep.
+def uptime() -> float:
+    """Seconds on a clock that goes on while this process is stopped and, on Linux, while the machine sleeps.
 
     A virtual machine that was paused knows nothing of it: there only the frontier notices.
     """
@@ -47,9 +48,11 @@ class Lease:
     propensity: float
     attempt: int
     robots_until: int
-    """Identifies the host's robots rules in force (server milliseconds)."""
+    """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
-    """By `clock`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
+    """By `uptime`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
+    given: float = 0.0
+    """When it was received, on the same clock."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""
     etag: str = ""
@@ -60,6 +63,11 @@ class Lease:
     def key(self) -> tuple[int, int]:
         """Of this lease alone: each partition counts its tokens."""
         return self.partition, self.token
+
+    @property
+    def origin(self) -> str:
+        """Scheme and port of the URL as `crawler.urls.Address` has them: robots rules are an origin's."""
+        return locate(self.url).member.partition("/")[0]
 
 
 class Entry(NamedTuple):
@@ -78,3 +86,5 @@ class Limits:
     bytes: int
     until: float
     """Epoch seconds."""
+    failed_connections: int = 1 << 53
+    """Hosts to which no connection could be made."""
