@@ -5,7 +5,7 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy; deploy's NoServer
+│   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy, OwnFault; deploy's NoServer
 │   └── FrontierError
 │       └── FrontierFull, LeaseLost, WalkerLost
 ├── RecordingError             ranker/replay

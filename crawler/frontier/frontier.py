@@ -24,7 +24,7 @@ from typing import Any
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms
-from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
@@ -98,7 +98,7 @@ class Frontier(Ends):
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
         self._version, self._secret = STATE_VERSION, ""
-        # By partition: what time its last lease told, and when that was on our monotonic clock.
+        # By partition: what time its last lease told, and when that was on our clock.
         self._told: dict[int, tuple[int, float]] = {}
         self._heed_identity()
         if begin:
@@ -303,14 +303,14 @@ class Frontier(Ends):
         for step in range(partitions):
             if len(leases) >= n:
                 break
-            partition, asked = (first + step) % partitions, time.monotonic()
+            partition, asked = (first + step) % partitions, uptime()
             seed = self._random.getrandbits(31)
             clock: tuple[int, ...] = ()
             if partition in self._told:
                 told, at = self._told[partition]
                 clock = told, ms(asked - at)
             now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
-            given = time.monotonic()
+            given = uptime()
             self._told[partition] = int(now), given
             leases += [_lease(json.loads(lease), partition, asked + seconds, given) for lease in found]
         return leases
