@@ -147,6 +147,10 @@ class RedisStore:
                 lost = True
                 time.sleep(0.2)
             except redis.ResponseError as error:
+                # In the middle of a long script of somebody's, a stranger's on a shared server at the least.
+                if str(error).startswith("BUSY") and time.monotonic() <= give_up:
+                    time.sleep(0.2)
+                    continue
                 if str(error).startswith("WALKERLOST"):
                     raise WalkerLost("another walker has claimed this crawl") from error
                 raise ServerError(f"the frontier's server refuses: {error}") from error
