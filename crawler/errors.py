@@ -27,6 +27,10 @@ class LeaseLost(FrontierError):
     """The lease expired and the URL went to somebody else: what was fetched under it must not count."""
 
 
+class PageError(CrawlError):
+    """What was found of a page is more than a page may hold, or its bytes cannot be read."""
+
+
 class NetworkForbidden(CrawlError):
     """An address outside the allowed networks; no packet was sent to it."""
 
