@@ -131,8 +131,13 @@ class Page(Extracted):
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
         """The page that `to_bytes` wrote. Raises PageError for bytes that are none within `BOUNDS`."""
+        return cls.parsed(inflated(data))
+
+    @classmethod
+    def parsed(cls, plain: str) -> Self:
+        """The page that `inflated` found in bytes. Raises PageError if it is none within `BOUNDS`."""
         try:
-            fields = json.loads(_inflated(data))
+            fields = json.loads(plain)
             # Not `Link(*link)`, which takes twice as long; their width is checked with them.
             fields["links"] = tuple(
                 [tuple.__new__(Link, link) for link in zip(*fields["links"], strict=True)]
@@ -142,18 +147,22 @@ class Page(Extracted):
             return cls(**fields)
         except PageError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, zlib.error) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise PageError(f"it is no page of this version: {str(error)[:200]}") from error
 
 
-def _inflated(data: bytes) -> str:
+def inflated(data: bytes) -> str:
+    """A page's bytes, decompressed: at most `MOST_BYTES`. Raises PageError if they are no such bytes."""
     inflater = zlib.decompressobj()
-    plain = inflater.decompress(data, MOST_BYTES + 1)
-    if len(plain) > MOST_BYTES:
-        raise PageError(f"the page is larger than {MOST_BYTES:,} bytes")
-    if not inflater.eof or inflater.unused_data:
-        raise PageError("the page is cut off, or more than a page")
-    return plain.decode()
+    try:
+        plain = inflater.decompress(data, MOST_BYTES + 1)
+        if len(plain) > MOST_BYTES:
+            raise PageError(f"the page is larger than {MOST_BYTES:,} bytes")
+        if not inflater.eof or inflater.unused_data:
+            raise PageError("the page is cut off, or more than a page")
+        return plain.decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise PageError(f"the bytes are those of no page: {str(error)[:200]}") from error
 
 
 def _check(fields: Mapping[str, Any]) -> None:

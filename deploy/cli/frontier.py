@@ -10,6 +10,7 @@ from rich.table import Table
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError
 from crawler.frontier import Frontier
+from crawler.frontier.records import ASIDE
 from crawler.urls import canonicalize
 from deploy.crawl import attach
 from ranker.config import GOOD_LABEL, ONLINE
@@ -93,7 +94,7 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 
 @app.command
 def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """List the dead letters: URLs given up after too many attempts, and why."""
+    """List the dead letters, and why: URLs given up on, and entries of the stream that cannot be read."""
     for url, reason in attach(frontier).dead_letters():
         print(f"{reason}\t{url}")
 
@@ -122,7 +123,7 @@ def host_or_url(what: str) -> str:
 
 
 def _canonical(url: str) -> str:
-    canonical = canonicalize(url)
+    canonical = url if url.startswith(ASIDE) else canonicalize(url)
     if canonical is None:
         raise FrontierError(f"{url!r} is not an http or https URL")
     return canonical
