@@ -40,8 +40,8 @@ _ENTRIES = 64
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 # Bytes of text at which a shard is committed, so that a crash costs little and shards are few; and of all
-# that is held for it, links and fetches too: a page of 5 KB with 200 links takes 45 KB. At double, the 2 GB of
-# docker-compose.yml are not enough for a commit's copies.
+# that is held for it, links and fetches too: a page of 5 KB with 200 links takes 45 KB. At double, the 2 GB
+# of docker-compose.yml are not enough for a commit's copies.
 _SHARD_BYTES, _HELD_BYTES = 128e6, 384e6
 # Links to files that hold no text for us cost no fetch.
 _BINARY = (
