@@ -122,7 +122,7 @@ class Page(Extracted):
         """What is `fitted` of it, compressed. Raises PageError as that does."""
         # Not `asdict`: it copies every link, which costs twice what the rest of this does.
         found = values(Page, self.fitted())
-        found["links"] = [*zip(*found["links"], strict=True)]  # four lists instead of hundreds
+        found["columns"] = [*zip(*found.pop("links"), strict=True)]  # four lists instead of hundreds
         plain = _JSON.encode(found).encode()
         if len(plain) > MOST_BYTES:  # a text of characters of four bytes, or that JSON escapes
             return replace(self, text="", content_sha256="", reason=_TOO_LARGE).to_bytes()
@@ -138,16 +138,16 @@ class Page(Extracted):
         """The page that `inflated` found in bytes. Raises PageError if it is none within `BOUNDS`."""
         try:
             fields = json.loads(plain)
-            # Not `Link(*link)`, which takes twice as long; their width is checked with them.
-            fields["links"] = tuple(
-                [tuple.__new__(Link, link) for link in zip(*fields["links"], strict=True)]
-            )
+            # The stream of a crawl that an earlier version began has links in rows.
+            rows = fields["links"] if "links" in fields else zip(*fields.pop("columns"), strict=True)
+            # Not `Link(*row)`, which takes twice as long; their width is checked with them.
+            fields["links"] = tuple([tuple.__new__(Link, row) for row in rows])
             fields["opt_out"] = tuple(fields["opt_out"])
             _check(fields)
             return cls(**fields)
         except PageError:
             raise
-        except (ValueError, TypeError, KeyError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise PageError(f"it is no page of this version: {str(error)[:200]}") from error
 
 
