@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self, TypeVar
 
 from crawler.errors import PageError
+from crawler.read.optout import forbids_training
 from crawler.urls import MOST_CHARACTERS
 from shards.text.content import Content, values
 
@@ -232,7 +233,8 @@ def _cut(found: dict[str, Any]) -> dict[str, Any]:
     )
     # One more each, as `_are_links` joins them.
     cut["links"] = _first(((link, 1 + len("".join(link[:3]).encode())) for link in links), _LINKS)
-    signals = map(_whole, found["opt_out"])
+    # What refuses training comes first: nobody loses it by saying much else.
+    signals = sorted(map(_whole, found["opt_out"]), key=lambda signal: not forbids_training([signal]))
     cut["opt_out"] = _first(((signal, len(signal.encode())) for signal in signals), _OPT_OUT)
     return found | cut
 

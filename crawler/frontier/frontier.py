@@ -28,7 +28,7 @@ from crawler.frontier.batch import Ack, Batch, End, Ends, ms
 from crawler.frontier.records import ASIDE, SEED, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
-from crawler.seeds.seed import Seed, packed, unpacked
+from crawler.seeds.seed import Seed, checked
 from crawler.urls import Address, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
@@ -578,7 +578,7 @@ class Frontier(Ends):
         total = 0
         iterator = iter(seeds)
         while batch := list(islice(iterator, _SEED_BATCH)):
-            self._run("XADD", 0, "pages", "*", "seeds", packed(batch))
+            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(checked(batch)))
             total += len(batch)
         return total
 
@@ -597,8 +597,8 @@ class Frontier(Ends):
             try:
                 content, size = _decode(fields)
                 entry, held = entry._replace(content=content), held + size
-            except (PageError, SeedError) as error:
-                entry = entry._replace(fault=str(error))
+            except (PageError, SeedError, ValueError, RecursionError) as error:
+                entry = entry._replace(fault=str(error)[:300])
             except MemoryError:
                 if entries:
                     break  # it is tried by itself
@@ -723,5 +723,5 @@ def _decode(fields: Mapping[bytes, bytes]) -> tuple[Page | list[Seed], int]:
         page = Page.parsed(plain)
         return page, sys.getsizeof(plain) + _LINK_BYTES * len(page.links)
     if b"seeds" in fields:
-        return unpacked(fields[b"seeds"]), len(fields[b"seeds"])
+        return checked(json.loads(fields[b"seeds"])), len(fields[b"seeds"])
     raise PageError("the entry has neither a page nor seeds, or its page is not where it says")

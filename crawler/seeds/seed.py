@@ -1,8 +1,6 @@
 """`Seed`, by itself: the frontier and the walker need no more of this room, and none of its readers."""
 
-import json
-from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crawler.errors import SeedError
 from crawler.urls import MOST_CHARACTERS
@@ -19,32 +17,23 @@ class Seed(NamedTuple):
     source: str
 
 
-def packed(seeds: Sequence[Seed]) -> bytes:
-    """Seeds as an entry of the stream. Raises SeedError for one beyond its bounds."""
-    for seed in seeds:
-        _check(seed)
-    return json.dumps(seeds).encode()
-
-
-def unpacked(data: bytes) -> list[Seed]:
-    """What was `packed`. Raises SeedError if these bytes are no seeds within their bounds."""
+def checked(seeds: Any) -> list[Seed]:
+    """Seeds of whatever origin. Raises SeedError if these are none, or one is beyond its bounds."""
     try:
-        seeds = [Seed(*seed) for seed in json.loads(data)]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SeedError(f"these are no seeds: {str(error)[:200]}") from error
-    for seed in seeds:
-        _check(seed)
-    return seeds
-
-
-def _check(seed: Seed) -> None:
-    url, prior, source = seed
-    if (
-        not (isinstance(url, str) and len(url) <= MOST_CHARACTERS and url.isascii() and " " not in url)
-        or not (isinstance(prior, int | float) and abs(prior) <= _MOST_VOTES)
-        or not (isinstance(source, str) and len(source) <= _LONGEST_SOURCE)
-    ):
+        found = [Seed(*seed) for seed in seeds]
+        wrong = next((seed for seed in found if not _is_within(*seed)), None)
+    except (TypeError, AttributeError) as error:
+        raise SeedError(f"these are no seeds: {error}") from error
+    if wrong:
         raise SeedError(
-            f"the seed {str(url)[:100]!r} of {str(source)[:100]!r} has a URL that is not canonical, a prior "
-            f"beyond {_MOST_VOTES:,.0f} or a source of more than {_LONGEST_SOURCE} characters"
+            f"the seed {str(wrong)[:300]} has a URL that is not canonical, a prior beyond {_MOST_VOTES:,.0f} "
+            f"or a source of more than {_LONGEST_SOURCE} characters"
         )
+    return found
+
+
+def _is_within(url: str, prior: float, source: str) -> bool:
+    canonical = url.isascii() and " " not in url and len(url) <= MOST_CHARACTERS
+    return (
+        canonical and abs(prior) <= _MOST_VOTES and isinstance(source, str) and len(source) <= _LONGEST_SOURCE
+    )

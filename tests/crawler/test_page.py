@@ -119,6 +119,13 @@ def test_what_is_too_long_is_cut_and_what_would_be_wrong_if_cut_goes():
     assert back.links == (good._replace(anchor="a" * 200), good)
 
 
+def test_no_signal_against_training_is_lost_among_others():
+    signals = (*(f"header:x{number}=n" for number in range(500)), "robots:ai-train=n")
+    back = Page.from_bytes(replace(PAGE, opt_out=signals).to_bytes())
+    assert len(back.opt_out) == 100
+    assert back.opt_out[0] == "robots:ai-train=n"
+
+
 def test_all_links_of_a_page_together_are_bounded():
     long = tuple(Link(f"https://b.test/{n:04}{'l' * 1900}", "", "p", False) for n in range(2000))
     back = Page.from_bytes(replace(PAGE, links=long).to_bytes())

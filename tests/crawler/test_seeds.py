@@ -7,7 +7,7 @@ import pytest
 
 from crawler.errors import SeedError
 from crawler.seeds.read import read_seeds
-from crawler.seeds.seed import Seed, packed, unpacked
+from crawler.seeds.seed import Seed, checked
 
 
 def test_a_url_is_a_seed_of_one_vote():
@@ -68,11 +68,6 @@ def test_a_dump_is_known_by_its_suffix(tmp_path):
     assert list(read_seeds(str(path))) == [Seed("http://a.example/", 9.0, path.name)]
 
 
-def test_seeds_come_back_as_they_were_packed():
-    seeds = [Seed("https://a.test/", 1, "chosen"), Seed("https://b.test/?q=%20", 0.5, "é.txt")]
-    assert unpacked(packed(seeds)) == seeds
-
-
 @pytest.mark.parametrize(
     "seed",
     [
@@ -86,16 +81,12 @@ def test_seeds_come_back_as_they_were_packed():
         ("https://a.test/", 1e10, "s"),
         ("https://a.test/", 1.0, "s" * 256),
         ("https://a.test/", 1.0, None),
+        ("https://a.test/", 1.0),
+        1,
     ],
 )
-def test_a_seed_beyond_its_bounds_is_neither_packed_nor_unpacked(seed):
+def test_a_seed_beyond_its_bounds_is_refused(seed):
+    good = Seed("https://b.test/?q=%20", 0.5, "é.txt")
+    assert checked([list(good)]) == [good]
     with pytest.raises(SeedError):
-        packed([Seed(*seed)])
-    with pytest.raises(SeedError):
-        unpacked(json.dumps([seed]).encode())
-
-
-@pytest.mark.parametrize("data", [b"", b"\xff", b"{", b"1", b"[1]", b'[["https://a.test/"]]', b"[" * 100_000])
-def test_bytes_that_are_no_seeds_are_refused(data):
-    with pytest.raises(SeedError):
-        unpacked(data)
+        checked([good, seed])
