@@ -34,6 +34,7 @@
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
+--   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
 --                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
 --                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
