@@ -6,6 +6,7 @@ import threading
 from contextlib import asynccontextmanager, contextmanager
 from types import MethodType, SimpleNamespace
 
+import pytest
 from scrapy import Request
 from scrapy.utils.test import get_crawler
 
