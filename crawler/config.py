@@ -15,6 +15,7 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
+_SERVERS = ("redis", "rediss", "unix", "redis+cluster")
 # Of http and https, and customary beside them. With more, pages could make a scanner of ports of the crawl;
 # one more is allowed by "public:PORT".
 _WEB_PORTS = (80, 443, 8080, 8443)
@@ -81,7 +82,8 @@ class FrontierConfig:
     """Where the crawl's state is kept, and the rules every worker shares."""
 
     redis_url: str = ""
-    """Server to use, such as redis://host:6379/0 or unix:///path; empty starts the embedded one in `data`."""
+    """Server to use, such as redis://host:6379/0, unix:///path or, of a cluster, redis+cluster://host:6379;
+    empty starts the embedded one in `data`."""
     data: Path = Path("runs/crawl")
     """Directory of this crawl: the embedded server's files, the shards, the logs."""
     crawl_id: str = "main"
@@ -129,20 +131,19 @@ class FrontierConfig:
         require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
         try:
             parts = urlsplit(self.redis_url)
-            is_server = not self.redis_url or (
-                parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-            )
+            is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
         except ValueError:
             is_server = False
-        require(self, "redis_url", is_server, "a URL such as redis://host:6379/0 or unix:///path, or empty")
+        rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
+        require(self, "redis_url", is_server, rule)
         require(self, "partitions", 1 <= self.partitions <= 4096, "1 to 4096")
         for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
             require(self, name, 0 <= getattr(self, name) <= _MOST, f"a number from 0 to {_MOST:.0e}")
         require(self, "lease_seconds", 5 <= self.lease_seconds <= _MOST, f"a number from 5 to {_MOST:.0e}")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         for name in (
-            "attempts", "pages_per_host", "pages_per_found_host", "hosts_per_domain", "domain_concurrency",
-            "backlog",
+            "attempts", "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain",
+            "domain_concurrency", "backlog",
         ):  # fmt: skip
             require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
         of_others = 0 <= self.pages_per_referring_domain <= _MOST_PAGES
@@ -164,6 +165,8 @@ class CrawlConfig:
     """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
     pages: int = 10_000
     """Stop after this many fetches; robots.txt, redirects and errors count."""
+    failed_connections: int = 100_000
+    """Stop after so many hosts to which no connection could be made; names without address are such."""
     gigabytes: float = 10.0
     """Stop after this much was downloaded."""
     hours: float = 12.0
@@ -199,7 +202,8 @@ class CrawlConfig:
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
-        require(self, "pages", 1 <= self.pages <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
+        for name in ("pages", "failed_connections"):
+            require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
         for name in ("workers", "concurrency", "extractors"):
             require(self, name, 1 <= getattr(self, name) <= _MOST_AT_ONCE, f"from 1 to {_MOST_AT_ONCE:,}")
         for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):

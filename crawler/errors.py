@@ -27,6 +27,10 @@ class LeaseLost(FrontierError):
     """The lease expired and the URL went to somebody else: what was fetched under it must not count."""
 
 
+class WalkerLost(FrontierError):
+    """Another walker has claimed the crawl since: nothing more of this one counts."""
+
+
 class NetworkForbidden(CrawlError):
     """An address outside the allowed networks; no packet was sent to it."""
 

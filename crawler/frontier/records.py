@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import locate
 
 # Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -41,6 +40,8 @@ class Lease:
     token: int
     partition: int
     host: str
+    member: str
+    """What the URL is called at its host, see `crawler.urls.Address`."""
     url: str
     kind: str
     """`page`, or `robots` for the host's robots.txt."""
@@ -66,8 +67,8 @@ class Lease:
 
     @property
     def origin(self) -> str:
-        """Scheme and port of the URL as `crawler.urls.Address` has them: robots rules are an origin's."""
-        return locate(self.url).member.partition("/")[0]
+        """Scheme and port of the URL as its member has them: robots rules are an origin's."""
+        return self.member.partition("/")[0]
 
 
 class Entry(NamedTuple):

@@ -18,6 +18,8 @@ from tinylm.errors import ConfigError
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost:6379"),
         ("redis_url", "redis://localhost:no"),
+        ("redis_url", "cluster://localhost:6379"),
+        ("redis_url", "redis+cluster://localhost:0"),
         ("partitions", 0),
         ("partitions", 4097),
         ("delay", -1.0),
@@ -152,3 +154,11 @@ def test_a_network_without_ports_has_all_of_them():
 )
 def test_a_name_is_given_an_address_and_a_port(entry, found):
     assert parse_address(entry) == found
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "redis://h:6379/0", "rediss://h", "unix:///run/redis.sock", "redis+cluster://127.0.0.1:7000"],
+)
+def test_every_kind_of_server_that_is_documented_can_be_named(url):
+    assert FrontierConfig(redis_url=url).redis_url == url
