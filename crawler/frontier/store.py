@@ -145,7 +145,8 @@ class RedisStore:
                 return action()
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
-            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
+            # OSError: without a descriptor left the client fails before it connects.
+            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError) as error:
                 if time.monotonic() > give_up:
                     raise ServerError(f"the frontier's server does not answer: {error}") from error
                 if not lost:
