@@ -231,8 +231,9 @@ def model_config(checkpoint: Path, state: dict[str, Any]) -> ModelConfig:
         shape = record(ModelConfig, state["model"], "model")
     except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} describes no model ({error})") from error
-    # Of each layer two matrices at least, and the embeddings, at a byte a number at least.
-    least = shape.layers * 2 * shape.width * shape.hidden + shape.vocab_size * shape.width
+    # Of each layer two matrices of each part at least, and the embeddings, at a byte a number at least.
+    a_layer = 2 * shape.width * (shape.hidden + shape.heads * shape.head_width)
+    least = shape.layers * a_layer + shape.vocab_size * shape.width
     files = [checkpoint / name for name in _weight_files(state)]
     # One that is missing is named when they are read.
     if all(file.exists() for file in files) and least > sum(file.stat().st_size for file in files):
