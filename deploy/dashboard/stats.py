@@ -69,7 +69,7 @@ class Sampled:
             try:
                 figures = self._read()
                 self._latest, self._error = (time.monotonic(), figures), ""
-            except TinylmError as error:
+            except (TinylmError, OSError) as error:
                 self._error = str(error)
             # A bug in one reading must not end the thread: the page would show old figures without a word.
             except Exception as error:
