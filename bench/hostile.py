@@ -162,13 +162,16 @@ def _print(runs: dict[str, list[Run]], course: Course) -> None:
 # One crawl
 
 
-def crawl(folder: Path, outward: str, course: Course) -> Run:
-    """Crawl the good hosts, whose pages lead `outward`, from some of them until the window is over."""
+def crawl(folder: Path, outward: str, course: Course, **options: object) -> Run:
+    """Crawl the good hosts, whose pages lead `outward`, from some of them until the window is over.
+
+    `options` are the crawl's own, beside or instead of ours.
+    """
     port = free_ports()
     memory: dict[str, list[float]] = {}
     with ExitStack() as stack:
         logs = [stack.enter_context(_serving(which, port, outward, folder)) for which in ("good", "hostile")]
-        process = stack.enter_context(_started(folder, port, course))
+        process = stack.enter_context(_started(folder, port, course, options))
         _wait(lambda: logs[0].stat().st_size or process.poll() is not None)
         begin = time.time() + course.warm
         end = begin + course.window
@@ -222,22 +225,25 @@ def _serving(which: str, port: int, outward: str, folder: Path) -> Iterator[Path
 
 
 @contextmanager
-def _started(folder: Path, port: int, course: Course) -> Iterator["subprocess.Popen[bytes]"]:
+def _started(
+    folder: Path, port: int, course: Course, options: dict[str, object]
+) -> Iterator["subprocess.Popen[bytes]"]:
     (folder / "sitecustomize.py").write_text(_NO_DNS)
-    options = {
+    ours = {
         "data": folder / "data",
-        "allowed-networks": f"127.9.0.0/16:{port}-{port + _PORTS - 1}",
-        "user-agent": "tinylm-bench (+http://good0.test/)",
+        "allowed_networks": f"127.9.0.0/16:{port}-{port + _PORTS - 1}",
+        "user_agent": "tinylm-bench (+http://good0.test/)",
         "hours": (course.warm + course.window + _SLACK_SECONDS) / 3600,
         "pages": 10**9,
         "gigabytes": 1000,
         "timeout": course.timeout,
-        "disk-reserve-gigabytes": 0.1,
-        "shard-seconds": course.warm / 2,
+        "disk_reserve_gigabytes": 0.1,
+        "shard_seconds": course.warm / 2,
     }
     argv = [sys.executable, "-m", "deploy.cli.app", "crawl"]
     argv += [f"http://good{number}.test:{port}/" for number in range(SEEDS)]
-    argv += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    for name, value in (ours | options).items():
+        argv += ["--" + name.replace("_", "-"), str(value)]
     env = os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}"}
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(argv, cwd=folder, env=env, stdout=out, stderr=out)
