@@ -184,10 +184,14 @@ class FrontierScheduler(BaseScheduler):
             return made
 
     def _allowed(self, lease: Lease) -> bool:
-        if self._rules.read(lease).allow(urldefrag(lease.url).url):
+        rules = self._rules.read(lease)
+        if rules and rules.allow(urldefrag(lease.url).url):
             return True
         with suppress(LeaseLost):
-            self._frontier.refuse(lease, "robots")
+            if rules:
+                self._frontier.refuse(lease, "robots")
+            else:  # gone: the frontier leases its robots.txt first
+                self._frontier.give_back(lease)
         return False
 
     def _offer(self, held: _Held) -> None:

@@ -111,21 +111,24 @@ class HostRules:
 
     def __init__(self, frontier: Frontier, user_agent: str) -> None:
         self._frontier, self._agent = frontier, user_agent
-        self._parsed: dict[tuple[str, int], Rules] = {}
+        self._parsed: dict[tuple[str, str, int], Rules] = {}
 
-    def read(self, lease: Lease) -> Rules:
-        """The rules of the lease's host; asks the frontier for those that are not known."""
-        key = lease.host, lease.robots_until
+    def read(self, lease: Lease) -> Rules | None:
+        """The rules of the lease's origin; asks the frontier for those not known. None: they are gone."""
+        key = lease.host, lease.origin, lease.robots_until
         rules = self._parsed.get(key)
         if rules is None:
+            text = self._frontier.robots(lease.host, lease.origin)
+            if text is None:
+                return None
             if len(self._parsed) >= _MOST_REMEMBERED:
                 self._parsed.clear()
-            rules = self._parsed[key] = Rules(self._frontier.robots(lease.host), self._agent)
+            rules = self._parsed[key] = Rules(text, self._agent)
         return rules
 
-    async def get(self, lease: Lease) -> Rules:
+    async def get(self, lease: Lease) -> Rules | None:
         """`read`, in a thread if it takes long."""
-        if rules := self._parsed.get((lease.host, lease.robots_until)):
+        if rules := self._parsed.get((lease.host, lease.origin, lease.robots_until)):
             return rules
         return await asyncio.to_thread(self.read, lease)
 

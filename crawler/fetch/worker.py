@@ -186,10 +186,13 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
+            rules = await self._rules.get(lease) if lease.kind == "page" else None
+            if lease.kind == "robots" or (rules and rules.allow(lease.url)):
                 await self._fetch(lease, lease.url)
-            else:
+            elif rules:
                 await self._finish(lease, Batch.skip, "robots")
+            else:  # gone: the frontier leases its robots.txt first
+                await self._finish(lease, Batch.give_back)
         except TinylmError as error:
             self._fatal = error
         except Exception:
@@ -305,8 +308,8 @@ class LeaseSpider(Spider):
         )
         heard = from_headers(headers, self._token)
         extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
-        of_host = (await self._rules.get(lease)).opt_out(lease.url)
-        opt_out = (*extracted.opt_out, *heard.signals, *of_host)
+        rules = await self._rules.get(lease)
+        opt_out = (*extracted.opt_out, *heard.signals, *(rules.opt_out(lease.url) if rules else ()))
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
