@@ -140,8 +140,14 @@ def _tags() -> bytes:
 
 
 async def nested(asked: Asked, send: Send) -> None:
-    """Lists in lists, a hundred thousand deep."""
-    await send(packed(html(asked, asked.own(), 1) + b"<ul><li>" * 100_000))
+    """Lists in lists a hundred thousand deep, and other ways to keep a parser."""
+    shapes = (
+        b"<ul><li>" * 100_000,
+        b"<blockquote>" * 200_000,
+        b"<table><tr><td>" * 100_000,
+        b"<p " + b"".join(b"a%d " % number for number in range(300_000)) + b">x",
+    )
+    await send(packed(html(asked, asked.own(), 1) + shapes[chosen(asked.path) % len(shapes)]))
 
 
 async def agents(asked: Asked, send: Send) -> None:
@@ -249,6 +255,8 @@ async def liar(asked: Asked, send: Send) -> None:
         answer(body, Content_Length=str(len(body) + 9), Connection="close"),
         b"\x16\x03\x01 no HTTP at all\r\n\r\n",
         b"HTTP/1.1 200 .\r\n" + b"X: y\r\n" * 100_000,
+        b"HTTP/1.1 103 .\r\n\r\n" * 100_000 + answer(body),
+        b"HTTP/1.1 200 .\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 500_000 + b"0\r\n\r\n",
         answer(
             b"<!DOCTYPE x [<!ENTITY a 'aaaa'><!ENTITY b '&a;&a;'>]><rss>&b;</rss>", Content_Type="text/xml"
         ),
