@@ -81,6 +81,7 @@ class Run(NamedTuple):
 
 @app.default
 def main(
+    kinds: Annotated[tuple[str, ...], Parameter(negative=())] = tuple(KINDS),
     *,
     quick: Annotated[bool, Parameter(negative=())] = False,
     each: Annotated[bool, Parameter(negative=())] = False,
@@ -91,16 +92,18 @@ def main(
 
     Parameters
     ----------
+    kinds
+        Hostile kinds, such as farm or nested; all of them by default.
     quick
         One round of a few seconds.
     each
-        Once beside each hostile kind by itself, to see which one costs what.
+        One round beside each kind by itself, to see which one costs what.
     keep
         Folder that gets the data and the logs of every run.
     out
         File that gets the JSON too.
     """
-    webs = {kind: kind for kind in KINDS} if each else {"hostile": ",".join(KINDS)}
+    webs = {kind: kind for kind in kinds} if each else {"hostile": ",".join(kinds)}
     webs = {"alone": "good", **webs, "dead names": "dead"}
     course = Course(4, 8, 5, 1) if quick else Course(15, 30, 8, 1) if each else Course(60, 120, 10, 3)
     runs: dict[str, list[Run]] = {name: [] for name in webs}
