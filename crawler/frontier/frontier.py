@@ -494,7 +494,10 @@ class Frontier(Ends):
         """Set when the crawl stops, and look again at hosts that had spent their budget."""
         self._run("note", 0, "meta", 0, "limits", json.dumps(asdict(limits)))
         self._run("HDEL", 0, "meta", "stopped")
-        self._everywhere("wake")
+        for prefix in self.prefixes:
+            left = int(self._store.run(Call("SCARD", prefix, ("spent",))))
+            for _ in range(0, left, _REAP_BATCH):
+                self._store.run(Call("wake", prefix, (_REAP_BATCH,)))
 
     def set_limits_if_none(self, limits: Limits) -> bool:
         """Set `limits` unless some are set already, by whomever; returns whether they were."""

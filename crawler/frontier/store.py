@@ -145,7 +145,8 @@ class RedisStore:
                 return action()
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
-            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
+            # OSError: without a descriptor left the client fails before it connects.
+            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError) as error:
                 if time.monotonic() > give_up:
                     raise ServerError(f"the frontier's server does not answer: {error}") from error
                 if not lost:
@@ -153,6 +154,10 @@ class RedisStore:
                 lost = True
                 time.sleep(0.2)
             except redis.ResponseError as error:
+                # In the middle of a long script of somebody's, a stranger's on a shared server at the least.
+                if str(error).startswith("BUSY") and time.monotonic() <= give_up:
+                    time.sleep(0.2)
+                    continue
                 if str(error).startswith("WALKERLOST"):
                     raise WalkerLost("another walker has claimed this crawl") from error
                 raise ServerError(f"the frontier's server refuses: {error}") from error
