@@ -200,9 +200,10 @@ def test_entries_are_read_as_far_as_their_bytes_go_and_one_that_is_larger_alone(
     ack_all(frontier, frontier.lease(6))
     store, [prefix] = frontier._store, frontier.prefixes
     sizes = [len(fields[b"page"]) for _, _, fields in store.read({prefix: "0-0"}, 10, 0)]
-    for most in (1, sizes[0], sizes[0] + 1, sum(sizes[:3]), 1 << 20):
-        before = [sum(sizes[:n]) for n in range(len(sizes))]  # one is read while those before are below it
-        assert len(store.read({prefix: "0-0"}, 10, 0, most)) == sum(size < most for size in before)
+    for n in range(1, 7):
+        assert len(store.read({prefix: "0-0"}, 10, 0, sum(sizes[:n]))) == n
+        assert len(store.read({prefix: "0-0"}, 10, 0, sum(sizes[:n]) + 1)) == min(6, n + 1)
+    assert len(store.read({prefix: "0-0"}, 10, 0, 1)) == 1
     assert len(store.read({prefix: "0-0"}, 2, 0, 1 << 20)) == 2
 
 
