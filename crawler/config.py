@@ -15,7 +15,10 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
-_LEASE_MARGIN = 15.0  # seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between
+# Seconds of a lease that are left when its page has been extracted or given up: for its end to be said.
+EXTRACTION_MARGIN = 5.0
+# And 10 for the second of an extraction that comes before, and for the child's end and another's start.
+_LEASE_MARGIN = 10.0 + EXTRACTION_MARGIN
 
 
 def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
