@@ -10,7 +10,7 @@ A file of its own: extract.py asks what a page says, this one what it costs.
 """
 
 import re
-from collections import Counter
+from collections import defaultdict
 
 # Ten times as much of any of these costs a hundred times the time. In brackets: the most in 6,531 real pages,
 # all 1,032 of trafilatura's evaluation and the largest of 22 sites of documentation among them, and how long
@@ -35,16 +35,33 @@ _TAG = re.compile(
     rf"|<(?P<end>/?)(?P<name>[a-z][^ \t\n\f\r/>]*+)(?P<attributes>(?:{_ATTRIBUTE})*+){_SPACE}*+(?P<void>/?)",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r"^h[1-6]$")  # any of these is closed by the end of any
 # Elements that nest only where others do: void ones, and those that the next of their kind closes.
-_FLAT = frozenset(
+_VOID = frozenset(
     re.findall(
         r"\w+",
-        "a area base basefont bgsound body br button caption col colgroup dd dt embed form frame head hr "
-        "html img input keygen li link meta nobr option p param source tbody td tfoot th thead tr track wbr",
+        "a area base basefont bgsound body br button caption col colgroup embed form frame head hr html img "
+        "input keygen link meta nobr option param source tbody tfoot thead track wbr",
     )
 )
-# What an end tag does not look beyond.
-_SCOPES = frozenset(("applet", "foreignobject", "marquee", "math", "object", "svg", "table", "template"))
+_ITEMS = frozenset(("dd", "dt", "li", "p", "td", "th", "tr"))
+# What ends with the item it is in.
+_INLINE = frozenset(re.findall(r"\w+", "b big code em font i s small span strike strong tt u"))
+# Whose end tags end all that is within, where those of other elements end no block.
+_BLOCKS = frozenset(
+    re.findall(
+        r"\w+",
+        "address article aside blockquote center details dialog dir div dl fieldset figcaption figure footer "
+        "h1 header hgroup listing main menu nav ol optgroup pre search section select summary ul",
+    )
+)
+# What no end tag of another element reaches out of.
+_SCOPES = frozenset(
+    re.findall(
+        r"[\w-]+",
+        "annotation-xml applet desc foreignobject marquee math mi mn mo ms mtext object svg table template",
+    )
+)
 
 
 def oversized(html: str) -> str:
@@ -55,23 +72,25 @@ def oversized(html: str) -> str:
     if html.count("<") <= _FEW and not _LONG_TAG.search(html):
         return ""
     open_elements = _Open()
-    elements: Counter[str] = Counter()
-    of_root = 0
+    elements = options = of_root = 0
     for tag in _TAG.finditer(html):
-        name = (tag["name"] or "").lower()
+        name = _HEADING.sub("h1", (tag["name"] or "").lower())
         if tag["end"]:
             open_elements.end(name)
         elif name:
-            elements[name] += 1
-            attributes = len(tag["attributes"]) > 2 * _MOST_ATTRIBUTES and len(_ATTRIBUTES.findall(tag[0]))
+            elements += 1
+            options += name == "option"
+            if elements > _MOST_ELEMENTS or options > _MOST_OPTIONS:
+                return "too_many_elements"
+            attributes = 0
             if name in ("html", "body"):
-                of_root += len(_ATTRIBUTES.findall(tag["attributes"]))
-            if max(attributes, of_root) > _MOST_ATTRIBUTES:
+                attributes = of_root = of_root + len(_ATTRIBUTES.findall(tag["attributes"]))
+            elif len(tag["attributes"]) > 2 * _MOST_ATTRIBUTES:
+                attributes = len(_ATTRIBUTES.findall(tag["attributes"]))
+            if attributes > _MOST_ATTRIBUTES:
                 return "too_many_attributes"
             if open_elements.start(name, void=bool(tag["void"])) > _DEEPEST:
                 return "too_deep"
-    if elements["option"] > _MOST_OPTIONS or elements.total() > _MOST_ELEMENTS:
-        return "too_many_elements"
     return ""
 
 
@@ -80,31 +99,45 @@ class _Open:
 
     def __init__(self) -> None:
         self._stack: list[str] = []
-        self._here: Counter[str] = Counter()  # by name, within the innermost scope
-        self._outside: list[Counter[str]] = []
-        self._scopes: Counter[str] = Counter()
+        # Where each name is in it, where blocks and scopes are, and how high it was when an item began.
+        self._places: defaultdict[str, list[int]] = defaultdict(list)
+        self._blocks, self._scopes = [-1], [-1]
+        self._item = 0
 
     def start(self, name: str, *, void: bool) -> int:
         """How many are open with this one; `void`: it ends in a slash, which counts in SVG and MathML."""
-        if name in _FLAT or (void and (self._scopes["svg"] or self._scopes["math"])):
-            return 0
-        self._stack.append(name)
-        if name in _SCOPES:
-            self._scopes[name] += 1
-            self._outside.append(self._here)
-            self._here = Counter()
-        else:
-            self._here[name] += 1
+        if name in _ITEMS:
+            self._end_inline()
+        elif name not in _VOID and not (void and (self._places["svg"] or self._places["math"])):
+            place = len(self._stack)
+            self._stack.append(name)
+            self._places[name].append(place)
+            if name in _SCOPES:
+                self._scopes.append(place)
+            if name in _SCOPES or name in _BLOCKS:
+                self._blocks.append(place)
         return len(self._stack)
 
     def end(self, name: str) -> None:
-        if not (self._scopes if name in _SCOPES else self._here)[name]:
+        if name in _ITEMS:
+            self._end_inline()
             return
-        last = ""
-        while last != name:
-            last = self._stack.pop()
-            if last in _SCOPES:
-                self._scopes[last] -= 1
-                self._here = self._outside.pop()
-            else:
-                self._here[last] -= 1
+        reach = -1 if name in _SCOPES else (self._scopes if name in _BLOCKS else self._blocks)[-1]
+        if (places := self._places[name]) and (place := places[-1]) > reach:
+            self._cut(place)
+
+    def _end_inline(self) -> None:
+        place = len(self._stack)
+        while place > self._item and self._stack[place - 1] in _INLINE:
+            place -= 1
+        self._cut(place)
+        self._item = place
+
+    def _cut(self, place: int) -> None:
+        while len(self._stack) > place:
+            last = len(self._stack) - 1
+            self._places[self._stack.pop()].pop()
+            for of_some in (self._blocks, self._scopes):
+                if of_some[-1] == last:
+                    of_some.pop()
+        self._item = min(self._item, place)
