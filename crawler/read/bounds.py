@@ -24,7 +24,7 @@ _FEW = 3000
 
 _SPACE = r"[ \t\n\f\r]"
 _ATTRIBUTE = (
-    rf"(?:{_SPACE}|/)*+[^ \t\n\f\r/>][^ \t\n\f\r/>=]*+"
+    r"[^ \t\n\f\r/>][^ \t\n\f\r/>=]*+"
     rf"""(?:{_SPACE}*+={_SPACE}*+(?:"[^"]*+"?|'[^']*+'?|[^ \t\n\f\r>]*+))?+"""
 )
 _ATTRIBUTES = re.compile(_ATTRIBUTE)
@@ -32,7 +32,8 @@ _LONG_TAG = re.compile(rf"<[a-zA-Z][^<>]{{{2 * _MOST_ATTRIBUTES}}}")  # `a `: wh
 _TAG = re.compile(
     rf"<!--(?:-?>|(?:[^-]++|-(?!->))*+)"
     rf"|<(?P<raw>script|style)(?=[ \t\n\f\r/>])(?:[^<]++|<(?!/(?P=raw)))*+"
-    rf"|<(?P<end>/?)(?P<name>[a-z][^ \t\n\f\r/>]*+)(?P<attributes>(?:{_ATTRIBUTE})*+){_SPACE}*+(?P<void>/?)",
+    rf"|<(?P<end>/?)(?P<name>[a-z][^ \t\n\f\r/>]*+)"
+    rf"(?P<attributes>(?:(?:{_SPACE}|/)*+{_ATTRIBUTE})*+){_SPACE}*+(?P<void>/?)",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"^h[1-6]$")  # any of these is closed by the end of any

@@ -65,9 +65,9 @@ _SIGNATURE = re.compile(
     r"(?:(?:async|class|def|exception|function|method|classmethod|staticmethod|property|abstract) )*"
     r"(?P<name>[A-Za-z_][\w.]*)\s?\(.*\)(?: ?(?:->|→) ?.+)?:?$"
 )
-_SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]+).*`")
+_SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]++).*`")
 # " - Python 3.11 documentation" after what a page is about.
-_TITLE_TAIL = re.compile(r"\s+[|·—–-]\s+.*$")
+_TITLE_TAIL = re.compile(r"(?<!\s)\s+[|·—–-]\s+.*$", re.DOTALL)
 # What gives an answer away: all of it in code marks, a prompt, a rule, a decorator, docstring fields, a call;
 # notices; links that ask to read elsewhere. Prose begins with a word and ends a sentence.
 _CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
@@ -77,7 +77,7 @@ _PROSE = re.compile(r"[\w`\"'(*].*[.!?)\"'`]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 # Of Markdown: a heading, the fence of code, the first characters of what is neither, nor a paragraph.
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)[\s#¶]*$")
+_HEADING = re.compile(r"(#{1,6})\s+((?:.*[^\s#¶])?)[\s#¶]*$")
 _FENCE = re.compile(r"\s*(```|~~~)")
 _OTHER_BLOCK = re.compile(r"\\?>|\s*[-*+]\s|\s*\d+[.)]\s|\||<|!\[|\[!|[-=*_]{3,}\s*$| {4}|\t")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
