@@ -37,7 +37,8 @@ _REPLACED_AT = 0.6
 _FIRST_SECONDS = 1.0
 # Beyond a page's own time, for the alarm in the child to be heard: half as much again, at most 2 seconds.
 _GRACE_SHARE, _GRACE_SECONDS = 0.5, 2.0
-# To import the libraries, which takes about 1 on an idle machine.
+# What children have imported when they begin, once for all; it takes about a second on an idle machine.
+_TEMPLATE = "crawler.read.extract"
 _START_SECONDS = 60.0
 # That a domain may have lost before it has to use the slow child, and in how long half of it is forgotten.
 _TOLERATED_SECONDS, _HALF_LIFE_SECONDS = 1.0, 300.0
@@ -94,9 +95,10 @@ class Extractors:
     async def _ask(
         self, lane: "_Lane", known: "_Domain", task: tuple[Any, ...], seconds: float, until: float
     ) -> tuple[Extracted, float]:
-        # Without a limit, `until` is no time that there is.
-        latest = None if until == math.inf else until - seconds - _GRACE_SECONDS
-        async with asyncio.timeout_at(latest):
+        latest = until - seconds - _GRACE_SECONDS
+        if latest < asyncio.get_running_loop().time():
+            raise TimeoutError
+        async with asyncio.timeout_at(latest if latest < math.inf else None):
             child = await lane.take(known)
         child.seconds = 0.0
         try:
@@ -191,7 +193,9 @@ class _Extractor(Child):
     def __init__(self, extract: Callable[..., Extracted], megabytes: int, niceness: int = 0) -> None:
         self.seconds = 0.0  # that answers took, and what was no answer
         self.ended = False  # for good
-        super().__init__("extractor", _serve, extract, megabytes, niceness, megabytes=megabytes)
+        super().__init__(
+            "extractor", _serve, extract, megabytes, niceness, megabytes=megabytes, template=_TEMPLATE
+        )
 
     def start(self) -> None:
         super().start()
