@@ -30,10 +30,11 @@ from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost
-from crawler.fetch.failures import classify
-from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, retry_at
+from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, location, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
+from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
 
@@ -41,8 +42,12 @@ _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
 # Between two questions whether all processes are through.
 _FINISHED_SECONDS = 0.5
+# That a host rests whose robots.txt a fault of ours kept from being asked for.
+_FAULT_SECONDS = 1.0
 # Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
 _PROCESSING_SECONDS = 60.0
+# Of a request with its body and `meta`, which a page's text may get into. A GET has some 500.
+_MOST_REQUEST_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +58,10 @@ class _Held:
 
     lease: Lease
     request: Request
-    begun: bool = False
+    begun: float = 0.0
+    """When the engine took it (of time.monotonic); 0 before."""
+    too_late: bool = False
+    """Whether its lease ran out before that."""
     cost: dict[str, Any] = field(default_factory=lambda: {"latency": 0.0, "size": 0})
 
 
@@ -71,6 +79,7 @@ class FrontierScheduler(BaseScheduler):
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
         self._rules = HostRules(frontier, self._agent)
+        self._faults = OwnFaults(self._concurrency)
         patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
         self._redirects = RobotsRedirects(lambda: frontier.config.delay, patience)
         self._enqueued = 0
@@ -125,6 +134,11 @@ class FrontierScheduler(BaseScheduler):
         except Exception as error:
             log.error("%s cannot be kept: %s", request, error)
             return False
+        if len(kept) > _MOST_REQUEST_BYTES:
+            log.error(
+                "%s is not queued: it has %d bytes, %d at most", request, len(kept), _MOST_REQUEST_BYTES
+            )
+            return False
         self._enqueued += 1
         self._finished = False
         return self._frontier.put_request(f"{url}#{self._identity(request)}", kept, request.priority)
@@ -133,7 +147,12 @@ class FrontierScheduler(BaseScheduler):
         if not self._ready:
             return None
         request = self._ready.popleft()
-        self._held[request].begun = True
+        held = self._held[request]
+        # As late as a scheduler can look: what the engine has is sent in the order of its own queues.
+        if held.lease.deadline <= uptime():
+            held.too_late = True
+            return None
+        held.begun = time.monotonic()
         return request
 
     def _identity(self, request: Request) -> str:
@@ -152,7 +171,7 @@ class FrontierScheduler(BaseScheduler):
             if now - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._frontier.reap)
                 reaped = now
-            free = self._concurrency - len(self._held)
+            free = self._faults.room(len(self._held))
             for held in await asyncio.to_thread(self._take, free) if free > 0 else []:
                 self._offer(held)
             if not self._held and now - checked > _FINISHED_SECONDS:
@@ -184,10 +203,14 @@ class FrontierScheduler(BaseScheduler):
             return made
 
     def _allowed(self, lease: Lease) -> bool:
-        if self._rules.read(lease).allow(urldefrag(lease.url).url):
+        rules = self._rules.read(lease)
+        if rules and rules.allow(urldefrag(lease.url).url):
             return True
         with suppress(LeaseLost):
-            self._frontier.refuse(lease, "robots")
+            if rules:
+                self._frontier.refuse(lease, "robots")
+            else:  # gone: the frontier leases its robots.txt first
+                self._frontier.give_back(lease)
         return False
 
     def _offer(self, held: _Held) -> None:
@@ -203,8 +226,9 @@ class FrontierScheduler(BaseScheduler):
         """End the leases whose requests the engine is through with."""
         engine = self._crawler.engine
         in_progress = engine._slot.inprogress if engine and engine._slot else set()
-        for held in [held for held in self._held.values() if held.begun and held.request not in in_progress]:
-            await asyncio.to_thread(self._end, held)
+        for held in list(self._held.values()):
+            if held.too_late or (held.begun and held.request not in in_progress):
+                await asyncio.to_thread(self._end, held)
 
     def _end(self, held: _Held) -> None:
         """Give back what was not begun; all else is done, but a robots.txt that no callback has seen."""
@@ -230,6 +254,7 @@ class FrontierScheduler(BaseScheduler):
     def _on_response(self, response: Response, request: Request) -> None:
         """Before any middleware sees it: what the host asks of us, and what it cost."""
         if held := self._held.get(request):
+            self._faults.passed(held.begun)
             latency = request.meta.get("download_latency", 0.0)
             held.cost = {"latency": latency, "size": len(response.body)}
             if response.status in (429, 503):
@@ -250,9 +275,8 @@ class FrontierScheduler(BaseScheduler):
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        location = (response.headers.get("Location") or b"").decode("latin-1")
         rules, moved = await self._redirects.read(
-            response.url, response.status, location, response.body, host=lease.host, hops=hops
+            response.url, response.status, location(response), response.body, host=lease.host, hops=hops
         )
         if moved:
             yield self._robots_request(lease, moved, hops + 1)
@@ -272,6 +296,14 @@ class FrontierScheduler(BaseScheduler):
         request: Request = failure.request  # type: ignore[attr-defined]
         if held := self._held.pop(request, None):
             with suppress(LeaseLost):
-                await asyncio.to_thread(
-                    self._frontier.nack, held.lease, classify(failure.value), back_off=True
-                )
+                await asyncio.to_thread(self._without_robots, held.lease, failure.value)
+
+    def _without_robots(self, lease: Lease, error: BaseException | None) -> None:
+        """End a lease whose request was not answered; of which reason tells that it was not sent either."""
+        if fault := own_fault(error):
+            self._faults.met(fault)
+            self._frontier.give_back(lease, wait=_FAULT_SECONDS, latency=0.0)
+            return
+        reason = classify(error)
+        sent, final = reason not in OF_THE_HOST, no_such_name(error)
+        self._frontier.nack(lease, reason, back_off=True, sent=sent, final=final)

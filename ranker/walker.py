@@ -9,15 +9,16 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crawler.errors import FrontierFull
-from crawler.frontier import SEED, Discovered, Frontier
-from crawler.frontier.spill import Spill
+from crawler.frontier import SEED, Discovered, Entry, Frontier
+from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.seed import Seed
 from crawler.urls import domain, fingerprint, locate
@@ -27,20 +28,25 @@ from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
 from ranker.policy import POLICIES, Policy
 from ranker.state import State
-from ranker.traps import Traps
+from ranker.traps import HOSTS, URLS, Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
 from shards.text.content import Content, values
 from shards.text.filters import Verdict
 from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, TinylmError
 
 # Entries of the stream that are judged, learned from and priced together.
 _ENTRIES = 64
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
-# Bytes of text at which a shard is committed, so that a crash costs little and shards are few.
-_SHARD_BYTES = 128e6
+# Links and seeds of a step that are put again after the server was full: a few at first, then twice as many
+# each time it takes them. With the most a step takes a second or two.
+_FEWEST_AGAIN, _MOST_AGAIN = 64, 1 << 16
+# Bytes of text at which a shard is committed, so that a crash costs little and shards are few; and of all
+# that is held for it, links and fetches too: a page of 5 KB with 200 links takes 45 KB. At double, the 2 GB
+# of docker-compose.yml are not enough for a commit's copies.
+_SHARD_BYTES, _HELD_BYTES = 128e6, 384e6
 # Links to files that hold no text for us cost no fetch.
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -100,6 +106,8 @@ class Walker:
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
+        self._refused = spill.refused if spill else Refused.in_memory()
+        self._full, self._again = False, _MOST_AGAIN
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -113,7 +121,7 @@ class Walker:
         self._publish()
         while True:
             stopping = stop()
-            judged = self.step(0.0 if stopping else wait)
+            judged = self.step(0.0 if stopping or (self._refused and not self._full) else wait)
             if stopping and not judged:
                 break
             if not judged:
@@ -123,16 +131,22 @@ class Walker:
 
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
+        self._frontier.hold()
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
         fetched: list[_Fetched] = []
+        no_memory = False
         for entry in entries:
-            if not isinstance(entry.content, Page):
-                self._seed(entry.content)
-            elif found := self._judge(entry.content):
-                fetched.append(found)
+            self._frontier.hold()
+            try:
+                fetched += self._take(entry)
+            except MemoryError:
+                # It comes again when the others are on disk, and by itself it is set aside.
+                if no_memory := bool(fetched or self._writer.buffered_bytes):
+                    break
+                self._set_aside(entry, "there is no memory for it")
             self._positions[entry.partition] = entry.id
-        self._uncommitted += len(entries)
+            self._uncommitted += 1
         self._write(fetched)
         self.policy.learn()
         self.graph.release(each.row for each in fetched)
@@ -140,7 +154,8 @@ class Walker:
         if entries:
             hosts.update(self._frontier.best_ready(_REPRICED_HOSTS))
         linked = {url: link for each in fetched for url, link in each.links.items()}
-        self._push(self._priced(linked, hosts))
+        waiting = self._refused.best(self._again)
+        self._push(self._priced(linked, hosts, waiting), linked, waiting)
         if self._spill is not None:
             self._spill.turn()
         if hosts:
@@ -149,41 +164,71 @@ class Walker:
                 np.array([self.graph.host_number(name) for name in names], np.int64)
             )
             self._frontier.steer(dict(zip(names, bonus.tolist(), strict=True)))
+        if no_memory:
+            self.commit()
         if entries:
             self._publish()
         return len(entries)
 
-    def _priced(self, linked: Links, hosts: set[str]) -> list[Discovered]:
-        """What `linked`, the best queued URLs of `hosts` and the seeds that were not put yet promise now."""
-        referrers = {
-            url: "" for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked
-        }
-        referrers |= dict.fromkeys(self._unpushed, SEED)
-        priced = linked | {
-            url: (row, referrer)
-            for url, referrer in referrers.items()
+    def _take(self, entry: Entry) -> list[_Fetched]:
+        """Judge an entry; what of it is to be written. One that cannot be judged is set aside.
+
+        What a person sees to (a scorer, a server, a disk that fails) is raised, and so is MemoryError.
+        """
+        if entry.fault:
+            self._set_aside(entry, entry.fault)
+            return []
+        try:
+            if isinstance(entry.content, Page):
+                found = self._judge(entry.content)
+                return [found] if found else []
+            self._seed(entry.content)
+        except (TinylmError, MemoryError):
+            raise
+        except Exception as error:
+            log.warning("an entry that cannot be judged", exc_info=error)
+            self._set_aside(entry, f"{type(error).__name__}: {str(error)[:200]}")
+        return []
+
+    def _set_aside(self, entry: Entry, reason: str) -> None:
+        log.warning("%s is set aside, see `tinylm frontier dead`: %s", entry.name, reason)
+        self._frontier.set_aside(entry, reason)
+
+    def _priced(self, linked: Links, hosts: set[str], waiting: list[Discovered]) -> list[Discovered]:
+        """What `linked`, the best queued URLs of `hosts` and what was not put yet promise now."""
+        others = [(url, "") for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked]
+        others += [(url, SEED) for url in islice(self._unpushed, self._again)]
+        others += [(url, referrer) for url, _, referrer in waiting]
+        priced = [(url, row, referrer) for url, (row, referrer) in linked.items()] + [
+            (url, row, referrer)
+            for url, referrer in others
             if (row := self.graph.queued(fingerprint(url))) is not None
-        }
+        ]
         if not priced:
             return []
-        promises = self.policy.promise(np.array([row for row, _ in priced.values()], np.int64))
+        promises = self.policy.promise(np.array([row for _, row, _ in priced], np.int64))
         return [
             Discovered(url, promise * self.traps.weight(url), referrer)
-            for (url, (_, referrer)), promise in zip(
-                priced.items(), np.clip(promises, 0.0, 1.0).tolist(), strict=True
-            )
+            for (url, _, referrer), promise in zip(priced, np.clip(promises, 0.0, 1.0).tolist(), strict=True)
         ]
 
-    def _push(self, discovered: list[Discovered]) -> None:
-        """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
-        urls = {each.url for each in discovered}
+    def _push(
+        self, discovered: list[Discovered], new: Container[str], waiting: Sequence[Discovered] = ()
+    ) -> None:
+        """Queue what was discovered. What a full server refuses of `new` waits, as seeds and `waiting` do."""
         try:
             self._frontier.put(discovered)
-            self._unpushed -= urls
         except FrontierFull as error:
-            seeds, links = len(self._unpushed), len(urls - self._unpushed)
-            self.dropped += Counter(links_while_full=links)
-            log.warning("%s; %d seeds wait, %d links are left to be discovered again", error, seeds, links)
+            refused = [each for each in discovered if each.url in new and each.referrer != SEED]
+            self.dropped += Counter(links_while_full=self._refused.add(refused))
+            if not self._full:
+                log.warning("%s; links and seeds wait until it has", error)
+            self._full, self._again = True, _FEWEST_AGAIN
+            return
+        self._unpushed -= {each.url for each in discovered if each.referrer == SEED}
+        self._refused.put(waiting)
+        if discovered:
+            self._full, self._again = False, min(2 * self._again, _MOST_AGAIN)
 
     # What a page was worth
 
@@ -195,10 +240,10 @@ class Walker:
             number = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
             if number in self._seeds:
                 continue
-            self._seeds.add(number)
             target, cash = Target(fingerprint(seed.url), seed.url), float(np.log1p(max(0.0, seed.prior)))
             if self.graph.seed(target, seed.prior, cash) is not None:
                 self._unpushed.add(seed.url)
+            self._seeds.add(number)
 
     def _judge(self, page: Page) -> _Fetched | None:
         """Judge a page; graph, traps and policy learn of it. None if that was done before."""
@@ -206,13 +251,24 @@ class Walker:
         fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
             return None
-        self._ids.add(fetch)
-        row = self.graph.take(target)
-        evidence = self.graph.evidence(row)
         if not page.reason and self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
             page = replace(page, reason="taken_down")
-        fetched = _Fetched(page, self.judge(page, evidence.karma), evidence, row, {})
-        judged, keep = fetched.judged, fetched.judged.verdict.keep
+        # Before anything else: it reads what a stranger wrote, and what it raises has then changed nothing.
+        queued = self.graph.queued(target.key)
+        judged = self.judge(page, 0.0 if queued is None else float(self.graph.karma[queued]))
+        row = self.graph.take(target)
+        try:
+            fetched = self._learn(_Fetched(page, judged, self.graph.evidence(row), row, {}))
+        except Exception:
+            self.graph.release([row])
+            raise
+        self._ids.add(fetch)
+        return fetched
+
+    def _learn(self, fetched: _Fetched) -> _Fetched:
+        """Tell traps, graph and policy of a page that was judged, and find where it leads."""
+        page, judged, evidence, row, _ = fetched
+        keep = judged.verdict.keep
         soft_404 = not fetched.hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
         if soft_404 and not keep:
             judged = judged._replace(verdict=Verdict(False, "soft_404"))
@@ -236,7 +292,25 @@ class Walker:
                 self.dropped[trap] += 1
             else:
                 targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
-        return targets
+        # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
+        return targets if page.reason == "redirect" else self._admitted(page, targets)
+
+    def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
+        """Of `targets` those that the page's domain may name: names cost their inventor nothing."""
+        source, admitted = domain(locate(page.url).host), targets
+        hosts = {target.key: locate(target.url).host for target in targets}
+        if new := dict.fromkeys(host for host in hosts.values() if not self.graph.knows(host)):
+            named = set(islice(new, self.traps.room(HOSTS, source)))
+            self.traps.named(HOSTS, source, len(named))
+            refused = new.keys() - named
+            admitted = [target for target in targets if hosts[target.key] not in refused]
+        known = admitted
+        if not self.traps.room(URLS, source):
+            known = [target for target in admitted if self.graph.queued(target.key) is not None]
+        self.dropped += Counter(
+            trap_new_hosts=len(targets) - len(admitted), trap_new_urls=len(admitted) - len(known)
+        )
+        return known
 
     def _follow(self, page: Page, row: int, worth: float, targets: list[Target]) -> tuple[Links, Rows]:
         """Note that a page links to `targets`.
@@ -251,6 +325,7 @@ class Walker:
         urls = {target.key: target.url for target in targets}
         links: Links = {}
         source = domain(locate(page.url).host)
+        self.traps.named(URLS, source, len(new))
         for to, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
             elsewhere = domain(locate(urls[key]).host) != source
             links[urls[key]] = (to, source if elsewhere else "")
@@ -318,8 +393,9 @@ class Walker:
     # Committing
 
     def commit_if_due(self) -> None:
-        """Commit when enough text or time has gathered, or before workers would have to wait for it."""
-        full = self._writer.buffered_bytes >= _SHARD_BYTES
+        """Commit when enough has gathered, or enough time, or before workers would have to wait for it."""
+        writer = self._writer
+        full = writer.buffered_text >= _SHARD_BYTES or writer.buffered_bytes >= _HELD_BYTES
         waited = time.monotonic() - self._committed_at >= self._config.shard_seconds
         if full or waited or self._uncommitted >= self._frontier.config.backlog / 2:
             self.commit()
@@ -327,15 +403,21 @@ class Walker:
     def commit(self) -> None:
         """Make what was judged part of the corpus, then let the stream forget it.
 
-        Raises ShardError if the disk is full; the stream still has everything then.
+        Raises ShardError if the disk is full, WalkerLost if another walks the crawl since; the stream still
+        has everything then.
         """
         self._committed_at = time.monotonic()
         gone = self._frontier.taken_down() - self._writer.manifest.taken_down
         if self._positions == self._writer.manifest.positions and not gone:
             return
         self._uncommitted = 0
+        self._frontier.hold(now=True)
         manifest = self._writer.commit(
-            self._positions, state=self._state(), dropped=self.dropped, tombstones=gone
+            self._positions,
+            state=self._state(),
+            dropped=self.dropped,
+            tombstones=gone,
+            check=lambda: self._frontier.hold(now=True),
         )
         self._frontier.trim_stream(manifest.positions)
         log.info(
@@ -350,7 +432,7 @@ class Walker:
             {
                 "kept": rows + self._writer.buffered_rows,
                 "committed": rows,
-                "text_bytes": self._writer.manifest.text_bytes + self._writer.buffered_bytes,
+                "text_bytes": self._writer.manifest.text_bytes + self._writer.buffered_text,
                 "shards": len(self._writer.manifest.shards),
                 "dropped": dict(self.dropped),
                 **self.judge.status(),
@@ -358,6 +440,8 @@ class Walker:
                 "policy": self.policy.name,
                 "positions": self._positions,
                 "seeds_waiting": len(self._unpushed),
+                "links_waiting": len(self._refused),
+                "full": self._full,
             },
         )
 
@@ -368,6 +452,7 @@ class Walker:
             "policy": self.policy.name,
             "unpushed": sorted(self._unpushed),
             "pushed": self._frontier.recent(),
+            "refused": [] if self._spill else self._refused.best(len(self._refused)),
         }
         parts = {
             "judge": self.judge.state(),
@@ -392,6 +477,8 @@ class Walker:
         else:
             log.warning("policy %s begins to learn here: so far it was %s", self.policy.name, plain["policy"])
         self._unpushed = set(plain["unpushed"])
+        self._refused.add([Discovered(*each) for each in plain.get("refused", ())])
         # The server may have lost power with us, and with it the last links of pages that count as judged.
-        self._push([Discovered(*each) for each in plain["pushed"]])
+        pushed = [Discovered(*each) for each in plain["pushed"]]
+        self._push(pushed, {each.url for each in pushed})
         self._frontier.trim_stream(self._writer.manifest.positions)

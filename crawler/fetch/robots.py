@@ -1,4 +1,4 @@
-"""What a server asks of crawlers: robots.txt (RFC 9309) by protego, and Retry-After (RFC 9110)."""
+"""What a server asks of crawlers: robots.txt (RFC 9309) by protego, Location and Retry-After (RFC 9110)."""
 
 import asyncio
 import codecs
@@ -9,6 +9,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 from protego import Protego
+from scrapy.http import Response
 
 from crawler.frontier import Frontier, Lease
 from crawler.read.optout import usage
@@ -111,21 +112,24 @@ class HostRules:
 
     def __init__(self, frontier: Frontier, user_agent: str) -> None:
         self._frontier, self._agent = frontier, user_agent
-        self._parsed: dict[tuple[str, int], Rules] = {}
+        self._parsed: dict[tuple[str, str, int], Rules] = {}
 
-    def read(self, lease: Lease) -> Rules:
-        """The rules of the lease's host; asks the frontier for those that are not known."""
-        key = lease.host, lease.robots_until
+    def read(self, lease: Lease) -> Rules | None:
+        """The rules of the lease's origin; asks the frontier for those not known. None: they are gone."""
+        key = lease.host, lease.origin, lease.robots_until
         rules = self._parsed.get(key)
         if rules is None:
+            text = self._frontier.robots(lease.host, lease.origin)
+            if text is None:
+                return None
             if len(self._parsed) >= _MOST_REMEMBERED:
                 self._parsed.clear()
-            rules = self._parsed[key] = Rules(self._frontier.robots(lease.host), self._agent)
+            rules = self._parsed[key] = Rules(text, self._agent)
         return rules
 
-    async def get(self, lease: Lease) -> Rules:
+    async def get(self, lease: Lease) -> Rules | None:
         """`read`, in a thread if it takes long."""
-        if rules := self._parsed.get((lease.host, lease.robots_until)):
+        if rules := self._parsed.get((lease.host, lease.origin, lease.robots_until)):
             return rules
         return await asyncio.to_thread(self.read, lease)
 
@@ -208,6 +212,15 @@ def interpret(status: int, body: bytes) -> str | None:
 def product_token(user_agent: str) -> str:
     """The name by which robots.txt addresses a crawler: the first word of its User-Agent, without version."""
     return "".join(user_agent.partition("/")[0].split()[:1]) or "*"
+
+
+def location(response: Response) -> str:
+    """Where a redirect leads, as browsers read it: in UTF-8, or else byte by byte."""
+    raw = response.headers.get("Location") or b""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def retry_at(header: str) -> float | None:

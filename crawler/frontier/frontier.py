@@ -10,25 +10,32 @@ import json
 import logging
 import math
 import random
+import secrets
+import sys
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms
-from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.records import ASIDE, SEED, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
-from crawler.page import Page
-from crawler.seeds.seed import Seed
-from crawler.urls import fingerprint, locate, url_at
+from crawler.page import Page, inflated
+from crawler.seeds.seed import Seed, checked
+from crawler.urls import Address, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
-STATE_VERSION = 4
+STATE_VERSION = 6
+# Begun by version 4 and gone on with: its hosts are in partitions by their own names, not by their domains,
+# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed.
+_TAKEN_OVER, _TAKEN_OVER_FROM = 5, 4
 # What a promise of 1 is for the server: a whole number costs a listpack 3 bytes, its decimals 8.
 _PROMISE = 10_000
 # Sets of URLs seen, over all partitions: of 10 million URLs each holds 300 numbers, a sorted array. With half
@@ -38,21 +45,35 @@ _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 # What is told again after a restart: the time in which one is noticed, at most so many links of it.
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
+# How long another walker waits for one that says nothing, and a crawl stands still when its walker's host is
+# lost. Half of it is near the 10 s of a large commit.
+_CLAIM_SECONDS = 30.0
 # Of one call: the server answers nobody else meanwhile.
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
+# have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
+_READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
+# Of a link beside its characters: four objects.
+_LINK_BYTES = 300
 # Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
 _LEASED_AT_ONCE = 500
+# What a zlib stream of usual strength begins with; no text does.
+_PACKED = b"\x78\x9c"
+# Of the secret that the numbers of seen URLs are keyed with.
+_SECRET_BYTES = 16
 # The keys of what concerns every crawl of the server.
 _EVERYTHING = "tinylm:{everything}:"
 _CAUSES = (
-    "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots"
+    "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots",
+    "domain_busy",
 )  # fmt: skip
 # What the scripts read of `FrontierConfig`: stored with the crawl, so that its workers cannot disagree.
 RULES: dict[str, Callable[[bytes], Any]] = {
     "delay": float, "latency_factor": float, "longest_delay": float, "backoff": float, "attempts": int,
     "pages_per_host": int, "pages_per_found_host": int, "pages_per_referring_domain": int,
+    "pages_per_domain": int, "hosts_per_domain": int, "domain_concurrency": int,
     "recrawl_days": float, "hot_per_host": int, "exploration": float, "backlog": int,
 }  # fmt: skip
 
@@ -76,15 +97,20 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
+        self._claimed: dict[str, Any] = {}
+        self._held = 0.0
         self.has_disk = False
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
-        self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+        self._version, self._secret = STATE_VERSION, ""
+        # By partition: what time its last lease told, and when that was on our clock.
+        self._told: dict[int, tuple[int, float]] = {}
+        self._heed_identity()
         if begin:
             # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
             self._store_rules(self.prefixes[:1], keep=True)
-            self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+            self._heed_identity()
         self.heed_rules()
         default = FrontierConfig()  # a rule left at it was not asked for
         self._unheeded = [
@@ -97,10 +123,15 @@ class Frontier(Ends):
             # A server that lost its last second may have lost them, and no script goes on without.
             store.after_restart = partial(self._store_rules, self.prefixes, keep=True)
 
-    def _refuse_another(self, version: bytes | None, partitions: bytes | None) -> None:
-        """Raise FrontierError if the crawl that is there is not one to go on with."""
+    def _heed_identity(self) -> None:
+        """Take over what the crawl was begun with. Raises FrontierError if it is not one to go on with."""
+        version, partitions, secret = self._run("HMGET", 0, "meta", "version", "partitions", "secret")
         crawl, config = f"crawl {self.config.crawl_id!r}", self.config
-        if version is not None and int(version) != STATE_VERSION:
+        if version is not None and int(version) == _TAKEN_OVER_FROM:
+            self._version = version = _TAKEN_OVER
+            self._everywhere("note", "meta", 0, "version", version)
+            self._store_rules(self.prefixes, keep=True)  # those that version 4 did not know
+        if version is not None and int(version) not in (_TAKEN_OVER, STATE_VERSION):
             raise FrontierError(
                 f"{crawl} has version {int(version)}, not {STATE_VERSION}: finish it with the tinylm that "
                 "began it (its commit or release), or begin anew with another crawl_id and data directory"
@@ -110,6 +141,9 @@ class Frontier(Ends):
                 f"{crawl} has partitions {int(partitions)}, not {config.partitions}: "
                 "use what it was begun with, or another crawl_id"
             )
+        if version is not None:
+            self._version = int(version)
+        self._secret = secret.decode() if secret else self._secret
 
     def heed_rules(self) -> None:
         """Take over the rules that are stored; `reap` does so too."""
@@ -125,7 +159,9 @@ class Frontier(Ends):
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
-        meta = {"version": STATE_VERSION, "partitions": self.config.partitions}
+        if self._version == STATE_VERSION:
+            self._secret = self._secret or secrets.token_hex(_SECRET_BYTES)
+        meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret}
         meta |= {name: getattr(self.config, name) for name in RULES}
         pairs = [part for pair in meta.items() for part in pair]
         self._store.run_all([Call("note", prefix, ("meta", int(keep), *pairs)) for prefix in prefixes])
@@ -165,16 +201,30 @@ class Frontier(Ends):
         return self._store.run_all([Call(name, prefix, args) for prefix in self.prefixes])
 
     def partition_of(self, host: str) -> int:
-        """The partition that `host` lives in."""
-        digest = hashlib.blake2b(host.encode(), digest_size=4).digest()
+        """The partition that `host` lives in, with all hosts of its registrable domain."""
+        name = host if self._version == _TAKEN_OVER else domain(host)
+        digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self.config.partitions
+
+    def locate(self, url: str) -> Address:
+        """Where a URL lives: a port is part of its member, but of its host in a crawl that was taken over."""
+        host, member = address = locate(url)
+        if self._version != _TAKEN_OVER:
+            return address
+        origin, _, path = member.partition("/")
+        scheme, _, port = origin.partition(":")
+        return Address(f"{host}:{port}", f"{scheme and 'http:'}/{path}") if port else address
 
     def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
+        They are 47 bits: without the crawl's secret nobody can make a URL whose numbers are those of another.
         An intset keeps all its numbers in 8 bytes as soon as one does not fit into 4.
         """
-        high, low = divmod(fingerprint(url), 1 << 32)
+        if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
+            self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
+            self._heed_identity()
+        high, low = divmod(fingerprint(url, self._secret.encode()), 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
@@ -218,12 +268,12 @@ class Frontier(Ends):
     def _pushes(self, links: Iterable[Discovered]) -> Iterator[Call]:
         """The calls that push `links`: hosts together until a call has enough, a large host in parts."""
         batches: dict[int, tuple[list[Any], int]] = {}
-        for host, (referrers, arguments) in _by_host(links, self._seen).items():
+        for host, (referrers, arguments) in self._by_host(links).items():
             for start in range(0, len(arguments), 4 * _PUSH_BATCH):
                 part = arguments[start : start + 4 * _PUSH_BATCH]
                 partition = self.partition_of(host)
                 batch, size = batches.pop(partition, ([int(self.has_disk)], 0))
-                batch += [host, len(referrers), *referrers, len(part) // 4, *part]
+                batch += [host, domain(host), len(referrers), *referrers, len(part) // 4, *part]
                 size += len(part) // 4
                 if size >= _PUSH_BATCH:
                     yield Call("push", self.prefixes[partition], tuple(batch))
@@ -231,6 +281,19 @@ class Frontier(Ends):
                     batches[partition] = batch, size
         for partition, (batch, _) in batches.items():
             yield Call("push", self.prefixes[partition], tuple(batch))
+
+    def _by_host(self, links: Iterable[Discovered]) -> dict[str, tuple[set[Any], list[Any]]]:
+        """Referrers and the arguments of links, by host."""
+        hosts: dict[str, tuple[set[Any], list[Any]]] = {}
+        for url, promise, referrer in links:
+            if not math.isfinite(promise):
+                raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
+            host, member = self.locate(url)
+            referrers, arguments = hosts.setdefault(host, (set(), []))
+            arguments += (member, round(promise * _PROMISE), *self._seen(url))
+            if referrer:
+                referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+        return hosts
 
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
@@ -246,10 +309,16 @@ class Frontier(Ends):
         for step in range(partitions):
             if len(leases) >= n:
                 break
-            partition, asked = (first + step) % partitions, time.monotonic()
+            partition, asked = (first + step) % partitions, uptime()
             seed = self._random.getrandbits(31)
-            found = self._run("lease", partition, n - len(leases), ms(seconds), seed)
-            leases += [_lease(json.loads(lease), partition, asked + seconds) for lease in found]
+            clock: tuple[int, ...] = ()
+            if partition in self._told:
+                told, at = self._told[partition]
+                clock = told, ms(asked - at)
+            now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
+            given = uptime()
+            self._told[partition] = int(now), given
+            leases += [_lease(json.loads(lease), partition, asked + seconds, given) for lease in found]
         return leases
 
     def _remaining(self) -> int:
@@ -267,6 +336,8 @@ class Frontier(Ends):
             return 1 << 30
         limits, totals = Limits(**json.loads(stored)), _totals(counts)
         if totals["bytes"] >= limits.bytes or time.time() >= limits.until:
+            return 0
+        if totals["failed_connections"] >= limits.failed_connections:
             return 0
         return max(0, limits.pages - totals["fetched"] - totals["leased"])
 
@@ -313,25 +384,49 @@ class Frontier(Ends):
             [Call("steer", self.prefixes[s], tuple(arguments)) for s, arguments in batches.items()]
         )
 
-    def robots(self, host: str) -> str:
-        """The text of the host's robots.txt as last stored; empty if there is none."""
-        return (self._run("GET", self.partition_of(host), f"r:{host}") or b"").decode()
+    def robots(self, host: str, origin: str = "") -> str | None:
+        """The text of the robots.txt of a host's origin as last stored; empty if there is none.
+
+        None if it is gone, as a server that is short of memory may do: then it will be leased again.
+        """
+        prefix, field = self.prefixes[self.partition_of(host)], f" {origin}" if origin else ""
+        packed, size = self._store.run_all(
+            [
+                Call("GET", prefix, (f"r:{host}{field}",)),
+                Call("HGET", prefix, (f"h:{host}", f"robots_bytes{field}")),
+            ]
+        )
+        if packed:
+            # Unless a version stored it that did not pack: text never begins so.
+            packs = packed.startswith(_PACKED)
+            return str((zlib.decompress(packed) if packs else packed).decode())
+        if not size or int(size) == 0:
+            return ""
+        self._store.run(Call("HDEL", prefix, (f"h:{host}", f"robots_until{field}")))
+        return None
+
+    def waiting(self, host: str) -> int | None:
+        """URLs of `host` that are queued, on disk too; None if the host was never met."""
+        partition, h = self.partition_of(host), f"h:{host}"
+        met, *lists = self._run("HMGET", partition, h, "next", "tail", "cold")
+        best = int(self._run("ZCARD", partition, f"q:{host}"))
+        return None if met is None else best + sum(int(count or 0) for count in lists)
 
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
-        self._run("host", self.partition_of(host), host, "block", max(0, ms(at - time.time())))
+        self._tell_host(host, "block", max(0, ms(at - time.time())))
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
         if host:
-            self._run("host", self.partition_of(host), host, "pause")
+            self._tell_host(host, "pause")
         else:
             self._store.run(Call("note", self._pausing(everything), ("meta", 0, "paused", 1)))
 
     def resume(self, host: str = "", *, everything: bool = False) -> None:
         """Go on with what was paused in the same words."""
         if host:
-            self._run("host", self.partition_of(host), host, "resume")
+            self._tell_host(host, "resume")
         else:
             self._store.run(Call("HDEL", self._pausing(everything), ("meta", "paused")))
 
@@ -346,22 +441,29 @@ class Frontier(Ends):
         """
         self._run("note", 0, "tombstones", 0, host_or_url, 1)
         if "://" not in host_or_url:
-            return bool(self._run("host", self.partition_of(host_or_url), host_or_url, "take_down"))
+            return self._tell_host(host_or_url, "take_down")
         return self._tell_url(host_or_url, "take_down")
 
     def taken_down(self) -> set[str]:
         """All hosts and URLs that were taken down."""
         return {what.decode() for what in self._run("HKEYS", 0, "tombstones")}
 
+    def _tell_host(self, host: str, *what: str | int) -> bool:
+        return bool(self._run("host", self.partition_of(host), host, domain(host), *what))
+
     def _tell_url(self, url: str, what: str | int) -> bool:
-        host, member = locate(url)
-        return bool(self._run("url", self.partition_of(host), host, member, *self._seen(url), what))
+        host, member = self.locate(url)
+        partition = self.partition_of(host)
+        return bool(self._run("url", partition, host, domain(host), member, *self._seen(url), what))
 
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason."""
+        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
         letters = []
+        for s, found in enumerate(self._everywhere("HGETALL", "aside")):
+            for entry_id, value in found.items():
+                letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
         for found in self._everywhere("HGETALL", "dead"):
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
@@ -369,12 +471,22 @@ class Frontier(Ends):
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched."""
+        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        if url.startswith(ASIDE):
+            return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))
 
     def drop(self, url: str) -> bool:
         """Forget a dead letter, but not that its URL was met; returns whether it was one."""
+        if url.startswith(ASIDE):
+            return self._tell_entry(url, "drop")
         return self._tell_url(url, "drop")
+
+    def _tell_entry(self, name: str, what: str) -> bool:
+        partition, _, entry_id = name.removeprefix(ASIDE).partition("/")
+        if not (partition.isdecimal() and int(partition) < len(self.prefixes)):
+            raise FrontierError(f"{name} is no entry: `tinylm frontier dead` lists them")
+        return bool(self._run("aside", int(partition), entry_id, what))
 
     # Limits
 
@@ -382,7 +494,10 @@ class Frontier(Ends):
         """Set when the crawl stops, and look again at hosts that had spent their budget."""
         self._run("note", 0, "meta", 0, "limits", json.dumps(asdict(limits)))
         self._run("HDEL", 0, "meta", "stopped")
-        self._everywhere("wake")
+        for prefix in self.prefixes:
+            left = int(self._store.run(Call("SCARD", prefix, ("spent",))))
+            for _ in range(0, left, _REAP_BATCH):
+                self._store.run(Call("wake", prefix, (_REAP_BATCH,)))
 
     def set_limits_if_none(self, limits: Limits) -> bool:
         """Set `limits` unless some are set already, by whomever; returns whether they were."""
@@ -407,32 +522,99 @@ class Frontier(Ends):
             return f"{limits.pages:,} pages fetched"
         if limits and counts["bytes"] >= limits.bytes:
             return f"{limits.bytes / 1e9:g} GB fetched"
+        if limits and counts["failed_connections"] >= limits.failed_connections:
+            return f"{limits.failed_connections:,} connections failed"
         if limits and time.time() >= limits.until:
             return "its time is up"
         return ""
+
+    # The one walker
+
+    def claim(self, lock: str, at: str) -> str:
+        """Become the crawl's one walker, who writes to the place `at`; returns where another does, or "".
+
+        What a walker before us says is refused from then on, with WalkerLost; and so is what we say once
+        another claims, which it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a
+        lock that we hold: whoever claimed with the same one before is gone.
+        """
+        self._store.walker = ""
+        number, *other = self._claim(self.prefixes[:1], 0, lock=lock, at=at, hold=ms(_CLAIM_SECONDS))
+        if not other:
+            self._store.walker = number
+            self.hold(now=True)
+        return "".join(where.decode() for where in other)
+
+    def _claim(self, prefixes: Sequence[str], number: int | str, **facts: Any) -> list[Any]:
+        self._claimed |= facts
+        pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
+        self._held = time.monotonic()
+        return list(self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])[0])
+
+    def hold(self, *, now: bool = False) -> None:
+        """Go on being the one walker, if this is one. Raises WalkerLost if another is.
+
+        The server is asked now and then, or `now`.
+        """
+        if self._store.walker and (now or time.monotonic() - self._held >= _CLAIM_SECONDS / 10):
+            self._claim(self.prefixes, self._store.walker)
+
+    def give_up_claim(self) -> None:
+        """Let another walker go on at once."""
+        if self._store.walker:
+            with suppress(WalkerLost):
+                self._claim(self.prefixes, self._store.walker, hold=0)
+        self._store.walker = ""
+
+    def walked(self) -> tuple[str, dict[str, str]]:
+        """Where the last walker wrote, if there was one; by partition, the first entry not forgotten."""
+        found = [self._run("HMGET", s, "meta", "walker_at", "trimmed") for s in range(self.config.partitions)]
+        trimmed = {str(s): at.decode() for s, (_, at) in enumerate(found) if at}
+        return (found[0][0] or b"").decode(), trimmed
 
     # The stream, for the walker
 
     def put_seeds(self, seeds: Iterable[Seed]) -> int:
         """Hand seeds to the walker, who knows what a prior is worth; returns how many.
 
-        Raises FrontierFull if the server is at its memory limit.
+        Raises FrontierFull if the server is at its memory limit, SeedError for a seed beyond its bounds.
         """
         total = 0
         iterator = iter(seeds)
         while batch := list(islice(iterator, _SEED_BATCH)):
-            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(batch))
+            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(checked(batch)))
             total += len(batch)
         return total
 
     def read_stream(self, positions: Mapping[str, str], n: int, wait: float = 0.0) -> list[Entry]:
-        """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds."""
+        """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds.
+
+        Fewer if they are large. An entry that cannot be read has a fault, and is to be `set_aside`.
+        """
         after = {prefix: positions.get(str(s), "0-0") for s, prefix in enumerate(self.prefixes)}
-        found = self._store.read(after, n, wait)
-        return [
-            Entry(str(self.prefixes.index(prefix)), entry_id, _decode(fields))
-            for prefix, entry_id, fields in found
-        ]
+        entries: list[Entry] = []
+        held = 0
+        for prefix, entry_id, fields in self._store.read(after, n, wait, _READ_BYTES):
+            if held > _HELD_BYTES:
+                break
+            entry = Entry(str(self.prefixes.index(prefix)), entry_id, [])
+            try:
+                content, size = _decode(fields)
+                entry, held = entry._replace(content=content), held + size
+            except (PageError, SeedError, ValueError, RecursionError) as error:
+                entry = entry._replace(fault=str(error)[:300])
+            except MemoryError:
+                if entries:
+                    break  # it is tried by itself
+                entry = entry._replace(fault="there is no memory for it")
+            entries.append(entry)
+        return entries
+
+    def set_aside(self, entry: Entry, reason: str) -> bool:
+        """Keep an entry that cannot be judged among the dead letters, for the stream to go on without it.
+
+        False if it is there already, or there is no room: then it is only counted.
+        """
+        return bool(self._run("aside", int(entry.partition), entry.id, "keep", reason))
 
     def trim_stream(self, positions: Mapping[str, str]) -> None:
         """Forget the pages up to and including `positions`: they are in the corpus, or judged."""
@@ -464,7 +646,8 @@ class Frontier(Ends):
         """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
 
         `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
-        `no_robots` for a robots.txt that answers.
+        `no_robots` for a robots.txt that answers; `domain_busy` are domains with
+        hosts that wait for their turn.
         """
         causes: Counter[str] = Counter()
         wakes: list[float] = []
@@ -476,7 +659,7 @@ class Frontier(Ends):
     def finished(self) -> bool:
         """Whether there is nothing left to do: nothing queued that may be asked, nothing in flight."""
         idle = self.why_idle()
-        waiting = ("ready", "cooling", "in_flight", "paused", "on_disk")
+        waiting = ("ready", "cooling", "in_flight", "paused", "on_disk", "domain_busy")
         return not any(idle[cause] for cause in waiting) and idle["next_wake_seconds"] is None
 
     # The disk, for `Spill`
@@ -508,20 +691,6 @@ def tenth(promise: int) -> int:
     return -1 if promise < 0 else min(9, promise // 1000)
 
 
-def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any], list[Any]]]:
-    """Referrers and the arguments of links, by host."""
-    hosts: dict[str, tuple[set[Any], list[Any]]] = {}
-    for url, promise, referrer in links:
-        if not math.isfinite(promise):
-            raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
-        host, member = locate(url)
-        referrers, arguments = hosts.setdefault(host, (set(), []))
-        arguments += (member, round(promise * _PROMISE), *seen(url))
-        if referrer:
-            referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
-    return hosts
-
-
 def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     """The sum of what the partitions answered to `counts`."""
     totals: Counter[str] = Counter()
@@ -530,11 +699,12 @@ def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     return totals
 
 
-def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
+def _lease(found: dict[str, Any], partition: int, deadline: float, given: float) -> Lease:
     return Lease(
         token=int(found["token"]),
         partition=partition,
         host=found["host"],
+        member=found["member"],
         url=url_at(found["host"], found["member"]),
         kind=found["kind"],
         promise=float(found["promise"]) / _PROMISE,
@@ -542,13 +712,19 @@ def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
         attempt=found["attempt"],
         robots_until=int(found["robots_until"]),
         deadline=deadline,
+        given=given,
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),
     )
 
 
-def _decode(fields: Mapping[bytes, bytes]) -> Page | list[Seed]:
+def _decode(fields: Mapping[bytes, bytes]) -> tuple[Page | list[Seed], int]:
+    """What an entry holds, and the bytes that takes."""
     if b"page" in fields:
-        return Page.from_bytes(fields[b"page"])
-    return [Seed(*seed) for seed in json.loads(fields[b"seeds"])]
+        plain = inflated(fields[b"page"])
+        page = Page.parsed(plain)
+        return page, sys.getsizeof(plain) + _LINK_BYTES * len(page.links)
+    if b"seeds" in fields:
+        return checked(json.loads(fields[b"seeds"])), len(fields[b"seeds"])
+    raise PageError("the entry has neither a page nor seeds, or its page is not where it says")

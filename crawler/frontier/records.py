@@ -1,13 +1,27 @@
 """What the frontier takes and gives: `Discovered`, `Lease`, `Entry`, `Limits`."""
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
 
+# Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+ASIDE = "entry:"
+"""What the names of entries that were set aside begin with, among URLs that are dead letters."""
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
+
+
+def uptime() -> float:
+    """Seconds on a clock that goes on while this process is stopped and, on Linux, while the machine sleeps.
+
+    A virtual machine that was paused knows nothing of it: there only the frontier notices.
+    """
+    return time.clock_gettime(_CLOCK)
 
 
 class Discovered(NamedTuple):
@@ -28,6 +42,8 @@ class Lease:
     token: int
     partition: int
     host: str
+    member: str
+    """What the URL is called at its host, see `crawler.urls.Address`."""
     url: str
     kind: str
     """`page`, or `robots` for the host's robots.txt."""
@@ -35,9 +51,11 @@ class Lease:
     propensity: float
     attempt: int
     robots_until: int
-    """Identifies the host's robots rules in force (server milliseconds)."""
+    """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
-    """On this process's monotonic clock."""
+    """By `uptime`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
+    given: float = 0.0
+    """When it was received, on the same clock."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""
     etag: str = ""
@@ -49,6 +67,11 @@ class Lease:
         """Of this lease alone: each partition counts its tokens."""
         return self.partition, self.token
 
+    @property
+    def origin(self) -> str:
+        """Scheme and port of the URL as its member has them: robots rules are an origin's."""
+        return self.member.partition("/")[0]
+
 
 class Entry(NamedTuple):
     """One entry of the stream to the walker."""
@@ -56,6 +79,13 @@ class Entry(NamedTuple):
     partition: str
     id: str
     content: Page | list[Seed]
+    fault: str = ""
+    """Why it cannot be read; then it has no content."""
+
+    @property
+    def name(self) -> str:
+        """Under which it is set aside."""
+        return f"{ASIDE}{self.partition}/{self.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,3 +96,5 @@ class Limits:
     bytes: int
     until: float
     """Epoch seconds."""
+    failed_connections: int = 1 << 53
+    """Hosts to which no connection could be made."""

@@ -246,7 +246,7 @@ def _serve(pipe: Connection, extract: Callable[..., Extracted], megabytes: int, 
     weigh = _scale()
     with suppress(EOFError, OSError):
         while True:
-            found = extract(*pipe.recv())
+            found = extract(*pipe.recv()).fitted()
             pipe.send(found)
             if found.reason == "extract_memory" or weigh() > _REPLACED_AT * megabytes:
                 break

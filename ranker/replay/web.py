@@ -154,7 +154,10 @@ def _table(path: Path, *, parquet: bool) -> pa.Table:
             pa.OSFile(str(path)) as file,
             pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file as raw,
         ):
-            return pa.csv.read_csv(raw, parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+            options = pa.csv.ParseOptions(delimiter="\t", quote_char=False)
+            table = pa.csv.read_csv(raw, parse_options=options)
+            _ = table.column_names  # an error here, if they are not text
+            return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordingError(f"{path}: cannot be read as a table ({error})") from error
 
@@ -278,11 +281,7 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     RecordingError for a file that cannot be opened, or if there is no page; ConfigError for a worth that is
     none.
     """
-    files = [
-        file
-        for path in paths
-        for file in (sorted((*path.glob("*.warc"), *path.glob("*.warc.gz"))) if path.is_dir() else [path])
-    ]
+    files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
     with asyncio.Runner() as runner, closing(Extractors(Extractor(), 1, _SECONDS)) as extractors:
 
         def extract(url: str, body: bytes, content_type: str, nofollow: bool) -> Extracted:
@@ -305,6 +304,14 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
         columns,
         worth,
     )
+
+
+def _archives(folder: Path) -> list[Path]:
+    """WARC files in a folder; unlike with `glob`, one that may not be read is not one without any."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith((".warc", ".warc.gz")))
+    except OSError as error:
+        raise RecordingError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def _pages(path: Path, extract: _Extract) -> Iterator[_Page]:

@@ -3,7 +3,9 @@ import json
 import random
 import signal
 import time
+import zlib
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 
@@ -12,13 +14,17 @@ import pytest
 import redis
 
 from crawler.frontier import Discovered
+from crawler.frontier.spill import Refused, Spill
 from crawler.page import Link, Page
 from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
+from ranker.judge.judge import Judge
+from ranker.judge.quality import HashedLinear
 from ranker.policy import POLICIES
 from ranker.state import restored
+from ranker.traps import HOSTS, URLS
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
@@ -262,17 +268,70 @@ def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
     assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
 
 
-def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
+@contextmanager
+def walking(frontier, directory, *, disk):
+    """A walker, with a disk for what does not fit into memory or without one."""
+    spilling = Spill(frontier, directory / "frontier.sqlite") if disk else nullcontext()
+    with ShardWriter(directory, crawl_id="c") as writer, spilling as spill:
+        yield Walker(frontier, writer, CONFIG, spill=spill)
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_links_that_a_full_server_refuses_wait_and_are_put_once_it_has_room_also_by_a_later_walker(
+    server, frontier, tmp_path, disk
+):
     put(frontier, "https://a.test/1")
-    links = (Link("https://b.test/1", "b", "html", False),)
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(200))
     fetch(frontier, take(frontier), prose(1), links=links)
-    with full(server), ShardWriter(tmp_path, crawl_id="c") as writer:
-        walker = Walker(frontier, writer, CONFIG)
-        assert walker.step() == 1
-        walker.commit()
-        assert walker.dropped["links_while_full"] == 1
-        assert frontier.counts()["backlog"] == 0
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        with full(server):
+            assert walker.step() == 1
+            assert walker.step() == 0
+            walker.commit()
+        assert walker.dropped["links_while_full"] == frontier.counts()["backlog"] == 0
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (200, True)
+        walker.step()
+        assert frontier.counts()["discovered"] == 1 + 64, "few at first"
     assert len(rows(tmp_path)) == 1
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        assert len(walker._refused) == 200, "what was put last is put again: the server may have lost it"
+        walker.step()
+        walker._publish()
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (0, False)
+        walker.step()
+    counts = frontier.counts()
+    assert (counts["discovered"], counts["queued"]) == (201, 200)
+    refs = frontier.client.smembers(f"{frontier.prefixes[0]}refs:b.test")
+    assert len(refs) == 1, "that a.test refers to them counts"
+
+
+def test_a_walker_that_is_killed_before_its_commit_loses_no_link(server, frontier, tmp_path):
+    """Nor one that the server took in the last second before both lost power."""
+    put(frontier, "https://a.test/1")
+    fetch(frontier, take(frontier), prose(1), links=(Link("https://b.test/1", "b", "html", False),))
+    with walking(frontier, tmp_path, disk=True) as walker, full(server):
+        walker.step()
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert len(walker._refused) == 1
+        walker._push(walker._priced({}, set(), walker._refused.best(9)), (), walker._refused.best(9))
+        assert len(walker._refused) == 0
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert [link.url for link in walker._refused.best(9)] == ["https://b.test/1"]
+
+
+def test_refused_links_are_bounded_and_the_best_of_them_kept(server, frontier, tmp_path, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.spill._REFUSED_IN_MEMORY", 3)
+    refused = Refused.in_memory()
+    assert refused.add([Discovered(f"https://a.test/{n}", n / 10) for n in range(5)]) == 2
+    assert [link.url[-1] for link in refused.best(9)] == ["4", "3", "2"]
+    put(frontier, "https://a.test/1")
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(5))
+    fetch(frontier, take(frontier), prose(1), links=links)
+    with walking(frontier, tmp_path, disk=False) as walker, full(server):
+        walker.step()
+        assert walker.dropped == Counter(links_while_full=2)
 
 
 def test_seeds_that_a_full_server_refuses_are_queued_once_it_has_room_also_by_a_later_walker(
@@ -428,6 +487,62 @@ def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(fro
             walker.commit()
             assert walker.dropped == Counter(trap_pattern=restarts + 1, trap_repeats=restarts + 1)
     assert frontier.counts()["discovered"] == 3
+
+
+def test_names_are_free_so_a_page_that_invents_hosts_fills_no_table(frontier, tmp_path):
+    def links(count, farm, *more):
+        urls = [f"https://x{n}.{farm}/{path}" for n in range(count) for path in ("", "more")]
+        return tuple(Link(url, "", "html/body/p", False) for url in (*urls, *more))
+
+    put(frontier, "https://a.test/1", "https://b.test/1", "https://c.test/1")
+    by_host = {lease.url: lease for lease in (take(frontier), take(frontier), take(frontier))}
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, by_host["https://a.test/1"], prose(1), links=links(990, "evil.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert (walker.graph.hosts, len(walker.graph)) == (501, 1000)
+        assert frontier.counts()["hosts"] == 503
+        # Those that were met are followed, from wherever, and a directory is followed whole.
+        fetch(
+            frontier, by_host["https://b.test/1"], prose(2), links=links(500, "evil.test", "https://c.test/")
+        )
+        fetch(frontier, by_host["https://c.test/1"], prose(3), links=links(500, "good.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert frontier.counts()["hosts"] == 1003
+
+
+def test_a_domain_that_named_too_many_urls_still_refers_to_those_that_are_known(frontier, tmp_path):
+    put(frontier, "https://x.a.test/", "https://y.a.test/")
+    leases = [take(frontier), take(frontier)]
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.traps.named(URLS, "a.test", URLS.domain - 20)
+        for lease, numbers in zip(leases, (range(30), range(20, 60)), strict=True):
+            links = tuple(Link(f"https://b.test/{n}", "", "html/body/p", False) for n in numbers)
+            fetch(frontier, lease, "too short", links=links)
+            walker.step()
+        assert walker.dropped["trap_new_urls"] == 30
+        assert len(walker.graph) == 30
+        row = walker.graph.queued(fingerprint("https://b.test/29"))
+        assert walker.graph.inlinks[row] == 2
+
+
+def test_redirects_cost_a_fetch_each_so_they_are_no_free_names(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        for names in (HOSTS, URLS):
+            walker.traps.named(names, "short.test", names.domain)
+        put(frontier, "https://short.test/1")
+        fetch(
+            frontier, take(frontier), "", reason="redirect", links=(Link("https://b.test/", "", "", False),)
+        )
+        walker.step()
+        assert (frontier.best_queued(["b.test"], 9), walker.dropped["trap_new_hosts"]) == (
+            ["https://b.test/"],
+            0,
+        )
 
 
 # What was expected, and what it brought
@@ -601,3 +716,176 @@ def test_the_model_is_exchanged_while_the_walker_runs_and_a_restart_keeps_it(
     models = {row["url"][-1]: row["quality_model"] for row in ShardReader(tmp_path / "shards", split="all")}
     other = "fasttext hq.bin __label__hq"
     assert models == {"1": "online", "2": other, "3": other, "4": "online"}
+
+
+def spoil(server, frontier, **fields):
+    """An entry of the stream that no worker made."""
+    with redis.Redis.from_url(server.url) as client:
+        return client.xadd(f"{frontier.prefixes[0]}pages", fields)
+
+
+def test_an_entry_that_cannot_be_read_is_set_aside_and_the_stream_goes_on_also_after_a_restart(
+    server, frontier, tmp_path
+):
+    spoiled = [
+        spoil(server, frontier, page=zlib.compress(b" " * (1 << 25))),
+        spoil(server, frontier, page=b"no page"),
+        spoil(server, frontier, seeds=json.dumps([["https://a.test/", float("nan"), "x"]])),
+        *(spoil(server, frontier, seeds=data) for data in ("", "{", "1", "[1]", "[" * 100_000, b"\xff")),
+        spoil(server, frontier, at="nowhere"),
+        spoil(server, frontier, at=f"b {1 << 20} 99999999"),
+        spoil(server, frontier, at=f"b 0 {'9' * 30}"),
+        spoil(server, frontier, nothing="x"),
+    ]
+    put(frontier, "https://a.test/")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1))
+        assert walker.step() == 14
+        assert walker.step() == 0
+    # Not committed: the next walker meets them again, and they are listed once.
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert walker.step() == 14
+        walker.commit()
+        assert (writer.manifest.rows, frontier.counts()["backlog"]) == (1, 0)
+    names = [f"entry:0/{entry_id.decode()}" for entry_id in spoiled]
+    assert sorted(name for name, _ in frontier.dead_letters()) == sorted(names)
+    assert frontier.counts()["set_aside"] == 13
+    assert all(frontier.drop(name) for name in names)
+    assert (frontier.dead_letters(), frontier.counts()["set_aside"]) == ([], 0)
+    assert frontier.counts()["set_aside_bytes"] == 0
+
+
+def test_a_page_that_cannot_be_judged_is_set_aside_and_kept_as_it_was_when_it_is_tried_again(
+    frontier, tmp_path, monkeypatch
+):
+    hosts = ["a.test", "b.test", "c.test"]
+    put(frontier, *(f"https://{host}/" for host in hosts))
+    links = (Link("https://b.test/next", "b", "html/body/p", False),)
+    for number, _ in enumerate(hosts):
+        fetch(frontier, take(frontier), prose(number), links=links)
+    real, scored = HashedLinear.score, []
+
+    def broken(self, signals):
+        scored.append(signals)
+        if len(scored) == 2:
+            raise RecursionError("too deep for us")
+        return real(self, signals)
+
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        with monkeypatch.context() as patch:
+            patch.setattr(HashedLinear, "score", broken)
+            assert walker.step() == 3
+        walker.commit()
+        assert writer.manifest.rows == 2
+        [(name, reason)] = frontier.dead_letters()
+        assert reason == "RecursionError: too deep for us"
+        assert frontier.counts()["backlog"] == 0
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert frontier.retry(name)
+        assert (frontier.retry(name), frontier.dead_letters()) == (False, [])
+        assert walker.step() == 1
+        walker.commit()
+        assert {row["url"] for row in rows(tmp_path)} == {f"https://{host}/" for host in hosts}
+
+
+@pytest.mark.parametrize("where", ["fetched", "observe"])
+def test_what_raises_when_it_is_learned_costs_one_page_and_no_row(frontier, tmp_path, monkeypatch, where):
+    put(frontier, "https://a.test/", "https://b.test/")
+    fetch(frontier, take(frontier), prose(1))
+    fetch(frontier, take(frontier), prose(2))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        owner = walker.traps if where == "fetched" else walker.policy
+        real, calls = getattr(owner, where), []
+
+        def once(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 1:
+                raise ValueError("a mistake")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, where, once)
+        walker.step()
+        walker.commit()
+        assert writer.manifest.rows == 1
+        [(_, reason)] = frontier.dead_letters()
+        assert reason == "ValueError: a mistake"
+        assert walker.graph._rows_used == len(walker.graph._free) == 1
+
+
+def test_without_memory_what_is_held_is_committed_first_and_then_one_entry_is_set_aside(
+    frontier, tmp_path, monkeypatch
+):
+    put(frontier, *(f"https://{host}.test/" for host in "abcd"))
+    urls = [fetch(frontier, take(frontier), prose(number)).url for number in range(4)]
+    real, tried = Judge.__call__, []
+
+    def hungry(self, page, karma):
+        tried.append(page.url)
+        if page.url == urls[2] or (page.url == urls[1] and tried.count(page.url) == 1):
+            raise MemoryError
+        return real(self, page, karma)
+
+    monkeypatch.setattr(Judge, "__call__", hungry)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        while walker.step():
+            pass
+        walker.commit()
+        assert {row["url"] for row in rows(tmp_path)} == {urls[0], urls[1], urls[3]}
+    assert tried == [urls[0], urls[1], urls[1], urls[2], urls[2], urls[3]]
+    [(_, reason)] = frontier.dead_letters()
+    assert reason == "there is no memory for it"
+
+
+def test_the_list_of_what_was_set_aside_is_bounded(server, frontier, tmp_path):
+    for number in range(1010):
+        spoil(server, frontier, page=f"no page {number}")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        while walker.step():
+            pass
+        walker.commit()
+    counts = frontier.counts()
+    assert (counts["set_aside"], counts["set_aside_lost"], counts["backlog"]) == (1000, 10, 0)
+    assert len(frontier.dead_letters()) == 1000
+
+
+def test_links_count_towards_a_commit(frontier, tmp_path, monkeypatch):
+    """Pages without a text, of 2,000 links each, held until the walker died."""
+    monkeypatch.setattr("ranker.walker._HELD_BYTES", 1e6)
+    urls = [f"https://h{number}.test/" for number in range(8)]
+    put(frontier, *urls)
+    for _ in urls:
+        lease = take(frontier)
+        found = tuple(Link(f"{lease.url}{number}", "a" * 100, "p" * 200, False) for number in range(2000))
+        fetch(frontier, lease, "", reason="pre_short", links=found)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        held = []
+        while walker.step():
+            held.append(writer.buffered_bytes)
+            walker.commit_if_due()
+            assert writer.buffered_bytes == 0
+        assert held[0] > 8 * 2000 * 300
+        assert len(writer.manifest.shards) == len(held)
+
+
+def test_a_step_holds_few_large_pages_and_many_small_ones(frontier, monkeypatch, tmp_path):
+    monkeypatch.setattr("crawler.frontier.frontier._HELD_BYTES", 1_000_000)
+    urls = [f"https://h{number}.test/" for number in range(12)]
+    put(frontier, *urls)
+    for number, _ in enumerate(urls):
+        fetch(frontier, take(frontier), "a word " * (60_000 if number < 6 else 10))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        taken = []
+        while step := walker.step():
+            taken.append(step)
+        assert taken == [3, 3, 6]
+    monkeypatch.setattr("crawler.frontier.frontier._READ_BYTES", 1)
+    assert len(frontier.read_stream({}, 64)) == 1

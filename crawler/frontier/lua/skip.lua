@@ -1,21 +1,22 @@
 #!lua flags=allow-oom
 -- No request was sent: the URL is not wanted (robots, depth, ...) or goes back untouched (a worker stops).
 -- The host may be asked again at once, or when the worker says. Without its robots.txt nothing of a host may be
--- fetched: when that is not wanted, all that it has queued is not.
--- ARGV, by name: token; reason ('' returns the URL to its queue as it was); wait (ms the host is left alone)
+-- fetched: when that is not wanted, all that it has queued of that origin is not.
+-- ARGV, by name: token; elapsed (ms since the lease); reason ('' returns the URL to its queue as it was); wait (ms the
+--       host is left alone); latency (ms; only of a request that was sent and whose answer the worker lost)
 -- Returns 0 if the lease was lost.
 local arg = named()
-local lease = take(arg.token)
+local lease = take(arg.token, arg.elapsed)
 if not lease then return 0 end
 local host, h = lease.host, p .. 'h:' .. lease.host
-call('HDEL', h, 'inflight')
 if arg.reason == '' then
   requeue(lease, lease.promise)
 elseif lease.kind == 'robots' then
-  count('skipped:' .. arg.reason, #take_queue(host))
+  end_queue(host, arg.reason, false, origin_of(lease.member))
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
 end
-place(host, math.max(tonumber(call('HGET', h, 'next')), now_ms() + arg.wait))
+local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
+place(host, math.max(tonumber(call('HGET', h, 'next') or 0), now_ms() + wait))
 return 1
