@@ -37,8 +37,8 @@ ROOMS = ("tinylm", "shards", "crawler", "ranker", "trainer")  # what deploy read
 # What a user types, and what our own programs say.
 OURS = ("crawler.config", "crawler.frontier.server", "crawler.seeds.read", "tinylm.config")
 # Characters. What is quadratic takes seconds for them, all else a few milliseconds.
-LENGTH = 50_000
-CPU_SECONDS = 1.0
+LENGTH = 40_000
+CPU_SECONDS = 0.5
 COMMON = [
     "a",
     " A",

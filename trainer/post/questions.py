@@ -72,7 +72,8 @@ _TITLE_TAIL = re.compile(r"(?<!\s)\s+[|·—–-]\s+.*$", re.DOTALL)
 # notices; links that ask to read elsewhere. Prose begins with a word and ends a sentence.
 _CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
 _NOISE = re.compile(r"(?i)copyright|©|licensed under|all rights reserved|cookie|^bases: |\[source\]|^see ")
-_LINK = re.compile(r"\]\(|\]\[|https?://\S+$")
+_LINK = re.compile(r"\]\(|\]\[")
+_URL = re.compile(r"https?://\S")
 _PROSE = re.compile(r"[\w`\"'(*].*[.!?)\"'`]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
@@ -159,7 +160,7 @@ def fault(candidate: Candidate, text: str, min_chars: int, max_chars: int) -> st
         return "answer too long"
     if _NOISE.search(answer):
         return "boilerplate"
-    if _LINK.search(answer) or not _PROSE.fullmatch(answer):
+    if _LINK.search(answer) or _URL.search(answer.split()[-1]) or not _PROSE.fullmatch(answer):
         return "not prose"
     if sum(map(str.isalpha, answer)) < _LEAST_LETTERS * len(answer.replace(" ", "")):
         return "not prose"
