@@ -35,6 +35,8 @@ _REPLACED_AT = 0.6
 # That a page gets on the children all share. Of 888 real pages none took half of it, of the 56 largest of 22
 # sites 6 took more, and 25 more than half. At double a stranger's page stops the others for twice as long.
 _FIRST_SECONDS = 1.0
+# What one turn of a domain is worth: a page that takes ten times as long lets others pass ten times.
+_USUAL_SECONDS = 0.03
 # Beyond a page's own time, for the alarm in the child to be heard: half as much again, at most 2 seconds.
 _GRACE_SHARE, _GRACE_SECONDS = 0.5, 2.0
 # What children have imported when they begin, once for all; it takes about a second on an idle machine.
@@ -109,6 +111,7 @@ class Extractors:
             )
         finally:
             lane.put(child)
+        known.turn += child.seconds / _USUAL_SECONDS
         if found.reason in _OF_A_PROCESS:
             known.lose(child.seconds)
         return found, child.seconds
@@ -124,7 +127,7 @@ class _Domain:
     """How a registrable domain stands with the children: its turn, and what it lost lately."""
 
     def __init__(self) -> None:
-        self.turn = 0
+        self.turn = 0.0
         self._lost, self._at = 0.0, 0.0
 
     def lost(self) -> float:
@@ -137,7 +140,7 @@ class _Domain:
 
 class _Waiting(NamedTuple):
     domain: _Domain
-    turn: int
+    turn: float
     child: "asyncio.Future[_Extractor]"
 
 
@@ -147,7 +150,7 @@ class _Lane:
     def __init__(self, children: "list[_Extractor]", most: float = math.inf) -> None:
         self._children, self._idle, self._most = children, [*children], most
         self._waiting: list[_Waiting] = []
-        self._turn, self._closed = 0, False
+        self._turn, self._closed = 0.0, False
 
     async def take(self, domain: _Domain) -> "_Extractor":
         """A child, to be put back; raises TimeoutError if more wait than may, and this domain lost most."""
