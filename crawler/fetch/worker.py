@@ -17,7 +17,7 @@ from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost, OwnFault
 from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
@@ -40,7 +40,7 @@ from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import canonicalize
+from crawler.urls import canonicalize, domain
 from crawler.warc import WarcWriter
 from shards.text.content import values
 from tinylm.errors import TinylmError
@@ -260,7 +260,13 @@ class LeaseSpider(Spider):
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
-            await self._finish(lease, Batch.ack, await self._page(response, lease), **cost)
+            try:
+                page = await self._page(response, lease, cost)
+            except TimeoutError:
+                # Extraction is behind with other pages, which is no fault of this one: it comes again.
+                await self._finish(lease, Batch.give_back, wait=self.config.timeout)
+            else:
+                await self._finish(lease, Batch.ack, page, **cost)
 
     async def _on_failure(self, error: Exception, lease: Lease, hops: int, *, sent: bool) -> None:
         """End the lease of a request that was not answered, or not `sent`."""
@@ -320,8 +326,12 @@ class LeaseSpider(Spider):
             **cost,
         )
 
-    async def _page(self, response: Response, lease: Lease) -> Page:
-        """Make a page of a response below 500: its text and links, or the reason why there is no text."""
+    async def _page(self, response: Response, lease: Lease, cost: dict[str, Any]) -> Page:
+        """Make a page of a response below 500: its text and links, or the reason why there is no text.
+
+        What its extraction takes beyond a usual page's adds to the latency of `cost`: the host rests for it,
+        as it does for an answer that took long. Raises TimeoutError if the extractors have no time for it.
+        """
         status = response.status
         validators: dict[str, Any] = {}
         for name, header in (("etag", "ETag"), ("last_modified", "Last-Modified")):
@@ -347,7 +357,12 @@ class LeaseSpider(Spider):
             for value in response.headers.getlist(name)
         )
         heard = from_headers(headers, self._token)
-        extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
+        extracted, slow = await self._extract(
+            domain(lease.host),
+            *(response.body, response.url, content_type, heard.nofollow),
+            until=lease.deadline - EXTRACTION_MARGIN,
+        )
+        cost["latency"] += slow
         rules = await self._rules.get(lease)
         opt_out = (*extracted.opt_out, *heard.signals, *(rules.opt_out(lease.url) if rules else ()))
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
