@@ -65,7 +65,7 @@ def test_beside_a_crawl_its_frontier_is_told(corpus, tell, server):
 
 
 @pytest.mark.parametrize(
-    "what", ["A.TEST.", "a.test:443", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
+    "what", ["A.TEST.", "a.test:443", "a.test:8080", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
 )
 def test_however_it_is_written_it_is_found(corpus, tell, what):
     assert "1 document\n" in tell("take-down", what)
