@@ -12,7 +12,6 @@ many may hang is bounded, for one domain and for all, and less for domains that 
 """
 
 import asyncio
-import os
 import random
 import resource
 import socket
@@ -27,6 +26,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from crawler.config import parse_address, parse_network
 from crawler.errors import AddressBusy, NetworkForbidden, OwnFault
+from crawler.fetch.failures import without_descriptors
 from crawler.urls import domain
 
 Address = IPv4Address | IPv6Address
@@ -376,12 +376,7 @@ async def _getaddrinfo(host: str, port: int) -> list[tuple[int, str]]:
             distinct = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos)
             found = sorted(distinct, key=lambda of: of[0] != socket.AF_INET)[:_MOST_ADDRESSES]
         except Exception as error:
-            failed = error
-            # Without a descriptor left it says that there is no such name, or that nobody answers.
-            try:
-                os.close(os.open(os.devnull, os.O_RDONLY))
-            except OSError as own:
-                failed = own
+            failed = without_descriptors() or error
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, found, failed)
 

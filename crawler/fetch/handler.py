@@ -178,7 +178,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         over = loop.time() + timeout
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        address = await self._address(name, port, timeout)
+        address, port = await self._address(name, port, timeout)
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
         async with self._spider.cap.held(address, hold):
@@ -222,15 +222,16 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                 raise OwnFault(f"{where}: make room there, or crawl without warc") from error
         return finished
 
-    async def _address(self, name: str, port: int, timeout: float) -> str:
-        """The address that the connection will go to."""
+    async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
+        """The address and the port that the connection will go to."""
         try:
-            return str(ip_address(name))
+            return str(ip_address(name)), port
         except ValueError:
             pass
         try:
             async with asyncio.timeout(timeout):
-                return (await self._resolver.resolve(name, port))[0]["host"]
+                [found] = await self._resolver.resolve(name, port)
+                return found["host"], found["port"]
         except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:
