@@ -1,6 +1,7 @@
 """Child processes that do not outlive their parent, not even by SIGKILL; locks; the heartbeat of a loop."""
 
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -146,7 +147,7 @@ class Child:
         self.start()
 
     def start(self) -> None:
-        """Begin, again after `end`."""
+        """Begin, again after `end` or after it failed: raises OSError if the system has no process for us."""
         context: ForkServerContext | SpawnContext = get_context("spawn")
         if self._template:
             context = get_context("forkserver")
@@ -157,8 +158,15 @@ class Child:
         self._process = context.Process(
             target=_serve, name=self._name, args=(theirs, *self._args), daemon=True
         )
-        self._process.start()
-        theirs.close()  # or we would never read the end of a pipe whose process died
+        try:
+            self._process.start()
+        except BaseException as error:
+            self.pipe.close()
+            if isinstance(error, EOFError):  # what should have forked it died of that
+                raise OSError(errno.EAGAIN, "no process could be started") from error
+            raise
+        finally:
+            theirs.close()  # or we would never read the end of a pipe whose process died
 
     def end(self) -> None:
         """Kill it; a second time changes nothing."""

@@ -171,7 +171,8 @@ class LeaseSpider(Spider):
                 task = asyncio.create_task(self._serve(lease))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            beat()
+            if room > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
+                beat()
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             self._something_finished.clear()
             with suppress(TimeoutError):
