@@ -33,6 +33,7 @@ _PROSE = [
     if part[:1].isalpha() and len(part) > 150
 ]
 _REQUEST = re.compile(rb"GET (\S+) .*?\r\nHost: ([^\r:]+)", re.DOTALL | re.IGNORECASE)
+_WORDS = sorted({word for part in _PROSE for word in re.findall(r"\b[a-z]{3,12}\b", part)})
 Send = Callable[[bytes], Awaitable[None]]
 Kind = Callable[["Asked", Send], Awaitable[None]]
 
@@ -87,14 +88,18 @@ def chosen(text: str) -> int:
 _numeric = socket.getaddrinfo
 
 
-def html(asked: Asked, links: list[str], prose: int = 3) -> bytes:
-    """A page in English that no other is like, with `links`."""
-    text = "".join(f"<p>{part}</p>" for part in asked.random.sample(_PROSE, prose))
-    words = " ".join(asked.name()[:5] for _ in range(40))
-    anchors = "".join(f'<p>See <a href="{link}">the page</a></p>' for link in links)
-    title = f"<title>{asked.host}{asked.path}</title>"
-    head = f'<html lang="en"><head>{title}</head><body><main><h1>{words[:20]}</h1>'
-    return f"{head}{text}<p>{words}.</p>{anchors}</main></body></html>".encode()
+def html(asked: Asked, links: list[str], prose: int = 4) -> bytes:
+    """A page in English that no other is like, its links in its sentences."""
+    parts = asked.random.sample(_PROSE, prose)
+    parts.append(" ".join(asked.random.choices(_WORDS, k=60)).capitalize() + ".")
+    for number, link in enumerate(links):
+        parts[number % len(parts)] += (
+            f' What follows from it is in <a href="{link}">part {number}</a> of this.'
+        )
+    title = f"{asked.host}{asked.path}"
+    text = "".join(f"<p>{part}</p>" for part in parts)
+    head = f'<html lang="en"><head><title>{title}</title></head><body><main><h1>{title}</h1>'
+    return f"{head}{text}</main></body></html>".encode()
 
 
 def answer(body: bytes = b"", *, status: int = 200, **headers: str) -> bytes:
@@ -121,8 +126,8 @@ async def farm(asked: Asked, send: Send) -> None:
 
 async def names(asked: Asked, send: Send) -> None:
     """Nearly two thousand links to names that do not exist, of its own domain and of as many others."""
-    ends = (f".gone.{asked.domain}", "-gone.test", ".silent.test", ".broken.test")
-    # Of ten names four are its own, four domains of their own; one hangs and one fails at the name server.
+    ends = (f".gone.{asked.domain}", "-gone.test", "-silent.test", "-broken.test")
+    # Of ten names four are its own, six are domains; of one the lookup hangs, of one the name server fails.
     shares = (ends[0],) * 4 + (ends[1],) * 4 + ends[2:]
     links = [asked.url(asked.name() + shares[n % len(shares)], "x") for n in range(1990)]
     await send(answer(html(asked, [*asked.own(), *links])))
@@ -130,7 +135,7 @@ async def names(asked: Asked, send: Send) -> None:
 
 async def tags(asked: Asked, send: Send) -> None:
     """2,000 links below sixty elements whose names have 700 letters."""
-    await send(packed(_tags() + html(asked, asked.own(), 1)))
+    await send(packed(_tags() + html(asked, asked.own(), 2)))
 
 
 @cache
@@ -147,7 +152,7 @@ async def nested(asked: Asked, send: Send) -> None:
         b"<table><tr><td>" * 100_000,
         b"<p " + b"".join(b"a%d " % number for number in range(300_000)) + b">x",
     )
-    await send(packed(html(asked, asked.own(), 1) + shapes[chosen(asked.path) % len(shapes)]))
+    await send(packed(html(asked, asked.own(), 2) + shapes[chosen(asked.path) % len(shapes)]))
 
 
 async def agents(asked: Asked, send: Send) -> None:
@@ -244,7 +249,7 @@ async def ports(asked: Asked, send: Send) -> None:
 
 async def liar(asked: Asked, send: Send) -> None:
     """Says what is not so: of its encoding, its type, its length, and that it is HTTP."""
-    body = html(asked, asked.own(), 1)
+    body = html(asked, asked.own(), 2)
     lies = (
         answer(body, Content_Encoding="gzip"),
         answer(body, Content_Encoding=", ".join(["gzip"] * 20)),

@@ -5,8 +5,8 @@ from bench.hostile_web import GOOD_HOSTS
 
 
 def test_a_farm_and_dead_names_on_a_full_server_neither_end_a_crawl_nor_use_it_up(tmp_path):
-    run = crawl(tmp_path, "farm,names", Course(warm=4, window=8, timeout=3, rounds=1), memory="16mb")
-    assert run.end.startswith("done: its time is up")
+    run = crawl(tmp_path, "farm,names", Course(warm=4, window=6, timeout=3, rounds=1), memory="16mb")
+    assert run.end.startswith("done: the window is over")
     assert run.reached == GOOD_HOSTS
     assert run.fetched == run.asked > run.good > 0
     assert run.elsewhere < 0.5
