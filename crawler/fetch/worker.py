@@ -214,7 +214,8 @@ class LeaseSpider(Spider):
         """Give back what our own machine kept from its end; `latency` if a request was, or may be, sent."""
         self._faults.met(fault)
         if lease.key in self._open:
-            await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
+            with suppress(TinylmError):  # the server is away too: the lease expires
+                await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
 
     async def _fetch(self, lease: Lease, url: str, hops: int = 0) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
@@ -282,8 +283,8 @@ class LeaseSpider(Spider):
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
             of_the_host = reason in OF_THE_HOST
-            # What failed before and says nothing of the host, a URL that cannot be sent, counts as any other.
-            sent = sent or not of_the_host
+            # What says nothing of this host counts: a URL that cannot be sent, a robots.txt moved elsewhere.
+            sent = sent or not of_the_host or hops > 0
             await self._finish(
                 lease,
                 Batch.nack,
@@ -292,7 +293,7 @@ class LeaseSpider(Spider):
                 # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
                 latency=self.config.timeout / 5 if sent else 0.0,
                 sent=sent,
-                final=no_such_name(error),
+                final=not hops and no_such_name(error),
             )
 
     async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:

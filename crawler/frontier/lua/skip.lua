@@ -12,11 +12,11 @@ local host, h = lease.host, p .. 'h:' .. lease.host
 if arg.reason == '' then
   requeue(lease, lease.promise)
 elseif lease.kind == 'robots' then
-  count('skipped:' .. arg.reason, #take_queue(host, origin_of(lease.member)))
+  end_queue(host, arg.reason, false, origin_of(lease.member))
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
 end
 local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
-place(host, math.max(tonumber(call('HGET', h, 'next')), now_ms() + wait))
+place(host, math.max(tonumber(call('HGET', h, 'next') or 0), now_ms() + wait))
 return 1
