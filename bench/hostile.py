@@ -164,10 +164,12 @@ def _print(runs: dict[str, list[Run]], course: Course) -> None:
 # One crawl
 
 
-def crawl(folder: Path, outward: str, course: Course, **options: object) -> Run:
+def crawl(
+    folder: Path, outward: str, course: Course, until: Callable[[], object] = bool, **options: object
+) -> Run:
     """Crawl the good hosts, whose pages lead `outward`, from some of them until the window is over.
 
-    `options` are the crawl's own, beside or instead of ours.
+    It is over before its time once `until` says so. `options` are the crawl's own, beside or instead of ours.
     """
     port = free_ports()
     memory: dict[str, list[float]] = {}
@@ -177,18 +179,18 @@ def crawl(folder: Path, outward: str, course: Course, **options: object) -> Run:
         _wait(lambda: logs[0].stat().st_size or process.poll() is not None)
         begin = time.time() + course.warm
         end = begin + course.window
-        while process.poll() is None and time.time() < end:
+        while process.poll() is None and time.time() < end and not until():
             time.sleep(_SAMPLE_SECONDS)
             for part, size in _sizes(process.pid).items() if time.time() > begin else ():
                 memory.setdefault(part, []).append(size)
         if process.poll() is None:
-            with _opened(folder / "data") as frontier:
+            with opened(folder / "data") as frontier:
                 frontier.stop(_OVER)
         _wait(lambda: process.poll() is not None)
     good, other = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)
     # What robots.txt files of others are said to be at is no page that a crawl came for.
     pages = [(when, host) for when, host, path in good if path != "/robots.txt" and "?" not in path]
-    with _opened(folder / "data") as frontier:
+    with opened(folder / "data") as frontier:
         counts = frontier.counts()
     edge = max(1, int(course.window * _EDGE / _SAMPLE_SECONDS))
     return Run(
@@ -288,7 +290,7 @@ def _sizes(root: int) -> dict[str, float]:
 
 
 @contextmanager
-def _opened(data: Path) -> Iterator[Frontier]:
+def opened(data: Path) -> Iterator[Frontier]:
     """The crawl's frontier, whether the crawl runs or not."""
     with EmbeddedServer(data / "redis") as server, closing(connect(server.url)) as store:
         yield Frontier(store, FrontierConfig(data=data), begin=False)
