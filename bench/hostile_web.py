@@ -245,7 +245,7 @@ async def calendar(asked: Asked, send: Send) -> None:
     day = asked.random.randrange(10**6)
     view = asked.path + ("&" if "?" in asked.path else "?")
     await send(
-        answer(html(asked, [f"/{day + n}" for n in range(20)] + [f"{view}view={n}" for n in range(20)], 1))
+        answer(html(asked, [f"/{day + n}" for n in range(20)] + [f"{view}view={n}" for n in range(20)], 100))
     )
 
 
