@@ -37,3 +37,11 @@ class AddressBusy(CrawlError):
     def __init__(self, address: str, seconds: float) -> None:
         super().__init__(f"{address}: its turn is in {seconds:.1f} s")
         self.seconds = seconds
+
+
+class RulesBusy(CrawlError):
+    """Other hosts' large robots.txt were parsed a moment ago; this host's has to wait."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        super().__init__(f"{host}: its robots.txt is parsed in {seconds:.1f} s")
+        self.seconds = seconds

@@ -18,7 +18,7 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
 from crawler.config import CrawlConfig
-from crawler.errors import AddressBusy, LeaseLost
+from crawler.errors import AddressBusy, LeaseLost, RulesBusy
 from crawler.fetch.addresses import AddressGuard, Resolver
 from crawler.fetch.failures import OF_THE_HOST, classify
 from crawler.fetch.handler import AddressCap
@@ -27,7 +27,6 @@ from crawler.fetch.robots import (
     VALID_SECONDS,
     HostRules,
     RobotsRedirects,
-    Rules,
     product_token,
     retry_at,
 )
@@ -186,16 +185,19 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            if lease.kind == "robots" or (await self._rules.get(lease)).allow(lease.url):
-                await self._fetch(lease, lease.url)
+            rules = None if lease.kind == "robots" else await self._rules.get(lease)
+            if rules is None or rules.allow(lease.url):
+                await self._fetch(lease, rules.opt_out(lease.url) if rules else ())
             else:
                 await self._finish(lease, Batch.skip, "robots")
+        except RulesBusy as busy:
+            await self._finish(lease, Batch.give_back, wait=busy.seconds)
         except TinylmError as error:
             self._fatal = error
         except Exception:
             self.logger.exception("%s", lease.url)
 
-    async def _fetch(self, lease: Lease, url: str, hops: int = 0) -> None:
+    async def _fetch(self, lease: Lease, opt_out: tuple[str, ...], url: str = "", hops: int = 0) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
         conditions = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
         headers = {"User-Agent": self.config.user_agent, **_HEADERS, **conditions}
@@ -203,32 +205,38 @@ class LeaseSpider(Spider):
         if lease.kind == "robots":
             # One byte more than is read of robots.txt, so that it shows when there was more.
             meta["cut_at"] = MOST_BYTES + 1
-        request = Request(url, headers={name: value for name, value in headers.items() if value}, meta=meta)
+        request = Request(
+            url or lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
+        )
         downloader = self.crawler.engine.downloader
         try:
-            response = await downloader.middleware.download_async(
+            found = await downloader.middleware.download_async(
                 downloader.handlers.download_request_async, request
             )
         except Exception as error:
             await self._on_failure(error, lease, hops)
         else:
+            response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
-            await self._on_response(cast("Response", response), lease, hops, cost)
+            if lease.kind == "robots" and response.status not in (429, 503):
+                await self._on_robots(response, lease, hops, cost)
+            else:
+                await self._on_response(response, lease, opt_out, cost)
 
     # Finished fetches out
 
-    async def _on_response(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+    async def _on_response(
+        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+    ) -> None:
         """End the lease of a request that was answered, with whatever status."""
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
             reason = f"status_{response.status}"
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
-        elif lease.kind == "robots":
-            await self._on_robots(response, lease, hops, cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
-            await self._finish(lease, Batch.ack, await self._page(response, lease), **cost)
+            await self._finish(lease, Batch.ack, await self._page(response, lease, opt_out), **cost)
 
     async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
         """End the lease of a request that was not answered."""
@@ -259,12 +267,12 @@ class LeaseSpider(Spider):
         if moved:
             # A lease that is not ended is given back when the spider closes.
             if not self._closing:
-                await self._fetch(lease, moved, hops + 1)
+                await self._fetch(lease, (), moved, hops + 1)
             return
         if text is None:
             await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)
             return
-        rules = Rules(text, self.config.user_agent)
+        rules = await self._rules.parse(text)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
         await self._finish(
             lease,
@@ -276,8 +284,11 @@ class LeaseSpider(Spider):
             **cost,
         )
 
-    async def _page(self, response: Response, lease: Lease) -> Page:
-        """Make a page of a response below 500: its text and links, or the reason why there is no text."""
+    async def _page(self, response: Response, lease: Lease, opt_out: tuple[str, ...]) -> Page:
+        """Make a page of a response below 500: its text and links, or the reason why there is no text.
+
+        `opt_out` is what the host's robots.txt says of its use.
+        """
         status = response.status
         validators: dict[str, Any] = {}
         for name, header in (("etag", "ETag"), ("last_modified", "Last-Modified")):
@@ -305,8 +316,7 @@ class LeaseSpider(Spider):
         )
         heard = from_headers(headers, self._token)
         extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
-        of_host = (await self._rules.get(lease)).opt_out(lease.url)
-        opt_out = (*extracted.opt_out, *heard.signals, *of_host)
+        opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
