@@ -58,11 +58,17 @@ class FrontierConfig:
     backoff: float = 60.0
     """Seconds a host rests after a bare 429, 503 or a failed connection; doubles each time."""
     pages_per_host: int = 10_000
-    """Most fetches of one host: of one that was chosen as a seed, or that many others refer to."""
+    """Most fetches of one host: of one that was chosen as a seed, or whose domain many others refer to."""
+    pages_per_domain: int = 100_000
+    """Most fetches of all hosts of one registrable domain, if one was chosen or many others refer to it."""
     pages_per_found_host: int = 1000
-    """Fetches of a host that nobody chose and nobody else refers to (IRLbot's STAR)."""
+    """Fetches of a host, or of a domain, that nobody chose and nobody else refers to (IRLbot's STAR)."""
     pages_per_referring_domain: int = 100
-    """And more for each other domain that refers to it."""
+    """And more for each other domain that refers to its domain."""
+    hosts_per_domain: int = 1000
+    """Most hosts of a registrable domain that are known at a time; links to others are counted and left."""
+    domain_concurrency: int = 8
+    """Hosts of a registrable domain that are asked at a time, and requests to them within one `delay`."""
     recrawl_days: float = 0.0
     """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
     hot_per_host: int = 48
@@ -95,8 +101,9 @@ class FrontierConfig:
             require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
         require(self, "lease_seconds", 5 <= self.lease_seconds < math.inf, "at least 5")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
-        for name in ("attempts", "pages_per_host", "pages_per_found_host", "backlog"):
+        for name in ("attempts", "pages_per_found_host", "hosts_per_domain", "domain_concurrency", "backlog"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "pages_per_host", self.pages_per_host >= 1, "at least 1")
         require(self, "pages_per_referring_domain", self.pages_per_referring_domain >= 0, "0 or more")
         require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
 

@@ -39,9 +39,9 @@ class AddressBusy(CrawlError):
         self.seconds = seconds
 
 
-class RulesBusy(CrawlError):
-    """Other hosts' large robots.txt were parsed a moment ago; this host's has to wait."""
+class RulesMissing(CrawlError):
+    """The rules of a host are gone, or too large to be parsed now, after others that were."""
 
     def __init__(self, host: str, seconds: float) -> None:
-        super().__init__(f"{host}: its robots.txt is parsed in {seconds:.1f} s")
+        super().__init__(f"{host}: its robots.txt can be read in {seconds:.1f} s")
         self.seconds = seconds

@@ -29,7 +29,7 @@ from scrapy.utils.request import request_from_dict
 from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
-from crawler.errors import LeaseLost, RulesBusy
+from crawler.errors import LeaseLost, RulesMissing
 from crawler.fetch.failures import classify
 from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, retry_at
 from crawler.frontier import Lease, connect
@@ -189,8 +189,8 @@ class FrontierScheduler(BaseScheduler):
                 if self._rules.read(lease).allow(urldefrag(lease.url).url):
                     return True
                 self._frontier.refuse(lease, "robots")
-            except RulesBusy as busy:
-                self._frontier.give_back(lease, wait=busy.seconds)
+            except RulesMissing as missing:
+                self._frontier.give_back(lease, wait=missing.seconds)
         return False
 
     def _offer(self, held: _Held) -> None:

@@ -48,9 +48,9 @@ class Address(NamedTuple):
     """Where a URL lives in the frontier."""
 
     host: str
-    """Host name, with the port if it is not the scheme's own: the unit of politeness."""
+    """Host name or address, without port: the unit of politeness, whatever its ports serve."""
     member: str
-    """Path and query; `http:` in front unless the scheme is https."""
+    """Origin, path and query; the origin is scheme:port less what is usual: nothing, `http:`, `http:8080`."""
 
 
 def canonicalize(url: str, base: str | None = None) -> str | None:
@@ -105,37 +105,52 @@ def resolve(href: str, folder: str) -> str | None:
     return f"{folder[: end + 1]}{path}"
 
 
-def fingerprint(canonical_url: str) -> int:
-    """64-bit BLAKE2b of a canonical URL."""
-    return int.from_bytes(hashlib.blake2b(canonical_url.encode(), digest_size=8).digest(), "big")
+def fingerprint(canonical_url: str, key: bytes = b"") -> int:
+    """64-bit BLAKE2b of a canonical URL, keyed if there is a `key`."""
+    return int.from_bytes(hashlib.blake2b(canonical_url.encode(), digest_size=8, key=key).digest(), "big")
 
 
 def locate(canonical_url: str) -> Address:
     """The frontier's address of a canonical URL; `url_at` is its inverse."""
     scheme, _, rest = canonical_url.partition("://")
     host, slash, path = rest.partition("/")
-    member = slash + path
-    return Address(host, member if scheme == "https" else f"http:{member}")
+    port = ""
+    if ":" in host and not host.endswith("]"):
+        host, _, port = host.rpartition(":")
+    origin = f"{'' if scheme == 'https' else scheme}:{port}" if port or scheme != "https" else ""
+    return Address(host, f"{origin}{slash}{path}")
 
 
 def url_at(host: str, member: str) -> str:
     """The canonical URL that lives at `host` and `member`."""
     if member.startswith("/"):
         return f"https://{host}{member}"
-    scheme, _, path = member.partition(":")
-    return f"{scheme}://{host}{path}"
+    origin, _, path = member.partition("/")
+    scheme, _, port = origin.partition(":")
+    return f"{scheme or 'https'}://{host}{port and ':'}{port}/{path}"
 
 
 @lru_cache(maxsize=_DOMAINS_REMEMBERED)
 def domain(host: str) -> str:
-    """The registrable domain of a host (Public Suffix List, as packed in tldextract), or the host itself."""
-    name = host.partition(":")[0]
-    return _suffixes().extract_str(name).top_domain_under_public_suffix or name
+    """The registrable domain of a host: what somebody could have registered, one label below a public suffix.
+
+    By the Public Suffix List, as packed in tldextract, with its private part (each site of github.io is one
+    of its own) and its rule for what it does not know, `*`: any last label is a suffix. An address, a public
+    suffix and a name without dots are their own.
+    """
+    name = host if host.startswith("[") else host.partition(":")[0]
+    found = _suffixes().extract_str(name)
+    if found.top_domain_under_public_suffix:
+        return found.top_domain_under_public_suffix
+    labels = name.split(".")
+    if found.suffix or len(labels) < 3 or labels[-1].isdigit() or name.startswith("["):
+        return name
+    return ".".join(labels[-2:])
 
 
 @cache
 def _suffixes() -> "TLDExtract":
-    from tldextract import TLDExtract  # when it is first needed: who only keeps a frontier needs none
+    from tldextract import TLDExtract  # when it is first needed: it takes 50 ms to load
 
     # The list it was packed with; nothing is downloaded.
     return TLDExtract(suffix_list_urls=(), cache_dir=None, include_psl_private_domains=True)

@@ -19,7 +19,7 @@ from itertools import islice
 
 from protego import Protego
 
-from crawler.errors import RulesBusy
+from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
 from crawler.read.optout import MOST_SIGNALS, usage
 from crawler.urls import MOST_CHARACTERS, canonicalize, locate
@@ -213,27 +213,29 @@ class HostRules:
 
     def __init__(self, frontier: Frontier, user_agent: str) -> None:
         self._frontier, self._agent = frontier, user_agent
-        self._parsed: dict[tuple[str, int], Rules] = {}
+        self._parsed: dict[tuple[str, str, int], Rules] = {}
         self._size = 0
         self._next_large = 0.0
         # Two at once would take twice the memory, and no less time.
         self._one_at_a_time = asyncio.Lock()
 
     def read(self, lease: Lease) -> Rules:
-        """The rules of the lease's host; asks the frontier for those that are not known. Raises RulesBusy."""
+        """The rules of the lease's origin; asks the frontier for those not known. Raises RulesMissing."""
         return self._known(lease) or self._keep(lease, self._ask(lease))
 
     async def get(self, lease: Lease) -> Rules:
-        """`read`, in a thread if it takes long. Raises RulesBusy."""
+        """`read`, in a thread if it takes long. Raises RulesMissing."""
         if rules := self._known(lease):
             return rules
         async with self._one_at_a_time:
             return self._known(lease) or self._keep(lease, await asyncio.to_thread(self._ask, lease))
 
     def _ask(self, lease: Lease) -> Rules:
-        text, began = self._frontier.robots(lease.host), time.monotonic()
+        text, began = self._frontier.robots(lease.host, lease.origin), time.monotonic()
+        if text is None:  # gone: the frontier leases the robots.txt again
+            raise RulesMissing(lease.host, 0.0)
         if len(text) > _LARGE and began < self._next_large:
-            raise RulesBusy(lease.host, self._next_large - began)
+            raise RulesMissing(lease.host, self._next_large - began)
         rules = Rules(text, self._agent)
         if len(text) > _LARGE:
             ended = time.monotonic()
@@ -241,13 +243,13 @@ class HostRules:
         return rules
 
     def _known(self, lease: Lease) -> Rules | None:
-        key = lease.host, lease.robots_until
+        key = lease.host, lease.origin, lease.robots_until
         if rules := self._parsed.pop(key, None):
             self._parsed[key] = rules  # behind all that were asked for longer ago
         return rules
 
     def _keep(self, lease: Lease, rules: Rules) -> Rules:
-        self._parsed[lease.host, lease.robots_until] = rules
+        self._parsed[lease.host, lease.origin, lease.robots_until] = rules
         self._size += rules.size
         while self._size > _MOST_REMEMBERED:
             self._size -= self._parsed.pop(next(iter(self._parsed))).size

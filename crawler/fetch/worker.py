@@ -18,7 +18,7 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
 from crawler.config import CrawlConfig
-from crawler.errors import AddressBusy, LeaseLost, RulesBusy
+from crawler.errors import AddressBusy, LeaseLost, RulesMissing
 from crawler.fetch.addresses import AddressGuard, Resolver
 from crawler.fetch.failures import OF_THE_HOST, classify
 from crawler.fetch.handler import AddressCap
@@ -185,13 +185,13 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            rules = None if lease.kind == "robots" else await self._rules.get(lease)
+            rules = await self._rules.get(lease) if lease.kind == "page" else None
             if rules is None or rules.allow(lease.url):
                 await self._fetch(lease, rules.opt_out(lease.url) if rules else ())
             else:
                 await self._finish(lease, Batch.skip, "robots")
-        except RulesBusy as busy:
-            await self._finish(lease, Batch.give_back, wait=busy.seconds)
+        except RulesMissing as missing:
+            await self._finish(lease, Batch.give_back, wait=missing.seconds)
         except TinylmError as error:
             self._fatal = error
         except Exception:

@@ -2,6 +2,7 @@
 
 import secrets
 import time
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ class End(NamedTuple):
     facts: dict[str, Any]
 
     def call(self, prefix: Prefix) -> Call:
-        pairs = [part for fact in self.facts.items() for part in fact]
+        facts = {"elapsed": _since(self.lease)} | self.facts
+        pairs = [part for fact in facts.items() for part in fact]
         return Call(self.script, prefix(self.lease.partition), ("token", self.lease.token, *pairs))
 
 
@@ -52,7 +54,8 @@ def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:
     parts: list[Any] = []
     for ack in acks:
         span = f"{len(pages)} {len(ack.page)}" if ack.page else ""
-        parts += (ack.lease.token, ack.latency, ack.size, span, ack.digest, ack.etag, ack.last_modified)
+        parts += (ack.lease.token, _since(ack.lease), ack.latency, ack.size, span)
+        parts += (ack.digest, ack.etag, ack.last_modified)
         pages += ack.page
     name = f"{acks[0].lease.token}-{secrets.token_hex(6)}"
     return Call("ack", prefix(acks[0].lease.partition), (name, *parts), beside=pages)
@@ -87,7 +90,8 @@ class Ends(ABC):
 
         `page`, if there is one, goes to the walker: the sitemaps that robots.txt names are its links.
         """
-        facts = cost(latency, size) | {"rules": rules, "valid": ms(valid), "crawl_delay": ms(crawl_delay)}
+        packed = zlib.compress(rules.encode()) if rules else b""
+        facts = cost(latency, size) | {"rules": packed, "valid": ms(valid), "crawl_delay": ms(crawl_delay)}
         self._finish(End("robots", lease, facts | {"page": page.to_bytes() if page else b""}))
 
     def nack(
@@ -100,14 +104,17 @@ class Ends(ABC):
         retry_at: float | None = None,
         back_off: bool = False,
         sent: bool = True,
+        final: bool = False,
     ) -> None:
         """Not fetched this time; counted under `reason`, retried, in the end a dead letter. Raises LeaseLost.
 
         `retry_at` (epoch seconds) is when the host said it may be asked again; `back_off` when it refused
-        without saying.
+        without saying. If no request was `sent`, since no connection could be made, that is a failure of the
+        host and no fetch; if it is `final` too, since there is no such host, it is given up at once.
         """
         facts = cost(latency, size) | refusal(retry_at, back_off=back_off)
-        self._finish(End("nack", lease, facts | {"reason": reason, "sent": int(sent)}))
+        said = {"reason": reason, "sent": int(sent), "final": int(final)}
+        self._finish(End("nack", lease, facts | said))
 
     def skip(self, lease: Lease, reason: str) -> None:
         """Not wanted, and no request was sent: the URL is done with. Raises LeaseLost.
@@ -203,6 +210,11 @@ def cost(latency: float, size: int) -> dict[str, float]:
 def _fine_ms(seconds: float) -> float:
     """Milliseconds to three decimals: latency is multiplied before it is a rest in whole ones."""
     return round(1000 * seconds, 3)
+
+
+def _since(lease: Lease) -> int:
+    """Milliseconds since it was given, on this process's monotonic clock; scripts compare theirs with it."""
+    return ms(time.monotonic() - lease.given)
 
 
 def ms(seconds: float) -> int:

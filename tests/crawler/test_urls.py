@@ -183,9 +183,11 @@ def test_the_short_way_of_plain_links_leads_where_the_long_one_does(href, base):
 
 
 def test_http_and_https_live_at_one_host_under_different_members():
-    assert locate("https://h.example:8443/a?b") == ("h.example:8443", "/a?b")
+    assert locate("https://h.example:8443/a?b") == ("h.example", ":8443/a?b")
     assert locate("http://h.example/a?b") == ("h.example", "http:/a?b")
-    assert url_at("[::1]:81", "http:/") == "http://[::1]:81/"
+    assert locate("http://[::1]:81/") == ("[::1]", "http:81/")
+    assert url_at("[::1]", "http:81/") == "http://[::1]:81/"
+    assert url_at("h.example:81", "http:/") == "http://h.example:81/"  # as version 4 of the frontier kept it
 
 
 def test_fingerprints_are_stable_and_use_all_bits():

@@ -5,24 +5,34 @@
 -- One that is to be fetched again is due sooner if it had changed and later if it had not (Nutch's
 -- AdaptiveFetchSchedule, by the same factors).
 -- ARGV: name of the pages' bytes, and they themselves ('': they were put there);
---       then for each page: token, latency ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
---       digest of its text ('': as it was), ETag, Last-Modified
+--       then for each page: token, ms since it was leased by the worker's clock, latency ms, bytes fetched, its part of
+--       the bytes as 'first length' ('': no page), digest of its text ('': as it was), ETag, Last-Modified
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
-local DAY_MS = 24 * 3600 * 1000
 local days, delay, factor, longest = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay')
 local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest)
-local now, bytes_at = now_ms(), p .. 'b:' .. ARGV[1]
+local bytes_at, FIELDS = p .. 'b:' .. ARGV[1], 8
 
 local tokens, kept = {}, false
-for i = 3, #ARGV, 7 do tokens[#tokens + 1] = ARGV[i] end
+for i = 3, #ARGV, FIELDS do tokens[#tokens + 1] = ARGV[i] end
 local leases = call('HMGET', p .. 'leases', unpack(tokens))
-for i = 1, #tokens do kept = kept or leases[i] and ARGV[7 * i - 1] ~= '' end
+for i = 1, #tokens do kept = kept or leases[i] and ARGV[FIELDS * i - 1] ~= '' end
 if kept and ARGV[2] ~= '' then
   call('SET', bytes_at, ARGV[2])
 elseif kept and call('PERSIST', bytes_at) == 0 and call('EXISTS', bytes_at) == 0 then
   return {}
 end
+for i, lease in ipairs(leases) do
+  leases[i] = lease and cjson.decode(lease)
+end
+-- One tells the time for all: they were sent together.
+for i, lease in ipairs(leases) do
+  if lease and lease.at then
+    check_clock(lease.at, ARGV[FIELDS * (i - 1) + 4])
+    break
+  end
+end
+local now = now_ms()
 
 local function again(lease, digest, etag, last_modified)
   local url, every = url_of(lease.host, lease.member), first
@@ -42,12 +52,16 @@ local function again(lease, digest, etag, last_modified)
 end
 
 local cooling = {}
-local function finish(host, latency)
+local function finish(host, latency, domain)
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes')
+  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes', 'unreached')
   local at = whole(math.max(now + rest(latency, known[2]), tonumber(known[3] or 0)))
   call('HSET', h, 'next', at, 'fetched', whole((known[1] or 0) + 1), 'inflight', '')
-  if known[5] then call('HDEL', h, 'strikes') end
+  if known[5] or known[6] then call('HDEL', h, 'strikes', 'unreached') end
+  if domain then
+    call('HINCRBY', p .. 'd:' .. domain, 'fetched', 1)
+    leave(domain)
+  end
   if not known[4] and call('EXISTS', p .. 'q:' .. host) == 1 then
     cooling[#cooling + 1] = at
     cooling[#cooling + 1] = host
@@ -58,16 +72,15 @@ end
 
 local results, ended, bytes, met = {}, {}, 0, {}
 for n, token in ipairs(tokens) do
-  local i, lease = 3 + 7 * (n - 1), not met[token] and leases[n]
+  local i, lease = 3 + FIELDS * (n - 1), not met[token] and leases[n]
   if lease then
-    lease = cjson.decode(lease)
     met[token] = true
     ended[#ended + 1] = token
     if lease.attempt > 1 then call('HDEL', p .. 'attempts', url_of(lease.host, lease.member)) end
-    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[1] .. ' ' .. ARGV[i + 3]) end
-    if first > 0 then again(lease, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]) end
-    finish(lease.host, ARGV[i + 1])
-    bytes = bytes + ARGV[i + 2]
+    if ARGV[i + 4] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[1] .. ' ' .. ARGV[i + 4]) end
+    if first > 0 then again(lease, ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]) end
+    finish(lease.host, ARGV[i + 2], lease.domain)
+    bytes = bytes + ARGV[i + 3]
   end
   results[n] = lease and 1 or 0
 end

@@ -1,19 +1,30 @@
 -- Shared by every script of the frontier. KEYS[1] is the prefix of a partition, 'tinylm:{CRAWL/s}:'; all its
--- keys carry the same hash tag, so a script touches one slot of a cluster. Times are milliseconds of the
--- server's clock, promises ten-thousandths (a small integer costs a listpack 3 bytes, its decimals 8).
+-- keys carry the same hash tag, so a script touches one slot of a cluster. Times are milliseconds of the crawl's
+-- clock (see now_ms), promises ten-thousandths (a small integer costs a listpack 3 bytes, its decimals 8).
+-- A host is a name without port, in the partition of its registrable domain.
 --
---   q:HOST     zset   member (path; 'http:' in front unless https) -> promise: the best of what is queued
+--   q:HOST     zset   member (origin and path, see crawler.urls.Address) -> promise: the best of what is queued
 --   t:HOST:B   list   'promise member' of what is queued beyond that, by tenths of promise
 --   spool      list   'host promise member': the same, on its way to disk
---   h:HOST     hash   next, fetched, index, inflight (the token of its lease; '' if it has none), strikes, blocked,
---                     paused, gone, chosen, crawl_delay, robots_until; tail and cold (queued in lists, on disk), top
---                     (tenth of the best of them), refill (last batch that came back from disk)
---   r:HOST     string robots.txt, if there is one;  refs:HOST  set of referring domains, as numbers
+--   h:HOST     hash   domain, next, fetched, index, inflight (the token of its lease; '' if it has none), strikes,
+--                     unreached (failed connections since one was made), given_up (why, after too many), blocked, paused, gone, chosen, crawl_delay;
+--                     shared (1: its domain has other hosts); tail and cold (queued in lists, on disk), top (tenth of
+--                     the best of them), refill (last batch that came back from disk); of its origins 'robots_until'
+--                     and 'robots_bytes', followed by a space and the origin unless it is ''
+--   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
+--   large      zset   what follows 'r:' of those of many bytes -> how many; robots_bytes of meta is their sum
+--   d:DOMAIN   hash   hosts, first (the first of them); of a domain of several: fetched, chosen, busy (leases out), next
+--                     (when another of its hosts may be asked)
+--   refs:DOMAIN  set  of referring domains, as numbers
+--   w:DOMAIN   zset   host -> rank: hosts that would be ready if their domain were
+--   o:DOMAIN   set    hosts of the domain in spent
+--   domains    zset   domain -> when the next of its w: may go on
 --   cooling    zset   host -> when it may be asked again;  blocked  zset  host -> until when it was told off
 --   ready      zset   host -> best promise of its queue, and the policy's index of it
 --   spent, paused, thirst, norobots  sets of hosts: over their budget, told to wait, with nothing left but what is
 --                     on disk, without a robots.txt that answers. A host in flight or with nothing queued is in
---                     none of cooling, ready, spent
+--                     none of cooling, ready, spent, w:
+--   lost       zset   host that was given up, as no connection could ever be made -> until when it is not met again
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
 --   requests   hash   url -> the request of a spider that has no walker
@@ -21,15 +32,21 @@
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
---   meta       hash   version, partitions and the crawl's rules, under their names in FrontierConfig, in its units; of
---                     partition 0 also limits, stopped, paused; run_id and restarted (of the server, see lease.lua)
---   seen:N     set of integers, the low 32 bits of fingerprints, signed;  counts, status, tombstones  hashes
+--   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
+--                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
+--                     run_id and restarted (of the server, see lease.lua)
+--   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
 
+-- The crawl's clock: the server's, less the jumps that workers noticed.
+local clock
 local function now_ms()
-  local t = call('TIME')
-  return t[1] * 1000 + math.floor(t[2] / 1000)
+  if not clock then
+    local t = call('TIME')
+    clock = t[1] * 1000 + math.floor(t[2] / 1000) + (call('HGET', p .. 'meta', 'offset') or 0)
+  end
+  return clock
 end
 
 -- A whole number as text: Redis would print it as a fraction of 17 digits, which takes much longer.
@@ -59,8 +76,38 @@ local function url_of(host, member)
   return host .. ' ' .. member
 end
 
+local function origin_of(member)
+  return string.match(member, '^[^/]*')
+end
+
+-- The field of an origin in a host's hash, and what follows 'r:' in the key of its rules.
+local function of_origin(what, origin)
+  return origin == '' and what or what .. ' ' .. origin
+end
+
 local function tenth(promise)
   return math.max(0, math.min(9, math.floor(promise / 1000)))
+end
+
+-- Every host rests its delay once from now: what was said about times may be wrong.
+local function all_rest(from)
+  call('HSET', p .. 'meta', 'restarted', whole(from))
+  call('ZUNIONSTORE', p .. 'ready', 1, p .. 'ready', 'WEIGHTS', 0)
+  call('ZUNIONSTORE', p .. 'cooling', 2, p .. 'cooling', p .. 'ready', 'AGGREGATE', 'MAX')
+  call('DEL', p .. 'ready')
+end
+
+-- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
+-- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
+-- What a worker's question takes on its way looks like a jump forward, so that is allowed some time.
+local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
+local function check_clock(told, elapsed)
+  local jump = now_ms() - told - elapsed
+  if jump < JUMP_AHEAD_MS and jump > -JUMP_BACK_MS then return end
+  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(-jump))
+  clock = clock - jump
+  count('clock_jumps')
+  all_rest(clock)
 end
 
 -- What hosts are compared by: the best promise of the queue, and what the policy adds for the host; in millionths.
@@ -91,15 +138,16 @@ end
 -- A host that is not in flight goes where it belongs: until `at`, or until what it was told is over.
 local function place(host, at)
   local h = p .. 'h:' .. host
-  local said = call('HMGET', h, 'blocked', 'paused', 'cold')
+  local said = call('HMGET', h, 'blocked', 'paused', 'cold', 'shared', 'domain')
   at = math.max(at, tonumber(said[1] or 0))
-  call('HSET', h, 'next', at)
+  call('HSET', h, 'next', whole(at))
   call('ZREM', p .. 'ready', host)
+  if said[4] then call('ZREM', p .. 'w:' .. said[5], host) end
   if said[2] then
     call('ZREM', p .. 'cooling', host)
     call('SADD', p .. 'paused', host)
   elseif call('EXISTS', p .. 'q:' .. host) == 1 then
-    call('ZADD', p .. 'cooling', at, host)
+    call('ZADD', p .. 'cooling', whole(at), host)
   else
     call('ZREM', p .. 'cooling', host)
     if tonumber(said[3] or 0) > 0 then call('SADD', p .. 'thirst', host) end
@@ -108,20 +156,60 @@ end
 
 -- A host in whose queue something was put.
 local function wake(host)
-  local known = call('HMGET', p .. 'h:' .. host, 'inflight', 'index', 'next')
+  local known = call('HMGET', p .. 'h:' .. host, 'inflight', 'index', 'next', 'shared', 'domain')
   if (known[1] or '') ~= '' then return end
   if call('ZSCORE', p .. 'ready', host) then
     call('ZADD', p .. 'ready', rank(host, known[2]), host)
+  elseif known[4] and call('ZSCORE', p .. 'w:' .. known[5], host) then
+    call('ZADD', p .. 'w:' .. known[5], rank(host, known[2]), host)
   elseif not call('ZSCORE', p .. 'cooling', host) and call('SISMEMBER', p .. 'spent', host) == 0 then
     place(host, tonumber(known[3]))
   end
 end
 
--- The lease behind a token, removed; nil if it was reaped or finished before: the fence.
-local function take(token)
+-- A host that was not met before, or by a version that knew no domains. From the second host of a domain on, they share
+-- its budget and its turns. Returns false, and changes nothing, if the domain has as many hosts as it may.
+local function meet(host, domain, index, most)
+  local h, d = p .. 'h:' .. host, p .. 'd:' .. domain
+  local of_domain = call('HMGET', d, 'hosts', 'first')
+  local hosts = tonumber(of_domain[1] or 0)
+  if most and hosts >= most then return false end
+  call('HSETNX', h, 'next', whole(now_ms()))
+  call('HSETNX', h, 'index', index)
+  call('HSET', h, 'domain', domain)
+  call('HSET', d, 'hosts', hosts + 1)
+  if hosts == 0 then
+    call('HSET', d, 'first', host)
+  else
+    call('HSET', h, 'shared', 1)
+    if of_domain[2] then
+      local first = call('HMGET', p .. 'h:' .. of_domain[2], 'fetched', 'chosen')
+      call('HSET', p .. 'h:' .. of_domain[2], 'shared', 1)
+      call('HINCRBY', d, 'fetched', first[1] or 0)
+      if first[2] then call('HSET', d, 'chosen', 1) end
+      call('HDEL', d, 'first')
+    end
+    call('HINCRBY', d, 'fetched', call('HGET', h, 'fetched') or 0)
+  end
+  return true
+end
+
+-- A lease of a domain of several hosts is over: the next of them may have its turn.
+local function leave(domain)
+  local d, w = p .. 'd:' .. domain, p .. 'w:' .. domain
+  call('HINCRBY', d, 'busy', -1)
+  if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', 'NX', call('HGET', d, 'next') or 0, domain) end
+end
+
+-- The lease behind a token, removed; nil if it was reaped or finished before: the fence. `elapsed` is how long ago its
+-- worker was given it, by its own clock.
+local function take(token, elapsed)
   if call('ZREM', p .. 'deadlines', token) == 0 then return nil end
   local lease = cjson.decode(call('HGET', p .. 'leases', token))
   call('HDEL', p .. 'leases', token)
+  call('HDEL', p .. 'h:' .. lease.host, 'inflight')
+  if lease.domain then leave(lease.domain) end
+  if elapsed and lease.at then check_clock(lease.at, elapsed) end
   return lease
 end
 
@@ -146,15 +234,19 @@ local function rest(host, latency)
   return rest_after(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
 end
 
-local function count_request(host, bytes)
-  call('HINCRBY', p .. 'h:' .. host, 'fetched', 1)
+-- A connection was made, and a request sent.
+local function count_request(lease, bytes)
+  local h = p .. 'h:' .. lease.host
+  call('HINCRBY', h, 'fetched', 1)
+  call('HDEL', h, 'unreached', 'given_up')
+  if lease.domain then call('HINCRBY', p .. 'd:' .. lease.domain, 'fetched', 1) end
   count('fetched')
   count('bytes', bytes)
 end
 
 local function block(host, till)
-  call('HSET', p .. 'h:' .. host, 'blocked', till)
-  call('ZADD', p .. 'blocked', till, host)
+  call('HSET', p .. 'h:' .. host, 'blocked', whole(till))
+  call('ZADD', p .. 'blocked', whole(till), host)
 end
 
 -- A host that refused: until when it said (`asked` ms), or without saying twice as long each time. Returns whether it
@@ -171,28 +263,107 @@ local function back_off(host, arg)
   return asked > 0 or base > 0
 end
 
--- All that a host has queued, taken from it; what is on disk comes back and is treated then as the host is.
-local function take_queue(host)
-  local h, members = p .. 'h:' .. host, call('ZRANGE', p .. 'q:' .. host, 0, -1)
+-- All that a host has queued, or only what is of an origin, taken from it; what is on disk comes back and is treated
+-- then as the host is.
+local function take_queue(host, origin)
+  local h, members, others = p .. 'h:' .. host, {}, {}
+  local function sort(promise, member)
+    if not origin or origin_of(member) == origin then
+      members[#members + 1] = member
+    else
+      others[#others + 1] = {promise, member}
+    end
+  end
+  local queue = call('ZRANGE', p .. 'q:' .. host, 0, -1, 'WITHSCORES')
+  for i = 1, #queue, 2 do sort(queue[i + 1], queue[i]) end
   call('DEL', p .. 'q:' .. host)
   for band = 0, 9 do
     local list = p .. 't:' .. host .. ':' .. band
-    for _, entry in ipairs(call('LRANGE', list, 0, -1)) do
-      members[#members + 1] = string.match(entry, '^%S+ (.*)$')
-    end
+    for _, entry in ipairs(call('LRANGE', list, 0, -1)) do sort(string.match(entry, '^(%S+) (.*)$')) end
     call('DEL', list)
   end
-  call('HDEL', h, 'tail')
+  call('HDEL', h, 'tail', 'top')
+  for _, entry in ipairs(others) do call('ZADD', p .. 'q:' .. host, entry[1], entry[2]) end
   count('queued', -#members)
   return members
 end
 
+-- Dead letters are kept up to a number, 100 to 200 bytes each: beyond it any other one is forgotten. They are counted
+-- by their reason all the same.
+local MOST_DEAD = 20000
 local function bury(host, member, reason)
-  call('HSET', p .. 'dead', url_of(host, member), cjson.encode({reason = reason, at = now_ms()}))
-  count('dead')
+  local dead = p .. 'dead'
+  count('dead', call('HSET', dead, url_of(host, member), cjson.encode({reason = reason, at = now_ms()})))
+  if call('HLEN', dead) > MOST_DEAD / rules('partitions') then
+    call('HDEL', dead, call('HRANDFIELD', dead))
+    count('dead', -1)
+    count('dead_forgotten')
+  end
 end
 
--- A URL that failed too often is a dead letter; a host whose robots.txt did, with all that it has queued.
+-- The rules of a host's origin, as the worker packed them. They are kept a day longer than they are valid; those of many
+-- bytes are counted, and when together they are more than an eighth of the server's memory the largest goes: its
+-- robots.txt is asked for again when it is needed. Half of LARGE_BYTES is what most have.
+local LARGE_BYTES, DAY_MS, SHARE, UNLIMITED = 1024, 24 * 3600 * 1000, 8, 2 ^ 30
+local function forget_rules(name)
+  local bytes = call('ZSCORE', p .. 'large', name)
+  call('DEL', p .. 'r:' .. name)
+  if not bytes then return end
+  call('HINCRBY', p .. 'meta', 'robots_bytes', -bytes)
+  call('ZREM', p .. 'large', name)
+end
+
+local function keep_rules(host, origin, packed, valid)
+  local name = of_origin(host, origin)
+  forget_rules(name)
+  call('HSET', p .. 'h:' .. host, of_origin('robots_until', origin), whole(now_ms() + valid),
+    of_origin('robots_bytes', origin), #packed)
+  if packed == '' then return end
+  call('SET', p .. 'r:' .. name, packed, 'PX', whole(valid + DAY_MS))
+  if #packed < LARGE_BYTES then return end
+  call('ZADD', p .. 'large', #packed, name)
+  local total = call('HINCRBY', p .. 'meta', 'robots_bytes', #packed)
+  local memory = tonumber(string.match(call('INFO', 'memory'), 'maxmemory:(%d+)'))
+  local most = (memory > 0 and memory or UNLIMITED) / SHARE / rules('partitions')
+  while total > most do
+    local largest = call('ZREVRANGE', p .. 'large', 0, 1)
+    local other = largest[1] ~= name and largest[1] or largest[2]
+    if not other then return end
+    forget_rules(other)
+    local other_host, other_origin = string.match(other, '^(%S+) ?(.*)$')
+    call('HDEL', p .. 'h:' .. other_host, of_origin('robots_until', other_origin))
+    total = tonumber(call('HGET', p .. 'meta', 'robots_bytes'))
+  end
+end
+
+-- A host that has nothing queued and was never reached is as if it had not been met, but that for a day links to it
+-- cost nothing. Not one of which a person said something. Returns whether it is gone.
+local LOST_MS, MOST_LOST = DAY_MS, 20000
+local function forget(host)
+  local h = p .. 'h:' .. host
+  local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'shared')
+  if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 then
+    return false
+  end
+  call('DEL', h)
+  for _, set in ipairs({'ready', 'cooling', 'blocked'}) do call('ZREM', p .. set, host) end
+  for _, set in ipairs({'spent', 'thirst', 'norobots'}) do call('SREM', p .. set, host) end
+  local domain = known[5]
+  if domain then
+    call('ZREM', p .. 'w:' .. domain, host)
+    call('SREM', p .. 'o:' .. domain, host)
+    if call('HINCRBY', p .. 'd:' .. domain, 'hosts', -1) <= 0 then
+      call('DEL', p .. 'd:' .. domain, p .. 'refs:' .. domain)
+      call('ZREM', p .. 'domains', domain)
+    end
+  end
+  count('hosts', -1)
+  call('ZADD', p .. 'lost', whole(now_ms() + LOST_MS), host)
+  if call('ZCARD', p .. 'lost') > MOST_LOST / rules('partitions') then call('ZPOPMIN', p .. 'lost') end
+  return true
+end
+
+-- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued.
 local function fail(lease, reason, limit, promise)
   local host, url = lease.host, url_of(lease.host, lease.member)
   local attempts = call('HINCRBY', p .. 'attempts', url, 1)
@@ -203,6 +374,6 @@ local function fail(lease, reason, limit, promise)
     call('HDEL', p .. 'attempts', url)
     bury(host, lease.member, reason)
   else
-    for _, member in ipairs(take_queue(host)) do bury(host, member, reason) end
+    for _, member in ipairs(take_queue(host, origin_of(lease.member))) do bury(host, member, reason) end
   end
 end

@@ -10,8 +10,11 @@ local FULL_MS, LONGEST_LINE_MS = 250, 60000
 local now, gap = now_ms(), tonumber(ARGV[3])
 local held, times = p .. 'held', p .. 'times'
 call('ZREMRANGEBYSCORE', held, '-inf', now)
+call('ZREMRANGEBYSCORE', held, now + 2 * ARGV[4], '+inf')
 local known = call('HMGET', times, 'next', 'line')
-local next, line = tonumber(known[1] or 0), tonumber(known[2] or 0)
+-- No later than they can have been set to, nor is a hold above: if the server's clock was put back they would be.
+local next = math.min(tonumber(known[1] or 0), now + gap)
+local line = math.min(tonumber(known[2] or 0), now + LONGEST_LINE_MS)
 local most = tonumber(ARGV[2])
 local full = most > 0 and call('ZCARD', held) >= most
 if full or next > now then

@@ -1,24 +1,24 @@
 #!lua flags=allow-oom
 -- What a person says of a host.
--- ARGV: host; 'pause', 'resume', 'block' with ms from now, or 'take_down'
+-- ARGV: host, its registrable domain; 'pause', 'resume', 'block' with ms from now, or 'take_down'
 -- Returns 0 if the host was never met (it is remembered all the same).
 local host, h, now = ARGV[1], p .. 'h:' .. ARGV[1], now_ms()
 local known = call('HMGET', h, 'next', 'inflight')
+call('ZREM', p .. 'lost', host)
 if known[2] == '' then known[2] = false end
-if not known[1] then call('HSET', h, 'next', now, 'index', 0) end
-if ARGV[2] == 'pause' then
+if not known[1] then meet(host, ARGV[2], 0) end
+if ARGV[3] == 'pause' then
   call('HSET', h, 'paused', 1)
   call('SREM', p .. 'spent', host)
-elseif ARGV[2] == 'resume' then
+elseif ARGV[3] == 'resume' then
   call('HDEL', h, 'paused')
   call('SREM', p .. 'paused', host)
-elseif ARGV[2] == 'block' then
-  block(host, now + ARGV[3])
+elseif ARGV[3] == 'block' then
+  block(host, now + ARGV[4])
 else
   call('HSET', h, 'gone', 1)
   if known[2] then
     if take(known[2]).kind == 'page' then count('skipped:taken_down') end
-    call('HDEL', h, 'inflight')
     known[2] = false
   end
   count('skipped:taken_down', #take_queue(host))

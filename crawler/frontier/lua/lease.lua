@@ -2,39 +2,50 @@
 -- The best URLs of the best hosts that may be asked now, one a host, for a limited time. With probability
 -- `exploration` a uniformly random ready host and a uniformly random URL of its queue; the propensity of what was
 -- chosen is part of the lease. A host without valid robots rules is leased its robots.txt first.
--- ARGV: n, ttl ms, random seed
--- Returns the leases as JSON.
+-- ARGV: n, ttl ms, random seed; and, once it was told one, the last time this script told the worker, and how many ms
+--       ago that was by the worker's own clock
+-- Returns the time of the crawl, and the leases as JSON.
 local n, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 math.randomseed(tonumber(ARGV[3]))
-local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
-  'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
-local exploration, delay, hot = tonumber(meta[3]), 1000 * meta[4], tonumber(meta[5])
-local most, found, each = tonumber(meta[8]), tonumber(meta[9]), tonumber(meta[10])
-local limit = math.max(1, math.floor(meta[6] / meta[7]))
-local now = now_ms()
 
 -- The server was restarted and may have lost its last second of the log: once for each of its runs, every host
 -- waits its delay and the margin before it is asked again, and no token given out in that second comes again.
 local MARGIN_MS = 2000  -- the log is synced each second, and a sync may take another
 local TOKENS_A_SECOND = 1000000  -- more than a server can give out
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
-local restarted = tonumber(meta[2] or 0)
+if ARGV[4] then check_clock(ARGV[4], ARGV[5]) end
+local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
+  'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain', 'pages_per_domain',
+  'domain_concurrency')
+local exploration, delay, hot = tonumber(meta[3]), 1000 * meta[4], tonumber(meta[5])
+local most, found, each, most_of_domain = tonumber(meta[8]), tonumber(meta[9]), tonumber(meta[10]), tonumber(meta[11])
+most = math.min(most, most_of_domain)
+local at_once = tonumber(meta[12])
+local limit = math.max(1, math.floor(meta[6] / meta[7]))
+local now, restarted = now_ms(), tonumber(meta[2] or 0)
 if meta[1] ~= run_id then
   call('HSET', p .. 'meta', 'run_id', run_id)
   if meta[1] then
     restarted = now + MARGIN_MS
-    call('HSET', p .. 'meta', 'restarted', restarted)
     call('INCRBY', p .. 'token', TOKENS_A_SECOND)
-    call('ZUNIONSTORE', p .. 'ready', 1, p .. 'ready', 'WEIGHTS', 0)
-    call('ZUNIONSTORE', p .. 'cooling', 2, p .. 'cooling', p .. 'ready', 'AGGREGATE', 'MAX')
-    call('DEL', p .. 'ready')
+    all_rest(restarted)
   end
 end
-if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {} end
+if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {whole(now)} end
 
-local function budget_of(host, chosen)
-  if chosen then return most end
-  return math.min(most, found + each * call('SCARD', p .. 'refs:' .. host))
+-- STAR: of what nobody chose, so many fetches and more for each other domain that refers to it.
+local function budget_of(domain, chosen, cap)
+  if chosen then return cap end
+  return math.min(cap, found + each * call('SCARD', p .. 'refs:' .. domain))
+end
+
+local function is_spent(fetched, domain, chosen, cap)
+  return fetched >= math.min(found, cap) and fetched >= budget_of(domain, chosen, cap)
+end
+
+local function spend(host, domain)
+  call('SADD', p .. 'spent', host)
+  call('SADD', p .. 'o:' .. domain, host)
 end
 
 local DUE = 100  -- pages that return to their queues in one call; the others wait for the next
@@ -51,30 +62,72 @@ for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, 
 end
 
 -- Of a host, read once: most are leased in the call that wakes them.
-local FACTS = {'fetched', 'index', 'chosen', 'crawl_delay', 'robots_until', 'tail', 'cold', 'next'}
+local FACTS = {'fetched', 'index', 'chosen', 'crawl_delay', 'tail', 'cold', 'next', 'domain', 'shared', 'robots_until',
+  'robots_until http:'}
 local read = {}
 local function facts(host)
-  read[host] = read[host] or call('HMGET', p .. 'h:' .. host, unpack(FACTS))
+  if not read[host] then
+    local known = call('HMGET', p .. 'h:' .. host, unpack(FACTS))
+    read[host] = {
+      fetched = tonumber(known[1] or 0), index = known[2], chosen = known[3], own_delay = tonumber(known[4] or 0),
+      tail = tonumber(known[5] or 0), cold = tonumber(known[6] or 0), next = tonumber(known[7]),
+      domain = known[8] or host, shared = known[9], robots = {[''] = known[10] or '0', ['http:'] = known[11] or '0'},
+    }
+  end
   return read[host]
+end
+
+-- Whether a host that has rested may go on; if not, it is put where it waits.
+local function may_go(host, known)
+  if now < restarted + known.own_delay then
+    call('ZADD', p .. 'cooling', whole(restarted + known.own_delay), host)
+  elseif is_spent(known.fetched, known.domain, known.chosen, most) then
+    spend(host, known.domain)
+  else
+    return true
+  end
 end
 
 -- More than are leased, so that the best are chosen among many; all at once would make a call after a pause long.
 local WOKEN = 64 + 4 * n
 local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
 if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
-for _, host in ipairs(woken) do
+local function make_ready(host)
   local known = facts(host)
-  local fetched, own_delay = tonumber(known[1] or 0), tonumber(known[4] or 0)
-  if now < restarted + own_delay then
-    call('ZADD', p .. 'cooling', restarted + own_delay, host)
-  elseif fetched >= math.min(found, most) and fetched >= budget_of(host, known[3]) then
-    call('SADD', p .. 'spent', host)
-  else
-    ready[#ready + 1] = rank(host, known[2])
+  if may_go(host, known) then
+    ready[#ready + 1] = rank(host, known.index)
     ready[#ready + 1] = host
   end
 end
+for _, host in ipairs(woken) do make_ready(host) end
+
+-- Of a domain of several hosts so many are asked at once, and as many within each delay: one after the other.
+local gap = math.ceil(delay / at_once)
+for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMIT', 0, WOKEN)) do
+  local w, d = p .. 'w:' .. domain, p .. 'd:' .. domain
+  call('ZREM', p .. 'domains', domain)
+  if tonumber(call('HGET', d, 'busy') or 0) < at_once then
+    local host = call('ZPOPMAX', w)[1]
+    if host then make_ready(host) end
+    if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap), domain) end
+  end
+end
 if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
+
+-- Whether it is the turn of a host's domain; if not, the host waits for it.
+local function has_turn(host, known)
+  local d = p .. 'd:' .. known.domain
+  local of_domain = call('HMGET', d, 'busy', 'next', 'fetched', 'chosen')
+  local busy, next = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0)
+  if is_spent(tonumber(of_domain[3] or 0), known.domain, of_domain[4], most_of_domain) then
+    spend(host, known.domain)
+  elseif busy >= at_once or next > now then
+    call('ZADD', p .. 'w:' .. known.domain, rank(host, known.index), host)
+    if busy < at_once then call('ZADD', p .. 'domains', 'NX', whole(next), known.domain) end
+  else
+    return true
+  end
+end
 
 -- The host that is next, out of `ready`; whether it was explored, and was the best. Those that are not explored are
 -- taken together, up to the next that is, `wanted` at the most.
@@ -120,11 +173,11 @@ local function choose_url(queue, urls, hosts, explored, best_host)
 end
 
 -- A queue that runs low is filled up from the lists, or asks for what is on disk.
-local function fill(host, left, tail, cold)
+local function fill(host, left, known)
   if left >= hot / 4 then return end
-  if tonumber(tail or 0) > 0 then
+  if known.tail > 0 then
     pull(host, hot)
-  elseif tonumber(cold or 0) > 0 then
+  elseif known.cold > 0 then
     call('SADD', p .. 'thirst', host)
   end
 end
@@ -148,41 +201,62 @@ local function recall(lease)
   return lease
 end
 
+-- The lease of a host: of the robots.txt of the origin whose page is next, unless its rules are valid.
+local function lease_of(host, known, urls, hosts, explored, best)
+  local queue = p .. 'q:' .. host
+  local member, promise, propensity = choose_url(queue, urls, hosts, explored, best)
+  local origin = origin_of(member)
+  local valid = known.robots[origin] or call('HGET', p .. 'h:' .. host, of_origin('robots_until', origin)) or '0'
+  if tonumber(valid) <= now then
+    call('ZADD', queue, promise, member)
+    taken = taken - 1
+    return {host = host, kind = 'robots', member = origin .. '/robots.txt', promise = 0, propensity = 1, robots_until = '0'}
+  end
+  fill(host, urls - 1, known)
+  return recall({
+    host = host, kind = 'page', member = member, promise = promise, propensity = propensity, robots_until = valid,
+  })
+end
+
 local leases, named = {}, {}
 local hosts = call('ZCARD', p .. 'ready')
-while #leases < n and hosts > 0 do
+local looks = WOKEN  -- hosts whose domain must wait are looked at too: so many, then the call is over
+while #leases < n and hosts > 0 and looks > 0 do
   local host, explored, best = choose_host(math.min(n - #leases, hosts))
   local known = facts(host)
-  local queue, lease = p .. 'q:' .. host, nil
-  local urls = call('ZCARD', queue)
-  if urls > 0 then
-    lease = {host = host, kind = 'page', robots_until = known[5] or '0'}
-    if tonumber(lease.robots_until) <= now then
-      lease.kind, lease.promise, lease.propensity = 'robots', 0, 1
-      lease.member = string.match(call('ZREVRANGE', queue, 0, 0)[1], '^[^/]*') .. '/robots.txt'
-    else
-      lease.member, lease.promise, lease.propensity = choose_url(queue, urls, hosts, explored, best)
-      fill(host, urls - 1, known[6], known[7])
-      lease = recall(lease)
-    end
+  local urls = call('ZCARD', p .. 'q:' .. host)
+  local lease
+  if urls == 0 then
+    place(host, known.next)
+  elseif not known.shared or has_turn(host, known) then
+    lease = lease_of(host, known, urls, hosts, explored, best)
+    if not lease then place(host, known.next) end
   end
-  hosts = hosts - 1
+  hosts, looks = hosts - 1, looks - 1
   if lease then
     leases[#leases + 1] = lease
     named[#named + 1] = url_of(lease.host, lease.member)
-  else
-    place(host, tonumber(known[8]))
+    if known.shared then
+      lease.domain = known.domain
+      call('HINCRBY', p .. 'd:' .. known.domain, 'busy', 1)
+      call('HSET', p .. 'd:' .. known.domain, 'next', whole(now + gap))
+    end
   end
+end
+-- Taken out of `ready` with others, and not looked at any more.
+while next_ones[at] do
+  call('ZADD', p .. 'ready', next_ones[at + 1], next_ones[at])
+  at = at + 2
 end
 if #leases == 0 then
   count('queued', -taken)
-  return leases
+  return {whole(now)}
 end
 
 local attempts, deadline = call('HMGET', p .. 'attempts', unpack(named)), whole(now + ttl)
 local token, deadlines, by_token = call('INCRBY', p .. 'token', #leases) - #leases, {}, {}
 for i, lease in ipairs(leases) do
-  lease.token = whole(token + i)
+  lease.token, lease.at = whole(token + i), whole(now)
   lease.attempt = 1 + (attempts[i] or 0)
   leases[i] = cjson.encode(lease)
   call('HSET', p .. 'h:' .. lease.host, 'inflight', lease.token)
@@ -192,4 +266,4 @@ end
 call('ZADD', p .. 'deadlines', unpack(deadlines))
 call('HSET', p .. 'leases', unpack(by_token))
 count('queued', -taken)
-return leases
+return {whole(now), unpack(leases)}

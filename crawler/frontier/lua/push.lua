@@ -2,27 +2,44 @@
 -- Discovered links. A new one is queued; one still in the queue takes the new promise; any other changes nothing.
 -- A queue holds the `hot` best; the others go to the lists, or to the spool if there is a disk.
 -- Not allowed over the memory limit (noeviction refuses it), so that a full server only drains.
--- ARGV: 1 if there is a disk; then for each host: host, number of referring domains, those, number of links, and for
---       each link: member, promise, seen shard, low 32 bits of its fingerprint
+-- Nothing is kept of links to a host that was given up lately, or that would be one too many of its domain: they may be
+-- met again.
+-- ARGV: 1 if there is a disk; then for each host: host, its registrable domain, number of referring domains, those,
+--       number of links, and for each link: member, promise, seen shard, low 32 bits of its keyed fingerprint
 -- Returns how many were new.
 local UNKNOWN_INDEX = 0.3  -- of a host not met before, until the policy says more
 local disk = ARGV[1] == '1'
-local hot, most, found, each = rules(
-  'hot_per_host', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain')
-local most_refs = math.ceil((most - found) / math.max(1, each))  -- more would not raise the host's budget
+local hot, most, found, each, hosts_per_domain, most_of_domain = rules('hot_per_host', 'pages_per_host',
+  'pages_per_found_host', 'pages_per_referring_domain', 'hosts_per_domain', 'pages_per_domain')
+local most_refs = math.ceil((most_of_domain - found) / math.max(1, each))  -- more would not raise the domain's budget
 local now = now_ms()
 local total, hosts = 0, 0
 
-local function refer(host, first, last)
-  local refs, more = p .. 'refs:' .. host, 0
+-- Whether links to a host not met before may be; one that a person chose always.
+local function admit(host, domain, chosen)
+  if chosen then
+    call('ZREM', p .. 'lost', host)
+    return meet(host, domain, UNKNOWN_INDEX)
+  end
+  if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now then return false, 'skipped:host_given_up' end
+  return meet(host, domain, UNKNOWN_INDEX, hosts_per_domain), 'skipped:hosts_per_domain'
+end
+
+local function refer(host, domain, first, last)
+  local refs, more = p .. 'refs:' .. domain, 0
   for i = first, last do
     if ARGV[i] == 'seed' then
-      more = more + call('HSET', p .. 'h:' .. host, 'chosen', 1)
+      more = more + call('HSET', p .. 'h:' .. host, 'chosen', 1) + call('HSET', p .. 'd:' .. domain, 'chosen', 1)
     elseif call('SCARD', refs) < most_refs then
       more = more + call('SADD', refs, ARGV[i])
     end
   end
-  if more > 0 and call('SREM', p .. 'spent', host) == 1 then wake(host) end
+  if more == 0 then return end
+  for _, spent in ipairs(call('SMEMBERS', p .. 'o:' .. domain)) do
+    call('SREM', p .. 'spent', spent)
+    wake(spent)
+  end
+  call('DEL', p .. 'o:' .. domain)
 end
 
 local function overflow(host, promise, member, known)
@@ -63,19 +80,28 @@ end
 
 local i = 2
 while i <= #ARGV do
-  local host, refs = ARGV[i], tonumber(ARGV[i + 1])
-  local first = i + 3 + refs
+  local host, domain, refs = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local first = i + 4 + refs
   local last = first + 4 * tonumber(ARGV[first - 1]) - 1
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'next', 'gone', 'tail', 'cold', 'top')
-  if known[2] then
-    count('skipped:taken_down', (last - first + 1) / 4)
-  else
-    if not known[1] then
-      call('HSET', h, 'next', now, 'index', UNKNOWN_INDEX)
-      hosts = hosts + 1
+  local known = call('HMGET', h, 'next', 'gone', 'tail', 'cold', 'top', 'domain', 'given_up')
+  local refused = known[2] and 'skipped:taken_down' or known[7] and 'skipped:host_given_up'
+  if not known[1] then
+    local chosen = false
+    for r = i + 3, i + 2 + refs do chosen = chosen or ARGV[r] == 'seed' end
+    local admitted, why = admit(host, domain, chosen)
+    if admitted then hosts = hosts + 1 else refused = why end
+  elseif not known[6] then  -- of version 4, which knew no domains
+    meet(host, domain, UNKNOWN_INDEX)
+    if host ~= domain then
+      call('SUNIONSTORE', p .. 'refs:' .. domain, p .. 'refs:' .. domain, p .. 'refs:' .. host)
+      call('DEL', p .. 'refs:' .. host)
     end
-    if refs > 0 then refer(host, i + 2, i + 1 + refs) end
+  end
+  if refused then
+    count(refused, (last - first + 1) / 4)
+  else
+    if refs > 0 then refer(host, domain, i + 3, i + 2 + refs) end
     local tails = {tail = tonumber(known[3] or 0), cold = tonumber(known[4] or 0), top = tonumber(known[5] or -1)}
     local before = tails.tail + tails.cold
     local new, changed = queue_links(host, first, last, tails)

@@ -6,7 +6,6 @@ local now, attempts = now_ms(), rules('attempts')
 local expired = call('ZRANGEBYSCORE', p .. 'deadlines', '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, token in ipairs(expired) do
   local lease = take(token)
-  call('HDEL', p .. 'h:' .. lease.host, 'inflight')
   fail(lease, 'lease_expired', attempts, lease.promise)
   place(lease.host, now + rest(lease.host, 0))
 end

@@ -4,7 +4,7 @@
 --       member, promise
 -- Returns 1 if it was new.
 local host, h = ARGV[1], p .. 'h:' .. ARGV[1]
-local known = call('HMGET', h, 'refill', 'gone', 'cold')
+local known = call('HMGET', h, 'refill', 'gone', 'cold', 'given_up')
 if tonumber(known[1] or 0) >= tonumber(ARGV[2]) then return 0 end
 local came = (#ARGV - 3) / 2
 local cold = math.max(0, tonumber(known[3] or 0) - came)
@@ -14,6 +14,10 @@ call('SREM', p .. 'thirst', host)
 if known[2] then
   count('queued', -came)
   count('skipped:taken_down', came)
+elseif known[4] then
+  for i = 4, #ARGV, 2 do bury(host, ARGV[i], known[4]) end
+  count('queued', -came)
+  forget(host)
 else
   for i = 4, #ARGV, 2 do call('ZADD', p .. 'q:' .. host, 'NX', ARGV[i + 1], ARGV[i]) end
   if came > 0 then wake(host) end

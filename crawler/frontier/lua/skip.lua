@@ -1,18 +1,17 @@
 #!lua flags=allow-oom
 -- No request was sent: the URL is not wanted (robots, depth, ...) or goes back untouched (a worker stops).
 -- The host may be asked again at once, or when the worker says. Without its robots.txt nothing of a host may be
--- fetched: when that is not wanted, all that it has queued is not.
--- ARGV, by name: token; reason ('' returns the URL to its queue as it was); wait (ms the host is left alone)
+-- fetched: when that is not wanted, all that it has queued of that origin is not.
+-- ARGV, by name: token; elapsed (ms since the lease); reason ('' returns the URL to its queue as it was); wait (ms the host is left alone)
 -- Returns 0 if the lease was lost.
 local arg = named()
-local lease = take(arg.token)
+local lease = take(arg.token, arg.elapsed)
 if not lease then return 0 end
 local host, h = lease.host, p .. 'h:' .. lease.host
-call('HDEL', h, 'inflight')
 if arg.reason == '' then
   requeue(lease, lease.promise)
 elseif lease.kind == 'robots' then
-  count('skipped:' .. arg.reason, #take_queue(host))
+  count('skipped:' .. arg.reason, #take_queue(host, origin_of(lease.member)))
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)

@@ -1,26 +1,28 @@
 #!lua flags=allow-oom
 -- What a person says of a URL.
--- ARGV: host, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'drop', or the
+-- ARGV: host, its registrable domain, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'drop', or the
 --       promise to queue it with again
 -- Returns 1 if it was queued, in flight, or a dead letter; 0 also for one whose host was taken down.
-local host, member = ARGV[1], ARGV[2]
+local host, domain, member = ARGV[1], ARGV[2], ARGV[3]
 local url, h = url_of(host, member), p .. 'h:' .. host
-if ARGV[5] ~= 'take_down' then
+if ARGV[6] ~= 'take_down' then
   if call('HDEL', p .. 'dead', url) == 0 then return 0 end
   count('dead', -1)
-  if ARGV[5] == 'drop' then
+  if ARGV[6] == 'drop' then
     count('skipped:dropped')
   elseif call('HEXISTS', h, 'gone') == 1 then
     count('skipped:taken_down')
     return 0
   else
-    call('ZADD', p .. 'q:' .. host, ARGV[5], member)
+    if call('HEXISTS', h, 'next') == 0 then meet(host, domain, 0) end
+    call('ZREM', p .. 'lost', host)
+    call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
     wake(host)
   end
   return 1
 end
-call('SADD', p .. 'seen:' .. ARGV[3], ARGV[4])
+call('SADD', p .. 'seen:' .. ARGV[4], ARGV[5])
 call('SADD', p .. 'gone', url)
 call('ZREM', p .. 'due', url)
 call('HDEL', p .. 'revisit', url)
@@ -34,7 +36,6 @@ local token = call('HGET', h, 'inflight') or ''
 if token ~= '' and cjson.decode(call('HGET', p .. 'leases', token)).member == member then
   was = 1
   take(token)
-  call('HDEL', h, 'inflight')
   place(host, tonumber(call('HGET', h, 'next')))
 end
 if was == 1 then count('skipped:taken_down') end
