@@ -10,17 +10,21 @@ import codecs
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import islice
+from typing import Any, NamedTuple
 
 from protego import Protego
 
 from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
+from crawler.frontier.batch import Ends
+from crawler.frontier.records import Asker
+from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, usage
 from crawler.urls import MOST_CHARACTERS, canonicalize, locate
 
@@ -44,9 +48,6 @@ _LARGE, _REST_AFTER_LARGE = 32 * 1024, 4
 # Bytes that rules take, measured: of a host that has none (or a use), and for each rule and each of its
 # characters. protego makes two of one with a `$` or an index.html.
 _OF_A_HOST, _OF_A_RULE, _OF_A_CHARACTER = 2000, 300, 10
-_MOST_FILES_OF_OTHERS = 1000
-# Seconds between two looks whether another host's turn has come, with a delay of none.
-_SHORTEST_WAIT = 0.02
 # As RFC 9309 asks.
 _MOST_HOPS = 5
 # The names of lines that protego knows, typos included, and what they are to us.
@@ -255,67 +256,69 @@ class HostRules:
             self._size -= self._parsed.pop(next(iter(self._parsed))).size
         return rules
 
-    async def parse(self, text: str) -> Rules:
-        """Rules that the frontier does not have yet."""
-        async with self._one_at_a_time:
-            return await asyncio.to_thread(Rules, text, self._agent)
+    # A robots.txt that was leased, for its host or for others that were sent to it
 
+    async def settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
+        """Read the answer to a robots.txt; tell the hosts that wait for it what it says, or send them on.
 
-class RobotsRedirects:
-    """robots.txt files that live on another host than the one whose rules they are.
-
-    RFC 9309 asks crawlers to follow redirects of robots.txt, also to other hosts. Such a request cannot be
-    leased: the lease is the redirecting host's. So a worker asks the other host for one thing at a time, with
-    the usual rest between, and for each file once while it is valid, however many hosts (the blogs of a
-    provider, say) point to it: the price is one unleased request a worker and day, to a host pointed to.
-    """
-
-    def __init__(self, delay: Callable[[], float], patience: float) -> None:
-        self._delay = delay
-        self._patience = patience
-        self._known: dict[str, tuple[float, str]] = {}
-        self._next: dict[str, float] = {}
-
-    async def read(
-        self, url: str, status: int, location: str, body: bytes, *, host: str, hops: int
-    ) -> tuple[str | None, str]:
-        """Interpret the answer from `url`, after `hops` moves: the rules of `host`, and where to ask now.
-
-        Without rules, and with nowhere to ask, nothing may be fetched until the host answers. Waits until the
-        next URL may be asked for.
+        RFC 9309 asks crawlers to follow redirects, also to other hosts. No request goes to those but in their
+        own turn: they are asked by a lease of theirs, as an errand, if they may be asked at all.
         """
-        own = locate(url).host
-        if own in self._next:
-            self._next[own] = time.monotonic() + self._delay()
-        moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location and hops < _MOST_HOPS else None
-        text = await self.turn(target, host) if target else interpret(404 if moved else status, body)
-        if target and text is None:
-            return None, target
-        if text is not None and own != host:  # another host's file
-            if len(self._known) >= _MOST_FILES_OF_OTHERS:
-                self._known.clear()
-            self._known[url] = time.monotonic() + VALID_SECONDS, text
-        return text, ""
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._settled, lease, url, status, location, body)
 
-    async def turn(self, url: str, host: str) -> str | None:
-        """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
-        target = locate(url).host
-        if target == host:
-            await asyncio.sleep(self._delay())
-            return None
-        while True:
-            now = time.monotonic()
-            valid_until, text = self._known.get(url, (0.0, ""))
-            if valid_until > now:
-                return text
-            wait = self._next.get(target, now) - now
-            if wait <= 0:
-                # Until it answers nobody else asks; if it never does, until `patience` is over.
-                self._next = {name: at for name, at in self._next.items() if at > now}
-                self._next[target] = now + self._patience
-                return None
-            await asyncio.sleep(min(wait, max(self._delay(), _SHORTEST_WAIT)))
+    def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
+        moved = 300 <= status < 400
+        target = canonicalize(location, url) if moved and location else None
+        if target is None:
+            text = interpret(404 if moved else status, body)
+            rules = Rules(text or "", self._agent)
+            self.tell(lease.robots_for, text, rules.crawl_delay)
+            return Settled(text, rules)
+        host, member = locate(target)
+        askers = [asker._replace(hops=asker.hops + 1) for asker in lease.robots_for]
+        own = lease.robots_of and lease.robots_of._replace(hops=lease.robots_of.hops + 1)
+        # Within the host it is the next lease of the host itself.
+        waiting = [*askers, own] if own and host != lease.host else askers
+        text = self._frontier.errand(target, [asker for asker in waiting if asker.hops <= _MOST_HOPS])
+        rules = Rules(text or "", self._agent)
+        for asker in askers:
+            if text is not None or asker.hops > _MOST_HOPS:
+                self.tell([asker], text or "", rules.crawl_delay)
+        if text is not None or (own and own.hops > _MOST_HOPS):
+            return Settled(text or "", rules)
+        return Settled(None, rules, member if host == lease.host else "")
+
+    def tell(self, askers: Iterable[Asker], text: str | None, crawl_delay: float = 0.0) -> None:
+        """Tell who waits what their robots.txt says; None if that could not be asked."""
+        for asker in askers:
+            self._frontier.answer(asker, text, valid=VALID_SECONDS, crawl_delay=crawl_delay)
+
+    def forbid(self, lease: Lease) -> None:
+        """Nobody may ask the host of a lease: a robots.txt that moved there is none."""
+        self.tell([*lease.robots_for, *self._frontier.errands(lease.host)], "")
+
+
+class Settled(NamedTuple):
+    """What the answer to a robots.txt says of the host that was asked."""
+
+    text: str | None
+    """None: nothing may be fetched until the host answers, or until that is known which `moved`."""
+    rules: Rules
+    moved: str | None = None
+    """Where it is now: a member of the same host, or "" if another host is asked."""
+
+    def end(self, ends: Ends, lease: Lease, /, *, page: Page | None = None, **cost: Any) -> None:
+        """End the lease accordingly; `page` has the sitemaps. Raises LeaseLost."""
+        if self.text is None and self.moved is None:
+            ends.nack(lease, "robots_unreachable", **({"back_off": True} | cost))
+        elif lease.kind == "errand":
+            ends.done(lease, **cost)
+        elif self.text is None:
+            ends.moved(lease, self.moved or "", **cost)
+        else:
+            delay = self.rules.crawl_delay
+            ends.ack_robots(lease, self.text, valid=VALID_SECONDS, crawl_delay=delay, page=page, **cost)
 
 
 def interpret(status: int, body: bytes) -> str | None:

@@ -24,9 +24,7 @@ from crawler.fetch.failures import OF_THE_HOST, classify
 from crawler.fetch.handler import AddressCap
 from crawler.fetch.robots import (
     MOST_BYTES,
-    VALID_SECONDS,
     HostRules,
-    RobotsRedirects,
     product_token,
     retry_at,
 )
@@ -120,7 +118,6 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules = HostRules(frontier, config.user_agent)
         self._token = product_token(config.user_agent)
-        self._redirects = RobotsRedirects(lambda: frontier.config.delay, config.timeout)
         self._extract = Extractors(extract, config.extractors, config.extract_timeout)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -185,10 +182,11 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            rules = await self._rules.get(lease) if lease.kind == "page" else None
+            rules = None if lease.kind == "robots" else await self._rules.get(lease)
             if rules is None or rules.allow(lease.url):
                 await self._fetch(lease, rules.opt_out(lease.url) if rules else ())
             else:
+                await self._tell(lease, "")
                 await self._finish(lease, Batch.skip, "robots")
         except RulesMissing as missing:
             await self._finish(lease, Batch.give_back, wait=missing.seconds)
@@ -197,16 +195,16 @@ class LeaseSpider(Spider):
         except Exception:
             self.logger.exception("%s", lease.url)
 
-    async def _fetch(self, lease: Lease, opt_out: tuple[str, ...], url: str = "", hops: int = 0) -> None:
+    async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
         conditions = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
         headers = {"User-Agent": self.config.user_agent, **_HEADERS, **conditions}
         meta: dict[str, Any] = {"verbatim_url": True, "download_timeout": self.config.timeout}
-        if lease.kind == "robots":
+        if lease.kind != "page":
             # One byte more than is read of robots.txt, so that it shows when there was more.
             meta["cut_at"] = MOST_BYTES + 1
         request = Request(
-            url or lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
+            lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
         )
         downloader = self.crawler.engine.downloader
         try:
@@ -214,12 +212,12 @@ class LeaseSpider(Spider):
                 downloader.handlers.download_request_async, request
             )
         except Exception as error:
-            await self._on_failure(error, lease, hops)
+            await self._on_failure(error, lease)
         else:
             response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
-            if lease.kind == "robots" and response.status not in (429, 503):
-                await self._on_robots(response, lease, hops, cost)
+            if lease.kind != "page" and response.status not in (429, 503):
+                await self._on_robots(response, lease, cost)
             else:
                 await self._on_response(response, lease, opt_out, cost)
 
@@ -232,57 +230,44 @@ class LeaseSpider(Spider):
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
             reason = f"status_{response.status}"
+            await self._tell(lease, None)
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
             await self._finish(lease, Batch.ack, await self._page(response, lease, opt_out), **cost)
 
-    async def _on_failure(self, error: Exception, lease: Lease, hops: int) -> None:
+    async def _on_failure(self, error: Exception, lease: Lease) -> None:
         """End the lease of a request that was not answered."""
         reason = classify(error)
         if isinstance(error, AddressBusy):
             await self._finish(lease, Batch.give_back, wait=error.seconds)
-        elif reason == "forbidden_network" and hops:
-            # A robots.txt moved to where nobody may go is no robots.txt.
-            await self._finish(
-                lease, Batch.ack_robots, "", valid=VALID_SECONDS, crawl_delay=0.0, latency=0.0, size=0
-            )
         elif reason == "forbidden_network":
+            if lease.kind != "page":
+                await asyncio.to_thread(self._rules.forbid, lease)
             await self._finish(lease, Batch.skip, reason)
         elif reason == "too_large" and lease.kind == "page":
             most = int(self.config.megabytes_per_page * 1e6)
             await self._finish(lease, Batch.ack, _page(lease, 0, reason=reason), latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
-            back_off = reason in OF_THE_HOST or lease.kind == "robots"
+            await self._tell(lease, None)
+            back_off = reason in OF_THE_HOST or lease.kind != "page"
             # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
             await self._finish(lease, Batch.nack, reason, back_off=back_off, latency=self.config.timeout / 5)
 
-    async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
-        location = _header(response, "Location")
-        text, moved = await self._redirects.read(
-            response.url, response.status, location, response.body, host=lease.host, hops=hops
+    async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
+        settled = await self._rules.settled(
+            lease, response.url, response.status, _header(response, "Location"), response.body
         )
-        if moved:
-            # A lease that is not ended is given back when the spider closes.
-            if not self._closing:
-                await self._fetch(lease, (), moved, hops + 1)
-            return
-        if text is None:
-            await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)
-            return
-        rules = await self._rules.parse(text)
-        links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
-        await self._finish(
-            lease,
-            Batch.ack_robots,
-            text,
-            valid=VALID_SECONDS,
-            crawl_delay=rules.crawl_delay,
-            page=_page(lease, response.status, reason="robots", links=links) if links else None,
-            **cost,
-        )
+        links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
+        page = _page(lease, response.status, reason="robots", links=links) if links else None
+        await self._finish(lease, settled.end, page=page, **cost)
+
+    async def _tell(self, lease: Lease, text: str | None) -> None:
+        """Tell the hosts whose robots.txt a lease was for that it is none, or was not to be had (None)."""
+        if lease.robots_for:
+            await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
 
     async def _page(self, response: Response, lease: Lease, opt_out: tuple[str, ...]) -> Page:
         """Make a page of a response below 500: its text and links, or the reason why there is no text.

@@ -17,13 +17,13 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost
-from crawler.frontier.batch import Ack, Batch, End, Ends, ms
-from crawler.frontier.records import SEED, Discovered, Entry, Lease, Limits
+from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
+from crawler.frontier.records import SEED, Asker, Discovered, Entry, Lease, Limits
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
@@ -53,6 +53,8 @@ _LEASED_AT_ONCE = 500
 _PACKED = b"\x78\x9c"
 # Of the secret that the numbers of seen URLs are keyed with.
 _SECRET_BYTES = 16
+# Behind a member that waits as an errand; and that the script says so when the text is there already.
+_ERRAND, _KNOWN = b"#robots", 2
 # The keys of what concerns every crawl of the server.
 _EVERYTHING = "tinylm:{everything}:"
 _CAUSES = (
@@ -339,6 +341,7 @@ class Frontier(Ends):
             url_at(host, member.decode())
             for host, members in zip(names, found, strict=True)
             for member in members
+            if not member.endswith(_ERRAND)
         ]
 
     def steer(self, indices: Mapping[str, float]) -> None:
@@ -370,6 +373,32 @@ class Frontier(Ends):
             return ""
         self._store.run(Call("HDEL", prefix, (f"h:{host}", f"robots_until{field}")))
         return None
+
+    def errand(self, url: str, askers: Sequence[Asker]) -> str | None:
+        """Ask for the robots.txt at `url` in the turn of its host, for `askers`, who are told by `answer`.
+
+        Returns its text if it is known: it is its host's own, or may never be asked for, which is none.
+        """
+        host, member = locate(url)
+        told = self._run(
+            "errand", self.partition_of(host), host, domain(host), member, *chain.from_iterable(askers)
+        )
+        if told != _KNOWN:
+            return None if told else ""
+        text = self.robots(host, member.partition("/")[0])
+        return self.errand(url, askers) if text is None else text
+
+    def errands(self, host: str) -> list[Asker]:
+        """All that wait for an errand of `host`."""
+        found = self._run("HVALS", self.partition_of(host), f"e:{host}")
+        return [Asker(*asker) for askers in found for asker in json.loads(askers)]
+
+    def answer(self, asker: Asker, rules: str | None, *, valid: float, crawl_delay: float) -> bool:
+        """Tell who waits what its robots.txt says, None if nobody could be asked; returns whether it did."""
+        facts = {"host": asker.host, "origin": asker.origin, "known": int(rules is not None)}
+        facts |= rules_as_told(rules or "", valid, crawl_delay)
+        pairs = [part for fact in facts.items() for part in fact]
+        return bool(self._run("answer", self.partition_of(asker.host), *pairs))
 
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
@@ -607,6 +636,8 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),
+        robots_for=tuple(Asker(*asker) for asker in found.get("robots_for", ())),
+        robots_of=Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None,
     )
 
 

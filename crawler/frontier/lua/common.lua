@@ -9,9 +9,13 @@
 --   h:HOST     hash   domain, next, fetched, index, inflight (the token of its lease; '' if it has none), strikes,
 --                     unreached (failed connections since one was made), given_up (why, after too many), blocked, paused, gone, chosen, crawl_delay;
 --                     shared (1: its domain has other hosts); tail and cold (queued in lists, on disk), top (tenth of
---                     the best of them), refill (last batch that came back from disk); of its origins 'robots_until'
---                     and 'robots_bytes', followed by a space and the origin unless it is ''
+--                     the best of them), refill (last batch that came back from disk); of its origins 'robots_until',
+--                     'robots_bytes' and 'robots_at' (redirects so far, and the member of the same host that their
+--                     robots.txt moved to), followed by a space and the origin unless it is ''; awaits (when it has
+--                     rested, and the origin whose robots.txt moved to another host, as long as that is asked)
 --   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
+--   e:HOST     hash   errands: member of a robots.txt to which other hosts' was moved -> those that ask for it, as JSON
+--                     lists of host, origin and redirects so far. Its member waits in q:HOST too, with '#robots' behind
 --   large      zset   what follows 'r:' of those of many bytes -> how many; robots_bytes of meta is their sum
 --   d:DOMAIN   hash   hosts, first (the first of them); of a domain of several: fetched, chosen, busy (leases out), next
 --                     (when another of its hosts may be asked)
@@ -209,6 +213,7 @@ local function take(token, elapsed)
   call('HDEL', p .. 'leases', token)
   call('HDEL', p .. 'h:' .. lease.host, 'inflight')
   if lease.domain then leave(lease.domain) end
+  lease.origin = lease.origin or origin_of(lease.member)
   if elapsed and lease.at then check_clock(lease.at, elapsed) end
   return lease
 end
@@ -263,12 +268,54 @@ local function back_off(host, arg)
   return asked > 0 or base > 0
 end
 
+-- Errands: a robots.txt that moved is asked for in the turn of the host it moved to, for all that point to it.
+local MOST_ERRANDS, MOST_ASKERS = 100, 100  -- of a host, and of an errand: 3 MB; who is one too many asks again later
+local FIRST = 10000  -- the promise of an errand: as much as a page can
+
+local function errand_of(member)
+  return string.sub(member, -7) == '#robots' and string.sub(member, 1, -8)
+end
+
+local function queue_errand(host, member, askers)
+  local e, known = p .. 'e:' .. host, {}
+  for _, asker in ipairs(cjson.decode(call('HGET', e, member) or '[]')) do known[asker[1] .. ' ' .. asker[2]] = asker end
+  for _, asker in ipairs(askers) do known[asker[1] .. ' ' .. asker[2]] = asker end
+  local list, own = {}, false
+  for _, asker in pairs(known) do
+    own = own or asker[1] == host
+    list[#list + 1] = #list < MOST_ASKERS and asker or nil
+  end
+  if call('HEXISTS', e, member) == 0 and call('HLEN', e) >= MOST_ERRANDS then return end
+  call('HSET', e, member, cjson.encode(list))
+  count('queued', call('ZADD', p .. 'q:' .. host, FIRST, member .. '#robots'))
+  -- A host that waits for an answer goes on waiting, unless the redirects go round in a circle: that has to end.
+  local awaits = own and call('HGET', p .. 'h:' .. host, 'awaits')
+  if awaits then
+    call('HDEL', p .. 'h:' .. host, 'awaits')
+    place(host, tonumber(string.match(awaits, '^%S+')))
+  else
+    wake(host)
+  end
+end
+
+-- Those that ask for an errand, which are told by whoever leases it.
+local function take_askers(host, member)
+  local askers = call('HGET', p .. 'e:' .. host, member)
+  if not askers then return nil end
+  call('HDEL', p .. 'e:' .. host, member)
+  return cjson.decode(askers)
+end
+
 -- All that a host has queued, or only what is of an origin, taken from it; what is on disk comes back and is treated
 -- then as the host is.
 local function take_queue(host, origin)
-  local h, members, others = p .. 'h:' .. host, {}, {}
+  local h, members, others, errands = p .. 'h:' .. host, {}, {}, 0
   local function sort(promise, member)
-    if not origin or origin_of(member) == origin then
+    local errand = errand_of(member)
+    if errand and (not origin or origin_of(member) == origin) then
+      errands = errands + 1  -- whoever asks for it asks again
+      call('HDEL', p .. 'e:' .. host, errand)
+    elseif not origin or origin_of(member) == origin then
       members[#members + 1] = member
     else
       others[#others + 1] = {promise, member}
@@ -284,7 +331,7 @@ local function take_queue(host, origin)
   end
   call('HDEL', h, 'tail', 'top')
   for _, entry in ipairs(others) do call('ZADD', p .. 'q:' .. host, entry[1], entry[2]) end
-  count('queued', -#members)
+  count('queued', -#members - errands)
   return members
 end
 
@@ -336,6 +383,23 @@ local function keep_rules(host, origin, packed, valid)
   end
 end
 
+-- The rules of an origin are known, for every worker, and how long the host rests: as the origin wants that asks for
+-- most.
+local function keep_robots(host, origin, arg)
+  local h = p .. 'h:' .. host
+  call('HDEL', p .. 'attempts', url_of(host, origin .. '/robots.txt'))
+  call('SREM', p .. 'norobots', host)
+  keep_rules(host, origin, arg.rules, arg.valid)
+  local delay = call('HMGET', h, 'crawl_delay', 'delayed_by')
+  if tonumber(arg.crawl_delay) >= tonumber(delay[1] or 0) or delay[2] == origin then
+    if tonumber(arg.crawl_delay) > 0 then
+      call('HSET', h, 'crawl_delay', arg.crawl_delay, 'delayed_by', origin)
+    else
+      call('HDEL', h, 'crawl_delay', 'delayed_by')
+    end
+  end
+end
+
 -- A host that has nothing queued and was never reached is as if it had not been met, but that for a day links to it
 -- cost nothing. Not one of which a person said something. Returns whether it is gone.
 local LOST_MS, MOST_LOST = DAY_MS, 20000
@@ -345,7 +409,7 @@ local function forget(host)
   if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 then
     return false
   end
-  call('DEL', h)
+  call('DEL', h, p .. 'e:' .. host)
   for _, set in ipairs({'ready', 'cooling', 'blocked'}) do call('ZREM', p .. set, host) end
   for _, set in ipairs({'spent', 'thirst', 'norobots'}) do call('SREM', p .. set, host) end
   local domain = known[5]
@@ -363,17 +427,19 @@ local function forget(host)
   return true
 end
 
--- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued.
+-- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued; an
+-- errand never: whoever asks for it asks again.
 local function fail(lease, reason, limit, promise)
-  local host, url = lease.host, url_of(lease.host, lease.member)
-  local attempts = call('HINCRBY', p .. 'attempts', url, 1)
   count('failed:' .. reason)
+  if lease.kind == 'errand' then return end
+  local host, url = lease.host, url_of(lease.host, lease.kind == 'page' and lease.member or lease.origin .. '/robots.txt')
+  local attempts = call('HINCRBY', p .. 'attempts', url, 1)
   if attempts < limit then
     requeue(lease, promise)
   elseif lease.kind == 'page' then
     call('HDEL', p .. 'attempts', url)
     bury(host, lease.member, reason)
   else
-    for _, member in ipairs(take_queue(host, origin_of(lease.member))) do bury(host, member, reason) end
+    for _, member in ipairs(take_queue(host, lease.origin)) do bury(host, member, reason) end
   end
 end

@@ -22,6 +22,7 @@ else
     known[2] = false
   end
   count('skipped:taken_down', #take_queue(host))
+  call('DEL', p .. 'e:' .. host)
 end
 if not known[2] then place(host, tonumber(known[1] or now)) end
 return known[1] and 1 or 0

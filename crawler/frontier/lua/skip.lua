@@ -10,8 +10,9 @@ if not lease then return 0 end
 local host, h = lease.host, p .. 'h:' .. lease.host
 if arg.reason == '' then
   requeue(lease, lease.promise)
+  if lease.robots_for then queue_errand(host, lease.member, lease.robots_for) end
 elseif lease.kind == 'robots' then
-  count('skipped:' .. arg.reason, #take_queue(host, origin_of(lease.member)))
+  count('skipped:' .. arg.reason, #take_queue(host, lease.origin))
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)

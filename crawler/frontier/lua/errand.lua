@@ -1,0 +1,20 @@
+#!lua flags=allow-oom
+-- A robots.txt moved to another host (or to another origin of its own): that is an errand of the host it moved to.
+-- ARGV: that host, its registrable domain, the member; then of each that asks for it: host, origin, redirects so far
+-- Returns 0 if it may never be asked for, 1 if it will be, 2 if it is known: the valid rules of its origin.
+local host, domain, member = ARGV[1], ARGV[2], ARGV[3]
+local h, origin = p .. 'h:' .. host, origin_of(member)
+local known = call('HMGET', h, 'gone', of_origin('robots_until', origin), 'domain')
+if known[1] or call('SISMEMBER', p .. 'gone', url_of(host, member)) == 1 then return 0 end
+if member == origin .. '/robots.txt' and tonumber(known[2] or 0) > now_ms() then return 2 end
+local askers = {}
+for i = 4, #ARGV, 3 do askers[#askers + 1] = {ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])} end
+if #askers == 0 then return 1 end
+if not known[3] then
+  -- One that was given up lately is asked no sooner for that. Who waits for it does so in vain.
+  if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now_ms() then return 1 end
+  if not meet(host, domain, 0, rules('hosts_per_domain')) then return 1 end
+  count('hosts')
+end
+queue_errand(host, member, askers)
+return 1
