@@ -86,7 +86,7 @@ def _paths() -> list[str]:
 def _urls(paths: list[str], count: int, seed: int = 0) -> Iterator[str]:
     """Distinct URLs in a random order of hosts; the r-th largest host has a share of 1/r."""
     chance = random.Random(seed)
-    hosts = [f"www.host-{number}.example.org" for number in range(count // _URLS_A_HOST)]
+    hosts = [f"www.host-{number}.org" for number in range(count // _URLS_A_HOST)]
     total = 0.0
     cumulative = [total := total + 1 / rank for rank in range(1, len(hosts) + 1)]
     met = dict.fromkeys(hosts, 0)

@@ -1,9 +1,9 @@
 """Settings of the crawl: where it is kept, how hosts are treated, when it stops."""
 
-import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,25 +15,65 @@ from tinylm.errors import ConfigError
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
+_SERVERS = ("redis", "rediss", "unix", "redis+cluster")
+# Of http and https, and customary beside them. With more, pages could make a scanner of ports of the crawl;
+# one more is allowed by "public:PORT".
+_WEB_PORTS = (80, 443, 8080, 8443)
+# Of what is measured (seconds, hours, gigabytes): 31 years of seconds. The server counts in milliseconds,
+# which far beyond would be no whole ones.
+_MOST = 1e9
+# Of pages: as many as the frontier's scripts can count without a fraction.
+_MOST_PAGES = 10**15
+_MOST_AT_ONCE = 10_000
 _LEASE_MARGIN = 15.0  # seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between
 
 
-def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network, range]:
-    """The addresses and ports that an entry CIDR[:PORT[-PORT]] of `allowed_networks` stands for.
+def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network | None, Sequence[int]]:
+    """The addresses (None: all public ones) and ports that an entry of `allowed_networks` stands for.
 
-    Raises ConfigError if it stands for none.
+    It is "public" or CIDR, with :PORT or :PORT-PORT behind it or without; a CIDR without has all ports,
+    "public" those of the web. Raises ConfigError if it is neither.
     """
+    if entry == "public":
+        return None, _WEB_PORTS
     text, colon, ports = entry.rpartition(":")
     if not colon or "/" in ports:
         text, ports = entry, f"1-{_HIGHEST_PORT}"
-    first, _, last = ports.partition("-")
     try:
-        network, lowest, highest = ip_network(text), int(first), int(last or first)
+        network = None if text == "public" else ip_network(text)
+        first, dash, last = ports.partition("-")
+        lowest, highest = _port(first), _port(last if dash else first)
     except ValueError:
-        network, lowest, highest = None, 0, 0
-    if network is None or not 1 <= lowest <= highest <= _HIGHEST_PORT:
-        raise ConfigError(f'allowed_networks: {entry!r} is neither "public" nor CIDR[:PORT[-PORT]]')
+        lowest, highest = 1, 0
+    if lowest > highest:
+        raise ConfigError(
+            f"allowed_networks: {entry!r} is neither public[:PORT[-PORT]] nor CIDR[:PORT[-PORT]]"
+        )
     return network, range(lowest, highest + 1)
+
+
+def parse_address(entry: str) -> tuple[str, tuple[str, int]]:
+    """The name, and the address and port that an entry HOST=ADDRESS:PORT of `resolve` gives it.
+
+    Raises ConfigError if it is none.
+    """
+    host, _, target = entry.partition("=")
+    address, _, port = target.rpartition(":")
+    try:
+        numeric = ip_address(address[1:-1] if address.startswith("[") and address.endswith("]") else address)
+        found = str(numeric), _port(port)
+    except ValueError:
+        host, found = "", ("", 0)
+    if not host:
+        raise ConfigError(f"resolve: {entry!r} is not HOST=ADDRESS:PORT, such as a.example=192.0.2.1:80")
+    return host.lower(), found
+
+
+def _port(text: str) -> int:
+    """A port's number; raises ValueError if it is none: `int` takes signs, blanks and the world's digits."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= _HIGHEST_PORT):
+        raise ValueError(text)
+    return int(text)
 
 
 @Parameter(name="*")
@@ -42,7 +82,8 @@ class FrontierConfig:
     """Where the crawl's state is kept, and the rules every worker shares."""
 
     redis_url: str = ""
-    """Server to use, such as redis://host:6379/0 or unix:///path; empty starts the embedded one in `data`."""
+    """Server to use, such as redis://host:6379/0, unix:///path or, of a cluster, redis+cluster://host:6379;
+    empty starts the embedded one in `data`."""
     data: Path = Path("runs/crawl")
     """Directory of this crawl: the embedded server's files, the shards, the logs."""
     crawl_id: str = "main"
@@ -90,21 +131,23 @@ class FrontierConfig:
         require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
         try:
             parts = urlsplit(self.redis_url)
-            is_server = not self.redis_url or (
-                parts.scheme in ("redis", "rediss", "unix") and parts.port != 0
-            )
+            is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
         except ValueError:
             is_server = False
-        require(self, "redis_url", is_server, "a URL such as redis://host:6379/0 or unix:///path, or empty")
+        rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
+        require(self, "redis_url", is_server, rule)
         require(self, "partitions", 1 <= self.partitions <= 4096, "1 to 4096")
         for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
-            require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
-        require(self, "lease_seconds", 5 <= self.lease_seconds < math.inf, "at least 5")
+            require(self, name, 0 <= getattr(self, name) <= _MOST, f"a number from 0 to {_MOST:.0e}")
+        require(self, "lease_seconds", 5 <= self.lease_seconds <= _MOST, f"a number from 5 to {_MOST:.0e}")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
-        for name in ("attempts", "pages_per_found_host", "hosts_per_domain", "domain_concurrency", "backlog"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
-        require(self, "pages_per_host", self.pages_per_host >= 1, "at least 1")
-        require(self, "pages_per_referring_domain", self.pages_per_referring_domain >= 0, "0 or more")
+        for name in (
+            "attempts", "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain",
+            "domain_concurrency", "backlog",
+        ):  # fmt: skip
+            require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
+        of_others = 0 <= self.pages_per_referring_domain <= _MOST_PAGES
+        require(self, "pages_per_referring_domain", of_others, f"from 0 to {_MOST_PAGES:.0e}")
         require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
 
     @property
@@ -122,6 +165,8 @@ class CrawlConfig:
     """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
     pages: int = 10_000
     """Stop after this many fetches; robots.txt, redirects and errors count."""
+    failed_connections: int = 100_000
+    """Stop after so many hosts to which no connection could be made; names without address are such."""
     gigabytes: float = 10.0
     """Stop after this much was downloaded."""
     hours: float = 12.0
@@ -129,7 +174,7 @@ class CrawlConfig:
     disk_reserve_gigabytes: float = 5.0
     """Stop when less than this is free where the crawl is kept."""
     allowed_networks: tuple[str, ...] = ("public",)
-    """Networks that may be contacted: "public" and CIDR[:PORT[-PORT]], such as 10.8.0.0/16:8000-8099."""
+    """Networks that may be contacted: public[:PORT[-PORT]] (else the web's ports) and CIDR[:PORT[-PORT]]."""
     resolve: tuple[str, ...] = ()
     """HOST=ADDRESS:PORT, looked up before DNS."""
     workers: int = 2
@@ -157,24 +202,28 @@ class CrawlConfig:
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
-        for name in ("pages", "workers", "concurrency", "extractors"):
-            require(self, name, getattr(self, name) >= 1, "at least 1")
+        for name in ("pages", "failed_connections"):
+            require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
+        for name in ("workers", "concurrency", "extractors"):
+            require(self, name, 1 <= getattr(self, name) <= _MOST_AT_ONCE, f"from 1 to {_MOST_AT_ONCE:,}")
         for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
-            require(self, name, 0 < getattr(self, name) < math.inf, "a number above 0")
+            require(self, name, 0 < getattr(self, name) <= _MOST, f"a number above 0, at most {_MOST:.0e}")
         for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
-            require(self, name, 0 <= getattr(self, name) < math.inf, "a number, 0 or more")
+            require(self, name, 0 <= getattr(self, name) <= _MOST, f"a number from 0 to {_MOST:.0e}")
+        agent_rule = "what can be sent in a header: one line, without control characters"
+        require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
         for entry in self.allowed_networks:
-            if entry != "public":
-                parse_network(entry)
+            parse_network(entry)
+        for entry in self.resolve:
+            parse_address(entry)
 
     def check_user_agent(self) -> None:
         """Check that `user_agent` carries a contact; needed unless only loopback may be contacted.
 
         Raises ConfigError.
         """
-        loopback = all(
-            entry != "public" and parse_network(entry)[0].is_loopback for entry in self.allowed_networks
-        )
+        networks = [parse_network(entry)[0] for entry in self.allowed_networks]
+        loopback = all(network is not None and network.is_loopback for network in networks)
         rule = (
             'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"'
         )

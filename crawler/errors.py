@@ -27,12 +27,20 @@ class LeaseLost(FrontierError):
     """The lease expired and the URL went to somebody else: what was fetched under it must not count."""
 
 
+class WalkerLost(FrontierError):
+    """Another walker has claimed the crawl since: nothing more of this one counts."""
+
+
 class NetworkForbidden(CrawlError):
     """An address outside the allowed networks; no packet was sent to it."""
 
 
+class OwnFault(CrawlError):
+    """Trouble of this machine, its disk, memory, descriptors or network, that no host is to blame for."""
+
+
 class AddressBusy(CrawlError):
-    """As many connections to the address as are allowed, or one too recently; no packet was sent."""
+    """As many connections to the address, or lookups of its domain, as are allowed; no request was sent."""
 
     def __init__(self, address: str, seconds: float) -> None:
         super().__init__(f"{address}: its turn is in {seconds:.1f} s")

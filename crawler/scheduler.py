@@ -29,10 +29,11 @@ from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost, RulesMissing
-from crawler.fetch.failures import classify
-from crawler.fetch.robots import HostRules, retry_at
+from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.robots import HostRules, location, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
+from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
 from crawler.urls import canonicalize
 
@@ -40,6 +41,8 @@ _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
 # Between two questions whether all processes are through.
 _FINISHED_SECONDS = 0.5
+# That a host rests whose robots.txt a fault of ours kept from being asked for.
+_FAULT_SECONDS = 1.0
 # Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
 _PROCESSING_SECONDS = 60.0
 
@@ -52,7 +55,10 @@ class _Held:
 
     lease: Lease
     request: Request
-    begun: bool = False
+    begun: float = 0.0
+    """When the engine took it (of time.monotonic); 0 before."""
+    too_late: bool = False
+    """Whether its lease ran out before that."""
     cost: dict[str, Any] = field(default_factory=lambda: {"latency": 0.0, "size": 0})
 
 
@@ -70,6 +76,7 @@ class FrontierScheduler(BaseScheduler):
         self._ready: deque[Request] = deque()
         self._held: dict[Request, _Held] = {}
         self._rules = HostRules(frontier, self._agent)
+        self._faults = OwnFaults(self._concurrency)
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -127,7 +134,12 @@ class FrontierScheduler(BaseScheduler):
         if not self._ready:
             return None
         request = self._ready.popleft()
-        self._held[request].begun = True
+        held = self._held[request]
+        # As late as a scheduler can look: what the engine has is sent in the order of its own queues.
+        if held.lease.deadline <= uptime():
+            held.too_late = True
+            return None
+        held.begun = time.monotonic()
         return request
 
     def _identity(self, request: Request) -> str:
@@ -146,7 +158,7 @@ class FrontierScheduler(BaseScheduler):
             if now - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._frontier.reap)
                 reaped = now
-            free = self._concurrency - len(self._held)
+            free = self._faults.room(len(self._held))
             for held in await asyncio.to_thread(self._take, free) if free > 0 else []:
                 self._offer(held)
             if not self._held and now - checked > _FINISHED_SECONDS:
@@ -166,13 +178,9 @@ class FrontierScheduler(BaseScheduler):
         """In one step of a thread: a scheduler that is closed meanwhile gives back what came too late."""
         with self._taking:
             leases = [] if self._closing else self._frontier.lease(n)
-            pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
-            others = [
-                lease
-                for lease in leases
-                if lease.kind == "robots" or (lease.kind == "errand" and self._allowed(lease))
-            ]
-            made = [_Held(lease, self._robots_request(lease)) for lease in others]
+            leases = [lease for lease in leases if lease.kind == "robots" or self._allowed(lease)]
+            pages = [lease for lease in leases if lease.kind == "page"]
+            made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind != "page"]
             kept = zip(pages, self._frontier.requests(pages), strict=True)
             for lease, pickled in kept:
                 if pickled is None:  # somebody put the URL
@@ -206,8 +214,9 @@ class FrontierScheduler(BaseScheduler):
         """End the leases whose requests the engine is through with."""
         engine = self._crawler.engine
         in_progress = engine._slot.inprogress if engine and engine._slot else set()
-        for held in [held for held in self._held.values() if held.begun and held.request not in in_progress]:
-            await asyncio.to_thread(self._end, held)
+        for held in list(self._held.values()):
+            if held.too_late or (held.begun and held.request not in in_progress):
+                await asyncio.to_thread(self._end, held)
 
     def _end(self, held: _Held) -> None:
         """Give back what was not begun; all else is done, but a robots.txt that no callback has seen."""
@@ -234,6 +243,7 @@ class FrontierScheduler(BaseScheduler):
     def _on_response(self, response: Response, request: Request) -> None:
         """Before any middleware sees it: what the host asks of us, and what it cost."""
         if held := self._held.get(request):
+            self._faults.passed(held.begun)
             latency = request.meta.get("download_latency", 0.0)
             held.cost = {"latency": latency, "size": len(response.body)}
             if response.status in (429, 503):
@@ -254,8 +264,9 @@ class FrontierScheduler(BaseScheduler):
 
     async def _on_robots(self, response: Response, lease: Lease) -> None:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        location = (response.headers.get("Location") or b"").decode("latin-1")
-        settled = await self._rules.settled(lease, response.url, response.status, location, response.body)
+        settled = await self._rules.settled(
+            lease, response.url, response.status, location(response), response.body
+        )
         with suppress(LeaseLost):
             await asyncio.to_thread(settled.end, self._frontier, lease, **held.cost)
 
@@ -264,6 +275,14 @@ class FrontierScheduler(BaseScheduler):
         if held := self._held.pop(request, None):
             await asyncio.to_thread(self._rules.tell, held.lease.robots_for, None)
             with suppress(LeaseLost):
-                await asyncio.to_thread(
-                    self._frontier.nack, held.lease, classify(failure.value), back_off=True
-                )
+                await asyncio.to_thread(self._without_robots, held.lease, failure.value)
+
+    def _without_robots(self, lease: Lease, error: BaseException | None) -> None:
+        """End a lease whose request was not answered; of which reason tells that it was not sent either."""
+        if fault := own_fault(error):
+            self._faults.met(fault)
+            self._frontier.give_back(lease, wait=_FAULT_SECONDS, latency=0.0)
+            return
+        reason = classify(error)
+        sent, final = reason not in OF_THE_HOST, no_such_name(error)
+        self._frontier.nack(lease, reason, back_off=True, sent=sent, final=final)

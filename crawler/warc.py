@@ -1,9 +1,9 @@
 """Exchanges with servers as WARC files (ISO 28500): ours written beside the shards, anybody's read.
 
-A file of ours is a series of gzip members, one a record, request and response together in one write. While a
-process writes it, its name ends in `.open` and it is locked; it gets its final name when it is full or the
-process ends. What a killed process leaves is cut after its last complete record by whoever starts next, and
-named.
+A file of ours is a series of gzip members, one a record, request and response together. While a process
+writes it, its name ends in `.open` and it is locked; it gets its final name when it is full or the process
+ends. A write that fails is cut back to the record before; what a killed process leaves is cut after its last
+complete record by whoever starts next, and named.
 
 A body is kept as it was sent, content encodings included; only chunks are put together, and so the header
 `Transfer-Encoding` is kept under the name `X-Crawler-Transfer-Encoding`.
@@ -11,8 +11,10 @@ A body is kept as it was sent, content encodings included; only chunks are put t
 
 import gzip
 import hashlib
+import logging
 import mmap
 import os
+import shutil
 import socket
 import threading
 import uuid
@@ -32,15 +34,19 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from tinylm import __version__
 from tinylm.processes import lock
 
-_OPEN = ".open"
+_OPEN, _TORN = ".open", ".torn"
 _READ_BYTES = 1 << 20
 # As ISO 28500 recommends.
 _FILE_BYTES = 1_000_000_000
 _GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/1."
+# How each member of ours begins: gzip, deflate, no flags, no time.
+_MEMBER = b"\x1f\x8b\x08" + bytes(5)
 # Of a body that is read, also without its encodings: 64 MiB.
 _MOST_BYTES = 1 << 26
 _MOST_ENCODINGS = 3
 Header = tuple[bytes, bytes]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,15 +68,16 @@ class WarcWriter:
     """One process's files in `directory`, each of about `file_bytes`; safe to call from any thread."""
 
     def __init__(self, directory: Path, user_agent: str, file_bytes: int = _FILE_BYTES) -> None:
-        self._directory, self._agent, self._file_bytes = directory, user_agent, file_bytes
+        self.directory, self._agent, self._file_bytes = directory, user_agent, file_bytes
         self._lock = threading.Lock()
         self._file: BinaryIO | None = None
+        self._written = 0  # bytes of whole records in the file
         self._path = directory
         directory.mkdir(parents=True, exist_ok=True)
         recover(directory)
 
     def write(self, exchange: Exchange) -> None:
-        """Append the exchange in one write."""
+        """Append the exchange, or nothing of it: raises OSError if it cannot be written."""
         response_id, now = _new_id(), _now()
         known = {"WARC-Target-URI": exchange.url, "WARC-Date": now, "WARC-IP-Address": exchange.address}
         if exchange.cut:
@@ -88,12 +95,10 @@ class WarcWriter:
             "request", {"WARC-Concurrent-To": response_id, **known}, "application/http;msgtype=request",
             _head(exchange.request_line, exchange.request_headers),
         )  # fmt: skip
-        # In one write, so that what a killed process leaves is cut at one place only.
         with self._lock:
             file = self._file or self._begin()
-            file.write(response + request)
-            file.flush()
-            if file.tell() >= self._file_bytes:
+            self._append(file, (b"" if self._written else self._about()) + response + request)
+            if self._written >= self._file_bytes:
                 self._end()
 
     def close(self) -> None:
@@ -104,37 +109,73 @@ class WarcWriter:
     def _begin(self) -> BinaryIO:
         while self._file is None:  # None too if another process just took it for a dead one's and removes it
             started = f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"
-            self._path = self._directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
-            self._file = lock(self._path)
+            self._path = self.directory / f"{started}-{socket.gethostname()}-{os.getpid()}.warc.gz{_OPEN}"
+            self._file, self._written = lock(self._path), 0
+        return self._file
+
+    def _about(self) -> bytes:
         fields = f"software: tinylm/{__version__}\r\nformat: WARC File Format 1.1\r\nhttp-header-user-agent: "
         about = {"WARC-Date": _now(), "WARC-Filename": self._path.name.removesuffix(_OPEN)}
-        self._file.write(
-            _record("warcinfo", about, "application/warc-fields", f"{fields}{self._agent}\r\n".encode())
-        )
-        return self._file
+        return _record("warcinfo", about, "application/warc-fields", f"{fields}{self._agent}\r\n".encode())
+
+    def _append(self, file: BinaryIO, records: bytes) -> None:
+        # Past Python's buffer: what is left in it after a failure would be written with the next record.
+        left = memoryview(records)
+        try:
+            while left:
+                left = left[os.write(file.fileno(), left) :]
+        except BaseException:
+            try:
+                os.ftruncate(file.fileno(), self._written)
+            except OSError:  # what is torn keeps its name, for `recover`
+                self._file = None
+                file.close()
+            raise
+        self._written += len(records)
 
     def _end(self) -> None:
         if self._file:
-            os.fsync(self._file.fileno())
-            self._path.rename(self._path.with_suffix(""))
-            self._file.close()
-            self._file = None
+            # If it cannot be synced, it keeps its name too.
+            with self._file as file:
+                self._file = None
+                os.fsync(file.fileno())
+                if self._written:
+                    self._path.rename(self._path.with_suffix(""))
+                else:
+                    self._path.unlink()
 
 
 def recover(directory: Path) -> None:
-    """Cut what killed processes left in `directory` after its last complete record, and give it its name."""
+    """Cut what killed processes left in `directory` after its last complete record, and give it its name.
+
+    If other records follow one that is torn (a full disk, before writes were cut back), all from the tear on
+    is kept in a file of its own, unread: whether it is our records or what a page made look like some nobody
+    can tell.
+    """
     for path in directory.glob(f"*{_OPEN}"):
         if (held := lock(path)) is None:
             continue  # whoever writes it lives
         # FileNotFoundError: somebody else was quicker.
         with held, suppress(FileNotFoundError), path.open("rb") as file:
             complete = _bytes_of_complete_members(file)
+            _set_aside(file, complete, path.with_suffix(_TORN))
             held.truncate(complete)
             os.fsync(held.fileno())
             if complete:
                 path.rename(path.with_suffix(""))
             else:
                 path.unlink()
+
+
+def _set_aside(file: BinaryIO, start: int, path: Path) -> None:
+    """Copy `file` from `start` on to `path` if a record begins after that."""
+    with suppress(ValueError), closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:  # empty
+        if data.find(_MEMBER, start + 1) < 0:
+            return
+        file.seek(start)
+        with path.open("wb") as torn:
+            shutil.copyfileobj(file, torn, _READ_BYTES)
+        log.warning("%s: a WARC file was torn within, and what follows the tear is kept here", path)
 
 
 def _bytes_of_complete_members(file: BinaryIO) -> int:

@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.errors import CrawlError, ServerError
+from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
-from crawler.frontier.server import EmbeddedServer
+from crawler.frontier.server import EmbeddedServer, OwnSocket
+from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
@@ -21,6 +22,8 @@ from tinylm.processes import start, stop
 # Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
 # two seconds a page on its way from one queue to the next is found in the next.
 _POLL_SECONDS, _IDLE_POLLS = 0.25, 8
+# Such looks while the server is full: half a minute, in which it may free what it holds of hosts given up.
+_FULL_POLLS = 120
 # A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
 # For the walker to judge what is in the stream and commit, before it is killed.
@@ -43,7 +46,7 @@ def open_frontier(
     """The frontier on the server that `config` names, or on the embedded one, started if none runs."""
     server = server or embedded(config)
     with nullcontext() if config.redis_url else server:
-        yield Frontier(connect(config.redis_url or server.url), config, begin=begin)
+        yield Frontier(_connected(config, server), config, begin=begin)
 
 
 def attach(config: FrontierConfig) -> Frontier:
@@ -51,12 +54,24 @@ def attach(config: FrontierConfig) -> Frontier:
     server = embedded(config)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
-    return Frontier(connect(config.redis_url or server.url), config, begin=False)
+    return Frontier(_connected(config, server), config, begin=False)
+
+
+def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
+    """The server that `config` names, or the embedded one: whose socket that is, is looked at each time."""
+    if config.redis_url not in ("", server.url):
+        return connect(config.redis_url)
+    return connect(server.url, connection_class=OwnSocket)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
     """When a crawl that begins or goes on now has to stop."""
-    return Limits(pages=crawl.pages, bytes=int(crawl.gigabytes * 1e9), until=time.time() + crawl.hours * 3600)
+    return Limits(
+        pages=crawl.pages,
+        bytes=int(crawl.gigabytes * 1e9),
+        until=time.time() + crawl.hours * 3600,
+        failed_connections=crawl.failed_connections,
+    )
 
 
 @contextmanager
@@ -95,7 +110,10 @@ class Crawl:
         with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
             frontier.set_rules(config)
             frontier.set_limits(limits_from_now(self._crawl))
-            frontier.put_seeds(seeds)
+            try:
+                frontier.put_seeds(seeds)
+            except FrontierFull as error:
+                raise CrawlError(self._full(len(seeds))) from error
             url = config.redis_url or self._server.url
             shared = replace(config, redis_url=url, data=self._data.resolve())
             write_file(self._settings, frontier=shared, crawl=self._crawl, walk=self._walk)
@@ -144,15 +162,22 @@ class Crawl:
                         frontier.publish("walker", {})
                     self._parts[name] = self._restart(name, code)
             # When the walker said where it is, all that came in was judged and what came of it queued.
-            resting = (
-                frontier.finished()
-                and walker
-                and not walker["seeds_waiting"]
-                and not frontier.read_stream(walker["positions"], 1)
-            )
-            idle = idle + 1 if resting else 0
-            if idle >= _IDLE_POLLS:
-                return "nothing left to fetch"
+            resting = frontier.finished() and walker and not frontier.read_stream(walker["positions"], 1)
+            waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
+            idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
+            if not waiting and idle >= _IDLE_POLLS:
+                spent = frontier.why_idle()["budget_spent"]
+                more = f"; hosts that have spent their budget: {spent:,}" if spent else ""
+                return f"nothing left to fetch{more}"
+            if waiting and idle >= _FULL_POLLS:
+                return self._full(waiting)
+
+    def _full(self, waiting: int) -> str:
+        """The end of a crawl whose server has no room for anything that is left."""
+        config = self._frontier_config
+        held, more = ("maxmemory", "it") if config.redis_url else (f"memory = {config.memory}", "--memory")
+        words = f"the server is full ({held}): {waiting:,} links wait"
+        return f"{words}; raise {more} and start the same command again"
 
     def _check_server(self) -> None:
         if not self._server.alive():
@@ -166,10 +191,11 @@ class Crawl:
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
         # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
         if code == 2 or len(self._restarts) > _MOST_RESTARTS:
-            raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}")
+            killed = "; SIGKILL: is there enough memory?" if code == -signal.SIGKILL else ""
+            raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}{killed}")
         return self._start(name)
 
 
 def _last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else f"it said nothing in {log}"
+    return lines[-1].strip() if lines else f"it said nothing in {log}"

@@ -7,24 +7,28 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import threading
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import BinaryIO
 
 from crawler.config import CrawlConfig, FrontierConfig
+from crawler.errors import WalkerLost
 from crawler.frontier import Frontier
 from crawler.frontier.spill import Spill
 from ranker.config import WalkConfig
 from ranker.judge.quality import QualityModel, open_model
 from ranker.walker import Walker
-from shards.errors import ShardsLocked
-from shards.writer import ShardWriter
+from shards.errors import ShardError, ShardsLocked
+from shards.manifest import Manifest, is_corpus
+from shards.writer import ShardWriter, locked
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import Child, beat
 
 # Seconds between tries to become the one that walks: how long a crawl stands still after its walker was
-# killed. A try costs one flock.
+# killed. A try costs one flock and one question to the server.
 _STANDBY_SECONDS = 2.0
 
 log = logging.getLogger(__name__)
@@ -35,9 +39,6 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
     stopping = threading.Event()
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, lambda *_: stopping.set())
-    writer = _wait_for_writer(config, walk, stopping)
-    if writer is None:
-        return
 
     def stop() -> bool:
         beat()
@@ -46,31 +47,90 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
         frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
         return True
 
-    # What memory has no room for goes to disk, if the crawl has one.
-    spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()
-    with writer, spilling as spill:
-        log.info("walking %s", config.shards)
-        walker = Walker(frontier, writer, walk, deepest=crawl.deepest, spill=spill, open_model=open_any_model)
-        with closing(walker.judge):
-            walker.walk(stop)
+    try:
+        while writer := _wait_for_turn(frontier, config, walk, stopping):
+            # What memory has no room for goes to disk, if the crawl has one.
+            spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()
+            try:
+                with writer, spilling as spill:
+                    log.info("walking %s", config.shards)
+                    walker = Walker(
+                        frontier, writer, walk, deepest=crawl.deepest, spill=spill, open_model=open_any_model
+                    )
+                    with closing(walker.judge):
+                        walker.walk(stop)
+                return
+            except WalkerLost as error:
+                log.warning("%s; what was not committed here is judged there", error)
+    finally:
+        frontier.give_up_claim()
 
 
-def _wait_for_writer(
-    config: FrontierConfig, walk: WalkConfig, stopping: threading.Event
+def _wait_for_turn(
+    frontier: Frontier, config: FrontierConfig, walk: WalkConfig, stopping: threading.Event
 ) -> ShardWriter | None:
-    """The only writer of the corpus, once no other process is; None if asked to stop before that."""
-    told = False
+    """The writer of the corpus, once this is the crawl's one walker; None if asked to stop before that.
+
+    First the corpus is locked, against walkers beside this one; then the crawl is claimed, against those with
+    another corpus or on another host; only then is anything changed.
+    """
+    told = ""
     while not stopping.is_set():
         beat()
         try:
-            return ShardWriter(config.shards, crawl_id=config.crawl_id, row_group_rows=walk.row_group_rows)
-        except ShardsLocked as error:
-            # Once: a walker may stand by for days.
-            if not told:
-                log.info("%s; standing by", error)
-            told = True
-            stopping.wait(_STANDBY_SECONDS)
+            with ExitStack() as stack:
+                held = stack.enter_context(locked(config.shards))
+                where, _ = frontier.walked()
+                _refuse_another_corpus(frontier, config, where)
+                at = f"{socket.gethostname()}:{config.shards.resolve()}"
+                if not (other := frontier.claim(_identity(held), at)):
+                    _refuse_another_corpus(frontier, config, where)
+                    stack.pop_all()
+                    about = (config.crawl_id, walk.row_group_rows)
+                    return ShardWriter(config.shards, crawl_id=about[0], row_group_rows=about[1], held=held)
+                why = f"{other}: the crawl's walker writes there"
+        except (ShardsLocked, WalkerLost) as error:
+            why = str(error)
+        # Once: a walker may stand by for days.
+        if why != told:
+            log.info("%s; standing by", why)
+        told = why
+        stopping.wait(_STANDBY_SECONDS)
     return None
+
+
+def _identity(held: BinaryIO) -> str:
+    """Of a lock that is held: only its next holder after us can say the same, under the same kernel."""
+    try:
+        kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        kernel = socket.gethostname()
+    status = os.fstat(held.fileno())
+    return f"{kernel} {status.st_dev} {status.st_ino}"
+
+
+def _refuse_another_corpus(frontier: Frontier, config: FrontierConfig, where: str) -> None:
+    """Raise ShardError if the corpus in `config.shards` is not the one walked last, at `where`."""
+    _, trimmed = frontier.walked()
+    positions = Manifest.load(config.shards).positions if is_corpus(config.shards) else {}
+    if positions and not where and not frontier.counts()["discovered"]:
+        raise ShardError(
+            f"{config.shards} holds pages of crawl {config.crawl_id!r}, which is new to the server: were "
+            "its files (of the embedded one: redis/appendonlydir) lost or moved? Bring them back and start "
+            "again; or begin anew with another --data. Nothing of this corpus is lost"
+        )
+    if any(_numbers(first) > _numbers(positions.get(s, "0-0"), 1) for s, first in trimmed.items()):
+        raise ShardError(
+            f"{config.shards} is not the corpus of crawl {config.crawl_id!r}, or an old copy: it lacks pages "
+            f"that the last walker wrote at {where}, and that the server has forgotten. Go on with that one "
+            "(--data), or begin another crawl (another --crawl-id and --data)"
+        )
+
+
+def _numbers(position: str, later: int = 0) -> tuple[int, int]:
+    """A position in a stream, or the one so much `later`, to compare by."""
+    milliseconds, _, sequence = position.partition("-")
+    return int(milliseconds), int(sequence) + later
 
 
 class ScorerDied(TinylmError):

@@ -169,6 +169,10 @@ class LinkGraph:
             self.waiting = np.concatenate([self.waiting, np.zeros_like(self.waiting)])
         return number
 
+    def knows(self, host: str) -> bool:
+        """Whether a URL of `host` was met; to ask changes nothing."""
+        return host in self._number_of_host
+
     @property
     def hosts(self) -> int:
         """How many were met."""

@@ -9,15 +9,16 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Frontier
-from crawler.frontier.spill import Spill
+from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.seed import Seed
 from crawler.urls import domain, fingerprint, locate
@@ -27,7 +28,7 @@ from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
 from ranker.policy import POLICIES, Policy
 from ranker.state import State
-from ranker.traps import Traps
+from ranker.traps import HOSTS, URLS, Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
 from shards.text.content import Content, values
 from shards.text.filters import Verdict
@@ -39,6 +40,9 @@ from tinylm.errors import ConfigError
 _ENTRIES = 64
 # What was learned moves all promises; priced again are so many URLs of each of the hosts about to be leased.
 _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
+# Links and seeds of a step that are put again after the server was full: a few at first, then twice as many
+# each time it takes them. With the most a step takes a second or two.
+_FEWEST_AGAIN, _MOST_AGAIN = 64, 1 << 16
 # Bytes of text at which a shard is committed, so that a crash costs little and shards are few.
 _SHARD_BYTES = 128e6
 # Links to files that hold no text for us cost no fetch.
@@ -100,6 +104,8 @@ class Walker:
         self._positions: dict[str, str] = dict(writer.manifest.positions)
         self._ids, self._seeds = Known(), Known()
         self._unpushed: set[str] = set()
+        self._refused = spill.refused if spill else Refused.in_memory()
+        self._full, self._again = False, _MOST_AGAIN
         self._committed_at = time.monotonic()
         self._uncommitted = 0
         self._restore()
@@ -113,7 +119,7 @@ class Walker:
         self._publish()
         while True:
             stopping = stop()
-            judged = self.step(0.0 if stopping else wait)
+            judged = self.step(0.0 if stopping or (self._refused and not self._full) else wait)
             if stopping and not judged:
                 break
             if not judged:
@@ -123,10 +129,12 @@ class Walker:
 
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
+        self._frontier.hold()
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
         fetched: list[_Fetched] = []
         for entry in entries:
+            self._frontier.hold()
             if not isinstance(entry.content, Page):
                 self._seed(entry.content)
             elif found := self._judge(entry.content):
@@ -140,7 +148,8 @@ class Walker:
         if entries:
             hosts.update(self._frontier.best_ready(_REPRICED_HOSTS))
         linked = {url: link for each in fetched for url, link in each.links.items()}
-        self._push(self._priced(linked, hosts))
+        waiting = self._refused.best(self._again)
+        self._push(self._priced(linked, hosts, waiting), linked, waiting)
         if self._spill is not None:
             self._spill.turn()
         if hosts:
@@ -153,37 +162,41 @@ class Walker:
             self._publish()
         return len(entries)
 
-    def _priced(self, linked: Links, hosts: set[str]) -> list[Discovered]:
-        """What `linked`, the best queued URLs of `hosts` and the seeds that were not put yet promise now."""
-        referrers = {
-            url: "" for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked
-        }
-        referrers |= dict.fromkeys(self._unpushed, SEED)
-        priced = linked | {
-            url: (row, referrer)
-            for url, referrer in referrers.items()
+    def _priced(self, linked: Links, hosts: set[str], waiting: list[Discovered]) -> list[Discovered]:
+        """What `linked`, the best queued URLs of `hosts` and what was not put yet promise now."""
+        others = [(url, "") for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked]
+        others += [(url, SEED) for url in islice(self._unpushed, self._again)]
+        others += [(url, referrer) for url, _, referrer in waiting]
+        priced = [(url, row, referrer) for url, (row, referrer) in linked.items()] + [
+            (url, row, referrer)
+            for url, referrer in others
             if (row := self.graph.queued(fingerprint(url))) is not None
-        }
+        ]
         if not priced:
             return []
-        promises = self.policy.promise(np.array([row for row, _ in priced.values()], np.int64))
+        promises = self.policy.promise(np.array([row for _, row, _ in priced], np.int64))
         return [
             Discovered(url, promise * self.traps.weight(url), referrer)
-            for (url, (_, referrer)), promise in zip(
-                priced.items(), np.clip(promises, 0.0, 1.0).tolist(), strict=True
-            )
+            for (url, _, referrer), promise in zip(priced, np.clip(promises, 0.0, 1.0).tolist(), strict=True)
         ]
 
-    def _push(self, discovered: list[Discovered]) -> None:
-        """Queue what was discovered. Of what a full server refuses seeds are kept, links met again."""
-        urls = {each.url for each in discovered}
+    def _push(
+        self, discovered: list[Discovered], new: Container[str], waiting: Sequence[Discovered] = ()
+    ) -> None:
+        """Queue what was discovered. What a full server refuses of `new` waits, as seeds and `waiting` do."""
         try:
             self._frontier.put(discovered)
-            self._unpushed -= urls
         except FrontierFull as error:
-            seeds, links = len(self._unpushed), len(urls - self._unpushed)
-            self.dropped += Counter(links_while_full=links)
-            log.warning("%s; %d seeds wait, %d links are left to be discovered again", error, seeds, links)
+            refused = [each for each in discovered if each.url in new and each.referrer != SEED]
+            self.dropped += Counter(links_while_full=self._refused.add(refused))
+            if not self._full:
+                log.warning("%s; links and seeds wait until it has", error)
+            self._full, self._again = True, _FEWEST_AGAIN
+            return
+        self._unpushed -= {each.url for each in discovered if each.referrer == SEED}
+        self._refused.put(waiting)
+        if discovered:
+            self._full, self._again = False, min(2 * self._again, _MOST_AGAIN)
 
     # What a page was worth
 
@@ -236,7 +249,25 @@ class Walker:
                 self.dropped[trap] += 1
             else:
                 targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
-        return targets
+        # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
+        return targets if page.reason == "redirect" else self._admitted(page, targets)
+
+    def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
+        """Of `targets` those that the page's domain may name: names cost their inventor nothing."""
+        source, admitted = domain(locate(page.url).host), targets
+        hosts = {target.key: locate(target.url).host for target in targets}
+        if new := dict.fromkeys(host for host in hosts.values() if not self.graph.knows(host)):
+            named = set(islice(new, self.traps.room(HOSTS, source)))
+            self.traps.named(HOSTS, source, len(named))
+            refused = new.keys() - named
+            admitted = [target for target in targets if hosts[target.key] not in refused]
+        known = admitted
+        if not self.traps.room(URLS, source):
+            known = [target for target in admitted if self.graph.queued(target.key) is not None]
+        self.dropped += Counter(
+            trap_new_hosts=len(targets) - len(admitted), trap_new_urls=len(admitted) - len(known)
+        )
+        return known
 
     def _follow(self, page: Page, row: int, worth: float, targets: list[Target]) -> tuple[Links, Rows]:
         """Note that a page links to `targets`.
@@ -251,6 +282,7 @@ class Walker:
         urls = {target.key: target.url for target in targets}
         links: Links = {}
         source = domain(locate(page.url).host)
+        self.traps.named(URLS, source, len(new))
         for to, key in zip(rows.tolist(), self.graph.key[rows].tolist(), strict=True):
             elsewhere = domain(locate(urls[key]).host) != source
             links[urls[key]] = (to, source if elsewhere else "")
@@ -327,15 +359,21 @@ class Walker:
     def commit(self) -> None:
         """Make what was judged part of the corpus, then let the stream forget it.
 
-        Raises ShardError if the disk is full; the stream still has everything then.
+        Raises ShardError if the disk is full, WalkerLost if another walks the crawl since; the stream still
+        has everything then.
         """
         self._committed_at = time.monotonic()
         gone = self._frontier.taken_down() - self._writer.manifest.taken_down
         if self._positions == self._writer.manifest.positions and not gone:
             return
         self._uncommitted = 0
+        self._frontier.hold(now=True)
         manifest = self._writer.commit(
-            self._positions, state=self._state(), dropped=self.dropped, tombstones=gone
+            self._positions,
+            state=self._state(),
+            dropped=self.dropped,
+            tombstones=gone,
+            check=lambda: self._frontier.hold(now=True),
         )
         self._frontier.trim_stream(manifest.positions)
         log.info(
@@ -358,6 +396,8 @@ class Walker:
                 "policy": self.policy.name,
                 "positions": self._positions,
                 "seeds_waiting": len(self._unpushed),
+                "links_waiting": len(self._refused),
+                "full": self._full,
             },
         )
 
@@ -368,6 +408,7 @@ class Walker:
             "policy": self.policy.name,
             "unpushed": sorted(self._unpushed),
             "pushed": self._frontier.recent(),
+            "refused": [] if self._spill else self._refused.best(len(self._refused)),
         }
         parts = {
             "judge": self.judge.state(),
@@ -392,6 +433,8 @@ class Walker:
         else:
             log.warning("policy %s begins to learn here: so far it was %s", self.policy.name, plain["policy"])
         self._unpushed = set(plain["unpushed"])
+        self._refused.add([Discovered(*each) for each in plain.get("refused", ())])
         # The server may have lost power with us, and with it the last links of pages that count as judged.
-        self._push([Discovered(*each) for each in plain["pushed"]])
+        pushed = [Discovered(*each) for each in plain["pushed"]]
+        self._push(pushed, {each.url for each in pushed})
         self._frontier.trim_stream(self._writer.manifest.positions)

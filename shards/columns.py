@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import ShardCorrupt, ShardError
+from shards.errors import ShardError, unread
 from shards.files import is_url
 from shards.manifest import Manifest
 from shards.reader import RowGroup, ShardReader
@@ -104,7 +104,7 @@ class _Table:
                     numbers = batch[name].cast(pa.float64(), safe=False).fill_null(np.nan)
                     values.append(numbers.to_numpy(zero_copy_only=False))
         except _DAMAGE as error:
-            raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
+            raise unread(path, error, f"damaged ({error}); compute it again") from error
         hashes = np.concatenate(ids)
         order = np.argsort(hashes)
         self._hashes, self._numbers = hashes[order], np.concatenate(values)[order]
@@ -138,7 +138,7 @@ def _table_with(reader: ShardReader, name: str) -> Path:
         try:
             schema = pq.read_schema(path)
         except _DAMAGE as error:
-            raise ShardCorrupt(f"{path}: damaged ({error}); delete it and compute it again") from error
+            raise unread(path, error, f"damaged ({error}); compute it again") from error
         if "id" not in schema.names:
             continue
         snapshot = _facts(schema).get(_SNAPSHOT, "?")

@@ -1,5 +1,7 @@
 """What can go wrong with a corpus on disk."""
 
+from pathlib import Path
+
 from tinylm.errors import TinylmError
 
 
@@ -13,3 +15,13 @@ class ShardCorrupt(ShardError):
 
 class ShardsLocked(ShardError):
     """Another process is writing to this directory."""
+
+
+def unread(path: Path | str, error: BaseException, damage: str) -> ShardError:
+    """What to raise for `error` at reading `path`: the system's own errors say nothing of damage.
+
+    pyarrow raises an OSError without a number for what is no Parquet.
+    """
+    if isinstance(error, OSError) and error.errno:
+        return ShardError(f"{path}: cannot be read ({error.strerror}); it may be as it was")
+    return ShardCorrupt(f"{path}: {damage}")

@@ -20,11 +20,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shards.errors import ShardCorrupt, ShardError
+from shards.errors import ShardCorrupt, ShardError, unread
 from shards.files import is_url, names_below, open_bytes, size_of
 from shards.manifest import is_corpus
 from shards.reader import Reader, RowGroup, documents_of
+from tinylm.errors import FileError
 from tinylm.files import read_json, write_json
+from tinylm.records import record
 
 FILE_NAME = "listing.json"
 # Files whose footers are read at once: over a network they wait, and take no CPU.
@@ -67,12 +69,15 @@ class Listing:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """What `save` wrote to `folder`; None if it wrote nothing."""
+        """What `save` wrote to `folder`; None if it wrote nothing. Raises ShardCorrupt for anything else."""
         try:
-            files = read_json(folder / FILE_NAME)["files"]
+            return record(cls, read_json(folder / FILE_NAME))
         except FileNotFoundError:
             return None
-        return cls(tuple(ListedFile(**(file | {"row_groups": tuple(file["row_groups"])})) for file in files))
+        except (ValueError, FileError) as error:
+            raise ShardCorrupt(
+                f"{folder / FILE_NAME}: not a listing ({error}); start the run anew"
+            ) from error
 
     def save(self, folder: Path) -> None:
         """Write it to `folder`; raises FileError."""
@@ -110,7 +115,7 @@ class ParquetReader(Reader):
         except FileNotFoundError:
             raise ShardCorrupt(f"{path} was listed, but it is not there") from None
         except (pa.ArrowException, OSError) as error:
-            raise ShardCorrupt(f"{path}: row group {group.index} is damaged ({error})") from error
+            raise unread(path, error, f"row group {group.index} is damaged ({error})") from error
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:

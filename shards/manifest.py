@@ -6,6 +6,7 @@ of the writer's own state is one rename.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -16,8 +17,21 @@ from shards.errors import ShardCorrupt, ShardError
 from shards.files import open_bytes
 from shards.schema import SCHEMA_VERSION
 from tinylm.files import write_json
+from tinylm.records import record
 
 FILE_NAME = "manifest.json"
+_PORT = re.compile(r":[0-9]+$")
+
+
+def check_entry(name: str, *counts: int) -> None:
+    """Raise ValueError unless `name` is of a file beside the manifest, and no count below 0.
+
+    A name that leads elsewhere would be read there, and removed.
+    """
+    if name != Path(name).name or name in ("", ".", "..") or "\0" in name or "\\" in name:
+        raise ValueError(f"{name!r} is not the name of a file beside the manifest")
+    if min(counts) < 0:
+        raise ValueError(f"{name}: a count below 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +41,9 @@ class FileEntry:
     name: str
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        check_entry(self.name, self.bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +60,11 @@ class ShardEntry:
     links: FileEntry
     fetches: FileEntry | None = None
     """None if no fetch was logged, as in shards from before schema version 3."""
+
+    def __post_init__(self) -> None:
+        check_entry(self.name, self.bytes, self.rows, self.text_bytes, *self.row_groups)
+        if sum(self.row_groups) != self.rows:
+            raise ValueError(f"{self.name}: its row groups have not {self.rows} rows together")
 
     @property
     def files(self) -> tuple["ShardEntry | FileEntry", ...]:
@@ -78,7 +100,7 @@ class Manifest:
     dropped: dict[str, int] = field(default_factory=dict)
     """Pages read and not kept, by reason."""
     tombstones: tuple[str, ...] = ()
-    """Canonical URLs, and hosts as in `Document.host`, that were taken down: no reader gives them."""
+    """Canonical URLs, and hosts with all their ports, that were taken down: no reader gives them."""
 
     @property
     def rows(self) -> int:
@@ -105,7 +127,7 @@ class Manifest:
 
     def is_taken_down(self, url: str, host: str) -> bool:
         """Whether the page at `url` on `host` was, by itself or with its host."""
-        return host in self.taken_down or url in self.taken_down
+        return not self.taken_down.isdisjoint(names_of_page(url, host))
 
     def with_tombstones(self, more: Iterable[str]) -> Self:
         """This manifest with `more` taken down."""
@@ -137,30 +159,30 @@ class Manifest:
                     f"{path}: the corpus has schema version {found}, not 1 to {SCHEMA_VERSION}: "
                     "use the tinylm that wrote it, or crawl again"
                 )
-            return cls._from_json(data | {"schema_version": SCHEMA_VERSION})
+            manifest = record(cls, data | {"schema_version": SCHEMA_VERSION, "shards": data["shards"]})
+            names = [FILE_NAME, *(file.name for file in manifest.files)]
+            if len(set(names)) < len(names):
+                raise ValueError("a file is listed twice, or the manifest itself")
+            return manifest
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; crawl one first") from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise ShardCorrupt(f"{path}: not a manifest ({error!r}); restore it from a backup") from error
-
-    @classmethod
-    def _from_json(cls, data: dict[str, Any]) -> Self:
-        shards = tuple(map(_shard, data["shards"]))
-        held_out = data["held_out"] and HeldOut(
-            hosts=tuple(data["held_out"]["hosts"]),
-            excluded=tuple(data["held_out"]["excluded"]),
-            through=data["held_out"].get("through", ""),
-        )
-        state = data["state"] and FileEntry(**data["state"])
-        tombstones = tuple(data.get("tombstones", ()))
-        parts = {"shards": shards, "held_out": held_out, "state": state, "tombstones": tombstones}
-        return cls(**(data | parts))
+            raise ShardCorrupt(f"{path}: not a manifest ({error}); restore it from a backup") from error
 
     def save(self, directory: Path) -> "Manifest":
         """Replace the manifest of `directory` by this one, with the version counted up; returns that."""
         saved = replace(self, version=self.version + 1)
         write_json(directory / FILE_NAME, asdict(saved))
         return saved
+
+
+def names_of_page(url: str, host: str) -> tuple[str, ...]:
+    """All by which the page at a canonical URL may be taken down: itself, its host with a port and without.
+
+    Corpora from before 2026-12 have hosts with ports, as documents' and as tombstones.
+    """
+    place = url.partition("://")[2].partition("/")[0]
+    return url, host, place, _PORT.sub("", place)
 
 
 def is_corpus(location: Path | str) -> bool:
@@ -170,12 +192,3 @@ def is_corpus(location: Path | str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def _shard(entry: dict[str, Any]) -> ShardEntry:
-    parts: dict[str, Any] = {
-        "row_groups": tuple(entry["row_groups"]),
-        "links": FileEntry(**entry["links"]),
-        "fetches": entry.get("fetches") and FileEntry(**entry["fetches"]),
-    }
-    return ShardEntry(**(entry | parts))

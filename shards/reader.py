@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from shards.errors import ShardCorrupt
+from shards.errors import ShardCorrupt, unread
 from shards.files import open_bytes, size_of
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, FetchRow
@@ -206,7 +206,7 @@ def _opened(
     except FileNotFoundError:
         raise ShardCorrupt(f"{path}: the manifest lists it, but it is not there") from None
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-        raise ShardCorrupt(f"{path}: {damage} ({error}); see `tinylm shards verify`") from error
+        raise unread(path, error, f"{damage} ({error}); see `tinylm shards verify`") from error
 
 
 def verify(directory: Path | str) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,8 @@ instead; then the old ones go. Killed before the manifest, the new files are tho
 after it the old ones: whoever opens the directory for writing next removes them.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,13 +14,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt
-from shards.manifest import HeldOut, Manifest, ShardEntry
-from shards.reader import verify, without_taken_down
+from shards.manifest import HeldOut, Manifest, ShardEntry, names_of_page
+from shards.reader import ShardReader, verify, without_taken_down
 from shards.schema import parsed_id
 from shards.writer import ShardWriter
 
 # The host of a canonical URL, and its fingerprint: how URLs are read is the crawler's business.
 Locate = Callable[[str], tuple[str, int]]
+
+
+def documents_hit(directory: Path, names: Iterable[str]) -> Counter[str]:
+    """How many of the documents that readers of `directory` give now each of `names` would take down.
+
+    Raises ShardCorrupt if a file is damaged.
+    """
+    reader, hit = ShardReader(directory, split="all"), Counter[str]()
+    wanted = frozenset(names)
+    for group in reader.row_groups:
+        for document in reader.documents(group, ("url", "host")):
+            hit.update(wanted.intersection(names_of_page(document["url"], document["host"])))
+    return hit
 
 
 class Purged(NamedTuple):
@@ -68,7 +82,7 @@ class _Gone:
                         self._fingerprints.add(parsed_id(name)[0])
             for [url] in _rows(directory / shard.links.name, "dst_url"):
                 host, fingerprint = locate(url)
-                if host in manifest.taken_down:
+                if manifest.is_taken_down(url, host):
                     self._fingerprints.add(fingerprint)
 
     def fetched(self, name: str) -> bool:

@@ -8,7 +8,7 @@ skipped.
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -63,14 +63,16 @@ def write_table(
 class ShardWriter:
     """The one writer of a directory; a context manager that holds its lock.
 
-    Raises ShardsLocked if another process holds it, and ShardError if the directory belongs to another crawl,
-    has shards but no manifest, or cannot be written.
+    `held` is that lock, if the caller has it already. Raises ShardsLocked if another process holds it, and
+    ShardError if the directory belongs to another crawl, has shards but no manifest, or cannot be written.
     """
 
-    def __init__(self, directory: Path, *, crawl_id: str = "", row_group_rows: int = 256) -> None:
+    def __init__(
+        self, directory: Path, *, crawl_id: str = "", row_group_rows: int = 256, held: BinaryIO | None = None
+    ) -> None:
         self.directory = directory
         self._row_group_rows = row_group_rows
-        self._lock = locked(directory)
+        self._lock = held or locked(directory)
         try:
             self._open_manifest(crawl_id)
         except BaseException:
@@ -146,10 +148,12 @@ class ShardWriter:
         state: bytes | None = None,
         dropped: Mapping[str, int] | None = None,
         tombstones: Iterable[str] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> Manifest:
         """Make the buffered rows, the positions they came from and the writer's state part of the corpus.
 
-        `tombstones` are added to what was taken down.
+        `tombstones` are added to what was taken down. `check` is called before the last step; if it raises,
+        nothing of it is.
         Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
         """
         number = self.manifest.version + 1
@@ -178,6 +182,7 @@ class ShardWriter:
             state=learned,
             dropped=dict(dropped) if dropped is not None else self.manifest.dropped,
         )
+        check()
         # All files are complete; with this rename they are the corpus.
         self.manifest = manifest.save(self.directory)
         self._begin_shard()

@@ -5,9 +5,9 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy; deploy's NoServer
+│   ├── SeedError, ServerError, NetworkForbidden (ForbiddenAddress), AddressBusy, OwnFault; deploy's NoServer
 │   └── FrontierError
-│       └── FrontierFull, LeaseLost
+│       └── FrontierFull, LeaseLost, WalkerLost
 ├── RecordingError             ranker/replay
 ├── DataError, SamplingError, TokenizerError, TrainingError, DistributedError, ConversationError,
 │   InstructionError           trainer, beside what raises them
@@ -19,6 +19,8 @@ TinylmError
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from tinylm.terminal import say
 
 
 class TinylmError(Exception):
@@ -53,5 +55,5 @@ def exit_on_error() -> Iterator[None]:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(message + "\n")
+    say(message, file=sys.stderr)
     return code

@@ -74,5 +74,5 @@ def read_json(path: Path) -> Any:
     """The JSON in the file `path`; raises OSError if it cannot be read, FileError if it is no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FileError(f"{path}: not JSON ({error})") from error

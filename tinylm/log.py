@@ -1,9 +1,17 @@
-"""Logging: one line a record on stderr, with the process's part in the system in front."""
+"""Logging on stderr: a record is one line, with the process's part in the system in front; what else is of it
+is indented, so that no URL and no exception of a stranger can pass for a record."""
 
 import logging
 import os
+import sys
 
 from tinylm.errors import ConfigError
+from tinylm.terminal import clean
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return clean(super().format(record)).replace("\n", "\n  ")
 
 
 def setup(part: str) -> logging.Logger:
@@ -14,5 +22,9 @@ def setup(part: str) -> logging.Logger:
     level = os.environ.get("TINYLM_LOG", "INFO").upper()
     if level not in logging.getLevelNamesMapping():
         raise ConfigError(f"TINYLM_LOG = {level!r}: one of DEBUG, INFO, WARNING, ERROR")
-    logging.basicConfig(level=level, format=f"%(asctime)s {part} %(levelname)s %(message)s", force=True)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter(f"%(asctime)s {part} %(levelname)s %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    # Of a bug too: its message may quote a page.
+    sys.excepthook = lambda *error: logging.critical("ends by a bug", exc_info=error)
     return logging.getLogger(part)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -174,7 +174,8 @@ def beat() -> None:
     second.
     """
     if path := os.environ.get(_HEARTBEAT):
-        Path(path).touch()
+        with suppress(OSError):  # a full disk stops no loop; that the file grows old is for who watches it
+            Path(path).touch()
 
 
 if __name__ == "__main__":

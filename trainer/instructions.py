@@ -23,6 +23,7 @@ from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
 from tinylm.files import replacing
+from tinylm.terminal import say
 from trainer.config import InstructionsConfig
 from trainer.post.chat import held_out_file
 from trainer.post.questions import Candidate, candidates, fault, hashed
@@ -158,9 +159,9 @@ def instructions(config: Annotated[InstructionsConfig, Parameter(name="*")] = In
     """Make the instruction set and say what became of the candidates."""
     tally = make(config)
     kept = ", ".join(f"{kind} {tally.kept[kind]}" for kind in KINDS)
-    print(f"instructions: {tally.kept.total()} ({kept})")
-    print(f"dropped: {tally.dropped.total()} ({_listed(tally.dropped)})")
-    print(f"written: {config.out}, held out: {held_out_file(config.out)}")
+    say(f"instructions: {tally.kept.total()} ({kept})")
+    say(f"dropped: {tally.dropped.total()} ({_listed(tally.dropped)})")
+    say(f"written: {config.out}, held out: {held_out_file(config.out)}")
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from tinylm.config import require
+from tinylm.terminal import say
 from trainer.config import PretrainConfig, identity
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
@@ -70,16 +71,16 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
             run = Run(model, loader, config, world, steps=config.steps, evaluate=evaluate, identity=whole)
             if world.is_main:
                 if start:
-                    print(start.describe())
+                    say(start.describe())
                 text_bytes = sum(source.reader.text_bytes for source in sources)
-                print(expected.describe(run.peak))
-                print(f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}")
+                say(expected.describe(run.peak))
+                say(f"{text_bytes / 1e6:.1f} MB of text; {describe_hardware(config, world)}")
                 if loader.sampling:
-                    print(loader.sampling.description)
-                print(f"goes on after step {run.step}" if run.step else "starts")
+                    say(loader.sampling.description)
+                say(f"goes on after step {run.step}" if run.step else "starts")
             run.fit()
             if world.is_main:
-                print(loader.describe_packing())
+                say(loader.describe_packing())
     if world.is_main:
         found = {"step": run.step, "tokens": run.tokens, **run.measured}
         finish(config, found | _beside_baselines(config, sources, tokenizer, texts, run))
@@ -110,7 +111,7 @@ def _measure(
         generator = Generator(model, tokenizer, weights=None)
         pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
         found["sample"] = config.sample_prompt + "".join(pieces)
-        print(f"\n{found['sample']!r}")
+        say(f"\n{found['sample']!r}")
     return found
 
 
@@ -119,14 +120,14 @@ def _beside_baselines(
 ) -> dict[str, Any]:
     """Bits per byte of n-grams and xz on the held-out `texts`; prints them with the model's, worst first."""
     if not texts:
-        print("the corpus holds no text out, so there is nothing to measure the model on")
+        say("the corpus holds no text out, so there is nothing to measure the model on")
         return {}
     ids, targets = _seen(config, sources, tokenizer)
     found = baselines(ids, targets, texts, tokenizer)
     size = sum(len(text.encode()) for text in texts)
-    print(f"bits per byte of {size / 1000:.0f} kB held-out text")
+    say(f"bits per byte of {size / 1000:.0f} kB held-out text")
     for name, bits in sorted([*found.items(), ("model", run.measured["val_bpb"])], key=lambda row: -row[1]):
-        print(f"  {name:<8} {bits:6.3f}")
+        say(f"  {name:<8} {bits:6.3f}")
     return {"baselines": found, "held_out_bytes": size}
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import torch
 from cyclopts import Parameter
 
+from tinylm.terminal import say
 from trainer.config import SFTConfig, identity
 from trainer.evaluate import evaluating
 from trainer.interop.start import Start, check_length, fingerprint
@@ -59,20 +60,20 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
         if world.is_main:
             config.out.mkdir(parents=True, exist_ok=True)
             tokenizer.save(config.out / checkpoint.TOKENIZER)
-            print(start.describe())
-            print(summary(data, held_out, source.steps, config))
+            say(start.describe())
+            say(summary(data, held_out, source.steps, config))
             if run.step:
-                print(f"goes on after step {run.step}")
+                say(f"goes on after step {run.step}")
         run.fit()
     if world.is_main:
         after = run.measured
         finish(config, {"val_loss_before": before.get("val_loss"), "val_loss": after.get("val_loss")})
         if after:
-            print(
+            say(
                 f"held-out answers: {before['val_loss']:.3f} nats a token before, "
                 f"{after['val_loss']:.3f} after"
             )
-        print(f"written: {checkpoint.latest(config.out)}")
+        say(f"written: {checkpoint.latest(config.out)}")
 
 
 def read_held_out(config: SFTConfig, tokenizer: Tokenizer, sequence_len: int) -> Conversations | None:

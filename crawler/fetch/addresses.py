@@ -4,30 +4,54 @@ No packet of a crawl leaves for an address outside the allowed networks. A page 
 crawler into the cluster it runs in: its own Redis, a cloud's metadata service, a router. So the check is at
 the last moment, on the resolved address of every connection, and the socket is not made if it fails. IPv6
 forms that carry an IPv4 address (mapped, 6to4, NAT64) are judged by it.
+
+A name server that hangs, whose ever it is, must not hold up the others' names. The system's resolver cannot
+be told to stop, so each lookup has a thread that is left behind if it hangs. A fetch waits for one only as
+long as most take; after that its lease is given back and finds the answer when its turn comes again. How
+many may hang is bounded, for one domain and for all, and less for domains that did before.
 """
 
 import asyncio
+import os
+import random
+import resource
 import socket
+import threading
 import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextlib import suppress
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from crawler.config import parse_network
-from crawler.errors import NetworkForbidden
-from tinylm.errors import ConfigError
+from crawler.config import parse_address, parse_network
+from crawler.errors import AddressBusy, NetworkForbidden, OwnFault
+from crawler.urls import domain
 
 Address = IPv4Address | IPv6Address
 
 # That an answer of DNS is used for: `getaddrinfo` tells no TTL.
 _VALID_SECONDS = 60.0
-_MOST_NAMES = 10_000
-# Threads of its own: names that hang must not hold up the frontier's calls, which use the loop's.
-_LOOKUPS = 32
+# Names are 253 characters at most, and of one's addresses so many are kept: some MB in all.
+_MOST_NAMES, _MOST_ADDRESSES = 10_000, 8
+# Seconds that a fetch waits for a name: more than most take. Half would cost more of them a second turn,
+# double let names that hang hold slots of `concurrency` longer.
+_PATIENCE = 0.2
+# Seconds after which a name has no address: the system's resolver asks a second time after 5.
+_LONGEST_LOOKUP = 10.0
+# Lookups that may hang at once, each a thread of 27 KB and a socket: in all, unless a quarter of the
+# descriptors is less; shares of it for names of which nothing is known, and for domains that hung before; of
+# one domain. By half or double as many domains must hang to delay new names.
+_MOST_HANGING, _OF_NEW, _OF_SLOW, _MOST_OF_A_DOMAIN = 512, 0.9, 0.5, 4
+# Seconds between the turns of what is above that, and the longest that a host is told to wait for its own.
+_TURN, _LONGEST_TURN = _LONGEST_LOOKUP / _MOST_OF_A_DOMAIN, 300.0
+# Known names of others that are asked for when a name server does not answer, and for how many seconds.
+_CANARIES, _CANARY_SECONDS = 3, 5.0
+# What the system's resolver says if it got no answer, or none that it could use.
+_NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
+_NO_SERVER = "no name server answers: see to this machine's network and its /etc/resolv.conf"
 
 # What "public" never is, beside all that Python's is_global denies; it lets these pass (IANA registries).
 _NEVER_PUBLIC = tuple(
@@ -35,6 +59,17 @@ _NEVER_PUBLIC = tuple(
     for text in (
         "192.0.0.0/24", "192.88.99.0/24", "224.0.0.0/4", "240.0.0.0/4",
         "2001::/23", "2001:db8::/32", "3fff::/20",
+        # Clouds' metadata services, which hand out credentials. Azure's address is public; those of AWS and
+        # most others, Alibaba, Oracle, AWS and Google by IPv6 are not, and are named all the same.
+        "168.63.129.16/32",
+        "169.254.0.0/16", "100.100.100.200/32", "192.0.0.192/32", "fd00:ec2::/32", "fd20:ce::254/128",
+    )
+)  # fmt: skip
+# Names of the same, which are not even looked up unless `resolve` has them.
+_METADATA_NAMES = frozenset(
+    (
+        "metadata", "metadata.google.internal", "metadata.goog", "instance-data", "metadata.packet.net",
+        "instance-data.ec2.internal", "metadata.tencentyun.com", "metadata.platformequinix.com",
     )
 )  # fmt: skip
 _GLOBAL_UNICAST = IPv6Network("2000::/3")
@@ -64,28 +99,35 @@ def is_public(address: Address) -> bool:
     )
 
 
+def family_of(address: str) -> int:
+    """AF_INET6 or AF_INET."""
+    return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
 class ForbiddenAddress(NetworkForbidden, OSError):
     """`NetworkForbidden` as the OSError that a resolver or a socket may raise."""
 
 
 class AddressGuard:
-    """Judges (address, port) pairs by `allowed_networks`: "public" and CIDR[:PORT[-PORT]].
+    """Judges (address, port) pairs by `allowed_networks`, see `crawler.config.parse_network`.
 
-    Raises ConfigError for an entry that is neither.
+    Raises ConfigError for an entry that is none.
     """
 
     def __init__(self, allowed_networks: tuple[str, ...]) -> None:
-        self._public = "public" in allowed_networks
-        self._rules = [parse_network(entry) for entry in allowed_networks if entry != "public"]
+        self._rules = [parse_network(entry) for entry in allowed_networks]
 
     def allows(self, address: str, port: int) -> bool:
         """Whether a connection to `address` (numeric, with or without zone) and `port` may be made."""
         # Behind a % stands the zone, which is no part of the address.
         judged = unwrap(ip_address(address.partition("%")[0]))
-        if self._public and is_public(judged):
-            return True
         return any(
-            network.version == judged.version and judged in network and port in ports
+            port in ports
+            and (
+                is_public(judged)
+                if network is None
+                else network.version == judged.version and judged in network
+            )
             for network, ports in self._rules
         )
 
@@ -98,10 +140,33 @@ class AddressGuard:
         made.setblocking(False)  # asyncio's condition
         return made
 
+    def has_route(self, address: str, port: int) -> bool:
+        """Whether this machine knows a way to `address`; no packet is sent to find out."""
+        with self.make_socket((family_of(address), socket.SOCK_DGRAM, 0, "", (address, port))) as probe:
+            try:
+                probe.connect((address, port))
+            except OSError:
+                return False
+        return True
+
 
 class _Known(NamedTuple):
     until: float
-    addresses: list[ResolveResult]
+    addresses: list[tuple[int, str]]
+    """Family and address, IPv4 first."""
+
+
+@dataclass(eq=False)
+class _Lookup:
+    """One that is under way, in a thread of its own."""
+
+    domain: str
+    begun: float = field(default_factory=time.monotonic)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self.begun
 
 
 class Resolver(AbstractResolver):
@@ -114,55 +179,202 @@ class Resolver(AbstractResolver):
     """
 
     def __init__(self, entries: tuple[str, ...], guard: AddressGuard) -> None:
-        self._entries = dict(map(_parse, entries))
+        self._entries = dict(map(parse_address, entries))
         self._guard = guard
-        self._known: OrderedDict[tuple[str, int], _Known] = OrderedDict()
-        self._threads = ThreadPoolExecutor(_LOOKUPS, thread_name_prefix="dns")
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        self._failed: OrderedDict[str, Exception] = OrderedDict()
+        self._lookups: dict[str, _Lookup] = {}
+        # By domain that hung: when the next of its names has its turn.
+        self._turns: OrderedDict[str, float] = OrderedDict()
+        descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # -1 if there is no limit
+        self._most_hanging = min(_MOST_HANGING, descriptors // 4) if descriptors > 0 else _MOST_HANGING
+        self._answered = self._away = 0.0  # when a name server last said anything; when none did
+        self._check: asyncio.Task[bool] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 (both are wanted)
     ) -> list[ResolveResult]:
-        known = self._known.get((host, port))
-        if not known or known.until < time.monotonic():
-            # Concurrent lookups of a name are not joined: a host has one lease at a time.
-            known = _Known(time.monotonic() + _VALID_SECONDS, await self._look_up(host, port, family))
-            self._known[host, port] = known
-            if len(self._known) > _MOST_NAMES:
-                self._known.popitem(last=False)
-        return known.addresses[:1]
+        """The address to use.
 
-    def next_address(self, host: str, port: int) -> None:
-        """The one in use failed: the name's next one is due."""
-        if known := self._known.get((host, port)):
-            known.addresses.append(known.addresses.pop(0))
-
-    async def _look_up(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        if host in self._entries:
-            address, port = self._entries[host]
-            found = [_result(host, address, port, socket.AF_INET6 if ":" in address else socket.AF_INET)]
+        Raises AddressBusy if its turn is later, OwnFault if no name server answers us, ForbiddenAddress, or
+        what the system's resolver raised.
+        """
+        if entry := self._entries.get(host):
+            address, port = entry
+            addresses: list[tuple[int, str]] = [(family_of(address), address)]
+        elif host.rstrip(".") in _METADATA_NAMES:
+            raise ForbiddenAddress(f"{host}: a cloud's metadata service is none of the allowed networks")
         else:
-            look_up = partial(socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM)
-            infos = await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
-            found = [_result(host, str(info[4][0]), port, info[0]) for info in infos]
-        allowed = [result for result in found if self._guard.allows(result["host"], result["port"])]
-        if not allowed:
-            raise ForbiddenAddress(f"{host}: no address of it is in the allowed networks")
-        return sorted(allowed, key=lambda result: result["family"] != socket.AF_INET)
+            addresses = await self._addresses(host, port)
+        for kind, address in addresses:
+            if self._guard.allows(address, port):
+                flags = socket.AI_NUMERICHOST
+                found = ResolveResult(
+                    hostname=host, host=address, port=port, family=kind, proto=0, flags=flags
+                )
+                return [found]
+        raise ForbiddenAddress(f"{host}: no address of it is in the allowed networks")
+
+    def next_address(self, host: str, address: str) -> None:
+        """`address` failed: the name's next one is due."""
+        if known := self._known.get(host):
+            known.addresses.sort(key=lambda found: found[1] == address)
+
+    async def _addresses(self, host: str, port: int) -> list[tuple[int, str]]:
+        known = self._known.get(host)
+        if known and known.until > time.monotonic():
+            return known.addresses
+        if self._away > max(self._answered, time.monotonic() - _CANARY_SECONDS):
+            raise OwnFault(_NO_SERVER)
+        if host not in self._failed:
+            lookup, patience = self._lookups.get(host), 0.0
+            if lookup is None:
+                lookup, patience = self._begin(host, port), _PATIENCE
+            with suppress(TimeoutError):
+                await asyncio.wait_for(lookup.ended.wait(), patience)
+            if not lookup.ended.is_set():
+                self._turns.setdefault(lookup.domain, 0.0)
+                if lookup.age < _LONGEST_LOOKUP:
+                    # Each time as long again as it has taken: a second, two, four.
+                    raise AddressBusy(host, max(1.0, lookup.age))
+                if await self._is_away(lookup):
+                    raise OwnFault(_NO_SERVER)
+                raise socket.gaierror(socket.EAI_AGAIN, f"no answer for {lookup.age:.0f} s")
+        if error := self._failed.pop(host, None):
+            raise error
+        if (known := self._known.get(host)) and known.until > time.monotonic():
+            return known.addresses
+        raise AddressBusy(host, 1.0)  # it failed, and somebody else was told
+
+    def _begin(self, host: str, port: int) -> _Lookup:
+        """Start to look `host` up. Raises AddressBusy if too many lookups hang."""
+        lookup = _Lookup(domain(host))
+        hanging = [other.domain for other in self._lookups.values() if other.age > _PATIENCE]
+        of_the_domain = hanging.count(lookup.domain)
+        share = 1.0 if host in self._known else _OF_SLOW if lookup.domain in self._turns else _OF_NEW
+        if of_the_domain >= _MOST_OF_A_DOMAIN:
+            # Each a turn of its own, or thousands of names would come back together, and again.
+            turn = max(lookup.begun, self._turns.get(lookup.domain, 0.0)) + _TURN
+            self._turns[lookup.domain] = min(turn, lookup.begun + _LONGEST_TURN)
+            raise AddressBusy(host, self._turns[lookup.domain] - lookup.begun)
+        if len(hanging) >= share * self._most_hanging:
+            raise AddressBusy(host, _TURN)
+        self._lookups[host] = lookup
+        task = asyncio.create_task(self._look_up(host, port, lookup))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return lookup
+
+    async def _look_up(self, host: str, port: int, lookup: _Lookup) -> None:
+        """Bring a lookup to its end, and keep what it found for who asks next."""
+        try:
+            addresses = await _getaddrinfo(host, port)
+        except Exception as error:
+            if not (isinstance(error, socket.gaierror) and error.errno in _NO_ANSWER):
+                self._answered = time.monotonic()
+            elif await self._is_away(lookup):
+                return  # and nothing is known of this name
+            _put(self._failed, host, error)
+        else:
+            self._answered = time.monotonic()
+            _put(self._known, host, _Known(self._answered + _VALID_SECONDS, addresses))
+            if lookup.age < _PATIENCE:
+                self._turns.pop(lookup.domain, None)
+        finally:
+            while len(self._turns) > _MOST_NAMES:
+                self._turns.popitem(last=False)
+            self._lookups.pop(host)
+            lookup.ended.set()
+
+    async def _is_away(self, lookup: _Lookup) -> bool:
+        """Whether it is not that name's server that is away, but all are.
+
+        They are not if any answered meanwhile, or if one of a few names does that were known before: of other
+        domains and drawn at random, so that ours looks away only to who holds most of them.
+        """
+        if self._answered > lookup.begun:
+            return False
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._anybody_answers(lookup.domain))
+        if await asyncio.shield(self._check):
+            return False
+        self._away = time.monotonic()
+        return True
+
+    async def _anybody_answers(self, but: str) -> bool:
+        names = [name for name in self._known if domain(name) != but]
+        asked = [
+            asyncio.create_task(_is_answered(name))
+            for name in random.sample(names, min(_CANARIES, len(names)))
+        ]
+        try:
+            for answer in asyncio.as_completed(asked, timeout=_CANARY_SECONDS):
+                if await answer:
+                    self._answered = time.monotonic()
+                    return True
+        except TimeoutError:
+            pass
+        finally:
+            for task in asked:
+                task.cancel()
+        return False
 
     async def close(self) -> None:
         """Let nobody wait for a name any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for task in self._tasks:
+            task.cancel()
 
 
-def _result(host: str, address: str, port: int, family: int) -> ResolveResult:
-    return ResolveResult(
-        hostname=host, host=address, port=port, family=family, proto=0, flags=socket.AI_NUMERICHOST
-    )
+def _put(kept: OrderedDict[str, Any], name: str, value: object) -> None:
+    """Keep `value`, and no more than `_MOST_NAMES`, the latest."""
+    kept[name] = value
+    kept.move_to_end(name)
+    if len(kept) > _MOST_NAMES:
+        kept.popitem(last=False)
 
 
-def _parse(entry: str) -> tuple[str, tuple[str, int]]:
-    host, equals, target = entry.partition("=")
-    address, colon, port = target.rpartition(":")
-    if not (host and equals and colon and port.isdigit()):
-        raise ConfigError(f"resolve: {entry!r} is not HOST=ADDRESS:PORT")
-    return host.lower(), (address.strip("[]"), int(port))
+async def _is_answered(name: str) -> bool:
+    """Whether a name server says anything of `name`."""
+    try:
+        await _getaddrinfo(name, 0)
+    except Exception as error:
+        return isinstance(error, socket.gaierror) and error.errno not in _NO_ANSWER
+    return True
+
+
+async def _getaddrinfo(host: str, port: int) -> list[tuple[int, str]]:
+    """Addresses as the system's resolver has them, looked up in a thread that nobody waits for at the end."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[list[tuple[int, str]]] = loop.create_future()
+
+    def tell(found: list[tuple[int, str]], error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(found)
+
+    def look_up() -> None:
+        found: list[tuple[int, str]] = []
+        failed: Exception | None = None
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            distinct = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos)
+            found = sorted(distinct, key=lambda of: of[0] != socket.AF_INET)[:_MOST_ADDRESSES]
+        except Exception as error:
+            failed = error
+            # Without a descriptor left it says that there is no such name, or that nobody answers.
+            try:
+                os.close(os.open(os.devnull, os.O_RDONLY))
+            except OSError as own:
+                failed = own
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, found, failed)
+
+    threading.Thread(target=look_up, daemon=True, name="dns").start()
+    return await answer

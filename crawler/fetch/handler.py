@@ -1,24 +1,30 @@
 """Scrapy's aiohttp download handler behind the address guard, the cap by address, and limits of its own."""
 
 import asyncio
+import errno
+import socket
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 from scrapy import Request
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler, _ClientResponse
 from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
-from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedError
+from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedError, DownloadTimeoutError
 from scrapy.http import Headers, Response
 
-from crawler.errors import AddressBusy
-from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, unwrap
+from crawler.errors import AddressBusy, LeaseLost, OwnFault
+from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, family_of, unwrap
+from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
+from crawler.frontier.records import uptime
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -28,6 +34,42 @@ if TYPE_CHECKING:
 _MOST_ENCODINGS = 3
 # Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
+
+
+# What connect() says of a machine without network, but of hosts out of reach too.
+_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
+
+
+@dataclass
+class Permit:
+    """The right to send one request until `deadline`, by `uptime`.
+
+    It is looked at as late as can be: as the socket is made, and as the request is written, on a connection
+    that was kept too. What is left is a process that is stopped within the microseconds between the last look
+    and the system call, and bytes that wait in the machine's own buffers.
+    """
+
+    deadline: float
+    sent: bool = False
+    """Whether the request was written: it counts, whatever became of it."""
+
+    def check(self) -> None:
+        """Raise LeaseLost if it is over."""
+        if uptime() >= self.deadline:
+            raise LeaseLost("the lease ran out before its request was sent")
+
+
+_permit: ContextVar[Permit] = ContextVar("permit")
+
+
+class _Request(aiohttp.ClientRequest):
+    """Written only while it is permitted."""
+
+    async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        permit = _permit.get()
+        permit.check()
+        permit.sent = True
+        return await super().send(conn)
 
 
 class AddressCap:
@@ -87,22 +129,24 @@ class _Response(_ClientResponse):
 class GuardedDownloadHandler(AiohttpDownloadHandler):
     """Every connection's address is checked as its socket is made; no proxy, no cookies, no redirects.
 
-    A request's `cut_at` in `meta` is where its body is cut instead of given up.
+    A request is sent by the `permit` in its `meta`; `cut_at` there is where its body is cut instead of given
+    up.
     """
 
     experimental = False
 
     def __init__(self, crawler: "Crawler") -> None:
         super().__init__(crawler)
-        guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
-        self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), guard)
+        self._guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
+        self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), self._guard)
+        self._reached: set[int] = set()  # families of addresses that were connected to
         # Scrapy's own session, without a guard, is replaced before it is used; detached, it warns of nothing.
         unguarded, self._session = (
             self._session,
             aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     resolver=self._resolver,
-                    socket_factory=guard.make_socket,
+                    socket_factory=self._make_socket,
                     limit=self._pool_size_total,
                     # Names are remembered in the resolver, which knows which address it gave away.
                     use_dns_cache=False,
@@ -110,12 +154,19 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                 cookie_jar=aiohttp.DummyCookieJar(),
                 # The middleware unpacks, within bounds; WARC files keep what was sent.
                 auto_decompress=False,
+                request_class=_Request,
                 response_class=_Response,
                 skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
                 trust_env=False,
             ),
         )
         unguarded.detach()
+        # One lease is one request: one that failed on a kept connection is the frontier's to send again.
+        self._session._retry_connection = False
+
+    def _make_socket(self, info: Any) -> socket.socket:
+        _permit.get().check()
+        return self._guard.make_socket(info)
 
     @asynccontextmanager
     async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
@@ -124,15 +175,34 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         address = await self._address(name, port, timeout)
-        async with self._spider.cap.held(address, timeout + _HOLD_MARGIN_SECONDS):
+        permit: Permit = request.meta["permit"]
+        hold = timeout + _HOLD_MARGIN_SECONDS
+        async with self._spider.cap.held(address, hold):
+            permit.deadline = min(permit.deadline, uptime() + hold)
+            _permit.set(permit)
             # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:
                 async with super()._make_request(request, max(0.001, over - loop.time())) as response:
+                    self._reached.add(family_of(address))
                     response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
                     yield response
-            except DownloadConnectionRefusedError:
-                self._resolver.next_address(name, port)
+            except (DownloadConnectionRefusedError, DownloadTimeoutError) as error:
+                if not permit.sent:
+                    self._blame_network(error, address, port)
+                    self._resolver.next_address(name, address)
                 raise
+
+    def _blame_network(self, error: Exception, address: str, port: int) -> None:
+        """Raise OwnFault if it is this machine that knows no way to `address`.
+
+        Not for an IPv6 address where only IPv4 ever worked, or the other way: of such hosts there are many.
+        """
+        said = system_errors(error) & {*_NO_WAY}
+        if not said or (self._reached and family_of(address) not in self._reached):
+            return
+        if self._guard.has_route(address, port) is (said == {errno.EADDRNOTAVAIL}):
+            what = "no local port is left" if errno.EADDRNOTAVAIL in said else "no route leads anywhere"
+            raise OwnFault(f"{what} ({address}): see to this machine's network") from error
 
     @property
     def _spider(self) -> _Careful:
@@ -141,7 +211,11 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         finished = await super()._read_response(response, request)
         if warc := self._spider.warc:
-            await asyncio.to_thread(warc.write, _exchange(response, request, finished))
+            try:
+                await asyncio.to_thread(warc.write, _exchange(response, request, finished))
+            except OSError as error:  # whatever it is, it is in our files
+                where = f"{warc.directory}: {error.strerror or error}"
+                raise OwnFault(f"{where}: make room there, or crawl without warc") from error
         return finished
 
     async def _address(self, name: str, port: int, timeout: float) -> str:

@@ -18,19 +18,20 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
 from crawler.config import CrawlConfig
-from crawler.errors import AddressBusy, LeaseLost, RulesMissing
-from crawler.fetch.addresses import AddressGuard, Resolver
-from crawler.fetch.failures import OF_THE_HOST, classify
-from crawler.fetch.handler import AddressCap
+from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
+from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.handler import AddressCap, Permit
 from crawler.fetch.robots import (
     MOST_BYTES,
     HostRules,
+    location,
     product_token,
     retry_at,
 )
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
+from crawler.frontier.records import uptime
 from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
@@ -45,6 +46,8 @@ from tinylm.processes import beat
 # Seconds between two questions for leases when there are none, doubled each time.
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
+# That a URL rests which a fault of ours kept from being asked for: without, it would be leased again at once.
+_FAULT_SECONDS = 1.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
 # Characters of an ETag or a Last-Modified that are kept.
@@ -63,7 +66,6 @@ def run(frontier: Frontier, config: CrawlConfig, extract: Callable[..., Extracte
     Raises ConfigError for a setting that cannot work and ServerError if the frontier's server stays away.
     """
     config.check_user_agent()
-    Resolver(config.resolve, AddressGuard(config.allowed_networks))  # or the handler raises, within Scrapy
     process = AsyncCrawlerProcess(_settings(config), install_root_handler=False)
     logging.getLogger("scrapy").setLevel(logging.getLogger().level)
     crawler = process.create_crawler(LeaseSpider)
@@ -115,6 +117,7 @@ class LeaseSpider(Spider):
         self.cap = AddressCap(self._trips, config.ip_concurrency, config.ip_delay)
         self.warc = WarcWriter(frontier.config.data / "warc", config.user_agent) if config.warc else None
         self._open: dict[tuple[int, int], Lease] = {}
+        self._faults = OwnFaults(config.concurrency)
         self._something_finished = asyncio.Event()
         self._rules = HostRules(frontier, config.user_agent)
         self._token = product_token(config.user_agent)
@@ -148,14 +151,23 @@ class LeaseSpider(Spider):
     async def _work(self) -> None:
         poll, reaped = _SHORTEST_POLL, 0.0
         while not self.fatal:
-            if time.monotonic() - reaped > _REAP_SECONDS:
-                await asyncio.to_thread(self._reap)
-                reaped = time.monotonic()
-            leases = await asyncio.to_thread(self._lease)
+            room = self._faults.room(len(self._open))
+            leases: list[Lease] = []
+            try:
+                if time.monotonic() - reaped > _REAP_SECONDS:
+                    await asyncio.to_thread(self._reap)
+                    reaped = time.monotonic()
+                if room > 0:
+                    leases = await asyncio.to_thread(self._lease, room)
+            except Exception as error:
+                if not (fault := own_fault(error)):
+                    raise
+                self._faults.met(fault)
             for lease in leases:
                 task = asyncio.create_task(self._serve(lease))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+            beat()
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             self._something_finished.clear()
             with suppress(TimeoutError):
@@ -164,19 +176,16 @@ class LeaseSpider(Spider):
     def _reap(self) -> None:
         """End what expired, in the frontier and among ours; say how extraction goes."""
         self.frontier.reap()
-        self.frontier.publish(self._name, self._extract.times.state())
-        now = time.monotonic()
+        waiting = {"waiting_for": self._faults.waiting_for}
+        self.frontier.publish(self._name, self._extract.times.state() | waiting)
+        now = uptime()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
             self._open.pop(lease.key, None)
 
-    def _lease(self) -> list[Lease]:
+    def _lease(self, n: int) -> list[Lease]:
         """In one step of a thread, so that a spider that is stopped meanwhile knows what to give back."""
-        free = self.config.concurrency - len(self._open)
-        if free <= 0:
-            return []
-        leases = self.frontier.lease(free)
+        leases = self.frontier.lease(n)
         self._open.update((lease.key, lease) for lease in leases)
-        beat()
         return leases
 
     async def _serve(self, lease: Lease) -> None:
@@ -190,16 +199,30 @@ class LeaseSpider(Spider):
                 await self._finish(lease, Batch.skip, "robots")
         except RulesMissing as missing:
             await self._finish(lease, Batch.give_back, wait=missing.seconds)
-        except TinylmError as error:
-            self._fatal = error
-        except Exception:
-            self.logger.exception("%s", lease.url)
+        except Exception as error:
+            if fault := own_fault(error):
+                await self._after_fault(fault, lease, latency=0.0)
+            elif isinstance(error, TinylmError):
+                self._fatal = error
+            else:
+                self.logger.exception("%s", lease.url)
+
+    async def _after_fault(self, fault: OwnFault, lease: Lease, latency: float | None) -> None:
+        """Give back what our own machine kept from its end; `latency` if a request was, or may be, sent."""
+        self._faults.met(fault)
+        if lease.key in self._open:
+            await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
 
     async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
         conditions = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
         headers = {"User-Agent": self.config.user_agent, **_HEADERS, **conditions}
-        meta: dict[str, Any] = {"verbatim_url": True, "download_timeout": self.config.timeout}
+        permit, begun = Permit(lease.deadline), time.monotonic()
+        meta: dict[str, Any] = {
+            "verbatim_url": True,
+            "download_timeout": self.config.timeout,
+            "permit": permit,
+        }
         if lease.kind != "page":
             # One byte more than is read of robots.txt, so that it shows when there was more.
             meta["cut_at"] = MOST_BYTES + 1
@@ -212,7 +235,11 @@ class LeaseSpider(Spider):
                 downloader.handlers.download_request_async, request
             )
         except Exception as error:
-            await self._on_failure(error, lease)
+            if fault := own_fault(error):
+                latency = request.meta.get("download_latency", 0.0) if permit.sent else None
+                await self._after_fault(fault, lease, latency)
+            else:
+                await self._on_failure(error, lease, sent=permit.sent)
         else:
             response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
@@ -220,6 +247,7 @@ class LeaseSpider(Spider):
                 await self._on_robots(response, lease, cost)
             else:
                 await self._on_response(response, lease, opt_out, cost)
+            self._faults.passed(begun)
 
     # Finished fetches out
 
@@ -237,11 +265,14 @@ class LeaseSpider(Spider):
         else:
             await self._finish(lease, Batch.ack, await self._page(response, lease, opt_out), **cost)
 
-    async def _on_failure(self, error: Exception, lease: Lease) -> None:
-        """End the lease of a request that was not answered."""
-        reason = classify(error)
+    async def _on_failure(self, error: Exception, lease: Lease, *, sent: bool) -> None:
+        """End the lease of a request that was not answered, or not `sent`."""
+        reason = classify(error, sent=sent)
         if isinstance(error, AddressBusy):
             await self._finish(lease, Batch.give_back, wait=error.seconds)
+        elif isinstance(error, LeaseLost):
+            self.logger.warning("%s: %s", lease.url, error)
+            await self._finish(lease, Batch.give_back)  # refused, if somebody else has it
         elif reason == "forbidden_network":
             if lease.kind != "page":
                 await asyncio.to_thread(self._rules.forbid, lease)
@@ -252,13 +283,23 @@ class LeaseSpider(Spider):
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
             await self._tell(lease, None)
-            back_off = reason in OF_THE_HOST or lease.kind != "page"
-            # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
-            await self._finish(lease, Batch.nack, reason, back_off=back_off, latency=self.config.timeout / 5)
+            of_the_host = reason in OF_THE_HOST
+            # What failed before and says nothing of the host, a URL that cannot be sent, counts as any other.
+            sent = sent or not of_the_host
+            await self._finish(
+                lease,
+                Batch.nack,
+                reason,
+                back_off=of_the_host or lease.kind != "page",
+                # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
+                latency=self.config.timeout / 5 if sent else 0.0,
+                sent=sent,
+                final=no_such_name(error),
+            )
 
     async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
         settled = await self._rules.settled(
-            lease, response.url, response.status, _header(response, "Location"), response.body
+            lease, response.url, response.status, location(response), response.body
         )
         links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
         page = _page(lease, response.status, reason="robots", links=links) if links else None
@@ -284,8 +325,7 @@ class LeaseSpider(Spider):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
         if 300 <= status < 400:
-            location = _header(response, "Location")
-            target = canonicalize(location, response.url) if location else None
+            target = canonicalize(moved, response.url) if (moved := location(response)) else None
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
@@ -322,9 +362,12 @@ class LeaseSpider(Spider):
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._extract.close()
-        if self.warc:
-            self.warc.close()
         self._trips.give_back(list(self._open.values()))
+        if self.warc:
+            try:
+                self.warc.close()
+            except OSError as error:
+                self._fatal = self.fatal or OwnFault(f"{self.warc.directory}: {error}: see to that disk")
 
 
 def _page(lease: Lease, status: int, **found: Any) -> Page:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from crawler.frontier.records import Lease
+from crawler.frontier.records import Lease, uptime
 from crawler.frontier.store import Call
 from crawler.page import Page
 
@@ -142,9 +142,13 @@ class Ends(ABC):
         """
         self._finish(End("skip", lease, {"reason": reason, "wait": 0}))
 
-    def give_back(self, lease: Lease, *, wait: float = 0.0) -> None:
-        """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost."""
-        self._finish(End("skip", lease, {"reason": "", "wait": ms(wait)}))
+    def give_back(self, lease: Lease, *, wait: float = 0.0, latency: float | None = None) -> None:
+        """Not begun: the URL returns as it was, the host rests for `wait` seconds. Raises LeaseLost.
+
+        `latency`, if a request was sent all the same and its answer lost here: the host rests as after any.
+        """
+        facts: dict[str, Any] = {"reason": "", "wait": ms(wait)}
+        self._finish(End("skip", lease, facts if latency is None else facts | {"latency": _fine_ms(latency)}))
 
 
 class Batch(Ends):
@@ -238,8 +242,8 @@ def _fine_ms(seconds: float) -> float:
 
 
 def _since(lease: Lease) -> int:
-    """Milliseconds since it was given, on this process's monotonic clock; scripts compare theirs with it."""
-    return ms(time.monotonic() - lease.given)
+    """Milliseconds since it was given, on our own clock; scripts compare theirs with it."""
+    return ms(uptime() - lease.given)
 
 
 def ms(seconds: float) -> int:

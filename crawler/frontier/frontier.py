@@ -15,19 +15,20 @@ import time
 import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import SEED, Asker, Discovered, Entry, Lease, Limits
+from crawler.frontier.records import SEED, Asker, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import domain, fingerprint, locate, url_at
+from crawler.urls import Address, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
 STATE_VERSION = 6
@@ -43,6 +44,9 @@ _SEEN_SHARDS = 1 << 15
 _LOST_SECONDS = 2.0
 # What is told again after a restart: the time in which one is noticed, at most so many links of it.
 _SAID_AGAIN_SECONDS, _SAID_AGAIN_LINKS = 30.0, 100_000
+# How long another walker waits for one that says nothing, and a crawl stands still when its walker's host is
+# lost. Half of it is near the 10 s of a large commit.
+_CLAIM_SECONDS = 30.0
 # Of one call: the server answers nobody else meanwhile.
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
@@ -89,12 +93,14 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
+        self._claimed: dict[str, Any] = {}
+        self._held = 0.0
         self.has_disk = False
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
         self._version, self._secret = STATE_VERSION, ""
-        # By partition: what time its last lease told, and when that was on our monotonic clock.
+        # By partition: what time its last lease told, and when that was on our clock.
         self._told: dict[int, tuple[int, float]] = {}
         self._heed_identity()
         if begin:
@@ -196,6 +202,15 @@ class Frontier(Ends):
         digest = hashlib.blake2b(name.encode(), digest_size=4).digest()
         return int.from_bytes(digest, "big") % self.config.partitions
 
+    def locate(self, url: str) -> Address:
+        """Where a URL lives: a port is part of its member, but of its host in a crawl that was taken over."""
+        host, member = address = locate(url)
+        if self._version != _TAKEN_OVER:
+            return address
+        origin, _, path = member.partition("/")
+        scheme, _, port = origin.partition(":")
+        return Address(f"{host}:{port}", f"{scheme and 'http:'}/{path}") if port else address
+
     def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
@@ -249,7 +264,7 @@ class Frontier(Ends):
     def _pushes(self, links: Iterable[Discovered]) -> Iterator[Call]:
         """The calls that push `links`: hosts together until a call has enough, a large host in parts."""
         batches: dict[int, tuple[list[Any], int]] = {}
-        for host, (referrers, arguments) in _by_host(links, self._seen).items():
+        for host, (referrers, arguments) in self._by_host(links).items():
             for start in range(0, len(arguments), 4 * _PUSH_BATCH):
                 part = arguments[start : start + 4 * _PUSH_BATCH]
                 partition = self.partition_of(host)
@@ -262,6 +277,19 @@ class Frontier(Ends):
                     batches[partition] = batch, size
         for partition, (batch, _) in batches.items():
             yield Call("push", self.prefixes[partition], tuple(batch))
+
+    def _by_host(self, links: Iterable[Discovered]) -> dict[str, tuple[set[Any], list[Any]]]:
+        """Referrers and the arguments of links, by host."""
+        hosts: dict[str, tuple[set[Any], list[Any]]] = {}
+        for url, promise, referrer in links:
+            if not math.isfinite(promise):
+                raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
+            host, member = self.locate(url)
+            referrers, arguments = hosts.setdefault(host, (set(), []))
+            arguments += (member, round(promise * _PROMISE), *self._seen(url))
+            if referrer:
+                referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+        return hosts
 
     def lease(self, n: int) -> list[Lease]:
         """Up to `n` URLs of different hosts, best first, none of a host that must rest.
@@ -277,14 +305,14 @@ class Frontier(Ends):
         for step in range(partitions):
             if len(leases) >= n:
                 break
-            partition, asked = (first + step) % partitions, time.monotonic()
+            partition, asked = (first + step) % partitions, uptime()
             seed = self._random.getrandbits(31)
             clock: tuple[int, ...] = ()
             if partition in self._told:
                 told, at = self._told[partition]
                 clock = told, ms(asked - at)
             now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
-            given = time.monotonic()
+            given = uptime()
             self._told[partition] = int(now), given
             leases += [_lease(json.loads(lease), partition, asked + seconds, given) for lease in found]
         return leases
@@ -400,6 +428,13 @@ class Frontier(Ends):
         pairs = [part for fact in facts.items() for part in fact]
         return bool(self._run("answer", self.partition_of(asker.host), *pairs))
 
+    def waiting(self, host: str) -> int | None:
+        """URLs of `host` that are queued, on disk too; None if the host was never met."""
+        partition, h = self.partition_of(host), f"h:{host}"
+        met, *lists = self._run("HMGET", partition, h, "next", "tail", "cold")
+        best = int(self._run("ZCARD", partition, f"q:{host}"))
+        return None if met is None else best + sum(int(count or 0) for count in lists)
+
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
         self._tell_host(host, "block", max(0, ms(at - time.time())))
@@ -440,7 +475,7 @@ class Frontier(Ends):
         return bool(self._run("host", self.partition_of(host), host, domain(host), *what))
 
     def _tell_url(self, url: str, what: str | int) -> bool:
-        host, member = locate(url)
+        host, member = self.locate(url)
         partition = self.partition_of(host)
         return bool(self._run("url", partition, host, domain(host), member, *self._seen(url), what))
 
@@ -499,6 +534,49 @@ class Frontier(Ends):
         if limits and time.time() >= limits.until:
             return "its time is up"
         return ""
+
+    # The one walker
+
+    def claim(self, lock: str, at: str) -> str:
+        """Become the crawl's one walker, who writes to the place `at`; returns where another does, or "".
+
+        What a walker before us says is refused from then on, with WalkerLost; and so is what we say once
+        another claims, which it can when we have not called `hold` for `_CLAIM_SECONDS`. `lock` names a
+        lock that we hold: whoever claimed with the same one before is gone.
+        """
+        self._store.walker = ""
+        number, *other = self._claim(self.prefixes[:1], 0, lock=lock, at=at, hold=ms(_CLAIM_SECONDS))
+        if not other:
+            self._store.walker = number
+            self.hold(now=True)
+        return "".join(where.decode() for where in other)
+
+    def _claim(self, prefixes: Sequence[str], number: int | str, **facts: Any) -> list[Any]:
+        self._claimed |= facts
+        pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
+        self._held = time.monotonic()
+        return list(self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])[0])
+
+    def hold(self, *, now: bool = False) -> None:
+        """Go on being the one walker, if this is one. Raises WalkerLost if another is.
+
+        The server is asked now and then, or `now`.
+        """
+        if self._store.walker and (now or time.monotonic() - self._held >= _CLAIM_SECONDS / 10):
+            self._claim(self.prefixes, self._store.walker)
+
+    def give_up_claim(self) -> None:
+        """Let another walker go on at once."""
+        if self._store.walker:
+            with suppress(WalkerLost):
+                self._claim(self.prefixes, self._store.walker, hold=0)
+        self._store.walker = ""
+
+    def walked(self) -> tuple[str, dict[str, str]]:
+        """Where the last walker wrote, if there was one; by partition, the first entry not forgotten."""
+        found = [self._run("HMGET", s, "meta", "walker_at", "trimmed") for s in range(self.config.partitions)]
+        trimmed = {str(s): at.decode() for s, (_, at) in enumerate(found) if at}
+        return (found[0][0] or b"").decode(), trimmed
 
     # The stream, for the walker
 
@@ -598,20 +676,6 @@ def tenth(promise: int) -> int:
     return -1 if promise < 0 else min(9, promise // 1000)
 
 
-def _by_host(links: Iterable[Discovered], seen: Any) -> dict[str, tuple[set[Any], list[Any]]]:
-    """Referrers and the arguments of links, by host."""
-    hosts: dict[str, tuple[set[Any], list[Any]]] = {}
-    for url, promise, referrer in links:
-        if not math.isfinite(promise):
-            raise FrontierError(f"{url}: its promise is {promise}, not a number to compare by")
-        host, member = locate(url)
-        referrers, arguments = hosts.setdefault(host, (set(), []))
-        arguments += (member, round(promise * _PROMISE), *seen(url))
-        if referrer:
-            referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
-    return hosts
-
-
 def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     """The sum of what the partitions answered to `counts`."""
     totals: Counter[str] = Counter()
@@ -625,6 +689,7 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
         token=int(found["token"]),
         partition=partition,
         host=found["host"],
+        member=found["member"],
         url=url_at(found["host"], found["member"]),
         kind=found["kind"],
         promise=float(found["promise"]) / _PROMISE,

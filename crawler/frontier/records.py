@@ -1,14 +1,25 @@
 """What the frontier takes and gives: `Discovered`, `Lease`, `Entry`, `Limits`."""
 
+import time
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
-from crawler.urls import locate
+
+# Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
+
+
+def uptime() -> float:
+    """Seconds on a clock that goes on while this process is stopped and, on Linux, while the machine sleeps.
+
+    A virtual machine that was paused knows nothing of it: there only the frontier notices.
+    """
+    return time.clock_gettime(_CLOCK)
 
 
 class Discovered(NamedTuple):
@@ -37,6 +48,8 @@ class Lease:
     token: int
     partition: int
     host: str
+    member: str
+    """What the URL is called at its host, see `crawler.urls.Address`."""
     url: str
     kind: str
     """`page`, `robots` for the host's robots.txt, or `errand` for one that other hosts were sent here for."""
@@ -46,7 +59,7 @@ class Lease:
     robots_until: int
     """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
-    """On this process's monotonic clock."""
+    """By `uptime`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
     given: float = 0.0
     """When it was received, on the same clock."""
     fetch_no: int = 1
@@ -66,8 +79,8 @@ class Lease:
 
     @property
     def origin(self) -> str:
-        """Scheme and port of the URL as `crawler.urls.Address` has them: robots rules are an origin's."""
-        return locate(self.url).member.partition("/")[0]
+        """Scheme and port of the URL as its member has them: robots rules are an origin's."""
+        return self.member.partition("/")[0]
 
 
 class Entry(NamedTuple):

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Lease
 from crawler.frontier.store import Call
-from crawler.urls import locate
 
 
 class RequestFrontier(Frontier):
@@ -13,7 +12,7 @@ class RequestFrontier(Frontier):
 
     def put_request(self, url: str, request: bytes, priority: float) -> bool:
         """Queue `url` with its request; False if it was before. Fragments tell requests of a URL apart."""
-        host, member = locate(url)
+        host, member = self.locate(url)
         if not self._run("keep", self.partition_of(host), f"{host} {member}", request, *self._seen(url)):
             return False
         return self.put([Discovered(url, priority, SEED)]) == 1
@@ -32,4 +31,4 @@ class RequestFrontier(Frontier):
 
 
 def _field(lease: Lease) -> str:
-    return " ".join(locate(lease.url))
+    return f"{lease.host} {lease.member}"

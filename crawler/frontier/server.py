@@ -6,14 +6,18 @@ else, logs every write and syncs each second, refuses writes over its memory lim
 dies with the process that started it.
 """
 
+import hashlib
 import os
 import re
 import shutil
+import socket
+import stat
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-import zlib
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,6 +31,7 @@ from tinylm.processes import stop
 _START_SECONDS = 60.0  # to load a log of some GB
 _STOP_SECONDS = 20.0  # to write what is not on disk; killed later, it loses its last second
 _POLL_SECONDS = 0.02
+_SOCKET = "redis.sock"
 _LONGEST_SOCKET_PATH = 100  # bytes; sun_path has 108 on Linux, 104 on macOS
 
 
@@ -54,6 +59,61 @@ def _major_version(binary: str) -> int:
     return int(match[1]) if match else 0
 
 
+class OwnSocket(redis.UnixDomainSocketConnection):
+    """A connection to the socket of a server that this user runs; to anybody else's it says nothing.
+
+    Raises ServerError if the file is another user's, or who listens there.
+    """
+
+    def _connect(self) -> socket.socket:
+        self._check(Path(self.path).stat().st_uid)
+        connected: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        if hasattr(socket, "SO_PEERCRED"):  # Linux; its struct ucred: process, user, group
+            peer = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            try:
+                self._check(struct.unpack("3i", peer)[1])
+            except ServerError:
+                connected.close()
+                raise
+        return connected
+
+    def _check(self, user: int) -> None:
+        if user != os.geteuid():
+            raise ServerError(
+                f"{self.path} is a socket of user {user}, not ours, and nothing was said to it: if the crawl "
+                "is theirs, be that user; else remove it, and give a --data that others cannot write to"
+            )
+
+
+def _short_name(directory: Path) -> Path:
+    """A path that leads to `directory` and is short: a link in a folder that only we can enter.
+
+    Links of two processes may lie in different folders, and lead to the same socket. Raises ServerError if
+    there is no such folder.
+    """
+    folders = [Path(tempfile.gettempdir()) / f"tinylm-{os.getuid()}"]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        folders.insert(0, Path(runtime) / "tinylm")
+    for folder in folders:
+        # 80 bits: no two paths meet by chance.
+        link = folder / hashlib.blake2b(bytes(directory), digest_size=10).hexdigest()
+        with suppress(OSError):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+            ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+            if ours and len(bytes(link / _SOCKET)) <= _LONGEST_SOCKET_PATH:
+                if not link.is_symlink() or link.readlink() != directory:
+                    link.unlink(missing_ok=True)
+                    with suppress(FileExistsError):  # another process of ours was first
+                        link.symlink_to(directory)
+                return link
+    raise ServerError(
+        f"{directory} is too long for a socket, and {' and '.join(map(str, folders))} cannot hold a shorter "
+        "name: not a folder of ours that nobody else can enter. Give a shorter --data, or set TMPDIR to a "
+        "folder of your own"
+    )
+
+
 class EmbeddedServer:
     """The server of one data directory: started here, or already running and only attached to.
 
@@ -68,11 +128,9 @@ class EmbeddedServer:
 
     @property
     def socket(self) -> Path:
-        """The unix socket: in the data directory, or where its name is short enough for the kernel."""
-        path = self.directory / "redis.sock"
-        if len(str(path)) <= _LONGEST_SOCKET_PATH:
-            return path
-        return Path(tempfile.gettempdir()) / f"tinylm-{os.getuid()}-{zlib.crc32(bytes(path)):08x}.sock"
+        """The unix socket in the data directory, by a name that is short enough for the kernel."""
+        path = self.directory / _SOCKET
+        return path if len(bytes(path)) <= _LONGEST_SOCKET_PATH else _short_name(self.directory) / _SOCKET
 
     @property
     def url(self) -> str:
@@ -97,8 +155,11 @@ class EmbeddedServer:
         self.stop()
 
     def answers(self) -> bool:
-        """Whether a server is up on the socket (one that still loads its log counts, and is waited for)."""
-        client = redis.Redis.from_url(self.url)
+        """Whether a server is up on the socket (one that still loads its log counts, and is waited for).
+
+        Raises ServerError if it is somebody else's.
+        """
+        client = redis.Redis.from_url(self.url, connection_class=OwnSocket)
         give_up = time.monotonic() + _START_SECONDS
         while True:
             try:
@@ -120,6 +181,9 @@ class EmbeddedServer:
         binary = find_server()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            # There the log, the lock or the data could be another user's link to a file of ours.
+            if self.directory.stat().st_mode & stat.S_IWOTH:
+                raise ServerError(f"{self.directory} can be written by everybody: `chmod o-w` it")
             self._log.touch()
         except OSError as error:
             raise ServerError(f"{self.directory} cannot hold the server's files: {error}") from error
@@ -134,7 +198,7 @@ class EmbeddedServer:
                 process.wait()
                 raise ServerError(f"{binary} did not start in {self.directory}: {self._last_words(spoken)}")
             time.sleep(_POLL_SECONDS)
-        with redis.Redis.from_url(self.url) as client:
+        with redis.Redis.from_url(self.url, connection_class=OwnSocket) as client:
             answering = int(client.info("server")["process_id"])
         if os.getpgid(answering) == process.pid:  # itself or, off Linux, the child it stands for
             self._process = process

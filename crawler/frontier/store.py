@@ -18,7 +18,7 @@ from redis.cluster import RedisCluster
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterException
 from redis.retry import Retry
 
-from crawler.errors import FrontierFull, ServerError
+from crawler.errors import FrontierFull, ServerError, WalkerLost
 from tinylm.errors import ConfigError
 
 # A server that restarts and reads a log of some GB is back within this; longer means that someone must look.
@@ -66,8 +66,10 @@ def source(name: str) -> str:
     return f"{shebang}\n{(folder / 'common.lua').read_text()}\n{body}"
 
 
-def connect(url: str) -> "RedisStore":
+def connect(url: str, **options: Any) -> "RedisStore":
     """The store at `url`: redis://, rediss://, unix:// or, for a cluster, redis+cluster://.
+
+    `options` are for redis.Redis, such as the `connection_class` OwnSocket.
 
     Raises ConfigError if it is none of them, ServerError if a cluster does not answer.
     """
@@ -75,7 +77,8 @@ def connect(url: str) -> "RedisStore":
         if url.startswith(_CLUSTER):
             return RedisStore(RedisCluster.from_url(url.replace(_CLUSTER, "redis://", 1)))
         # No silent retries: the frontier must notice when the server was restarted.
-        return RedisStore(redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0), health_check_interval=0))
+        retry = Retry(NoBackoff(), 0)
+        return RedisStore(redis.Redis.from_url(url, retry=retry, health_check_interval=0, **options))
     except ValueError as error:
         raise ConfigError(f"redis_url = {url!r}: {error}") from error
     except (redis.ConnectionError, RedisClusterException) as error:
@@ -94,6 +97,8 @@ class RedisStore:
             if path.stem != "common"
         }
         self._runs: frozenset[str] = frozenset()
+        self.walker: int | str = ""
+        """Number of the walker's claim by which scripts run here; "" while none holds one."""
         self.restarts = 0
         """How often a server was seen to have been restarted."""
         self.after_restart: Callable[[], None] = lambda: None
@@ -142,6 +147,8 @@ class RedisStore:
                 lost = True
                 time.sleep(0.2)
             except redis.ResponseError as error:
+                if str(error).startswith("WALKERLOST"):
+                    raise WalkerLost("another walker has claimed this crawl") from error
                 raise ServerError(f"the frontier's server refuses: {error}") from error
 
     def run(self, call: Call) -> Any:
@@ -164,7 +171,7 @@ class RedisStore:
             # A full server takes the bytes with the script.
             with suppress(OutOfMemoryError):
                 self.client.set(*_beside(call), px=_BESIDE_MS, nx=True)
-        return self._answer(call, self._scripts[call.name]([call.prefix], call.argv(sent_beside=True)))
+        return self._answer(call, self._scripts[call.name]([call.prefix], self._argv(call, sent_beside=True)))
 
     def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)
@@ -177,14 +184,19 @@ class RedisStore:
             if call.name.isupper():
                 pipe.execute_command(call.name, call.prefix + call.args[0], *call.args[1:])
             else:
-                pipe.evalsha(self._scripts[call.name].sha, 1, call.prefix, *call.argv(sent_beside=True))
+                argv = self._argv(call, sent_beside=True)
+                pipe.evalsha(self._scripts[call.name].sha, 1, call.prefix, *argv)
         answers = pipe.execute(raise_on_error=False)
         return [self._answer(call, answers[place]) for call, place in zip(calls, at, strict=True)]
+
+    def _argv(self, call: Call, *, sent_beside: bool = False) -> tuple[Any, ...]:
+        """What a script gets: what the call says, and for which walker."""
+        return *call.argv(sent_beside=sent_beside), self.walker
 
     def _answer(self, call: Call, answer: Any) -> Any:
         """What a call returned; sent again, complete, if the server had not the script or not the bytes."""
         if isinstance(answer, NoScriptError) or (call.beside and answer == []):
-            return self._scripts[call.name]([call.prefix], call.argv())
+            return self._scripts[call.name]([call.prefix], self._argv(call))
         if isinstance(answer, Exception):
             raise answer
         return answer

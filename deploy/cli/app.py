@@ -72,8 +72,9 @@ def demo(data: Path = Path("runs/demo")) -> None:
 @app.command
 def config() -> None:
     """Every setting in force here and now, and where its value came from."""
-    from rich.console import Console
     from rich.table import Table
+
+    from deploy.console import Console
 
     table = Table("section", "setting", "value", "from")
     for section, name, value, source in in_force(**SECTIONS):

@@ -11,6 +11,7 @@ from cyclopts import App, Parameter
 from crawler.config import CrawlConfig, FrontierConfig
 from ranker.config import WalkConfig
 from tinylm.config import in_force, layers
+from tinylm.terminal import say
 
 if TYPE_CHECKING:
     from crawler.seeds.seed import Seed
@@ -38,7 +39,7 @@ def crawl(
     from deploy.status import show_crawl
 
     reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
-    print(f"done: {reason}; the corpus is in {frontier.shards}")
+    say(f"done: {reason}; the corpus is in {frontier.shards}")
 
 
 @app.command(config=_FRONTIER)
@@ -48,7 +49,7 @@ def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> No
 
     found = _read(seeds)
     with open_frontier(frontier, begin=False) as opened:
-        print(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+        say(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
 
 
 def _read(given: Iterable[str]) -> "list[Seed]":
@@ -88,7 +89,7 @@ def begin(
         opened.set_limits(limits_from_now(crawl))
         given = opened.put_seeds(found)
         delay = opened.config.delay
-    print(
+    say(
         f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages; "
         f"a host rests {delay:g} s"
     )
@@ -146,22 +147,21 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 
     # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
     with sigterm_as_interrupt(), embedded(frontier) as started:
-        print(f"--redis-url {started.url}", flush=True)
+        say(f"--redis-url {started.url}")
         signal.pause()
 
 
 @app.command(config=_FRONTIER)
 def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
-    from rich.console import Console
-
+    from deploy.console import Console
     from deploy.crawl import attach
     from deploy.status import StatusReader, table, verdict
 
     attached = attach(frontier)
     read = StatusReader(attached).read()
     Console().print(table(read))
-    print(verdict(read, attached.config.backlog).text)
+    say(verdict(read, attached.config.backlog).text)
 
 
 @app.command(config=_FRONTIER)
@@ -171,6 +171,7 @@ def dashboard(
     runs: tuple[Path, ...] = (),
     host: str = "127.0.0.1",
     port: int = 8000,
+    names: tuple[str, ...] = (),
 ) -> None:
     """Show crawl and training live on one web page, now or once they begin.
 
@@ -182,8 +183,12 @@ def dashboard(
         Address to listen on.
     port
         Port to listen on.
+    names
+        Host names by which browsers reach it, besides localhost, this machine's name and its addresses.
     """
+    from deploy.cli.names import host_named
     from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port)
+    ours = {host_named(name) for name in names}
+    serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port, names=ours)

@@ -1,19 +1,27 @@
 """`tinylm frontier`: what a person may ask and tell a crawl while it runs."""
 
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App
-from rich.console import Console
 from rich.table import Table
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError
 from crawler.frontier import Frontier
-from crawler.urls import canonicalize
+from deploy.cli.names import host_named, names_of, urls_named
+from deploy.console import Console
 from deploy.crawl import attach
 from ranker.config import GOOD_LABEL, ONLINE
+from shards.errors import ShardError
+from shards.manifest import is_corpus
+from shards.takedown import documents_hit
 from tinylm.config import layers
+from tinylm.errors import ConfigError
+from tinylm.terminal import say
 
 app = App(
     name="frontier",
@@ -21,6 +29,7 @@ app = App(
     config=layers(frontier=FrontierConfig),
 )
 
+_LONGEST_BLOCK = 10 * 365 * 24 * 3600  # seconds; a longer one is a typing error
 _CAUSES = {
     "ready": "may be asked now",
     "cooling": "rest between requests",
@@ -42,35 +51,43 @@ def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
         table.add_row(f"{idle[cause]:,}", "hosts" if idle[cause] != 1 else "host", words)
     Console().print(table)
     wake = idle["next_wake_seconds"]
-    print("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
+    say("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
 
 
 @app.command
 def pause(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Lease nothing of HOST, of this crawl, or of --everything on the server, until it is resumed."""
-    attach(frontier).pause(host, everything=everything)
+    _tell(attach(frontier), "pause", host, everything=everything)
 
 
 @app.command
 def resume(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Go on with what was paused in the same words."""
-    attach(frontier).resume(host, everything=everything)
+    _tell(attach(frontier), "resume", host, everything=everything)
 
 
 @app.command
 def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Ask nothing of HOST for SECONDS."""
-    attach(frontier).block_until(host, time.time() + seconds)
+    if not 0 <= seconds <= _LONGEST_BLOCK:
+        raise ConfigError(
+            f"seconds = {seconds!r}: 0 to {_LONGEST_BLOCK:,}; to stop a host for good, take it down"
+        )
+    opened, named = attach(frontier), host_named(host)
+    hit = _waiting(opened, named)
+    opened.block_until(named, time.time() + seconds)
+    say(f"nothing is asked of {named} for {seconds:g} s: {hit}")
 
 
 @app.command
 def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Never fetch WHAT, a host or a URL, again, and forget what is queued of it.
 
-    At the walker's next commit no reader gives what the corpus has of it; `tinylm shards purge` removes that.
+    A name with a port is the whole host, a page without http:// or https:// both of them. At the walker's
+    next commit no reader gives what the corpus has of it; `tinylm shards purge` removes that.
     """
-    known = attach(frontier).take_down(host_or_url(what))
-    print("taken down" if known else "taken down before it was met")
+    names, opened = names_of(what), attach(frontier)
+    take_down_in(opened, names, documents_in(frontier.shards, names))
 
 
 @app.command
@@ -87,7 +104,7 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
         path = Path(model)
         model = str(path.resolve())
         if not path.exists():
-            print(f"there is no {model} here; the walker looks where it runs")
+            say(f"there is no {model} here; the walker looks where it runs")
     attach(frontier).publish("quality", {"model": model, "label": label, "at": time.time()})
 
 
@@ -95,34 +112,83 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """List the dead letters: URLs given up after too many attempts, and why."""
     for url, reason in attach(frontier).dead_letters():
-        print(f"{reason}\t{url}")
+        say(f"{reason}\t{url}")
 
 
 @app.command
 def retry(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
     """Queue the dead letters URLS, or --all, again."""
     opened = attach(frontier)
-    print(f"{sum(map(opened.retry, _chosen(opened, urls, all))):,} queued again")
+    say(f"{sum(map(opened.retry, _chosen(opened, urls, all))):,} queued again")
 
 
 @app.command
 def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
     """Forget the dead letters URLS, or --all; they are not fetched even if somebody links to them."""
     opened = attach(frontier)
-    print(f"{sum(map(opened.drop, _chosen(opened, urls, all))):,} dropped")
+    say(f"{sum(map(opened.drop, _chosen(opened, urls, all))):,} dropped")
 
 
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
-    return [url for url, _ in frontier.dead_letters()] if every else [_canonical(url) for url in urls]
+    if every:
+        return [url for url, _ in frontier.dead_letters()]
+    return [canonical for url in urls for canonical in urls_named(url)]
 
 
-def host_or_url(what: str) -> str:
-    """A host or a URL that somebody typed, as the frontier and the corpus know it."""
-    return _canonical(what) if "://" in what else what.lower()
+def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:
+    """Do what `verb` says and print what that hit."""
+    if host and everything:
+        raise ConfigError(f"a HOST and --everything: give one of them; {host} would be left out")
+    named = host_named(host) if host else ""
+    hit = _waiting(frontier, named) if named else "every host of it"
+    getattr(frontier, verb)(named, everything=everything)
+    whole = "every crawl on this server" if everything else f"crawl {frontier.config.crawl_id!r}"
+    say(f"{verb}d {named or whole}: {hit}")
 
 
-def _canonical(url: str) -> str:
-    canonical = canonicalize(url)
-    if canonical is None:
-        raise FrontierError(f"{url!r} is not an http or https URL")
-    return canonical
+def _waiting(frontier: Frontier, host: str) -> str:
+    """What is hit with a host, in words."""
+    count = frontier.waiting(host)
+    if count is None:
+        return "this hits nothing yet, as the host was never met; it is remembered all the same"
+    return counted(count, "queued URL")
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things, in words."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def documents_in(directory: Path, names: Iterable[str]) -> Counter[str] | None:
+    """Documents that each of `names` takes down; None if they cannot be counted, which keeps nothing up."""
+    try:
+        return documents_hit(directory, names) if is_corpus(directory) else None
+    except ShardError as error:
+        say(f"documents were not counted: {error}", file=sys.stderr)
+        return None
+
+
+def take_down_in(frontier: Frontier, names: Iterable[str], documents: Counter[str] | None) -> bool:
+    """Take `names` down in a crawl; print what each hits there, and of the `documents` of its corpus.
+
+    Returns whether any hits something.
+    """
+    hit = False
+    for name in names:
+        is_url = "://" in name
+        queued = 0 if is_url else frontier.waiting(name)
+        known = frontier.take_down(name)
+        hit |= say_taken_down(name, documents, int(known) if is_url else queued)
+    return hit
+
+
+def say_taken_down(name: str, documents: Counter[str] | None, queued: int | None = None) -> bool:
+    """Print what a take-down hit, so far as it was counted; never of nothing that it was "taken down"."""
+    hit = [] if queued is None else [counted(queued, "queued URL")]
+    if documents is not None:
+        hit.append(counted(documents[name], "document"))
+    if queued or (documents and documents[name]):
+        say(f"taken down: {name}, {' and '.join(hit)}")
+        return True
+    say(f"{name} hits nothing now ({' and '.join(hit) or 'never met'}); it is remembered, and kept out")
+    return False

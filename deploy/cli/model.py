@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
+from tinylm.terminal import say
 from trainer.config import SamplingConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
@@ -61,7 +62,7 @@ def complete(
         tokens = generator.complete_tokens(prompt, logprobs, **asdict(sampling))
         _print_tokens(tokens, generator.tokenizer)
         return
-    print(prompt, end="")
+    say(prompt, end="")
     print_stream(generator.complete(prompt, **asdict(sampling)))
 
 
@@ -79,8 +80,7 @@ def chat(
     run
         Directory of a fine-tuning run, or one of its checkpoints.
     """
-    from rich.console import Console
-
+    from deploy.console import Console
     from trainer.generate import Generator
     from trainer.post.chat import ConversationError
 
@@ -103,7 +103,7 @@ def chat(
             answer = print_stream(generator.chat(messages, **options))
         except ConversationError as error:
             answer = ""
-            console.print(str(error), style="red", markup=False)
+            console.print(str(error), style="red")
         # Roles take turns (the template knows nothing else): a question without an answer is forgotten.
         if answer.strip():
             messages.append({"role": "assistant", "content": answer})
@@ -116,7 +116,7 @@ def hf(run: Run, *, out: Annotated[Path, Parameter(help="New directory; there on
     """Write RUN as transformers loads it, with its tokenizer and chat template."""
     from trainer.interop.hf import export_hf
 
-    print(f"{out}: {export_hf(run, out)}; AutoModelForCausalLM and AutoTokenizer open it")
+    say(f"{out}: {export_hf(run, out)}; AutoModelForCausalLM and AutoTokenizer open it")
 
 
 @export.command
@@ -134,16 +134,16 @@ def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp1
         raise ConfigError("the package gguf is not installed: pip install '.[export]'")
     from trainer.interop.gguf import export_gguf
 
-    print(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
+    say(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
 
 
 def print_stream(pieces: Iterable[str]) -> str:
     """Print pieces of text as they come; returns the text."""
     said = []
     for piece in pieces:
-        print(piece, end="", flush=True)
+        say(piece, end="")
         said.append(piece)
-    print()
+    say()
     return "".join(said)
 
 
@@ -154,4 +154,4 @@ def _print_tokens(tokens: "Iterable[Token]", tokenizer: "Tokenizer") -> None:
             f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
         )
         shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.decode((token.id,))!r:<16}"
-        print(f"{shown} {likeliest}".rstrip(), flush=True)
+        say(f"{shown} {likeliest}".rstrip())

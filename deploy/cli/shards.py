@@ -6,14 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 from cyclopts import App
-from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.urls import fingerprint, locate
-from deploy.cli.frontier import host_or_url
+from deploy.cli.frontier import documents_in, say_taken_down, take_down_in
+from deploy.cli.names import names_of, urls_named
+from deploy.console import Console
 from deploy.crawl import attach
 from ranker.config import WalkConfig
 from ranker.links import rank as ranking
@@ -25,6 +26,8 @@ from shards.reader import ShardReader
 from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
+from tinylm.errors import ConfigError
+from tinylm.terminal import say
 
 app = App(name="shards", help="Look after a corpus.")
 
@@ -54,30 +57,35 @@ def verify(directory: Path) -> None:
     """Compare every file of DIRECTORY with what was committed; exit 1 if one differs."""
     damage = list(find_damage(directory))
     for name, what in damage:
-        print(f"{directory / name}: {what}", file=sys.stderr)
+        say(f"{directory / name}: {what}", file=sys.stderr)
     if damage:
         sys.exit(1)
-    print(f"{directory}: every file is as it was committed")
+    say(f"{directory}: every file is as it was committed")
 
 
 @app.command(config=layers(walk=WalkConfig))
 def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
     """Choose the hosts whose text no model trains on, once for a corpus."""
     held_out = holdout.hold_out(directory, walk.held_out)
-    print(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
+    say(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
 
 
 @app.command(config=layers(frontier=FrontierConfig))
 def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Never give WHAT, hosts and URLs, from the corpus in DIRECTORY again; a crawl does not fetch them again.
 
+    A name with a port is the whole host, a page without http:// or https:// both of them.
     While a crawl writes to DIRECTORY its frontier is told, and the walker's next commit has it.
     """
-    named = [host_or_url(name) for name in what]
+    named = [name for each in what for name in names_of(each)]
+    if not named:
+        raise ConfigError("nothing to take down: name hosts or URLs")
     manifest = Manifest.load(directory)
+    documents = documents_in(directory, named)
     try:
         with ShardWriter(directory) as writer:
             writer.update(tombstones=writer.manifest.with_tombstones(named).tombstones)
+        hit = sum(say_taken_down(name, documents) for name in named) > 0
         done = "no reader gives them any more; `tinylm shards purge` removes them from the files"
     except ShardsLocked:
         # A walker writes here, and nobody else may commit: its frontier passes the names on.
@@ -86,11 +94,10 @@ def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierCo
                 f"{directory}: crawl {manifest.crawl_id!r} is writing here: name it with --crawl-id, and its "
                 "server with --redis-url or --data"
             ) from None
-        attached = attach(frontier)
-        for name in named:
-            attached.take_down(name)
+        hit = take_down_in(attach(frontier), named, documents)
         done = "not fetched any more; readers do not give them from the walker's next commit"
-    print(f"taken down: {done}")
+    if hit or documents is None:
+        say(done)
 
 
 @app.command
@@ -102,7 +109,7 @@ def purge(directory: Path) -> None:
     """
     # Documents, links and fetches of a page are known by its host and its fingerprint, of which ids are made.
     documents, links, fetches = takedown.purge(directory, lambda url: (locate(url).host, fingerprint(url)))
-    print(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
+    say(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
 
 
 @app.command
@@ -110,18 +117,19 @@ def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
     """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
     console = Console()
     shown = 0
+    wanted = urls_named(url) if url is not None else ()
     for document in ShardReader(directory, split="all"):
-        if url is not None and document["url"] != url:
+        if wanted and document["url"] not in wanted:
             continue
         console.rule(document["url"])
         facts = ("quality", "promise", "karma", "inlinks", "depth", "language")
         console.print({name: document[name] for name in facts})
-        console.print(Markdown(document["text"]))
+        console.print(Markdown(document["text"], hyperlinks=False))
         shown += 1
         if shown == limit:
             return
-    if url is not None and not shown:
-        raise ShardError(f"{directory}: no document has the URL {url}")
+    if wanted and not shown:
+        raise ShardError(f"{directory}: no document has the URL {' or '.join(wanted)}")
 
 
 @app.command

@@ -9,11 +9,11 @@ import numpy as np
 from cyclopts import Parameter
 from numpy.typing import NDArray
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from crawler.urls import canonicalize
+from deploy.console import Console
 from ranker.replay.experiment import Experiment, Run, draw_starts, policies, run, summarize
 from ranker.replay.simulator import Clock
 from ranker.replay.web import PAGERANK, RecordedWeb, read_edges, read_shards, read_warc

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.urls import canonicalize, fingerprint, locate
+from deploy.console import Console
 from ranker.policy.promise import WORDS
 from ranker.state import restored
 from shards.manifest import Manifest

@@ -10,7 +10,7 @@ import hashlib
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,22 @@ from fastapi.responses import HTMLResponse
 import tinylm
 from crawler.frontier import Frontier
 from deploy.crawl import sigterm_as_interrupt
+from deploy.dashboard.server import HEADER_BYTES, HEADERS, KnownHosts, PromptRequests
 from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
 from tinylm.errors import ConfigError
+from tinylm.terminal import say
 
 # At SIGTERM, for answers on their way; a page asks again a second later.
 _SHUTDOWN_SECONDS = 3
 
 
-def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path]) -> FastAPI:
+def create_app(
+    attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], names: Collection[str] = ()
+) -> FastAPI:
     """The application that shows the frontier `attach` returns, the corpus in `shards` and training `runs`.
 
-    `/` is the page, `/api/status` what it shows as JSON, `/health` whether this process answers.
+    `/` is the page, `/api/status` what it shows as JSON, `/health` whether this process answers. By `names`
+    browsers may ask for it, besides this machine's own.
     """
     crawl = Sampled(CrawlReader(attach).read)
     corpus, readers = CorpusReader(shards), [RunReader(run) for run in runs]
@@ -43,7 +48,9 @@ def create_app(attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path
         with crawl, disk:
             yield
 
-    app = FastAPI(title="tinylm", lifespan=sampling, docs_url=None, redoc_url=None, openapi_url=None)
+    # No redirect of /api/status/: it would lead to whatever host was asked for.
+    app = FastAPI(lifespan=sampling, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
+    app.add_middleware(KnownHosts, names=names)
     page = (Path(__file__).parent / "index.html").read_text()
     headers = {"Content-Security-Policy": content_policy(page), "Cache-Control": "no-store"}
 
@@ -94,14 +101,25 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    attach: Callable[[], Frontier], shards: Path, runs: Sequence[Path], *, host: str, port: int
+    attach: Callable[[], Frontier],
+    shards: Path,
+    runs: Sequence[Path],
+    *,
+    host: str,
+    port: int,
+    names: Collection[str] = (),
 ) -> None:
     """Serve the page until SIGTERM or SIGINT. Raises ConfigError if the port is taken."""
     # Bound before uvicorn starts: of a taken port it would say so in its log and exit by itself.
     with listen(host, port) as listener:
-        print(f"dashboard on http://{host}:{listener.getsockname()[1]}/", flush=True)
+        say(f"dashboard on http://{host}:{listener.getsockname()[1]}/")
         config = uvicorn.Config(
-            create_app(attach, shards, runs),
+            create_app(attach, shards, runs, {host.lower(), *names}),
+            http=PromptRequests,
+            ws="none",
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            headers=HEADERS,
+            server_header=False,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,

@@ -14,11 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.seeds.read import read_seeds
+from deploy.console import Console
 from deploy.crawl import Crawl, sigterm_as_interrupt
 from deploy.demo.audit import audit
 from deploy.demo.dump import write_dump
@@ -88,7 +86,7 @@ def run(data: Path) -> None:
 
 
 def _stage(name: str) -> None:
-    console.print(f"\n[bold]{name}[/bold]")
+    console.print(f"\n{name}", style="bold")
 
 
 def _crawl(data: Path) -> str:
@@ -200,12 +198,12 @@ def _talk(data: Path) -> None:
     # A line of prose, neither a heading nor code, if there is one.
     sentences = (line for line in longest.splitlines() if len(line.split()) > 8 and line[0].isalpha())
     prompt = " ".join(next(sentences, longest).split()[:6])
-    console.print(f"complete: [bold]{escape(prompt)}[/bold]", end="", soft_wrap=True)
+    console.print(f"complete: {prompt}", end="", soft_wrap=True)
     print_stream(Generator.load(data / "pretrain").complete(prompt, max_tokens=60, seed=1))
 
     with (data / "instructions.val.jsonl").open() as lines:
         question = json.loads(next(lines))["messages"][0]["content"]
-    console.print(f"ask: [bold]{escape(question)}[/bold]", soft_wrap=True)
+    console.print(f"ask: {question}", soft_wrap=True)
     answer = Generator.load(data / "sft").chat([{"role": "user", "content": question}], max_tokens=96, seed=1)
     print_stream(answer)
 

@@ -273,11 +273,7 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     for a file that cannot be opened, or if there is no page; ConfigError for a worth that is none.
     """
     extract = Extractor()
-    files = [
-        file
-        for path in paths
-        for file in (sorted((*path.glob("*.warc"), *path.glob("*.warc.gz"))) if path.is_dir() else [path])
-    ]
+    files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
     found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
     targets = [targets for _, targets, _ in found.values()]
@@ -294,6 +290,14 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
         columns,
         worth,
     )
+
+
+def _archives(folder: Path) -> list[Path]:
+    """WARC files in a folder; unlike with `glob`, one that may not be read is not one without any."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.name.endswith((".warc", ".warc.gz")))
+    except OSError as error:
+        raise RecordingError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
 def _pages(path: Path, extract: Extractor) -> Iterator[_Page]:

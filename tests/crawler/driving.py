@@ -31,9 +31,9 @@ class Stores:
         self._url = url
         self._opened = ExitStack()
 
-    def open(self, **settings):
+    def open(self, *, begin=True, **settings):
         config = FrontierConfig(**{"crawl_id": uuid.uuid4().hex} | RESTS | settings)
-        return Frontier(self._opened.enter_context(closing(connect(self._url))), config)
+        return Frontier(self._opened.enter_context(closing(connect(self._url))), config, begin=begin)
 
     def close(self):
         self._opened.close()

@@ -18,6 +18,8 @@ from tinylm.errors import ConfigError
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost:6379"),
         ("redis_url", "redis://localhost:no"),
+        ("redis_url", "cluster://localhost:6379"),
+        ("redis_url", "redis+cluster://localhost:0"),
         ("partitions", 0),
         ("partitions", 4097),
         ("delay", -1.0),
@@ -113,3 +115,11 @@ def test_a_network_without_ports_has_all_of_them():
     assert str(network) == "fd00::/8"
     assert ports == range(1, 65536)
     assert parse_network("10.0.0.0/8:80")[1] == range(80, 81)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "redis://h:6379/0", "rediss://h", "unix:///run/redis.sock", "redis+cluster://127.0.0.1:7000"],
+)
+def test_every_kind_of_server_that_is_documented_can_be_named(url):
+    assert FrontierConfig(redis_url=url).redis_url == url

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from crawler.errors import FrontierError, LeaseLost
+from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier import SEED, Discovered, Limits
 from crawler.seeds.seed import Seed
 from tests.conftest import eventually, make_page
@@ -396,7 +396,7 @@ def test_a_failure_moves_a_url_behind_its_equals(store):
     failed = next_page(frontier)
     frontier.nack(failed, "timeout")
     assert {next_page(frontier).url, failed.url} == {"https://a.test/1", "https://a.test/2"}
-    assert frontier.counts()["fetched"] == 1
+    assert frontier.counts()["fetched"] == 2
 
 
 # Limits
@@ -674,6 +674,234 @@ def test_a_host_that_was_taken_down_is_not_fetched_again_whoever_asks(store):
     assert frontier.counts()["skipped:taken_down"] == 1
 
 
+# Domains
+
+
+def test_the_hosts_of_a_domain_share_its_budget_which_grows_with_who_refers_to_it(store):
+    frontier = store.open(delay=0, pages_per_found_host=6, pages_per_referring_domain=3)
+    put(frontier, *(f"https://{host}.evil.test/{n}" for host in "abcd" for n in range(3)))
+    put(
+        frontier, "https://a.github.io/1", "https://b.github.io/1"
+    )  # each a domain, by the list's private part
+    fetched = [url for url in drain(frontier) if "evil.test" in url]
+    assert len(fetched) == 2, "four times robots.txt and two pages"
+    assert frontier.why_idle()["budget_spent"] == 4
+    assert {frontier.partition_of(f"{host}.evil.test") for host in "abcd"} == {
+        frontier.partition_of("evil.test")
+    }
+    frontier.put([Discovered("https://a.evil.test/new", 0.5, "x.test")])
+    assert len(drain(frontier)) == 3
+    frontier.put([Discovered("https://d.evil.test/new", 0.5, "y.test")])
+    assert len(drain(frontier)) == 3
+
+
+def test_a_domain_that_a_person_chose_has_a_budget_of_its_own(store):
+    frontier = store.open(delay=0, pages_per_found_host=2, pages_per_host=4, pages_per_domain=7)
+    frontier.put(Discovered(f"https://{host}.site.test/{n}", 0.5, SEED) for host in "abc" for n in range(9))
+    assert len(drain(frontier)) == 7 - 3
+    assert frontier.counts()["fetched"] == 7
+
+
+def test_so_many_hosts_of_a_domain_are_asked_at_once_and_the_next_when_one_is_through(store):
+    frontier = store.open(delay=0, domain_concurrency=2)
+    put(frontier, *(f"https://h{n}.evil.test/1" for n in range(5)), promise=0.9)
+    put(frontier, "https://good.test/1", "https://fine.test/1", promise=0.1)
+    first = frontier.lease(9)
+    assert sorted(lease.host.partition(".")[2] for lease in first) == [
+        "evil.test",
+        "evil.test",
+        "test",
+        "test",
+    ]
+    assert frontier.lease(9) == []
+    assert not frontier.finished()
+    for lease in first[:1]:
+        frontier.give_back(lease)
+    assert len(frontier.lease(9)) == 1
+    for lease in first[1:]:
+        ack(frontier, lease)
+    expired = frontier.lease(9)
+    for lease in expired:
+        expire(frontier, lease)
+    assert frontier.reap() == len(expired) > 0
+    deadlines = frontier.client.zrange(f"{frontier.prefixes[0]}deadlines", 0, -1)
+    assert len(deadlines) == 1
+    expire(frontier, type("", (), {"partition": 0, "token": int(deadlines[0])}))
+    frontier.reap()
+    assert sorted(drain(frontier)) == sorted(
+        [*(f"https://h{n}.evil.test/1" for n in range(5)), "https://good.test/1", "https://fine.test/1"]
+    )
+
+
+def test_within_a_delay_a_domain_is_asked_no_more_often_than_it_may_be_at_once(store):
+    frontier = store.open(delay=0.4, domain_concurrency=4)
+    put(frontier, *(f"https://h{n}.evil.test/1" for n in range(12)))
+    times = []
+    while len(times) < 9:
+        for lease in frontier.lease(9):
+            times.append(time.time())
+            ack(frontier, lease)
+    assert (
+        min(later - earlier for earlier, later in zip(times, times[4:], strict=False)) >= 0.4 - 4 * RESOLUTION
+    )
+
+
+def test_a_waiting_host_can_be_paused_blocked_or_taken_down(store):
+    frontier = store.open(delay=0, domain_concurrency=1)
+    put(frontier, *(f"https://h{n}.evil.test/1" for n in range(4)))
+    [lease] = frontier.lease(9)
+    assert frontier.why_idle()["in_flight"] == 1
+    paused, blocked, gone = sorted({f"h{n}.evil.test" for n in range(4)} - {lease.host})
+    frontier.pause(paused)
+    frontier.block_until(blocked, time.time() + 0.3)
+    frontier.take_down(gone)
+    ack(frontier, lease)
+    assert drain_some(frontier) == [lease.url.replace("robots.txt", "1")]
+    frontier.resume(paused)
+    assert sorted(drain(frontier)) == [f"https://{host}/1" for host in (paused, blocked)]
+
+
+def test_a_domain_has_so_many_hosts_and_links_to_more_leave_nothing_behind(store):
+    frontier = store.open(delay=0, hosts_per_domain=2)
+    urls = [f"https://h{n}.evil.test/1" for n in range(5)]
+    assert put(frontier, *urls) == 2
+    keys = frontier.client.dbsize()
+    assert put(frontier, *urls) == 0
+    assert frontier.client.dbsize() == keys
+    assert frontier.counts()["skipped:hosts_per_domain"] == 6
+    assert frontier.put([Discovered(urls[4], 0.5, SEED)]) == 1, "a person may choose any"
+
+
+def test_a_name_is_one_host_on_all_its_ports_and_each_origin_has_its_own_rules(store):
+    frontier = store.open(delay=0)
+    urls = ["https://a.test/1", "http://a.test/1", "http://a.test:8080/1", "https://a.test:8443/1"]
+    put(frontier, *urls)
+    robots, fetched = [], []
+    while not frontier.finished():
+        [lease] = frontier.lease(9)
+        assert frontier.lease(9) == []
+        if lease.kind == "robots":
+            robots.append(lease.url)
+            frontier.ack_robots(lease, f"# {lease.url}", valid=DAY, crawl_delay=0, latency=0, size=0)
+        else:
+            fetched.append(lease.url)
+            origin = lease.url.removesuffix("1")
+            assert frontier.robots(lease.host, lease.origin) == f"# {origin}robots.txt"
+            ack(frontier, lease)
+    assert sorted(fetched) == sorted(urls)
+    assert sorted(robots) == sorted(url.removesuffix("1") + "robots.txt" for url in urls)
+
+
+# Connections
+
+
+def test_failed_connections_are_no_fetches_and_counted_once_a_host(store):
+    frontier = store.open(delay=0, attempts=3)
+    put(frontier, *(f"https://a.test/{n}" for n in range(3)))
+    for _ in range(3):
+        frontier.nack(lease_one(frontier), "refused", sent=False)
+    counts = frontier.counts()
+    assert (counts["fetched"], counts["failed_connections"], counts["failed:refused"]) == (0, 1, 3)
+    assert sorted(frontier.dead_letters()) == [(f"https://a.test/{n}", "refused") for n in range(3)]
+
+
+def test_a_name_that_does_not_exist_is_given_up_at_once_and_a_host_that_answered_is_not(store):
+    frontier = store.open(delay=0, attempts=2)
+    admit(frontier, "known.test")
+    put(frontier, "https://unknown.test/1", "https://known.test/1")
+    for lease in (lease_one(frontier), lease_one(frontier)):
+        frontier.nack(lease, "dns", sent=False, final=lease.host == "unknown.test")
+    assert frontier.dead_letters() == [("https://unknown.test/1", "dns")]
+    for _ in range(4):
+        frontier.nack(lease_one(frontier), "refused", sent=False)
+    lease = lease_one(frontier)
+    assert (lease.host, lease.attempt) == ("known.test", 1)
+    ack(frontier, lease)
+    drain(frontier)
+    assert frontier.counts()["dead"] == 1
+
+
+def test_a_crawl_ends_after_so_many_failed_connections(store):
+    frontier = store.open(delay=0)
+    limits = Limits(pages=100, bytes=1 << 40, until=time.time() + DAY, failed_connections=3)
+    frontier.set_limits(limits)
+    put(frontier, *(f"https://h{n}.test/1" for n in range(5)))
+    for _ in range(3):
+        assert frontier.reached() == ""
+        frontier.nack(frontier.lease(1)[0], "dns", sent=False, final=True)
+    assert frontier.lease(1) == []
+    assert frontier.reached() == "3 connections failed"
+    assert frontier.limits() == limits
+
+
+def test_a_host_that_was_never_reached_leaves_nothing_behind_and_for_a_day_links_to_it_cost_nothing(store):
+    frontier = store.open(delay=0)
+    put(frontier, "https://a.test/1")
+    drain(frontier)
+    keys = set(frontier.client.scan_iter(f"{frontier.prefixes[0]}*"))
+    put(frontier, "https://x.unknown.test/1", "https://y.unknown.test/1")
+    for lease in frontier.lease(2):
+        frontier.nack(lease, "dns", sent=False, final=True)
+    left = {key for key in frontier.client.scan_iter(f"{frontier.prefixes[0]}*") if b":seen:" not in key}
+    assert left - keys == {f"{frontier.prefixes[0]}{name}".encode() for name in ("dead", "lost")}
+    assert frontier.finished()
+    assert put(frontier, "https://x.unknown.test/2") == 0
+    assert frontier.counts()["skipped:host_given_up"] == 1
+    assert frontier.counts()["hosts"] == 1
+    assert frontier.retry("https://x.unknown.test/1"), "a person may ask for it again"
+    assert drain(frontier) == ["https://x.unknown.test/1"]
+    assert frontier.put([Discovered("https://y.unknown.test/2", 0.5, SEED)]) == 1
+
+
+# The clock
+
+
+@pytest.mark.parametrize("jump", [3600, -3600])
+@pytest.mark.parametrize("first_to_notice", ["lease", "ack"])
+def test_after_a_jump_of_the_servers_clock_every_host_rests_once_and_none_longer_than_asked(
+    store, jump, first_to_notice
+):
+    frontier = store.open(delay=0.3)
+    put(frontier, "https://slow.test/1", "https://fast.test/1", "https://held.test/1")
+    leases = {lease.host: lease for lease in frontier.lease(3)}
+    for host, crawl_delay in (("slow.test", 1.5), ("fast.test", 0.0)):
+        frontier.ack_robots(leases[host], "", valid=DAY, crawl_delay=crawl_delay, latency=0, size=0)
+    # What the scripts see when the server's clock is put forward or back.
+    frontier.client.hincrbyfloat(f"{frontier.prefixes[0]}meta", "offset", 1000 * jump)
+    jumped = time.time()
+    if first_to_notice == "ack":
+        ack(frontier, leases["held.test"])
+    assert frontier.lease(3) == []
+    rested = [lease_one(frontier).host]
+    assert time.time() - jumped >= 0.3 - 2 * RESOLUTION
+    if first_to_notice == "ack":
+        rested.append(lease_one(frontier).host)
+    assert "slow.test" not in rested
+    assert 0.5 < frontier.why_idle()["next_wake_seconds"] <= 1.5
+    assert frontier.counts()["clock_jumps"] == 1
+    assert lease_one(frontier).host == "slow.test"
+    assert time.time() - jumped >= 1.5 - 2 * RESOLUTION
+
+
+# Strangers' numbers
+
+
+def test_the_set_of_urls_seen_is_keyed_with_a_secret_of_the_crawl(store):
+    one, other = store.open(crawl_id="keyed"), store.open()
+    url = "https://a.test/1"
+    assert one._seen(url) == store.open(crawl_id="keyed")._seen(url) != other._seen(url)
+    put(one, url)
+    assert put(store.open(crawl_id="keyed"), url) == 0
+
+
+def test_a_url_taken_down_before_a_crawl_begins_stays_so(store):
+    early = store.open(crawl_id="early", begin=False)
+    assert not early.take_down("https://a.test/1")
+    frontier = store.open(crawl_id="early")
+    assert put(frontier, "https://a.test/1", "https://a.test/2") == 1
+    assert drain(frontier) == ["https://a.test/2"]
+
+
 # What is going on
 
 
@@ -717,3 +945,45 @@ def test_what_workers_publish_can_be_read_without_knowing_them(frontier):
     frontier.publish("worker:b:2", {"failed": {"extract_crash": 1}})
     failed = [status["failed"] for status in frontier.published_by_workers()]
     assert sorted(failed, key=len) == [{}, {"extract_crash": 1}]
+
+
+# The one walker
+
+
+@EVERYWHERE
+def test_claims_rise_in_every_partition_and_the_last_one_counts(store):
+    first = store.open(partitions=store.partitions)
+    second = store.open(partitions=store.partitions, crawl_id=first.config.crawl_id)
+    urls = [f"https://h{n}.test/" for n in range(20)]  # in all partitions
+    assert first.claim("lock a", "here") == ""
+    assert second.claim("lock b", "there") == "here"
+    assert second.claim("lock a", "there") == "", "the lock says that the first is gone"
+    for url in urls:
+        with pytest.raises(WalkerLost):
+            put(first, url)
+    with pytest.raises(WalkerLost):
+        first.hold(now=True)
+    assert put(second, *urls) == 20
+    second.give_up_claim()
+    assert first.claim("lock c", "here again") == ""
+    assert first.walked() == ("here again", {})
+
+
+def test_a_claim_that_the_server_lost_with_its_last_second_is_made_again_and_its_number_never_given_twice(
+    store,
+):
+    first = store.open()
+    second = store.open(crawl_id=first.config.crawl_id)
+
+    def lose():
+        fields = ("walker", "walker_until", "walker_lock", "walker_at")
+        assert first.client.hdel(f"{first.prefixes[0]}meta", *fields) == len(fields)
+
+    first.claim("lock a", "here")
+    lose()
+    first.hold(now=True)
+    assert second.claim("lock b", "there") == "here"
+    lose()
+    assert second.claim("lock b", "there") == ""
+    with pytest.raises(WalkerLost):
+        put(first, "https://a.test/")

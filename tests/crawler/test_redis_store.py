@@ -12,6 +12,7 @@ import redis
 
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
+from crawler.frontier.server import EmbeddedServer
 from crawler.frontier.spill import Spill
 from crawler.seeds.seed import Seed
 from tests.conftest import full, kill, open_frontier, running_server
@@ -124,8 +125,16 @@ def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tm
     with sqlite3.connect(tmp_path / "old") as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(FrontierError, match="version 99, not 1"):
+    with pytest.raises(FrontierError, match="version 99, not 2"):
         spilling(frontier, tmp_path / "old").__enter__()
+    with spilling(frontier, tmp_path / "new"):
+        pass
+    with sqlite3.connect(tmp_path / "new") as db:
+        db.executescript("DROP TABLE refused; PRAGMA user_version = 1")
+    db.close()
+    for _ in range(2):
+        with spilling(frontier, tmp_path / "new") as spill:
+            assert (len(spill.refused), spill.count()) == (0, 0)
 
 
 # A server that is full, or dies
@@ -177,6 +186,60 @@ def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server
             open_frontier(server, crawl_id="old", partitions=2)
         assert client.keys("tinylm:{old/*") == keys
         assert [client.dump(key) for key in keys] == before
+
+
+def used(frontier):
+    return int(frontier.client.info("memory")["used_memory"])
+
+
+def test_a_server_full_of_hosts_that_do_not_exist_takes_urls_again_once_they_were_tried(tmp_path):
+    with EmbeddedServer(tmp_path, memory="5mb") as server:
+        frontier = open_frontier(server, delay=0)
+        number = 0
+        with suppress(FrontierFull):
+            for number in range(100):
+                urls = [f"https://x{number}.unknown{n}.test/1" for n in range(500)]
+                frontier.put(Discovered(url, 0.5, "evil.test") for url in urls)
+        assert 2 < number < 99
+        full_at = used(frontier)
+        while not frontier.finished():
+            batch = frontier.batch()
+            for lease in frontier.lease(400):
+                batch.nack(lease, "dns", sent=False, final=True)
+            batch.send()
+        assert frontier.counts()["failed_connections"] == frontier.counts()["discovered"]
+        assert used(frontier) < 0.9 * full_at
+        assert put(frontier, "https://good.test/1") == 1
+        assert drain(frontier) == ["https://good.test/1"]
+
+
+def test_all_rules_together_are_bounded_and_the_largest_are_asked_for_again(tmp_path):
+    """Text of random characters, which no packing makes small, as 40 hosts could serve it."""
+    with EmbeddedServer(tmp_path, memory="16mb") as server:
+        frontier = open_frontier(server, delay=0)
+        put(frontier, "https://good.test/1", promise=0.9)
+        frontier.ack_robots(lease_one(frontier), "Disallow: /x", valid=DAY, crawl_delay=0, latency=0, size=0)
+        frontier.pause("good.test")
+        put(frontier, *(f"https://evil{n}.test/1" for n in range(40)))
+        before = used(frontier)
+        for _ in range(40):
+            lease = lease_one(frontier)
+            noise = random.Random(lease.host).randbytes(256 * 1024).hex()
+            frontier.ack_robots(lease, noise, valid=DAY, crawl_delay=0, latency=0, size=0)
+            assert frontier.robots(lease.host) == noise
+            assert used(frontier) - before < 16e6 / 8 + 2 * 512 * 1024
+        assert frontier.robots("good.test") == "Disallow: /x"
+        assert 0 < sum(bool(frontier.robots(f"evil{n}.test")) for n in range(40)) < 9
+
+
+def test_dead_letters_are_kept_up_to_a_number_and_counted_all(server):
+    frontier = open_frontier(server, delay=0, partitions=1000)
+    most = 20000 // 1000
+    put(frontier, *(f"https://a.test/{n}" for n in range(most + 10)))
+    frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
+    assert len(frontier.dead_letters()) == most
+    counts = frontier.counts()
+    assert (counts["dead"], counts["dead_forgotten"]) == (most, 10)
 
 
 def begun_by_version_4(server):

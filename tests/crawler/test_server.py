@@ -3,14 +3,19 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 
+from crawler.config import FrontierConfig
 from crawler.errors import ServerError
 from crawler.frontier.server import EmbeddedServer, find_server
+from deploy.crawl import attach
+from deploy.crawl import open_frontier as open_at
 from tests.conftest import SYSTEM_SERVER, eventually, kill, listening, running_server
 
 KINDS = [
@@ -199,3 +204,109 @@ def test_a_socket_nobody_answers_on_is_no_server(tmp_path):
     assert not server.answers()
     with server:
         assert server.pid
+
+
+# Whose socket it is
+
+IMPOSTOR = """
+import os, socket, sys
+os.setgid(65534)
+os.setuid(65534)
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+os.chmod(sys.argv[1], 0o777)
+listener.listen()
+print("listens", flush=True)
+while True:
+    print(listener.accept()[0].recv(1000), flush=True)
+"""
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+
+
+@contextmanager
+def impostor(path, owns):
+    """Another user's server on the socket; ends with what it was told."""
+    argv = [sys.executable, "-c", IMPOSTOR, str(path)]
+    python = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    with python:
+        assert python.stdout.readline() == "listens\n"
+        os.chown(path, owns, owns)
+        heard = []
+        yield heard
+        python.kill()
+        heard += python.stdout.read().split()
+
+
+@pytest.fixture
+def shared():
+    """A folder with a short name, and one in it where everybody may write."""
+    with tempfile.TemporaryDirectory(prefix="tinylm-test-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "redis").mkdir()
+        (folder / "redis").chmod(0o777)
+        yield folder
+
+
+@needs_root
+@pytest.mark.parametrize("owns", [NOBODY, 0])
+def test_another_users_socket_is_told_nothing(shared, owns):
+    server = EmbeddedServer(shared / "redis")
+    with impostor(server.socket, owns) as heard:
+        for attempt in (server.answers, server.__enter__, lambda: attach(FrontierConfig(data=shared))):
+            with pytest.raises(ServerError, match=f"is a socket of user {NOBODY}, not ours"):
+                attempt()
+        # What a worker is given is looked at as well.
+        config = FrontierConfig(data=shared, redis_url=server.url)
+        with pytest.raises(ServerError, match="not ours"), open_at(config):
+            pass
+    # Connected to only where the file alone did not give it away.
+    assert heard == (["b''"] * 4 if owns == 0 else [])
+
+
+@needs_root
+def test_a_folder_of_somebody_else_holds_no_short_name(shared, monkeypatch):
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", str(shared / "redis"))
+    squatted = shared / "redis" / "tinylm-0"
+    long = EmbeddedServer(shared / ("x" * 120))
+    squatted.mkdir(mode=0o700)
+    assert long.socket.parent.parent == squatted
+    os.chown(squatted, NOBODY, NOBODY)
+    with pytest.raises(ServerError, match="not a folder of ours that nobody else can enter"):
+        long.socket  # noqa: B018
+    os.chown(squatted, 0, 0)
+    squatted.chmod(0o770)
+    with pytest.raises(ServerError, match="not a folder of ours"):
+        long.socket  # noqa: B018
+    squatted.rename(shared / "redis" / "elsewhere")
+    squatted.symlink_to(shared / "redis" / "elsewhere")
+    with pytest.raises(ServerError, match="not a folder of ours"):
+        long.socket  # noqa: B018
+
+
+def test_where_everybody_writes_no_server_is_started(tmp_path):
+    (tmp_path / "redis").mkdir()
+    (tmp_path / "redis").chmod(0o777)
+    with pytest.raises(ServerError, match="can be written by everybody: `chmod o-w` it"):
+        EmbeddedServer(tmp_path / "redis").__enter__()
+
+
+def test_a_long_path_has_a_short_name_that_leads_to_it_for_all_processes(tmp_path, monkeypatch):
+    """Also if they have different folders for it: with and without a login's runtime directory."""
+    long = tmp_path / ("x" * 60) / ("y" * 60)
+    runtime = tmp_path / "run"
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    if len(str(runtime)) > 55:
+        monkeypatch.setattr("crawler.frontier.server._LONGEST_SOCKET_PATH", 107)
+    with running_server(long) as server:
+        assert (long / "redis.sock").is_socket()
+        first = server.socket
+        monkeypatch.delenv("XDG_RUNTIME_DIR")
+        again = EmbeddedServer(long)
+        assert again.socket != first
+        assert again.answers()
+        assert first.parent.parent.stat().st_mode & 0o777 == 0o700
+        assert EmbeddedServer(tmp_path / ("x" * 60) / ("z" * 60)).answers() is False

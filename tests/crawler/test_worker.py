@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from crawler.config import CrawlConfig
-from crawler.fetch.worker import run
 from crawler.frontier import Discovered
 from tests.conftest import (
     Site,
@@ -21,7 +19,6 @@ from tests.conftest import (
     running_server,
     worker,
 )
-from tinylm.errors import ConfigError
 
 
 def put(frontier, *urls):
@@ -186,12 +183,6 @@ def test_a_page_whose_extraction_was_killed_still_arrives(server, site, tmp_path
 
 def cmdline(pid):
     return Path(f"/proc/{pid}/cmdline").read_bytes()
-
-
-def test_a_setting_that_cannot_work_is_refused_before_anything_starts():
-    config = CrawlConfig(allowed_networks=("127.0.0.0/8",), resolve=("nonsense",))
-    with pytest.raises(ConfigError, match=r"^resolve: 'nonsense' is not HOST=ADDRESS:PORT"):
-        run(None, config)
 
 
 def test_a_worker_whose_leases_are_too_short_for_its_requests_refuses(server, site, tmp_path):

@@ -42,7 +42,8 @@ def tell(corpus, capsys):
 
 
 def test_hosts_and_urls_are_taken_down_and_purged(corpus, tell):
-    assert "no reader gives them" in tell("take-down", "A.test", "https://C.test/2#part")
+    said = tell("take-down", "A.test", "https://C.test/2#part")
+    assert "taken down: a.test, 1 document\ntaken down: https://c.test/2, 1 document\nno reader gives" in said
     assert hosts(corpus) == ["b.test"]
     assert "taken down: a.test, https://c.test/2" in tell("list")
     assert "2 documents, 0 links and 0 logged fetches are gone" in tell("purge")
@@ -61,3 +62,45 @@ def test_beside_a_crawl_its_frontier_is_told(corpus, tell, server):
         assert "another process is writing here" in tell("purge")
     assert frontier.taken_down() == {"a.test"}
     assert next_page(frontier).url == "https://b.test/9"
+
+
+@pytest.mark.parametrize(
+    "what", ["A.TEST.", "a.test:443", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
+)
+def test_however_it_is_written_it_is_found(corpus, tell, what):
+    assert "1 document\n" in tell("take-down", what)
+    assert hosts(corpus) == ["b.test", "c.test"]
+    assert "1 documents, 0 links and 0 logged fetches are gone" in tell("purge")
+
+
+def test_it_says_when_nothing_is_hit(corpus, tell):
+    assert tell("take-down", "d.test").startswith("d.test hits nothing now (0 documents); it is remembered")
+    assert Manifest.load(corpus).tombstones == ("d.test",)
+    assert "'/path' names no host" in tell("take-down", "a.test", "/path")
+    assert "nothing to take down" in tell("take-down")
+    assert hosts(corpus) == ["a.test", "b.test", "c.test"]
+
+
+def test_a_host_is_taken_down_with_all_its_ports(tmp_path, tell, corpus):
+    old = tmp_path / "old"
+    with ShardWriter(old, crawl_id="c") as writer:
+        for number, host in enumerate(["a.test:8080", "[::1]:8080", "a.test"]):
+            writer.append(make_document(number, host=host))
+        writer.commit({"0": "1-0"})
+        writer.update(tombstones=("[::1]",))
+    assert hosts(old) == ["a.test:8080", "a.test"]
+    with ShardWriter(old) as writer:
+        writer.update(tombstones=("a.test",))
+    assert hosts(old) == ["[::1]:8080"]
+
+
+def test_what_is_damaged_can_be_taken_down(corpus, tell):
+    (corpus / Manifest.load(corpus).shards[0].name).write_bytes(b"PAR1")
+    with pytest.raises(SystemExit):
+        main(["shards", "take-down", str(corpus), "a.test"])
+    assert Manifest.load(corpus).tombstones == ("a.test",)
+
+
+def test_a_page_is_shown_however_its_url_is_written(corpus, tell):
+    assert "https://a.test/0" in tell("show", "--url", "HTTPS://A.test:443/0#x")
+    assert "no document has the URL https://a.test/9 or http://a.test/9" in tell("show", "--url", "a.test/9")

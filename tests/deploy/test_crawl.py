@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
 from crawler.seeds.seed import Seed
-from deploy.crawl import Crawl
+from deploy.crawl import Crawl, limits_from_now
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
 from tests.conftest import article, eventually, reply
@@ -98,6 +99,22 @@ def test_a_server_that_dies_in_the_middle_of_a_call_ends_the_crawl_with_what_to_
         running.run(SEEDS, shown(each=die_and_ask))
 
 
+def test_a_crawl_that_ends_because_its_server_is_full_says_so_and_goes_on_with_more_memory(
+    crawl, site, monkeypatch
+):
+    monkeypatch.setattr("deploy.crawl._FULL_POLLS", 8)
+
+    def fill(frontier):
+        if frontier.counts()["fetched"]:
+            frontier.client.config_set("maxmemory", "1")
+
+    full = r"the server is full (memory = 1gb): 6 links wait; raise --memory and start the same command again"
+    assert crawl().run(SEEDS, shown(each=fill)) == full
+    assert [hit.path for hit in site.asked("a.test")] == ["/robots.txt", "/"]
+    assert crawl().run(SEEDS, shown()) == "nothing left to fetch"
+    assert len(site.asked("a.test")) == 8
+
+
 @pytest.mark.long
 def test_seeds_that_a_slow_walker_has_not_read_are_not_nothing_left(crawl, site, tmp_path):
     site.on("b.test", "/", reply(200, article("late page")))
@@ -131,6 +148,15 @@ def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(cra
     monkeypatch.setattr("deploy.crawl._RESTARTS_WITHIN_SECONDS", 600.0)
     with pytest.raises(CrawlError, match="worker-0 ended with code 1: it said nothing"):
         restart(8)
+    with pytest.raises(CrawlError, match=r"code -9: .*is there enough memory"):
+        running._restart("worker-0", -signal.SIGKILL)
+
+
+def test_a_crawl_of_hosts_that_have_spent_their_budget_says_so(crawl, tmp_path):
+    running = crawl()
+    running._frontier_config = replace(running._frontier_config, pages_per_host=3)
+    assert running.run(SEEDS, shown()) == "nothing left to fetch; hosts that have spent their budget: 1"
+    assert limits_from_now(CrawlConfig(failed_connections=7)).failed_connections == 7
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):

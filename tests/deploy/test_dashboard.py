@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from http.client import HTTPConnection
 from urllib.request import urlopen
 
 import pytest
@@ -30,6 +31,7 @@ from deploy.dashboard.app import content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled
 from deploy.status import Status, StatusReader, table, verdict
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
+from tests.conftest import eventually
 from tinylm.errors import ConfigError
 
 NASTY = "<img src=x onerror=document.title=1>"
@@ -364,17 +366,85 @@ def test_the_page_allows_its_own_script_only_and_loads_nothing_from_elsewhere(fr
     assert not re.findall(r"innerHTML|insertAdjacentHTML|document\.write|\son\w+=", answer.text)
 
 
+HOSTS = [
+    ("localhost", 200), ("LOCALHOST.:1", 200), ("127.0.0.1:8000", 200), ("[::1]", 200),
+    ("panel.lab.example", 200),
+    ("evil.example", 421), ("evil.example:8000", 421), ("169.254.169.254", 421), ("127.0.0.1:8000@evil", 421),
+    ("a b", 421), ("localhost.evil.example", 421), ("127.0.0.1.", 200), ("", 421), ("localhost,evil", 421),
+]  # fmt: skip
+
+
+def asked(port, path="/api/status", **headers):
+    """Status and headers of an answer over a connection of its own."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    return answer.status, {name.lower(): value for name, value in answer.getheaders()}
+
+
+def test_only_who_asks_by_a_name_of_ours_is_answered(server, tmp_path):
+    with dashboard(server, tmp_path, [], "--names", "Panel.LAB.example.") as url:
+        port = int(url.split(":")[-1].strip("/"))
+        assert [(host, asked(port, Host=host)[0]) for host, _ in HOSTS] == HOSTS
+        assert asked(port, Host=socket.gethostname())[0] == 200
+        assert asked(port, "/health", Host="10.0.0.9:8000")[0] == 200  # as kubelet asks
+        status, headers = asked(port, "/api/status/", Host="localhost")
+        assert (status, headers.get("location")) == (404, None)
+        assert headers["x-content-type-options"] == "nosniff"
+        assert "server" not in headers
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+            assert client.recv(100).startswith((b"HTTP/1.1 400", b"HTTP/1.1 421"))
+
+
+def test_half_requests_and_unread_answers_give_their_place_to_others(server, tmp_path):
+    soon = (
+        "from deploy.dashboard import server; server._SECONDS = 1.0; from deploy.cli.app import main; main()"
+    )
+    with dashboard(server, tmp_path, [], program=["-c", soon]) as url, ExitStack() as stack:
+        port = int(url.split(":")[-1].strip("/"))
+        held = []
+        for number in range(400):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            whole = b"\r\n" if number % 2 else b""  # and never reads what comes
+            with suppress(OSError):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: y\r\n" + whole)
+            held.append(client)
+        assert asked(port, "/health")[0] == 200  # at once: the oldest went
+        assert sum(ended(client) for client in held) >= 400 - 256
+        assert asked(port, "/")[0] == 200
+        for client in held:  # by themselves, all of them
+            eventually(lambda client=client: ended(client))
+        assert asked(port, "/")[0] == 200
+
+
+def ended(client):
+    """Whether the other side has ended the connection; what it said before that is read."""
+    client.setblocking(False)
+    try:
+        while client.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def free_port():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return listener.getsockname()[1]
 
 
 @contextmanager
-def dashboard(server, tmp_path, runs):
+def dashboard(server, tmp_path, runs, *more, program=("-m", "deploy.cli.app")):
     """`tinylm dashboard` as a process; yields its address."""
     port = free_port()
-    argv = [sys.executable, "-m", "deploy.cli.app", "dashboard", "--data", str(tmp_path), "--port", str(port)]
+    argv = [sys.executable, *program, "dashboard", "--data", str(tmp_path), "--port", str(port)]
     argv += ["--redis-url", server.url, *(part for run in runs for part in ("--runs", str(run)))]
+    argv += more
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == f"dashboard on http://127.0.0.1:{port}/\n"

@@ -67,16 +67,51 @@ def test_dead_letters_are_listed_tried_again_and_dropped(crawl, tell):
 
 def test_what_is_taken_down_is_gone(crawl, tell):
     put(crawl, "https://a.test/1", "https://a.test/2", "https://b.test/1")
-    assert tell("take-down", "https://A.test/1").strip() == "taken down"
-    assert tell("take-down", "b.test").strip() == "taken down"
-    assert tell("take-down", "c.test").strip() == "taken down before it was met"
+    assert tell("take-down", "https://A.test/1").strip() == "taken down: https://a.test/1, 1 queued URL"
+    assert tell("take-down", "B.test.:443").strip() == "taken down: b.test, 1 queued URL"
+    assert "c.test hits nothing now (never met); it is remembered" in tell("take-down", "c.test")
+    said = tell("take-down", "c.test/1").splitlines()
+    assert [line.split()[:3] for line in said] == [
+        [url, "hits", "nothing"] for url in ("https://c.test/1", "http://c.test/1")
+    ]
     put(crawl, "https://c.test/1")
     assert next_page(crawl).url == "https://a.test/2"
     assert crawl.counts()["queued"] == 0
 
 
-def test_what_is_no_url_is_refused(tell):
-    assert "'ftp://a.test/1' is not an http or https URL" in tell("take-down", "ftp://a.test/1")
+@pytest.mark.parametrize(
+    "what",
+    ["bücher.example", " BÜCHER.Example. ", "bücher.example:443", "https://xn--bcher-kva.example/a?b#c"],
+)
+def test_hosts_are_put_into_canonical_form(crawl, tell, what):
+    put(crawl, "https://xn--bcher-kva.example/1", "https://xn--bcher-kva.example/2")
+    assert tell("pause", what).strip() == "paused xn--bcher-kva.example: 2 queued URLs"
+    assert crawl.lease(1) == []
+    assert tell("resume", what).strip() == "resumed xn--bcher-kva.example: 2 queued URLs"
+    assert "xn--bcher-kva.example for 60 s: 2 queued URLs" in tell("block", what, "60")
+    assert crawl.lease(1) == []
+
+
+def test_it_says_when_nothing_is_hit(crawl, tell):
+    assert "paused d.test: this hits nothing yet" in tell("pause", "d.test")
+    assert tell("pause", "--everything").strip() == "paused every crawl on this server: every host of it"
+    assert "resumed every crawl" in tell("resume", "--everything")
+
+
+NO_PLACES = ["ftp://a.test/1", "foo bar", "http://", "/path", "*.a.test", "you@a.test", "https:/a.test", " "]
+
+
+def test_what_can_be_neither_host_nor_url_is_refused(crawl, tell):
+    verbs = ["take-down", "pause", "resume", "block", "drop", "retry"]
+    for what, verb in [*((what, verbs[0]) for what in NO_PLACES), *(("foo bar", verb) for verb in verbs)]:
+        said = tell(verb, what, *(["1"] if verb == "block" else []))
+        assert f"error: {what!r} names no host and no http or https URL" in said
+    assert crawl.taken_down() == set()
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "1e300", "--seconds=-1"])
+def test_a_host_is_blocked_for_a_time_that_there_is(tell, seconds):
+    assert "error: seconds = " in tell("block", "a.test", seconds)
 
 
 def test_another_quality_model_is_asked_for(crawl, tell, tmp_path):

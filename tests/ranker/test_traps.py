@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from crawler.read.extract import Extractor, Screen
 from deploy.demo.hosts import Calendar
-from ranker.traps import Traps, trap_of_shape
+from ranker.traps import HOSTS, URLS, Traps, trap_of_shape
 
 HOST = "http://h.example"
 
@@ -112,6 +112,24 @@ def test_what_many_urls_of_a_host_answer_is_its_answer_to_nonsense():
     assert found == [False] * 5 + [True] * 2
     assert not traps.fetched("http://other.example/", "ab12", kept=False)
     assert not any(traps.fetched(f"{HOST}/{word(n)}", "", kept=False) for n in range(20))
+
+
+@pytest.mark.parametrize("names", [HOSTS, URLS])
+def test_a_page_and_a_domain_name_so_many_and_more_for_each_page_that_is_kept(names):
+    def name(source):
+        count = traps.room(names, source)
+        traps.named(names, source, count)
+        return count
+
+    traps, pages = Traps(), names.domain // names.page
+    assert [name("farm.test") for _ in range(pages + 2)] == [names.page] * pages + [0] * 2
+    for n in range(3):
+        traps.fetched(f"https://farm.test/{n}", "", kept=n > 0)
+    later = Traps()
+    later.restore(traps.state())
+    traps = later
+    assert [name("farm.test"), name("farm.test"), name("good.test")] == [2 * names.kept_page, 0, names.page]
+    assert len(traps.state()["keys"]) < 20, "names are not remembered, only how many they were"
 
 
 def test_it_goes_on_from_its_state():

@@ -4,6 +4,7 @@ import random
 import signal
 import time
 from collections import Counter
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
 
@@ -12,6 +13,7 @@ import pytest
 import redis
 
 from crawler.frontier import Discovered
+from crawler.frontier.spill import Refused, Spill
 from crawler.page import Link, Page
 from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
@@ -19,6 +21,7 @@ from ranker.config import WalkConfig
 from ranker.graph import Target
 from ranker.policy import POLICIES
 from ranker.state import restored
+from ranker.traps import HOSTS, URLS
 from ranker.walker import Walker
 from shards.errors import ShardError
 from shards.manifest import Manifest
@@ -262,17 +265,70 @@ def test_what_was_judged_and_not_committed_is_judged_again(frontier, tmp_path):
     assert len({row["id"] for row in rows(tmp_path)}) == len(rows(tmp_path)) == 4
 
 
-def test_a_full_server_does_not_block_the_walker(server, frontier, tmp_path):
+@contextmanager
+def walking(frontier, directory, *, disk):
+    """A walker, with a disk for what does not fit into memory or without one."""
+    spilling = Spill(frontier, directory / "frontier.sqlite") if disk else nullcontext()
+    with ShardWriter(directory, crawl_id="c") as writer, spilling as spill:
+        yield Walker(frontier, writer, CONFIG, spill=spill)
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_links_that_a_full_server_refuses_wait_and_are_put_once_it_has_room_also_by_a_later_walker(
+    server, frontier, tmp_path, disk
+):
     put(frontier, "https://a.test/1")
-    links = (Link("https://b.test/1", "b", "html", False),)
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(200))
     fetch(frontier, take(frontier), prose(1), links=links)
-    with full(server), ShardWriter(tmp_path, crawl_id="c") as writer:
-        walker = Walker(frontier, writer, CONFIG)
-        assert walker.step() == 1
-        walker.commit()
-        assert walker.dropped["links_while_full"] == 1
-        assert frontier.counts()["backlog"] == 0
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        with full(server):
+            assert walker.step() == 1
+            assert walker.step() == 0
+            walker.commit()
+        assert walker.dropped["links_while_full"] == frontier.counts()["backlog"] == 0
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (200, True)
+        walker.step()
+        assert frontier.counts()["discovered"] == 1 + 64, "few at first"
     assert len(rows(tmp_path)) == 1
+    with walking(frontier, tmp_path, disk=disk) as walker:
+        assert len(walker._refused) == 200, "what was put last is put again: the server may have lost it"
+        walker.step()
+        walker._publish()
+        said = frontier.published("walker")
+        assert (said["links_waiting"], said["full"]) == (0, False)
+        walker.step()
+    counts = frontier.counts()
+    assert (counts["discovered"], counts["queued"]) == (201, 200)
+    refs = frontier.client.smembers(f"{frontier.prefixes[0]}refs:b.test")
+    assert len(refs) == 1, "that a.test refers to them counts"
+
+
+def test_a_walker_that_is_killed_before_its_commit_loses_no_link(server, frontier, tmp_path):
+    """Nor one that the server took in the last second before both lost power."""
+    put(frontier, "https://a.test/1")
+    fetch(frontier, take(frontier), prose(1), links=(Link("https://b.test/1", "b", "html", False),))
+    with walking(frontier, tmp_path, disk=True) as walker, full(server):
+        walker.step()
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert len(walker._refused) == 1
+        walker._push(walker._priced({}, set(), walker._refused.best(9)), (), walker._refused.best(9))
+        assert len(walker._refused) == 0
+    with walking(frontier, tmp_path, disk=True) as walker:
+        assert [link.url for link in walker._refused.best(9)] == ["https://b.test/1"]
+
+
+def test_refused_links_are_bounded_and_the_best_of_them_kept(server, frontier, tmp_path, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.spill._REFUSED_IN_MEMORY", 3)
+    refused = Refused.in_memory()
+    assert refused.add([Discovered(f"https://a.test/{n}", n / 10) for n in range(5)]) == 2
+    assert [link.url[-1] for link in refused.best(9)] == ["4", "3", "2"]
+    put(frontier, "https://a.test/1")
+    links = tuple(Link(f"https://b.test/{n}", "b", "html", False) for n in range(5))
+    fetch(frontier, take(frontier), prose(1), links=links)
+    with walking(frontier, tmp_path, disk=False) as walker, full(server):
+        walker.step()
+        assert walker.dropped == Counter(links_while_full=2)
 
 
 def test_seeds_that_a_full_server_refuses_are_queued_once_it_has_room_also_by_a_later_walker(
@@ -428,6 +484,62 @@ def test_links_into_a_trap_are_counted_and_not_followed_also_after_a_restart(fro
             walker.commit()
             assert walker.dropped == Counter(trap_pattern=restarts + 1, trap_repeats=restarts + 1)
     assert frontier.counts()["discovered"] == 3
+
+
+def test_names_are_free_so_a_page_that_invents_hosts_fills_no_table(frontier, tmp_path):
+    def links(count, farm, *more):
+        urls = [f"https://x{n}.{farm}/{path}" for n in range(count) for path in ("", "more")]
+        return tuple(Link(url, "", "html/body/p", False) for url in (*urls, *more))
+
+    put(frontier, "https://a.test/1", "https://b.test/1", "https://c.test/1")
+    by_host = {lease.url: lease for lease in (take(frontier), take(frontier), take(frontier))}
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, by_host["https://a.test/1"], prose(1), links=links(990, "evil.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert (walker.graph.hosts, len(walker.graph)) == (501, 1000)
+        assert frontier.counts()["hosts"] == 503
+        # Those that were met are followed, from wherever, and a directory is followed whole.
+        fetch(
+            frontier, by_host["https://b.test/1"], prose(2), links=links(500, "evil.test", "https://c.test/")
+        )
+        fetch(frontier, by_host["https://c.test/1"], prose(3), links=links(500, "good.test"))
+        walker.step()
+        assert walker.dropped == Counter(trap_new_hosts=2 * 490)
+        assert frontier.counts()["hosts"] == 1003
+
+
+def test_a_domain_that_named_too_many_urls_still_refers_to_those_that_are_known(frontier, tmp_path):
+    put(frontier, "https://x.a.test/", "https://y.a.test/")
+    leases = [take(frontier), take(frontier)]
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        walker.traps.named(URLS, "a.test", URLS.domain - 20)
+        for lease, numbers in zip(leases, (range(30), range(20, 60)), strict=True):
+            links = tuple(Link(f"https://b.test/{n}", "", "html/body/p", False) for n in numbers)
+            fetch(frontier, lease, "too short", links=links)
+            walker.step()
+        assert walker.dropped["trap_new_urls"] == 30
+        assert len(walker.graph) == 30
+        row = walker.graph.queued(fingerprint("https://b.test/29"))
+        assert walker.graph.inlinks[row] == 2
+
+
+def test_redirects_cost_a_fetch_each_so_they_are_no_free_names(frontier, tmp_path):
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        for names in (HOSTS, URLS):
+            walker.traps.named(names, "short.test", names.domain)
+        put(frontier, "https://short.test/1")
+        fetch(
+            frontier, take(frontier), "", reason="redirect", links=(Link("https://b.test/", "", "", False),)
+        )
+        walker.step()
+        assert (frontier.best_queued(["b.test"], 9), walker.dropped["trap_new_hosts"]) == (
+            ["https://b.test/"],
+            0,
+        )
 
 
 # What was expected, and what it brought

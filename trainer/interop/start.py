@@ -30,7 +30,7 @@ class Start:
         if hf.is_hf(path):
             return cls(path, *hf.read(path))
         found = checkpoint.find(path)
-        shape = ModelConfig(**checkpoint.read_state(found)["model"])
+        shape = checkpoint.model_config(found, checkpoint.read_state(found))
         return cls(path, shape, Tokenizer.load(found.parent / checkpoint.TOKENIZER))
 
     def load(self, sequence_len: int, device: torch.device | str = "cpu") -> GPT:

@@ -14,12 +14,13 @@ back is checked against its digests first, so damage is an error that names the 
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from tinylm import __version__
-from tinylm.errors import TinylmError
+from tinylm.errors import ConfigError, TinylmError
 from tinylm.files import read_json, sha256, sync_directory, sync_file
+from tinylm.records import record, typed
 from trainer.config import ModelConfig, TrainConfig, as_json
 from trainer.data.sources import identity_of_sources
 from trainer.model.model import GPT
@@ -44,8 +46,17 @@ from trainer.tokenizer import Tokenizer
 FORMAT = 3  # since the identity is one table (2026-11); 2 is converted when read, others are refused
 TOKENIZER = "tokenizer.json"
 _STATE = "state.json"
+_STEP = re.compile(r"step_[0-9]{1,18}")
 # Numbers of a rank's two files: apart, so that a model is loaded without AdamW's moments, twice its size.
 _WEIGHTS, _MOMENTS = 1, 2
+# Of what a state says, as `Saver.start` is given it.
+_TYPES: dict[str, Any] = {
+    "step": int, "steps": int, "tokens": int, "updates": int, "rng": str, "model": dict[str, Any],
+    "identity": dict[str, Any], "data": dict[str, Any], "guard": dict[str, Any], "measured": dict[str, Any],
+    "skipped": int, "sha256": dict[str, str],
+}  # fmt: skip
+_NEEDED = {"step", "model", "identity", "updates", "rng", "sha256"}
+_LONGEST = 1 << 22  # positions; tables of them are made before anything is read. Twice: 2 GB for heads of 64
 
 # torch says this of every run of one process.
 warnings.filterwarnings("ignore", message="torch.distributed is disabled")
@@ -159,7 +170,9 @@ def latest(run: Path) -> Path | None:
 
 def newest_first(run: Path) -> list[Path]:
     """The complete checkpoints of a run."""
-    complete = [path for path in run.glob("step_*") if (path / _STATE).exists()]
+    complete = [
+        path for path in run.glob("step_*") if _STEP.fullmatch(path.name) and (path / _STATE).exists()
+    ]
     return sorted(complete, key=lambda path: -int(path.name.removeprefix("step_")))
 
 
@@ -186,18 +199,47 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     """
     path = checkpoint / _STATE
     try:
-        state: dict[str, Any] = json.loads(path.read_text())
+        state: dict[str, Any] = typed(dict[str, Any], json.loads(path.read_text()), _STATE)
         if state.pop("digest") != _digest(state):
             raise ValueError("its digest is another")
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+        found = typed(int, state["format"], "format")
+        if found == 2:
+            state = _of_format_2(state, checkpoint.parent)
+        elif found != FORMAT:
+            raise CheckpointError(
+                f"{path}: format = {found}, this tinylm reads {FORMAT}: train anew with another --out"
+            )
+        if missing := _NEEDED - state.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
+        for name in _TYPES.keys() & state.keys():
+            typed(_TYPES[name], state[name], name)
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointDamaged(_damage(path)) from error
-    if state["format"] == 2:
-        return _of_format_2(state, checkpoint.parent)
-    if state["format"] != FORMAT:
-        raise CheckpointError(
-            f"{path}: format = {state['format']}, this tinylm reads {FORMAT}: train anew with another --out"
-        )
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror})") from error
     return state
+
+
+def model_config(checkpoint: Path, state: dict[str, Any]) -> ModelConfig:
+    """The shape of the model that was saved.
+
+    Raises `CheckpointError` if it is none, or of more parameters than the files hold: to make it first would
+    take all memory, or hours.
+    """
+    path = checkpoint / _STATE
+    try:
+        shape = record(ModelConfig, state["model"], "model")
+    except (ValueError, ConfigError) as error:
+        raise CheckpointError(f"{path} describes no model ({error})") from error
+    # Of each layer two matrices at least, and the embeddings, at a byte a number at least.
+    least = shape.layers * 2 * shape.width * shape.hidden + shape.vocab_size * shape.width
+    files = [checkpoint / name for name in _weight_files(state)]
+    # One that is missing is named when they are read.
+    if all(file.exists() for file in files) and least > sum(file.stat().st_size for file in files):
+        raise CheckpointError(f"{path} describes a larger model than is saved beside it: restore both")
+    if shape.sequence_len > _LONGEST:
+        raise CheckpointError(f"{path}: sequence_len = {shape.sequence_len}: at most {_LONGEST:,}")
+    return shape
 
 
 def _of_format_2(state: dict[str, Any], run: Path) -> dict[str, Any]:
@@ -259,13 +301,13 @@ def load_model(
     checkpoint = find(path)
     state = read_state(checkpoint)
     tokenizer = Tokenizer.load(checkpoint.parent / TOKENIZER)
-    if tokenizer.vocab_size != state["model"]["vocab_size"]:
+    shape = model_config(checkpoint, state)
+    if tokenizer.vocab_size != shape.vocab_size:
         raise CheckpointError(
-            f"{checkpoint}: vocab_size = {state['model']['vocab_size']}, but its {TOKENIZER} has "
+            f"{checkpoint}: vocab_size = {shape.vocab_size}, but its {TOKENIZER} has "
             f"{tokenizer.vocab_size}; put the run's own tokenizer back"
         )
-    changed = {"sequence_len": sequence_len} if sequence_len else {}
-    model = GPT(ModelConfig(**state["model"] | changed))
+    model = GPT(replace(shape, sequence_len=sequence_len) if sequence_len else shape)
     _load(checkpoint, state, _weight_files(state), weights(model), World())
     return model.to(device).eval(), tokenizer
 
@@ -310,7 +352,9 @@ def _load(
 
 
 def _damage(path: Path) -> str:
-    return f"{path} is missing or damaged; delete {path.parent} to go on from the checkpoint before it"
+    # Only of a folder whose name we gave is it said that it may go: another could hold anything.
+    ours = f"delete {path.parent} to go on from the checkpoint before it"
+    return f"{path} is missing or damaged; {ours if _STEP.fullmatch(path.parent.name) else 'restore it'}"
 
 
 def _digest(state: dict[str, Any]) -> str:

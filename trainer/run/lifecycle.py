@@ -15,6 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
 from tinylm.files import write_json
+from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.run import checkpoint
 from trainer.run.distributed import environment
@@ -35,7 +36,7 @@ def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
     if state["step"] < state["steps"] or not (config.out / EVALUATION).exists():
         return False
     if environment("RANK", 0) == 0:  # the ranks are not connected yet
-        print(f"{config.out}: finished, {state['steps']} steps; start another run with another --out")
+        say(f"{config.out}: finished, {state['steps']} steps; start another run with another --out")
     return True
 
 

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import TinylmError
+from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.data.batch import IGNORE, Batch
 from trainer.model.model import GPT
 from trainer.run import checkpoint
-from trainer.run.checkpoint import CheckpointDamaged, Saver
+from trainer.run.checkpoint import CheckpointDamaged, CheckpointError, Saver
 from trainer.run.distributed import StopSignal, World, exchanging, passes, prepare, replicas, whole
 from trainer.run.metrics import Meter, Progress, Record, describe, profiled
 from trainer.run.optim import Optimizer, clip, learning_rate
@@ -233,10 +234,13 @@ class Run:
                 damage = error  # raised if none before it is intact
                 self._warn(f"{found} is damaged; going back to the one before it")
                 continue
-            self._source.restore(state["data"])
-            self._guard.restore(state["guard"])
-            self.step, self.tokens, self.skipped = state["step"], state["tokens"], state["skipped"]
-            self.measured = state["measured"]
+            try:
+                self._source.restore(state["data"])
+                self._guard.restore(state["guard"])
+                self.step, self.tokens, self.skipped = state["step"], state["tokens"], state["skipped"]
+                self.measured = state["measured"]
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise CheckpointError(f"{found}: its state is none of such a run ({error!r})") from error
             return True
         if damage:
             raise damage
@@ -244,7 +248,7 @@ class Run:
 
     def _warn(self, text: str) -> None:
         if self._world.is_main:
-            print(f"warning: {text}", file=sys.stderr, flush=True)
+            say(f"warning: {text}", file=sys.stderr)
 
     def _nothing(self) -> Batch:
         """A micro-batch with nothing to predict, for a rank that has no other in a step."""

@@ -18,6 +18,7 @@ from torch.profiler import profile, schedule
 
 from tinylm.config import require
 from tinylm.files import replacing
+from tinylm.terminal import clean, say
 from trainer.config import TrainConfig, as_json
 
 _SECONDS_BETWEEN_LINES = 10.0  # where lines are not rewritten in place: in a file of a run of a day, 8,640
@@ -99,11 +100,11 @@ class Progress:
         """Show `text`; the `last` one stays."""
         if self._in_place:
             width = shutil.get_terminal_size().columns - 1
-            sys.stdout.write("\r" + text[:width].ljust(width) + ("\n" if last else ""))
+            sys.stdout.write("\r" + clean(text)[:width].ljust(width) + ("\n" if last else ""))
             sys.stdout.flush()
         elif last or time.monotonic() - self._last >= _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            print(text, flush=True)
+            say(text)
 
 
 def describe(values: dict[str, Any]) -> str:

@@ -54,10 +54,10 @@ end
 local cooling = {}
 local function finish(host, latency, domain)
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes', 'unreached')
+  local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes')
   local at = whole(math.max(now + rest(latency, known[2]), tonumber(known[3] or 0)))
   call('HSET', h, 'next', at, 'fetched', whole((known[1] or 0) + 1), 'inflight', '')
-  if known[5] or known[6] then call('HDEL', h, 'strikes', 'unreached') end
+  if known[5] then call('HDEL', h, 'strikes', 'unreached', 'given_up') end
   if domain then
     call('HINCRBY', p .. 'd:' .. domain, 'fetched', 1)
     leave(domain)

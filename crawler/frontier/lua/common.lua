@@ -6,13 +6,14 @@
 --   q:HOST     zset   member (origin and path, see crawler.urls.Address) -> promise: the best of what is queued
 --   t:HOST:B   list   'promise member' of what is queued beyond that, by tenths of promise
 --   spool      list   'host promise member': the same, on its way to disk
---   h:HOST     hash   domain, next, fetched, index, inflight (the token of its lease; '' if it has none), strikes,
---                     unreached (failed connections since one was made), given_up (why, after too many), blocked, paused, gone, chosen, crawl_delay;
---                     shared (1: its domain has other hosts); tail and cold (queued in lists, on disk), top (tenth of
---                     the best of them), refill (last batch that came back from disk); of its origins 'robots_until',
---                     'robots_bytes' and 'robots_at' (redirects so far, and the member of the same host that their
---                     robots.txt moved to), followed by a space and the origin unless it is ''; awaits (when it has
---                     rested, and the origin whose robots.txt moved to another host, as long as that is asked)
+--   h:HOST     hash   domain; shared (1: its domain has other hosts); next, fetched, index, inflight (the token of its
+--                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
+--                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
+--                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
+--                     (last batch that came back from disk); awaits (when it has rested, and the origin whose robots.txt
+--                     moved to another host, while that is asked); of its origins robots_until, robots_bytes and
+--                     robots_at (redirects so far, and the member of the same host that robots.txt moved to), followed
+--                     by a space and the origin unless it is ''
 --   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
 --   e:HOST     hash   errands: member of a robots.txt to which other hosts' was moved -> those that ask for it, as JSON
 --                     lists of host, origin and redirects so far. Its member waits in q:HOST too, with '#robots' behind
@@ -38,10 +39,18 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
 --                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
---                     run_id and restarted (of the server, see lease.lua)
+--                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
+--                     (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
+
+-- Of every script the last argument is the number of the walker's claim behind it, '' if no walker is: once another has
+-- claimed the crawl (claim.lua), whatever the one before still says is refused before it has any effect.
+local walker = table.remove(ARGV)
+if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walker') or 0) then
+  error({err = 'WALKERLOST'})
+end
 
 -- The crawl's clock: the server's, less the jumps that workers noticed.
 local clock
@@ -160,14 +169,17 @@ end
 
 -- A host in whose queue something was put.
 local function wake(host)
-  local known = call('HMGET', p .. 'h:' .. host, 'inflight', 'index', 'next', 'shared', 'domain')
+  local known = call('HMGET', p .. 'h:' .. host, 'inflight', 'index', 'next')
   if (known[1] or '') ~= '' then return end
   if call('ZSCORE', p .. 'ready', host) then
     call('ZADD', p .. 'ready', rank(host, known[2]), host)
-  elseif known[4] and call('ZSCORE', p .. 'w:' .. known[5], host) then
-    call('ZADD', p .. 'w:' .. known[5], rank(host, known[2]), host)
   elseif not call('ZSCORE', p .. 'cooling', host) and call('SISMEMBER', p .. 'spent', host) == 0 then
-    place(host, tonumber(known[3]))
+    local w = p .. 'w:' .. (call('HGET', p .. 'h:' .. host, 'domain') or host)
+    if call('ZSCORE', w, host) then
+      call('ZADD', w, rank(host, known[2]), host)
+    else
+      place(host, tonumber(known[3]))
+    end
   end
 end
 
@@ -329,7 +341,7 @@ local function take_queue(host, origin)
     for _, entry in ipairs(call('LRANGE', list, 0, -1)) do sort(string.match(entry, '^(%S+) (.*)$')) end
     call('DEL', list)
   end
-  call('HDEL', h, 'tail', 'top')
+  call('HDEL', h, 'tail')
   for _, entry in ipairs(others) do call('ZADD', p .. 'q:' .. host, entry[1], entry[2]) end
   count('queued', -#members - errands)
   return members

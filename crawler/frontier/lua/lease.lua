@@ -33,21 +33,6 @@ if meta[1] ~= run_id then
 end
 if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {whole(now)} end
 
--- STAR: of what nobody chose, so many fetches and more for each other domain that refers to it.
-local function budget_of(domain, chosen, cap)
-  if chosen then return cap end
-  return math.min(cap, found + each * call('SCARD', p .. 'refs:' .. domain))
-end
-
-local function is_spent(fetched, domain, chosen, cap)
-  return fetched >= math.min(found, cap) and fetched >= budget_of(domain, chosen, cap)
-end
-
-local function spend(host, domain)
-  call('SADD', p .. 'spent', host)
-  call('SADD', p .. 'o:' .. domain, host)
-end
-
 local DUE = 100  -- pages that return to their queues in one call; the others wait for the next
 for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, DUE)) do
   local host, member = string.match(url, '^(%S+) (.*)$')
@@ -61,31 +46,43 @@ for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, 
   end
 end
 
--- Of a host, read once: most are leased in the call that wakes them.
-local FACTS = {'fetched', 'index', 'chosen', 'crawl_delay', 'tail', 'cold', 'next', 'domain', 'shared', 'robots_until',
-  'robots_until http:'}
+-- Of a host, read once: most are leased in the call that wakes them. A field that is not there costs most to read.
+local FACTS, FETCHED, INDEX, CHOSEN, NEXT, SHARED, ROBOTS, TOP = {
+  'fetched', 'index', 'chosen', 'next', 'shared', 'robots_until', 'top'}, 1, 2, 3, 4, 5, 6, 7
 local read = {}
 local function facts(host)
-  if not read[host] then
-    local known = call('HMGET', p .. 'h:' .. host, unpack(FACTS))
-    read[host] = {
-      fetched = tonumber(known[1] or 0), index = known[2], chosen = known[3], own_delay = tonumber(known[4] or 0),
-      tail = tonumber(known[5] or 0), cold = tonumber(known[6] or 0), next = tonumber(known[7]),
-      domain = known[8] or host, shared = known[9], robots = {[''] = known[10] or '0', ['http:'] = known[11] or '0'},
-    }
-  end
+  read[host] = read[host] or call('HMGET', p .. 'h:' .. host, unpack(FACTS))
   return read[host]
 end
 
+local function domain_of(host)
+  return call('HGET', p .. 'h:' .. host, 'domain') or host
+end
+
+-- STAR: of what nobody chose, so many fetches and more for each other domain that refers to it.
+local function is_spent(fetched, host, chosen, cap)
+  if fetched < math.min(found, cap) then return false end
+  return fetched >= cap or not chosen and fetched >= found + each * call('SCARD', p .. 'refs:' .. domain_of(host))
+end
+
+local function spend(host)
+  call('SADD', p .. 'spent', host)
+  call('SADD', p .. 'o:' .. domain_of(host), host)
+end
+
 -- Whether a host that has rested may go on; if not, it is put where it waits.
+local LONGEST_CRAWL_DELAY = 24 * 3600 * 1000  -- of those that matter here: it is asked again sooner than after that
 local function may_go(host, known)
-  if now < restarted + known.own_delay then
-    call('ZADD', p .. 'cooling', whole(restarted + known.own_delay), host)
-  elseif is_spent(known.fetched, known.domain, known.chosen, most) then
-    spend(host, known.domain)
-  else
-    return true
+  if now < restarted + LONGEST_CRAWL_DELAY then
+    local rested = restarted + (call('HGET', p .. 'h:' .. host, 'crawl_delay') or 0)
+    if now < rested then
+      call('ZADD', p .. 'cooling', whole(rested), host)
+      return false
+    end
   end
+  if not is_spent(tonumber(known[FETCHED] or 0), host, known[CHOSEN], most) then return true end
+  spend(host)
+  return false
 end
 
 -- More than are leased, so that the best are chosen among many; all at once would make a call after a pause long.
@@ -95,7 +92,7 @@ if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
 local function make_ready(host)
   local known = facts(host)
   if may_go(host, known) then
-    ready[#ready + 1] = rank(host, known.index)
+    ready[#ready + 1] = rank(host, known[INDEX])
     ready[#ready + 1] = host
   end
 end
@@ -114,18 +111,20 @@ for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMI
 end
 if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 
--- Whether it is the turn of a host's domain; if not, the host waits for it.
-local function has_turn(host, known)
-  local d = p .. 'd:' .. known.domain
-  local of_domain = call('HMGET', d, 'busy', 'next', 'fetched', 'chosen')
-  local busy, next = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0)
-  if is_spent(tonumber(of_domain[3] or 0), known.domain, of_domain[4], most_of_domain) then
-    spend(host, known.domain)
-  elseif busy >= at_once or next > now then
-    call('ZADD', p .. 'w:' .. known.domain, rank(host, known.index), host)
-    if busy < at_once then call('ZADD', p .. 'domains', 'NX', whole(next), known.domain) end
+-- The domain of a host that shares it, if it is its turn; if not, the host waits for it.
+local function turn(host, known)
+  local domain = domain_of(host)
+  local of_domain = call('HMGET', p .. 'd:' .. domain, 'busy', 'next', 'fetched', 'chosen')
+  local busy, next, fetched = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0), tonumber(of_domain[3] or 0)
+  -- With what is in flight: it may yet be given back, so that the others wait for that.
+  local full = busy >= at_once or busy > 0 and is_spent(fetched + busy, host, of_domain[4], most_of_domain)
+  if is_spent(fetched, host, of_domain[4], most_of_domain) then
+    spend(host)
+  elseif full or next > now then
+    call('ZADD', p .. 'w:' .. domain, rank(host, known[INDEX]), host)
+    if not full then call('ZADD', p .. 'domains', 'NX', whole(next), domain) end
   else
-    return true
+    return domain
   end
 end
 
@@ -173,11 +172,12 @@ local function choose_url(queue, urls, hosts, explored, best_host)
 end
 
 -- A queue that runs low is filled up from the lists, or asks for what is on disk.
-local function fill(host, left, known)
-  if left >= hot / 4 then return end
-  if known.tail > 0 then
+local function fill(host, left, top)
+  if left >= hot / 4 or tonumber(top or -1) < 0 then return end
+  local more = call('HMGET', p .. 'h:' .. host, 'tail', 'cold')
+  if tonumber(more[1] or 0) > 0 then
     pull(host, hot)
-  elseif known.cold > 0 then
+  elseif tonumber(more[2] or 0) > 0 then
     call('SADD', p .. 'thirst', host)
   end
 end
@@ -217,13 +217,15 @@ local function lease_of(host, known, urls, hosts, explored, best)
   local queue = p .. 'q:' .. host
   local member, promise, propensity = choose_url(queue, urls, hosts, explored, best)
   local origin = origin_of(member)
-  local valid = known.robots[origin] or call('HGET', p .. 'h:' .. host, of_origin('robots_until', origin)) or '0'
+  local valid = known[ROBOTS]
+  if origin ~= '' then valid = call('HGET', p .. 'h:' .. host, of_origin('robots_until', origin)) end
+  valid = valid or '0'
   if tonumber(valid) <= now then
     call('ZADD', queue, promise, member)
     taken = taken - 1
     return lease_of_robots(host, origin)
   end
-  fill(host, urls - 1, known)
+  fill(host, urls - 1, known[TOP])
   local errand = errand_of(member)
   if errand then
     local askers = take_askers(host, errand)
@@ -245,21 +247,24 @@ while #leases < n and hosts > 0 and looks > 0 do
   local host, explored, best = choose_host(math.min(n - #leases, hosts))
   local known = facts(host)
   local urls = call('ZCARD', p .. 'q:' .. host)
-  local lease
+  local lease, domain
   if urls == 0 then
-    place(host, known.next)
-  elseif not known.shared or has_turn(host, known) then
-    lease = lease_of(host, known, urls, hosts, explored, best)
-    if not lease then place(host, known.next) end
+    place(host, tonumber(known[NEXT]))
+  else
+    if known[SHARED] then domain = turn(host, known) end
+    if domain or not known[SHARED] then
+      lease = lease_of(host, known, urls, hosts, explored, best)
+      if not lease then place(host, tonumber(known[NEXT])) end
+    end
   end
   hosts, looks = hosts - 1, looks - 1
   if lease then
     leases[#leases + 1] = lease
     named[#named + 1] = url_of(lease.host, lease.member)
-    if known.shared then
-      lease.domain = known.domain
-      call('HINCRBY', p .. 'd:' .. known.domain, 'busy', 1)
-      call('HSET', p .. 'd:' .. known.domain, 'next', whole(now + gap))
+    if domain then
+      lease.domain = domain
+      call('HINCRBY', p .. 'd:' .. domain, 'busy', 1)
+      call('HSET', p .. 'd:' .. domain, 'next', whole(now + gap))
     end
   end
 end

@@ -19,6 +19,7 @@ if arg.sent == '1' then
   fail(lease, arg.reason, attempts, math.floor(lease.promise / 2))
 else
   local failures = call('HINCRBY', h, 'unreached', 1)
+  call('HSETNX', h, 'strikes', 0)  -- by which an ack knows that there is something to forget
   if failures == 1 then count('failed_connections') end
   count('failed:' .. arg.reason)
   if call('HEXISTS', h, 'fetched') == 1 then attempts = OF_A_REACHED_HOST * attempts end

@@ -9,8 +9,9 @@
 -- Returns how many were new.
 local UNKNOWN_INDEX = 0.3  -- of a host not met before, until the policy says more
 local disk = ARGV[1] == '1'
-local hot, most, found, each, hosts_per_domain, most_of_domain = rules('hot_per_host', 'pages_per_host',
-  'pages_per_found_host', 'pages_per_referring_domain', 'hosts_per_domain', 'pages_per_domain')
+local hot, found, each, hosts_per_domain, most_of_domain, version = rules('hot_per_host', 'pages_per_found_host',
+  'pages_per_referring_domain', 'hosts_per_domain', 'pages_per_domain', 'version')
+local TAKEN_OVER = 5  -- begun by version 4, which knew no domains
 local most_refs = math.ceil((most_of_domain - found) / math.max(1, each))  -- more would not raise the domain's budget
 local now = now_ms()
 local total, hosts = 0, 0
@@ -84,14 +85,14 @@ while i <= #ARGV do
   local first = i + 4 + refs
   local last = first + 4 * tonumber(ARGV[first - 1]) - 1
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'next', 'gone', 'tail', 'cold', 'top', 'domain', 'given_up')
-  local refused = known[2] and 'skipped:taken_down' or known[7] and 'skipped:host_given_up'
+  local known = call('HMGET', h, 'next', 'gone', 'tail', 'cold', 'top')
+  local refused = known[2] and 'skipped:taken_down'
   if not known[1] then
     local chosen = false
     for r = i + 3, i + 2 + refs do chosen = chosen or ARGV[r] == 'seed' end
     local admitted, why = admit(host, domain, chosen)
     if admitted then hosts = hosts + 1 else refused = why end
-  elseif not known[6] then  -- of version 4, which knew no domains
+  elseif version == TAKEN_OVER and call('HEXISTS', h, 'domain') == 0 then
     meet(host, domain, UNKNOWN_INDEX)
     if host ~= domain then
       call('SUNIONSTORE', p .. 'refs:' .. domain, p .. 'refs:' .. domain, p .. 'refs:' .. host)

@@ -2,7 +2,8 @@
 -- No request was sent: the URL is not wanted (robots, depth, ...) or goes back untouched (a worker stops).
 -- The host may be asked again at once, or when the worker says. Without its robots.txt nothing of a host may be
 -- fetched: when that is not wanted, all that it has queued of that origin is not.
--- ARGV, by name: token; elapsed (ms since the lease); reason ('' returns the URL to its queue as it was); wait (ms the host is left alone)
+-- ARGV, by name: token; elapsed (ms since the lease); reason ('' returns the URL to its queue as it was); wait (ms the
+--       host is left alone); latency (ms; only of a request that was sent and whose answer the worker lost)
 -- Returns 0 if the lease was lost.
 local arg = named()
 local lease = take(arg.token, arg.elapsed)
@@ -17,5 +18,6 @@ else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
 end
-place(host, math.max(tonumber(call('HGET', h, 'next')), now_ms() + arg.wait))
+local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
+place(host, math.max(tonumber(call('HGET', h, 'next')), now_ms() + wait))
 return 1

@@ -1,0 +1,29 @@
+"""What strangers wrote, made safe to print: pages, models, hosts and their robots.txt speak to no terminal.
+
+A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `deploy.console`, or by the log.
+"""
+
+import re
+from typing import IO
+
+# Never shown, and each used to deceive: C0 but tab and line feed, DEL and C1 (terminals obey them: clipboard,
+# title, cursor), surrogates (no terminal can take them), and of Unicode what is invisible itself and changes
+# how the rest is seen: line separators, all of Bidi_Control, deprecated format characters, annotations, tags.
+# Joiners (U+200C, U+200D) stay: Persian and emoji are written with them; and so do soft hyphens.
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u180e\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e0fff]"
+)
+
+
+def clean(text: str) -> str:
+    """The characters of `text` that a terminal shows and does not obey; of CR LF the line feed.
+
+    Each character is judged by itself: a sequence that comes in pieces is broken like any other.
+    """
+    return _UNSEEN.sub("", text)
+
+
+def say(text: object = "", *, end: str = "\n", file: IO[str] | None = None) -> None:
+    """Print the clean `text` at once, to stdout or `file`."""
+    print(clean(str(text)), end=end, file=file, flush=True)
