@@ -1,7 +1,6 @@
 """robots.txt and Retry-After: RFC 9309 and RFC 9110, and what real servers send."""
 
 import ast
-import asyncio
 import re
 import sys
 import time
@@ -18,7 +17,6 @@ from crawler.errors import RulesMissing
 from crawler.fetch.robots import (
     MOST_BYTES,
     HostRules,
-    RobotsRedirects,
     Rules,
     interpret,
     product_token,
@@ -257,35 +255,6 @@ def test_lines_end_in_any_way_and_a_long_file_too(end):
     assert text is not None
     assert not rules(text).allow(URL)
     assert rules(text).allow("https://h.example/")
-
-
-def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
-    async def ask():
-        elsewhere = RobotsRedirects(delay=lambda: 0.1, patience=9.0)
-        rules_, other = "https://www.h/robots.txt", "https://www.h/other.txt"
-        assert await elsewhere.turn(rules_, "a.h") is None
-        second = asyncio.create_task(elsewhere.turn(other, "b.h"))
-        third = asyncio.create_task(elsewhere.turn(rules_, "c.h"))
-        await asyncio.sleep(0.3)
-        assert not second.done()
-        assert not third.done()
-        assert await elsewhere.read(rules_, 404, "", b"", host="a.h", hops=1) == ("", "")
-        rested = time.monotonic() + 0.1
-        assert await third == ""
-        assert await second is None
-        assert time.monotonic() >= rested
-        assert await elsewhere.turn(rules_, "d.h") == ""
-
-    asyncio.run(ask())
-
-
-def test_a_host_that_does_not_answer_is_not_waited_for_without_end():
-    async def ask():
-        elsewhere = RobotsRedirects(delay=lambda: 0.01, patience=0.1)
-        assert await elsewhere.turn("https://www.h/robots.txt", "a.h") is None
-        assert await elsewhere.turn("https://www.h/robots.txt", "b.h") is None
-
-    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("status", [200, 203, 206])

@@ -289,10 +289,13 @@ local function errand_of(member)
 end
 
 local function queue_errand(host, member, askers)
-  local e, known = p .. 'e:' .. host, {}
-  for _, asker in ipairs(cjson.decode(call('HGET', e, member) or '[]')) do known[asker[1] .. ' ' .. asker[2]] = asker end
-  for _, asker in ipairs(askers) do known[asker[1] .. ' ' .. asker[2]] = asker end
-  local list, own = {}, false
+  local e, known, list, own = p .. 'e:' .. host, {}, {}, false
+  for _, asking in ipairs({cjson.decode(call('HGET', e, member) or '[]'), askers}) do
+    for _, asker in ipairs(asking) do
+      local name = url_of(asker[1], asker[2])
+      if not known[name] or known[name][3] < asker[3] then known[name] = asker end
+    end
+  end
   for _, asker in pairs(known) do
     own = own or asker[1] == host
     list[#list + 1] = #list < MOST_ASKERS and asker or nil
