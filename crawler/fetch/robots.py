@@ -297,7 +297,7 @@ class HostRules:
 
     def forbid(self, lease: Lease) -> None:
         """Nobody may ask the host of a lease: a robots.txt that moved there is none."""
-        self.tell([*lease.robots_for, *self._frontier.errands(lease.host)], "")
+        self.tell([*lease.robots_for, *self._frontier.take_errands(lease.host)], "")
 
 
 class Settled(NamedTuple):

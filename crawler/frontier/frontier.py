@@ -416,9 +416,9 @@ class Frontier(Ends):
         text = self.robots(host, member.partition("/")[0])
         return self.errand(url, askers) if text is None else text
 
-    def errands(self, host: str) -> list[Asker]:
-        """All that wait for an errand of `host`."""
-        found = self._run("HVALS", self.partition_of(host), f"e:{host}")
+    def take_errands(self, host: str) -> list[Asker]:
+        """Take all errands from `host`; returns who is to be told about them."""
+        found = self._run("errand", self.partition_of(host), host, domain(host))
         return [Asker(*asker) for askers in found for asker in json.loads(askers)]
 
     def answer(self, asker: Asker, rules: str | None, *, valid: float, crawl_delay: float) -> bool:
@@ -685,6 +685,10 @@ def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
 
 
 def _lease(found: dict[str, Any], partition: int, deadline: float, given: float) -> Lease:
+    askers = [Asker(*asker) for asker in found.get("robots_for", ())]
+    own = Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None
+    # A host that was sent back to itself has come as far as that.
+    own = max([own, *(asker for asker in askers if asker[:2] == own[:2])]) if own else None
     return Lease(
         token=int(found["token"]),
         partition=partition,
@@ -701,8 +705,8 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),
-        robots_for=tuple(Asker(*asker) for asker in found.get("robots_for", ())),
-        robots_of=Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None,
+        robots_for=tuple(asker for asker in askers if not own or asker[:2] != own[:2]),
+        robots_of=own,
     )
 
 

@@ -1,13 +1,16 @@
 """A robots.txt that moved to another host is asked for in that host's turn, or not at all."""
 
 import asyncio
+import json
 import time
+from itertools import pairwise
 
 import pytest
 
 from crawler.fetch.robots import HostRules
 from crawler.frontier import SEED, Discovered, Frontier
-from tests.conftest import eventually, make_page, open_frontier
+from crawler.frontier.records import Asker
+from tests.conftest import article, eventually, make_page, open_frontier, reply, worker
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
 FORBIDS = (200, "", b"User-agent: *\nDisallow: /private\nCrawl-delay: 0.05\n")
@@ -69,6 +72,12 @@ def pass_time(frontier: Frontier) -> None:
         for host in frontier.client.zrange(f"{prefix}cooling", 0, -1):
             frontier.client.zadd(f"{prefix}cooling", {host: 1})
             frontier.client.hset(f"{prefix}h:{host.decode()}", "next", 1)
+
+
+def errands(frontier: Frontier, host: str) -> list[list[object]]:
+    """Who waits for what `host` is asked for."""
+    found = frontier.client.hvals(f"{frontier.prefixes[frontier.partition_of(host)]}e:{host}")
+    return [asker for askers in found for asker in json.loads(askers)]
 
 
 A, B = "https://a.example", "https://b.example"
@@ -282,8 +291,6 @@ def test_a_worker_that_dies_at_any_step_loses_nothing(crawl):
 def test_an_answer_that_nobody_waits_for_changes_nothing(crawl):
     c = crawl({f"{A}/robots.txt": FORBIDS}, f"{A}/private", f"{A}/page")
     c.until(f"{A}/robots.txt")
-    from crawler.frontier.records import Asker
-
     for rules in ("", None):
         assert not c.frontier.answer(Asker("a.example", "", 1), rules, valid=99.0, crawl_delay=0.0)
         assert not c.frontier.answer(Asker("new.example", "", 1), rules, valid=99.0, crawl_delay=0.0)
@@ -298,12 +305,67 @@ def test_what_hosts_are_asked_for_is_bounded(crawl):
     c = crawl(web, *urls)
     c.frontier.pause("b.example")
     eventually(lambda: c.turn() >= 0 and len(c.asked) == 150)
-    assert len(c.frontier.errands("b.example")) == 100
+    assert len(errands(c.frontier, "b.example")) == 100
     for n in range(150):
         c.web[f"https://h{n}.example/robots.txt"] = moved(f"{B}/{n}")
     pass_time(c.frontier)
     eventually(lambda: c.turn() >= 0 and len(c.asked) == 300)
-    assert len(c.frontier.errands("b.example")) == 199  # 99 more files, one host for each
+    assert len(errands(c.frontier, "b.example")) == 199  # 99 more files, one host for each
     c.frontier.take_down("b.example")
-    assert c.frontier.errands("b.example") == []
+    assert errands(c.frontier, "b.example") == []
     assert c.frontier.counts()["queued"] == 150
+
+
+def test_workers_ask_nobody_who_may_not_be_asked_and_good_work_goes_on(server, site, forbidden, tmp_path):
+    """Of two workers, with more hosts that point to one that is slow than they have requests in flight."""
+    delay = 0.2
+    site.on("victim.test", "/robots.txt", reply(200, "User-agent: *\nDisallow: /shop\n"))
+    site.on(
+        "slow.test", "*", lambda handler: (time.sleep(1), reply(200, "User-agent: *\nDisallow:\n")(handler))
+    )
+    targets = {
+        "shop": "http://victim.test/shop?q=", "list": "http://victim.test/list?q=", "slow": "http://slow.test/",
+        "gone": "http://gone.test/", "paused": "http://paused.test/", "lan": f"http://127.0.0.1:{forbidden.port}/",
+    }  # fmt: skip
+    pointing = {
+        f"{kind}{n}.test": to for kind, to in targets.items() for n in range(12 if kind == "slow" else 3)
+    }
+    for number, (host, to) in enumerate(pointing.items()):
+        site.on(host, "/robots.txt", reply(302, Location=f"{to}{number}"))
+        site.on(host, "/page", reply(200, article(host)))
+    for host in ("gone.test", "paused.test", *(f"good{n}.test" for n in range(4))):
+        site.on(host, "*", reply(200, article(host)))
+        site.on(host, "/robots.txt", reply(404))
+    frontier = open_frontier(server, delay=delay, partitions=3)
+    frontier.take_down("gone.test")
+    frontier.pause("paused.test")
+    frontier.put([Discovered(f"http://{host}/page", 0.9, SEED) for host in pointing])
+    frontier.put([Discovered(f"http://good{n}.test/{k}", 0.5, SEED) for n in range(4) for k in range(30)])
+    options = "--concurrency", "4"
+    with (
+        worker(server, frontier, site, tmp_path / "1", *options) as one,
+        worker(server, frontier, site, tmp_path / "2", *options) as two,
+    ):
+        eventually(
+            lambda: all(
+                site.asked(host, "/page") for host in pointing if not host.startswith(("paused", "slow"))
+            )
+        )
+        asked_of_slow = len(site.asked("slow.test"))
+        good = sum(len(site.asked(f"good{n}.test")) for n in range(4))
+        eventually(lambda: len(site.asked("slow.test")) >= asked_of_slow + 2)
+        assert sum(len(site.asked(f"good{n}.test")) for n in range(4)) >= good + 4
+        for process in (one, two):
+            process.terminate()
+        for process in (one, two):
+            assert process.wait(60) == 0
+    assert site.asked("gone.test") == site.asked("paused.test") == []
+    assert forbidden.connections == 0
+    assert sorted(hit.path.partition("?")[0] for hit in site.asked("victim.test")) == ["/list"] * 3 + [
+        "/robots.txt"
+    ]
+    for host in ("victim.test", "slow.test"):
+        hits = sorted(site.asked(host), key=lambda hit: hit.begun)
+        assert all(after.begun - before.ended >= delay - 0.05 for before, after in pairwise(hits))
+    assert not [host for host in pointing if host.startswith("paused") and site.asked(host, "/page")]
+    assert frontier.counts()["fetched"] == len(site.hits)

@@ -18,8 +18,12 @@ if arg.to ~= '' then
   call('HSET', h, of_origin('robots_at', origin), arg.hops .. ' ' .. arg.to)
 elseif tonumber(call('HGET', h, of_origin('robots_until', origin)) or 0) <= now then  -- or the answer was faster
   call('SADD', p .. 'norobots', host)
-  local url = url_of(host, origin .. '/robots.txt')
-  if call('HINCRBY', p .. 'attempts', url, 1) <= rules('attempts') then
+  local url, more = url_of(host, origin .. '/robots.txt'), 1
+  for _, asker in ipairs(lease.robots_for or {}) do
+    -- Sent in a circle, which ends after five redirects.
+    if asker[1] == host and asker[2] == origin then more = 0 end
+  end
+  if call('HINCRBY', p .. 'attempts', url, more) <= rules('attempts') then
     call('HSET', h, 'awaits', whole(at) .. ' ' .. origin)
     at = now + WAIT_MS
   else
