@@ -31,6 +31,10 @@ class WalkerLost(FrontierError):
     """Another walker has claimed the crawl since: nothing more of this one counts."""
 
 
+class PageError(CrawlError):
+    """What was found of a page is more than a page may hold, or its bytes cannot be read."""
+
+
 class NetworkForbidden(CrawlError):
     """An address outside the allowed networks; no packet was sent to it."""
 

@@ -45,6 +45,8 @@ _FINISHED_SECONDS = 0.5
 _FAULT_SECONDS = 1.0
 # Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
 _PROCESSING_SECONDS = 60.0
+# Of a request with its body and `meta`, which a page's text may get into. A GET has some 500.
+_MOST_REQUEST_BYTES = 1 << 20
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +127,11 @@ class FrontierScheduler(BaseScheduler):
             kept = pickle.dumps(request.to_dict(spider=self._spider), protocol=4)
         except Exception as error:
             log.error("%s cannot be kept: %s", request, error)
+            return False
+        if len(kept) > _MOST_REQUEST_BYTES:
+            log.error(
+                "%s is not queued: it has %d bytes, %d at most", request, len(kept), _MOST_REQUEST_BYTES
+            )
             return False
         self._enqueued += 1
         self._finished = False

@@ -3,7 +3,8 @@
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from ranker.graph import LinkGraph
 from ranker.policy import POLICIES, Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
+from tinylm.records import typed
 
 _VERSION = 5
 # Bytes up to which a Bloom filter is compressed: one that is hardly filled is mostly zeros.
@@ -41,10 +43,11 @@ class State(NamedTuple):
 
     @classmethod
     def from_bytes(cls, data: bytes, directory: Path) -> "State":
-        """The state of the corpus in `directory`. Raises ShardError if another version wrote it."""
-        with np.load(io.BytesIO(data)) as file:
-            arrays = dict(file)
-        plain: dict[str, Any] = json.loads(arrays.pop("plain").tobytes())
+        """The state of the corpus in `directory`. Raises ShardError if it is none, or another version's."""
+        with _reading(directory):
+            with np.load(io.BytesIO(data)) as file:
+                arrays = dict(file)
+            plain = typed(dict[str, Any], json.loads(arrays.pop("plain").tobytes()), "plain")
         if plain.get("version") != _VERSION:
             raise ShardError(
                 f"{directory}: the walker's state has version {plain.get('version')}, not {_VERSION}: go on "
@@ -67,10 +70,30 @@ def restored(directory: Path) -> tuple[LinkGraph, Policy]:
         raise ShardError(f"{directory}: no walker has committed here")
     state = State.from_bytes((directory / entry.name).read_bytes(), directory)
     graph = LinkGraph()
-    graph.restore(state.parts["graph"])
-    policy = POLICIES[state.plain["policy"]](graph)
-    policy.restore(state.parts.get("policy", {}))
+    with _reading(directory):
+        graph.restore(state.parts["graph"])
+        policy = POLICIES[state.plain["policy"]](graph)
+        policy.restore(state.parts.get("policy", {}))
     return graph, policy
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Turn what goes wrong with bytes that no walker wrote into a ShardError."""
+    try:
+        yield
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        RecursionError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise ShardError(
+            f"{directory}: its walker's state is damaged ({error}); restore it from a backup"
+        ) from error
 
 
 def joined(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from crawler.errors import FrontierFull
-from crawler.frontier import SEED, Discovered, Frontier
+from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.seed import Seed
@@ -34,7 +34,7 @@ from shards.text.content import Content, values
 from shards.text.filters import Verdict
 from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, TinylmError
 
 # Entries of the stream that are judged, learned from and priced together.
 _ENTRIES = 64
@@ -43,8 +43,10 @@ _REPRICED_HOSTS, _REPRICED_URLS = 64, 32
 # Links and seeds of a step that are put again after the server was full: a few at first, then twice as many
 # each time it takes them. With the most a step takes a second or two.
 _FEWEST_AGAIN, _MOST_AGAIN = 64, 1 << 16
-# Bytes of text at which a shard is committed, so that a crash costs little and shards are few.
-_SHARD_BYTES = 128e6
+# Bytes of text at which a shard is committed, so that a crash costs little and shards are few; and of all
+# that is held for it, links and fetches too: a page of 5 KB with 200 links takes 45 KB. At double, the 2 GB
+# of docker-compose.yml are not enough for a commit's copies.
+_SHARD_BYTES, _HELD_BYTES = 128e6, 384e6
 # Links to files that hold no text for us cost no fetch.
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -133,14 +135,18 @@ class Walker:
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
         fetched: list[_Fetched] = []
+        no_memory = False
         for entry in entries:
             self._frontier.hold()
-            if not isinstance(entry.content, Page):
-                self._seed(entry.content)
-            elif found := self._judge(entry.content):
-                fetched.append(found)
+            try:
+                fetched += self._take(entry)
+            except MemoryError:
+                # It comes again when the others are on disk, and by itself it is set aside.
+                if no_memory := bool(fetched or self._writer.buffered_bytes):
+                    break
+                self._set_aside(entry, "there is no memory for it")
             self._positions[entry.partition] = entry.id
-        self._uncommitted += len(entries)
+            self._uncommitted += 1
         self._write(fetched)
         self.policy.learn()
         self.graph.release(each.row for each in fetched)
@@ -158,9 +164,35 @@ class Walker:
                 np.array([self.graph.host_number(name) for name in names], np.int64)
             )
             self._frontier.steer(dict(zip(names, bonus.tolist(), strict=True)))
+        if no_memory:
+            self.commit()
         if entries:
             self._publish()
         return len(entries)
+
+    def _take(self, entry: Entry) -> list[_Fetched]:
+        """Judge an entry; what of it is to be written. One that cannot be judged is set aside.
+
+        What a person sees to (a scorer, a server, a disk that fails) is raised, and so is MemoryError.
+        """
+        if entry.fault:
+            self._set_aside(entry, entry.fault)
+            return []
+        try:
+            if isinstance(entry.content, Page):
+                found = self._judge(entry.content)
+                return [found] if found else []
+            self._seed(entry.content)
+        except (TinylmError, MemoryError):
+            raise
+        except Exception as error:
+            log.warning("an entry that cannot be judged", exc_info=error)
+            self._set_aside(entry, f"{type(error).__name__}: {str(error)[:200]}")
+        return []
+
+    def _set_aside(self, entry: Entry, reason: str) -> None:
+        log.warning("%s is set aside, see `tinylm frontier dead`: %s", entry.name, reason)
+        self._frontier.set_aside(entry, reason)
 
     def _priced(self, linked: Links, hosts: set[str], waiting: list[Discovered]) -> list[Discovered]:
         """What `linked`, the best queued URLs of `hosts` and what was not put yet promise now."""
@@ -208,10 +240,10 @@ class Walker:
             number = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "big")
             if number in self._seeds:
                 continue
-            self._seeds.add(number)
             target, cash = Target(fingerprint(seed.url), seed.url), float(np.log1p(max(0.0, seed.prior)))
             if self.graph.seed(target, seed.prior, cash) is not None:
                 self._unpushed.add(seed.url)
+            self._seeds.add(number)
 
     def _judge(self, page: Page) -> _Fetched | None:
         """Judge a page; graph, traps and policy learn of it. None if that was done before."""
@@ -219,13 +251,24 @@ class Walker:
         fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
             return None
-        self._ids.add(fetch)
-        row = self.graph.take(target)
-        evidence = self.graph.evidence(row)
         if not page.reason and self._writer.manifest.is_taken_down(page.url, locate(page.url).host):
             page = replace(page, reason="taken_down")
-        fetched = _Fetched(page, self.judge(page, evidence.karma), evidence, row, {})
-        judged, keep = fetched.judged, fetched.judged.verdict.keep
+        # Before anything else: it reads what a stranger wrote, and what it raises has then changed nothing.
+        queued = self.graph.queued(target.key)
+        judged = self.judge(page, 0.0 if queued is None else float(self.graph.karma[queued]))
+        row = self.graph.take(target)
+        try:
+            fetched = self._learn(_Fetched(page, judged, self.graph.evidence(row), row, {}))
+        except Exception:
+            self.graph.release([row])
+            raise
+        self._ids.add(fetch)
+        return fetched
+
+    def _learn(self, fetched: _Fetched) -> _Fetched:
+        """Tell traps, graph and policy of a page that was judged, and find where it leads."""
+        page, judged, evidence, row, _ = fetched
+        keep = judged.verdict.keep
         soft_404 = not fetched.hop and self.traps.fetched(page.url, page.content_sha256, kept=keep)
         if soft_404 and not keep:
             judged = judged._replace(verdict=Verdict(False, "soft_404"))
@@ -350,8 +393,9 @@ class Walker:
     # Committing
 
     def commit_if_due(self) -> None:
-        """Commit when enough text or time has gathered, or before workers would have to wait for it."""
-        full = self._writer.buffered_bytes >= _SHARD_BYTES
+        """Commit when enough has gathered, or enough time, or before workers would have to wait for it."""
+        writer = self._writer
+        full = writer.buffered_text >= _SHARD_BYTES or writer.buffered_bytes >= _HELD_BYTES
         waited = time.monotonic() - self._committed_at >= self._config.shard_seconds
         if full or waited or self._uncommitted >= self._frontier.config.backlog / 2:
             self.commit()
@@ -388,7 +432,7 @@ class Walker:
             {
                 "kept": rows + self._writer.buffered_rows,
                 "committed": rows,
-                "text_bytes": self._writer.manifest.text_bytes + self._writer.buffered_bytes,
+                "text_bytes": self._writer.manifest.text_bytes + self._writer.buffered_text,
                 "shards": len(self._writer.manifest.shards),
                 "dropped": dict(self.dropped),
                 **self.judge.status(),

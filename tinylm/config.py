@@ -55,6 +55,8 @@ class _Section:
             Toml(path, root_keys=(self._name,), use_commands_as_keys=False)(app, commands, visible)
         except CycloptsError as error:
             raise ConfigError(f"{path}: {_one_line(error)}") from error
+        except RecursionError as error:
+            raise ConfigError(f"{path}: nested too deeply") from error
 
 
 def layers(**sections: type) -> list[_Section]:
@@ -124,7 +126,7 @@ def _refuse_unknown_tables(sections: Iterable[str]) -> None:
     path = config_file()
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     for table in tables:
         if table not in sections:

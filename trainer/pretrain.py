@@ -97,7 +97,7 @@ def _prepare(config: PretrainConfig, start: Start | None) -> None:
         Tokenizer.train(texts, config.vocab_size).save(path)
     trained = Tokenizer.load(path).vocab_size
     require(
-        config, "vocab_size", trained <= config.vocab_size, f"{path} has {trained}; delete it for another"
+        config, "vocab_size", trained <= config.vocab_size, f"{path} has {trained}: start with another --out"
     )
 
 

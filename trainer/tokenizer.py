@@ -101,9 +101,11 @@ class Tokenizer:
             raise TokenizerError(
                 f"no tokenizer at {path}; is this the folder of a pretraining run?"
             ) from None
+        except OSError as error:
+            raise TokenizerError(f"the tokenizer {path} cannot be read ({error.strerror})") from error
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
             raise TokenizerError(
-                f"the tokenizer {path} is damaged ({error}); restore or delete it"
+                f"the tokenizer {path} is damaged ({error}); restore it: the weights go with no other"
             ) from error
 
     @classmethod

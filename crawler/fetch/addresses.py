@@ -51,7 +51,6 @@ _TURN, _LONGEST_TURN = _LONGEST_LOOKUP / _MOST_OF_A_DOMAIN, 300.0
 _CANARIES, _CANARY_SECONDS = 3, 5.0
 # What the system's resolver says if it got no answer, or none that it could use.
 _NO_ANSWER = (socket.EAI_AGAIN, socket.EAI_FAIL)
-_NO_SERVER = "no name server answers: see to this machine's network and its /etc/resolv.conf"
 
 # What "public" never is, beside all that Python's is_global denies; it lets these pass (IANA registries).
 _NEVER_PUBLIC = tuple(
@@ -228,8 +227,7 @@ class Resolver(AbstractResolver):
         known = self._known.get(host)
         if known and known.until > time.monotonic():
             return known.addresses
-        if self._away > max(self._answered, time.monotonic() - _CANARY_SECONDS):
-            raise OwnFault(_NO_SERVER)
+        self._refuse_while_away()
         if host not in self._failed:
             lookup, patience = self._lookups.get(host), 0.0
             if lookup is None:
@@ -241,14 +239,19 @@ class Resolver(AbstractResolver):
                 if lookup.age < _LONGEST_LOOKUP:
                     # Each time as long again as it has taken: a second, two, four.
                     raise AddressBusy(host, max(1.0, lookup.age))
-                if await self._is_away(lookup):
-                    raise OwnFault(_NO_SERVER)
-                raise socket.gaierror(socket.EAI_AGAIN, f"no answer for {lookup.age:.0f} s")
+                if not await self._is_away(lookup):
+                    raise socket.gaierror(socket.EAI_AGAIN, f"no answer for {lookup.age:.0f} s")
+        self._refuse_while_away()
         if error := self._failed.pop(host, None):
             raise error
         if (known := self._known.get(host)) and known.until > time.monotonic():
             return known.addresses
         raise AddressBusy(host, 1.0)  # it failed, and somebody else was told
+
+    def _refuse_while_away(self) -> None:
+        """Raise OwnFault if nobody answered a moment ago."""
+        if self._away > max(self._answered, time.monotonic() - _CANARY_SECONDS):
+            raise OwnFault("no name server answers: see to this machine's network and its /etc/resolv.conf")
 
     def _begin(self, host: str, port: int) -> _Lookup:
         """Start to look `host` up. Raises AddressBusy if too many lookups hang."""

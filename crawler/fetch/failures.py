@@ -133,9 +133,8 @@ class OwnFaults:
     as it has, and on a full disk it tries a single URL now and then.
     """
 
-    def __init__(self, most: int, patience: float = _PATIENCE) -> None:
-        self._most, self._patience = most, patience
-        self._allowed = float(most)
+    def __init__(self, most: int) -> None:
+        self._most, self._allowed = most, float(most)
         self._worked = self._met = self._until = 0.0
         self._pause = _SHORTEST_PAUSE
         self.waiting_for = ""
@@ -168,14 +167,11 @@ class OwnFaults:
 
     def room(self, in_flight: int) -> int:
         """How many may be begun now. Raises OwnFault if nothing has worked for too long."""
+        now = time.monotonic()
+        if self.waiting_for and now - self._met > _FORGOTTEN:
+            self._is_over()
         if not self.waiting_for:
             return self._most - in_flight
-        now = time.monotonic()
-        if now - self._met > _FORGOTTEN:
-            self._is_over()
-        elif now - self._worked > self._patience:
-            raise OwnFault(
-                f"gave up after {self._patience / 60:g} minutes, nothing is lost, start it again then: "
-                f"{self.waiting_for}"
-            )
+        if now - self._worked > _PATIENCE:
+            raise OwnFault(f"gave up after {_PATIENCE / 60:g} minutes, nothing is lost: {self.waiting_for}")
         return 0 if now < self._until else int(self._allowed) - in_flight

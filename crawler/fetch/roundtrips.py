@@ -63,7 +63,7 @@ class RoundTrips:
             self._batch, self._answer = self._frontier.batch(), None
             try:
                 lost = await asyncio.to_thread(self._send, batch)
-            except TinylmError as error:
+            except Exception as error:  # whatever it is, nobody may wait for ever
                 answer.set_exception(error)
                 answer.exception()  # seen: if nobody waits for the answer, asyncio does not complain
             else:

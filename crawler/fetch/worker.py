@@ -211,7 +211,8 @@ class LeaseSpider(Spider):
         """Give back what our own machine kept from its end; `latency` if a request was, or may be, sent."""
         self._faults.met(fault)
         if lease.key in self._open:
-            await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
+            with suppress(TinylmError):  # the server is away too: the lease expires
+                await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
 
     async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).

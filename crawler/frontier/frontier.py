@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import secrets
+import sys
 import time
 import zlib
 from collections import Counter, deque
@@ -22,12 +23,12 @@ from itertools import chain, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
-from crawler.errors import FrontierError, LeaseLost, WalkerLost
+from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import SEED, Asker, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
-from crawler.page import Page
-from crawler.seeds.seed import Seed
+from crawler.page import Page, inflated
+from crawler.seeds.seed import Seed, checked
 from crawler.urls import Address, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
@@ -51,6 +52,11 @@ _CLAIM_SECONDS = 30.0
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
+# have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
+_READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
+# Of a link beside its characters: four objects.
+_LINK_BYTES = 300
 # Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
 _LEASED_AT_ONCE = 500
 # What a zlib stream of usual strength begins with; no text does.
@@ -482,8 +488,11 @@ class Frontier(Ends):
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason."""
+        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
         letters = []
+        for s, found in enumerate(self._everywhere("HGETALL", "aside")):
+            for entry_id, value in found.items():
+                letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
         for found in self._everywhere("HGETALL", "dead"):
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
@@ -491,12 +500,22 @@ class Frontier(Ends):
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched."""
+        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        if url.startswith(ASIDE):
+            return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))
 
     def drop(self, url: str) -> bool:
         """Forget a dead letter, but not that its URL was met; returns whether it was one."""
+        if url.startswith(ASIDE):
+            return self._tell_entry(url, "drop")
         return self._tell_url(url, "drop")
+
+    def _tell_entry(self, name: str, what: str) -> bool:
+        partition, _, entry_id = name.removeprefix(ASIDE).partition("/")
+        if not (partition.isdecimal() and int(partition) < len(self.prefixes)):
+            raise FrontierError(f"{name} is no entry: `tinylm frontier dead` lists them")
+        return bool(self._run("aside", int(partition), entry_id, what))
 
     # Limits
 
@@ -504,7 +523,10 @@ class Frontier(Ends):
         """Set when the crawl stops, and look again at hosts that had spent their budget."""
         self._run("note", 0, "meta", 0, "limits", json.dumps(asdict(limits)))
         self._run("HDEL", 0, "meta", "stopped")
-        self._everywhere("wake")
+        for prefix in self.prefixes:
+            left = int(self._store.run(Call("SCARD", prefix, ("spent",))))
+            for _ in range(0, left, _REAP_BATCH):
+                self._store.run(Call("wake", prefix, (_REAP_BATCH,)))
 
     def set_limits_if_none(self, limits: Limits) -> bool:
         """Set `limits` unless some are set already, by whomever; returns whether they were."""
@@ -583,23 +605,45 @@ class Frontier(Ends):
     def put_seeds(self, seeds: Iterable[Seed]) -> int:
         """Hand seeds to the walker, who knows what a prior is worth; returns how many.
 
-        Raises FrontierFull if the server is at its memory limit.
+        Raises FrontierFull if the server is at its memory limit, SeedError for a seed beyond its bounds.
         """
         total = 0
         iterator = iter(seeds)
         while batch := list(islice(iterator, _SEED_BATCH)):
-            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(batch))
+            self._run("XADD", 0, "pages", "*", "seeds", json.dumps(checked(batch)))
             total += len(batch)
         return total
 
     def read_stream(self, positions: Mapping[str, str], n: int, wait: float = 0.0) -> list[Entry]:
-        """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds."""
+        """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds.
+
+        Fewer if they are large. An entry that cannot be read has a fault, and is to be `set_aside`.
+        """
         after = {prefix: positions.get(str(s), "0-0") for s, prefix in enumerate(self.prefixes)}
-        found = self._store.read(after, n, wait)
-        return [
-            Entry(str(self.prefixes.index(prefix)), entry_id, _decode(fields))
-            for prefix, entry_id, fields in found
-        ]
+        entries: list[Entry] = []
+        held = 0
+        for prefix, entry_id, fields in self._store.read(after, n, wait, _READ_BYTES):
+            if held > _HELD_BYTES:
+                break
+            entry = Entry(str(self.prefixes.index(prefix)), entry_id, [])
+            try:
+                content, size = _decode(fields)
+                entry, held = entry._replace(content=content), held + size
+            except (PageError, SeedError, ValueError, RecursionError) as error:
+                entry = entry._replace(fault=str(error)[:300])
+            except MemoryError:
+                if entries:
+                    break  # it is tried by itself
+                entry = entry._replace(fault="there is no memory for it")
+            entries.append(entry)
+        return entries
+
+    def set_aside(self, entry: Entry, reason: str) -> bool:
+        """Keep an entry that cannot be judged among the dead letters, for the stream to go on without it.
+
+        False if it is there already, or there is no room: then it is only counted.
+        """
+        return bool(self._run("aside", int(entry.partition), entry.id, "keep", reason))
 
     def trim_stream(self, positions: Mapping[str, str]) -> None:
         """Forget the pages up to and including `positions`: they are in the corpus, or judged."""
@@ -710,7 +754,12 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
     )
 
 
-def _decode(fields: Mapping[bytes, bytes]) -> Page | list[Seed]:
+def _decode(fields: Mapping[bytes, bytes]) -> tuple[Page | list[Seed], int]:
+    """What an entry holds, and the bytes that takes."""
     if b"page" in fields:
-        return Page.from_bytes(fields[b"page"])
-    return [Seed(*seed) for seed in json.loads(fields[b"seeds"])]
+        plain = inflated(fields[b"page"])
+        page = Page.parsed(plain)
+        return page, sys.getsizeof(plain) + _LINK_BYTES * len(page.links)
+    if b"seeds" in fields:
+        return checked(json.loads(fields[b"seeds"])), len(fields[b"seeds"])
+    raise PageError("the entry has neither a page nor seeds, or its page is not where it says")

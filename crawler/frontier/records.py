@@ -10,6 +10,8 @@ from crawler.seeds.seed import Seed
 # Goes on while the machine sleeps, as the server's does; CLOCK_MONOTONIC, where there is no other, does not.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
+ASIDE = "entry:"
+"""What the names of entries that were set aside begin with, among URLs that are dead letters."""
 SEED = "seed"
 """The referrer of a URL that a person chose: its host has the full budget."""
 
@@ -89,6 +91,13 @@ class Entry(NamedTuple):
     partition: str
     id: str
     content: Page | list[Seed]
+    fault: str = ""
+    """Why it cannot be read; then it has no content."""
+
+    @property
+    def name(self) -> str:
+        """Under which it is set aside."""
+        return f"{ASIDE}{self.partition}/{self.id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

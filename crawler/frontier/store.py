@@ -5,6 +5,8 @@ is noticed and counted in `restarts`, so that who said something in that second 
 """
 
 import logging
+import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +21,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError, RedisClusterExcept
 from redis.retry import Retry
 
 from crawler.errors import FrontierFull, ServerError, WalkerLost
+from crawler.page import MOST_BYTES
 from tinylm.errors import ConfigError
 
 # A server that restarts and reads a log of some GB is back within this; longer means that someone must look.
@@ -26,6 +29,9 @@ _RECONNECT_SECONDS = 20.0
 # How long the bytes of pages wait for their ack, which is sent with them.
 _BESIDE_MS = 60_000
 _CLUSTER = "redis+cluster://"
+# Of a page's bytes: the name of the string, the first one, how many.
+_MOST_BYTES = MOST_BYTES + (MOST_BYTES >> 8)  # what cannot be compressed grows a little
+_PART = re.compile(rb"([\w-]{1,64}) (\d{1,8}) (\d{1,8})")
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -139,7 +145,8 @@ class RedisStore:
                 return action()
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
-            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException) as error:
+            # OSError: without a descriptor left the client fails before it connects.
+            except (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError) as error:
                 if time.monotonic() > give_up:
                     raise ServerError(f"the frontier's server does not answer: {error}") from error
                 if not lost:
@@ -147,6 +154,10 @@ class RedisStore:
                 lost = True
                 time.sleep(0.2)
             except redis.ResponseError as error:
+                # In the middle of a long script of somebody's, a stranger's on a shared server at the least.
+                if str(error).startswith("BUSY") and time.monotonic() <= give_up:
+                    time.sleep(0.2)
+                    continue
                 if str(error).startswith("WALKERLOST"):
                     raise WalkerLost("another walker has claimed this crawl") from error
                 raise ServerError(f"the frontier's server refuses: {error}") from error
@@ -202,9 +213,12 @@ class RedisStore:
         return answer
 
     def read(
-        self, prefixes: Mapping[str, str], n: int, wait: float
+        self, prefixes: Mapping[str, str], n: int, wait: float, most: float = math.inf
     ) -> list[tuple[str, str, dict[bytes, bytes]]]:
-        """Up to `n` stream entries (prefix, id, fields) a partition after the id given for its prefix."""
+        """Up to `n` stream entries (prefix, id, fields) a partition after the id given for its prefix.
+
+        Fewer if they have `most` bytes before: the one that reaches them is the last.
+        """
         block = int(wait * 1000) or None
         streams = [{f"{prefix}pages": after} for prefix, after in prefixes.items()]
         if not self._cluster:
@@ -214,7 +228,14 @@ class RedisStore:
         found: list[Any] = []
         for stream in streams:
             found += self._attempt(lambda stream=stream: self.client.xread(stream, n, block)) or []  # type: ignore[misc]
-        return [entry for stream, entries in found for entry in self._complete(stream.decode(), entries)]
+        complete: list[tuple[str, str, dict[bytes, bytes]]] = []
+        for stream, entries in found:
+            fitting: list[tuple[bytes, dict[bytes, bytes]]] = []
+            while most > 0 and len(fitting) < len(entries):
+                fitting.append(entries[len(fitting)])
+                most -= _size(fitting[-1][1])
+            complete += self._complete(stream.decode(), fitting)
+        return complete
 
     def _complete(
         self, stream: str, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]
@@ -224,11 +245,11 @@ class RedisStore:
         parts: dict[bytes, tuple[str, int, int]] = {}
         spans: dict[str, tuple[int, int]] = {}
         for entry_id, fields in entries:
-            if b"at" in fields:
-                name, start, length = fields[b"at"].decode().split()
-                first, end = int(start), int(start) + int(length)
-                parts[entry_id] = name, first, end
-                spans[name] = spans.get(name, (first, end))[0], end
+            if part := _part(fields):
+                name, first, length = part
+                parts[entry_id] = name, first, first + length
+                before = spans.get(name, (first, 0))
+                spans[name] = min(before[0], first), max(before[1], first + length)
         read = {name: self._bytes(f"{prefix}b:{name}", *span) for name, span in spans.items()}
         for entry_id, fields in entries:
             if entry_id not in parts:
@@ -239,6 +260,8 @@ class RedisStore:
             page = read[name][offset : offset + end - first]
             if len(page) == end - first:
                 yield prefix, entry_id.decode(), {b"page": page}
+            elif read[name]:
+                yield prefix, entry_id.decode(), fields  # it never had these bytes
             elif self._is_there(stream, entry_id):
                 raise ServerError(
                     f"{stream}: the page of entry {entry_id.decode()} is gone: "
@@ -250,6 +273,19 @@ class RedisStore:
 
     def _is_there(self, stream: str, entry_id: bytes) -> bool:
         return bool(self._attempt(lambda: self.client.xrange(stream, entry_id, entry_id)))
+
+
+def _part(fields: Mapping[bytes, bytes]) -> tuple[str, int, int] | None:
+    """Where an entry's page is: name of the bytes, first one, how many. None if none, or too many."""
+    found = _PART.fullmatch(fields.get(b"at", b""))
+    if found is None or int(found[3]) > _MOST_BYTES:
+        return None
+    return found[1].decode(), int(found[2]), int(found[3])
+
+
+def _size(fields: Mapping[bytes, bytes]) -> int:
+    part = _part(fields)
+    return part[2] if part else sum(map(len, fields.values()))
 
 
 def _beside(call: Call) -> tuple[str, bytes]:

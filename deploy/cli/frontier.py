@@ -12,6 +12,7 @@ from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier
+from crawler.frontier.records import ASIDE
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
@@ -110,7 +111,7 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 
 @app.command
 def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """List the dead letters: URLs given up after too many attempts, and why."""
+    """List the dead letters, and why: URLs given up on, and entries of the stream that cannot be read."""
     for url, reason in attach(frontier).dead_letters():
         say(f"{reason}\t{url}")
 
@@ -132,7 +133,7 @@ def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfi
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
     if every:
         return [url for url, _ in frontier.dead_letters()]
-    return [canonical for url in urls for canonical in urls_named(url)]
+    return [name for url in urls for name in ([url] if url.startswith(ASIDE) else urls_named(url))]
 
 
 def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:

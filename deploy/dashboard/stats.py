@@ -32,6 +32,7 @@ _SILENT_SECONDS, _SILENT_PAUSES = 60.0, 5
 _CURVE_POINTS = 500
 # Names of held-out hosts, some lines of text on the page; more end in an ellipsis.
 _HOSTS_SHOWN = 60
+_LARGEST = 1e30  # nothing that is measured is larger; means of what is would not be numbers
 
 log = logging.getLogger(__name__)
 Figures = dict[str, Any]
@@ -68,7 +69,7 @@ class Sampled:
             try:
                 figures = self._read()
                 self._latest, self._error = (time.monotonic(), figures), ""
-            except TinylmError as error:
+            except (TinylmError, OSError) as error:
                 self._error = str(error)
             # A bug in one reading must not end the thread: the page would show old figures without a word.
             except Exception as error:
@@ -229,14 +230,18 @@ class RunReader:
                 self._take(line)
 
     def _take(self, line: bytes) -> None:
-        values = _parse(line)
+        # A line is what a run measured: numbers, whoever wrote it.
+        values = {
+            name: value for name, value in _parse(line).items() if isinstance(value, int | float | None)
+        }
         step = values.get("step")
         if not isinstance(step, int):
             return
         for name, value in values.items():
             if (name == "loss" or name.startswith("val_")) and isinstance(value, int | float):
                 self._curves.setdefault(name, Curve()).add(step, value)
-        self._seconds_a_line = values.get("time", 0.0) - self._last.get("time", values.get("time", 0.0))
+        now = values.get("time") or 0.0
+        self._seconds_a_line = now - (self._last.get("time") or now)
         self._last = values
 
     def _state(self) -> str:
@@ -244,16 +249,23 @@ class RunReader:
         last = self._last
         if not last:
             return "waiting"
-        if last["step"] >= last.get("steps", float("inf")):
+        if last["step"] >= (last.get("steps") or float("inf")):
             return "finished"
         patience = max(_SILENT_SECONDS, _SILENT_PAUSES * self._seconds_a_line)
-        return "silent" if time.time() - last.get("time", 0.0) > patience else "training"
+        return "silent" if time.time() - (last.get("time") or 0.0) > patience else "training"
 
 
 def _parse(text: bytes) -> Figures:
-    """A JSON object with NaN and infinities as None (the page's JSON has none); {} for anything else."""
+    """A JSON object with what is no number, or too large a one, as None; {} for anything else."""
     try:
-        found = json.loads(text, parse_constant=lambda _: None)
-    except ValueError:
+        found = json.loads(text, parse_constant=_number, parse_float=_number, parse_int=_number)
+    except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _number(text: str) -> int | float | None:
+    number = float(text)
+    if not abs(number) < _LARGEST:
+        return None
+    return int(text) if text.lstrip("-").isdigit() else number

@@ -100,19 +100,20 @@ class Judge:
         """Judge a page and learn from it; `karma`: people's votes for it."""
         signals = Signals(page.text)
         verdict = self._refusal(page) or judge(signals)
-        novelty = 1.0
+        novelty, content = 1.0, 0
         if verdict.keep:
-            found = sketch(signals)
+            content, found = _content(page.content_sha256), sketch(signals)
             novelty = self.novelty.new_share(found)
             if self.novelty.near_duplicate(found):
                 verdict = Verdict(False, "near_duplicate")
-            else:
-                self.novelty.add(found)
-                self._contents.add(_content(page.content_sha256))
         if not page.text:
             return Judged(verdict)
         # The crawl's own model needs not measure the text again.
         score = self.online.score(signals) if self.model is self.online else self.model.score(signals.text)
+        # Only now, as a text that was not scored is judged again.
+        if verdict.keep:
+            self.novelty.add(found)
+            self._contents.add(content)
         quality = self.calibration(score)
         self._learn(signals, verdict, score, karma)
         self.drift.add(quality)

@@ -150,7 +150,10 @@ def _table(path: Path, *, parquet: bool) -> pa.Table:
             pa.OSFile(str(path)) as file,
             pa.CompressedInputStream(file, "zstd") if path.suffix == ".zst" else file as raw,
         ):
-            return pa.csv.read_csv(raw, parse_options=pa.csv.ParseOptions(delimiter="\t", quote_char=False))
+            options = pa.csv.ParseOptions(delimiter="\t", quote_char=False)
+            table = pa.csv.read_csv(raw, parse_options=options)
+            _ = table.column_names  # an error here, if they are not text
+            return table
     except (pa.ArrowException, OSError, ValueError) as error:
         raise RecordingError(f"{path}: cannot be read as a table ({error})") from error
 

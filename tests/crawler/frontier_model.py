@@ -156,9 +156,14 @@ class Model:
             self.dead |= dict.fromkeys(host.queued, reason)
             host.queued.clear()
             host.unreached = 0
-            if not host.fetched and not host.paused:
-                del self.hosts[lease.host]
-                self.lost.add(lease.host)
+            self._forget(lease.host)
+
+    def _forget(self, name):
+        """A host that was never reached, and has nothing queued any more, is as if it had not been met."""
+        host = self.hosts[name]
+        if not host.fetched and not host.paused and not host.queued:
+            del self.hosts[name]
+            self.lost.add(name)
 
     def expire(self, lease, at):
         host = self._end(lease, at, self._delay)
@@ -170,6 +175,7 @@ class Model:
             if host.robots_failures >= self._settings["attempts"]:
                 self.dead |= dict.fromkeys(host.queued, reason)
                 host.queued.clear()
+                self._forget(lease.host)
             return
         self.failures[lease.url] = self.failures.get(lease.url, 0) + 1
         if self.failures[lease.url] < self._settings["attempts"]:
@@ -184,6 +190,7 @@ class Model:
         if lease.kind == "robots":
             over = set(host.queued)
             host.queued.clear()
+            self._forget(lease.host)
         self.failures.pop(lease.url, None)
         self.skipped |= over
         self.counted["skipped:robots"] += len(over)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from crawler.config import CrawlConfig, FrontierConfig, parse_network
+from crawler.config import CrawlConfig, FrontierConfig, parse_address, parse_network
 from tinylm.errors import ConfigError
 
 
@@ -34,6 +34,10 @@ from tinylm.errors import ConfigError
         ("attempts", 0),
         ("pages_per_host", 0),
         ("backlog", 0),
+        ("backoff", 1e300),
+        ("delay", 1e300),
+        ("lease_seconds", 1e300),
+        ("pages_per_host", 10**300),
     ],
 )
 def test_a_frontier_setting_that_cannot_work_is_refused(field, value):
@@ -63,6 +67,29 @@ def test_a_frontier_setting_that_cannot_work_is_refused(field, value):
         ("allowed_networks", ("public", "10.0.0.0/33")),
         ("allowed_networks", ("127.0.0.0/1",)),
         ("allowed_networks", ("nonsense",)),
+        ("gigabytes", 1e300),
+        ("hours", 1e300),
+        ("ip_delay", 1e300),
+        ("ip_concurrency", 10**300),
+        ("pages", 10**300),
+        ("concurrency", 10**9),
+        ("user_agent", "lab (+https://lab.example)\r\nX-Evil: 1"),
+        ("user_agent", "lab (+https://lab.example)\x00"),
+        ("user_agent", "lab (+https://lab.example)\x85"),
+        ("user_agent", "lab (+https://lab.example)\u2028"),
+        ("user_agent", "lab (+https://lab.example)\ud83d"),
+        ("resolve", ("a=name:80",)),
+        ("resolve", ("a=127.0.0.1/x:80",)),
+        ("resolve", ("a=127.0.0.1:80/x",)),
+        ("resolve", ("a=127.0.0.1:0",)),
+        ("resolve", ("a=127.0.0.1:99999",)),
+        ("resolve", ("a=127.0.0.1:²",)),
+        ("resolve", ("a=127.0.0.1:+80",)),
+        ("resolve", ("a=127.0.0.1",)),
+        ("resolve", ("=127.0.0.1:80",)),
+        ("resolve", ("a=:80",)),
+        ("resolve", ("a=[127.0.0.1:80",)),
+        ("resolve", ("nonsense",)),
     ],
 )
 def test_a_crawl_setting_that_cannot_work_is_refused(field, value):
@@ -115,6 +142,18 @@ def test_a_network_without_ports_has_all_of_them():
     assert str(network) == "fd00::/8"
     assert ports == range(1, 65536)
     assert parse_network("10.0.0.0/8:80")[1] == range(80, 81)
+
+
+@pytest.mark.parametrize(
+    ("entry", "found"),
+    [
+        ("A.test=127.0.0.1:80", ("a.test", ("127.0.0.1", 80))),
+        ("a=[::1]:65535", ("a", ("::1", 65535))),
+        ("a=::1:443", ("a", ("::1", 443))),
+    ],
+)
+def test_a_name_is_given_an_address_and_a_port(entry, found):
+    assert parse_address(entry) == found
 
 
 @pytest.mark.parametrize(

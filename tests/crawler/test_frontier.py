@@ -741,9 +741,7 @@ def test_within_a_delay_a_domain_is_asked_no_more_often_than_it_may_be_at_once(s
         for lease in frontier.lease(9):
             times.append(time.time())
             ack(frontier, lease)
-    assert (
-        min(later - earlier for earlier, later in zip(times, times[4:], strict=False)) >= 0.4 - 4 * RESOLUTION
-    )
+    assert min(later - earlier for earlier, later in zip(times, times[4:], strict=False)) >= 0.35
 
 
 def test_a_waiting_host_can_be_paused_blocked_or_taken_down(store):

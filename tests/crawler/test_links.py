@@ -1,5 +1,7 @@
 """What the head of a page names: translations, feeds, and the page it says it is a copy of."""
 
+import tracemalloc
+
 import pytest
 from selectolax.lexbor import LexborHTMLParser
 
@@ -90,3 +92,35 @@ def test_an_original_that_differently_titled_pages_name_is_a_mistake_of_the_temp
         for n, title in enumerate(("one", "one", "two", "three", "one"))
     ]
     assert named == ["http://h.example/home"] * 2 + [None, None, "http://h.example/home"]
+
+
+def test_a_tag_path_is_as_long_as_elements_are_nested_and_no_longer_than_its_bound():
+    names = [f"x{number:02}-{'y' * 30}" for number in range(20)]
+    nested = "".join(f"<{name}>" for name in names)
+    first, second = links("", nested + "<a href=/1>1</a><p><a href=/2>2</a></p>")
+    assert first.tag_path == "/".join(names[-14:])  # 15 would have 524 characters
+    assert second.tag_path == f"{first.tag_path}/p"
+    [link] = links("", f"<{'z' * 60_000}><a href=/>1</a>")
+    assert link.tag_path == f"html/body/{'z' * 64}"
+
+
+def test_a_path_is_the_same_whichever_of_its_elements_were_met_before():
+    deep = "".join(f"<{name}>" for name in ["div", "x" * 60, "p-q"] * 30)
+    alone = [links("", deep[:end] + "<a href=/>1</a>")[0].tag_path for end in (len(deep) // 2, len(deep))]
+    half = deep[: len(deep) // 2].rpartition("<")[0]
+    met = links("", half + "<a href=/1>1</a>" + deep[len(half) :] + "<a href=/2>2</a>")
+    assert met[1].tag_path == alone[1]
+    assert met[0].tag_path == links("", half + "<a href=/>1</a>")[0].tag_path
+
+
+def test_paths_of_a_page_do_not_add_up():
+    """84 MB of them came from a page of 77 KB."""
+    nested = "".join(f"<x{'y' * 700}{number}>" for number in range(60))
+    body = nested + "".join(f"<a href=/{number}>a</a>" for number in range(2000))
+    found = links("", body)
+    assert len(found) == 2000
+    assert sum(len(link.tag_path) for link in found) <= 2000 * 512
+    tracemalloc.start()
+    links("", "".join(f"<div><p><a href=/{number}>a</a></p></div>" for number in range(2000)) + nested * 30)
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()

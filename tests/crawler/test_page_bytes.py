@@ -7,7 +7,7 @@ from contextlib import closing
 import pytest
 import redis
 
-from crawler.errors import LeaseLost, ServerError
+from crawler.errors import FrontierError, LeaseLost, ServerError
 from crawler.frontier import connect
 from crawler.frontier.batch import Ack
 from crawler.frontier.store import source
@@ -194,3 +194,66 @@ def test_the_bytes_are_in_the_slot_of_their_partition(cluster_url):
         assert ack_all(frontier, frontier.lease(6)) == []
         assert sorted(page.text for page in pages(frontier)) == sorted(host * 50 for host in HOSTS)
         assert len({entry.partition for entry in frontier.read_stream({}, 10)}) > 1
+
+
+def test_entries_are_read_as_far_as_their_bytes_go_and_one_that_is_larger_alone(frontier):
+    ack_all(frontier, frontier.lease(6))
+    store, [prefix] = frontier._store, frontier.prefixes
+    size = len(store.read({prefix: "0-0"}, 1, 0)[0][2][b"page"])
+    for most, read in ((1, 1), (size, 1), (size + 1, 2), (5 * size + 1, 6), (1 << 20, 6)):
+        assert len(store.read({prefix: "0-0"}, 10, 0, most)) == read
+    assert len(store.read({prefix: "0-0"}, 2, 0, 1 << 20)) == 2
+
+
+@pytest.mark.parametrize(
+    "at", ["b 0 99999999", "b 5 10", "b", "b 0 -1", "b 0 1 2", "é 0 1", "", "b 0 17000000"]
+)
+def test_an_entry_that_lies_about_its_bytes_has_a_fault_and_hides_no_other(frontier, client, at):
+    [prefix] = frontier.prefixes
+    client.set(f"{prefix}b:b", b"123456789")
+    client.xadd(f"{prefix}pages", {"at": at})
+    ack_all(frontier, frontier.lease(6))
+    entries = frontier.read_stream({}, 10)
+    assert [bool(entry.fault) for entry in entries] == [True] + [False] * 6
+    assert entries[0].content == []
+    assert frontier.set_aside(entries[0], entries[0].fault)
+    assert not frontier.set_aside(entries[0], entries[0].fault)
+    assert frontier.dead_letters() == [(entries[0].name, entries[0].fault)]
+
+
+def test_parts_that_overlap_are_each_what_they_say(frontier, client):
+    [prefix] = frontier.prefixes
+    [lease] = frontier.lease(1)
+    page = make_page(lease).to_bytes()
+    client.set(f"{prefix}b:b", b"before" + page + b"after")
+    for at in (f"b 6 {len(page)}", "b 0 6", f"b 6 {len(page)}"):
+        client.xadd(f"{prefix}pages", {"at": at})
+    assert [bool(entry.fault) for entry in frontier.read_stream({}, 10)] == [False, True, False]
+
+
+def test_what_was_set_aside_is_tried_again_as_it_was_when_the_stream_has_forgotten_it(frontier, client):
+    leases = frontier.lease(2)
+    ack_all(frontier, leases)
+    [prefix] = frontier.prefixes
+    entries = frontier.read_stream({}, 10)
+    assert frontier.set_aside(entries[1], "a mistake of ours")
+    frontier.trim_stream({"0": entries[1].id})
+    assert frontier.read_stream({}, 10) == []
+    assert frontier.counts()["set_aside_bytes"] > 0
+    assert frontier.retry(entries[1].name)
+    assert [page.url for page in pages(frontier)] == [leases[1].url]
+    assert (frontier.counts()["set_aside"], frontier.counts()["set_aside_bytes"]) == (0, 0)
+    assert (client.exists(f"{prefix}aside", f"{prefix}aside_bytes")) == 0
+    assert not frontier.retry(entries[1].name)
+    for name in ("entry:", "entry:1/1-1", "entry:x/1-1"):
+        with pytest.raises(FrontierError, match="is no entry"):
+            frontier.retry(name)
+    assert not frontier.drop("entry:0/nothing")
+
+
+def test_entries_are_set_aside_on_a_full_server(frontier, any_server):
+    ack_all(frontier, frontier.lease(1))
+    [entry] = frontier.read_stream({}, 10)
+    with full(any_server):
+        assert frontier.set_aside(entry, "a mistake of ours")
+    assert frontier.dead_letters() == [(entry.name, "a mistake of ours")]

@@ -242,6 +242,23 @@ def test_dead_letters_are_kept_up_to_a_number_and_counted_all(server):
     assert (counts["dead"], counts["dead_forgotten"]) == (most, 10)
 
 
+def test_the_end_of_a_long_queue_is_many_short_steps_and_the_server_answers_meanwhile(any_server):
+    frontier = open_frontier(any_server, delay=0)
+    urls = [f"https://a.test/{n}" for n in range(5000)] + [f"http://a.test/{n}" for n in range(10)]
+    put(frontier, *urls[:5000], promise=0.9)
+    put(frontier, *urls[5000:], promise=0.5)
+    lease = lease_one(frontier)
+    put(frontier, "https://b.test/1")
+    assert lease.origin == ""
+    frontier.skip(lease, "robots")
+    assert 0 < frontier.counts()["skipped:robots"] < 5000
+    for _ in range(3):
+        frontier.reap()
+    counts = frontier.counts()
+    assert (counts["skipped:robots"], counts["queued"]) == (5000, 11)
+    assert sorted(drain(frontier)) == sorted([*urls[5000:], "https://b.test/1"])
+
+
 def begun_by_version_4(server):
     commands = json.loads((Path(__file__).parent / "frontier_version_4.json").read_text())
     with redis.Redis.from_url(server.url) as client:

@@ -1,6 +1,7 @@
 """Other people's spiders on the frontier: what Scrapy promises holds, and no process is the only one."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -38,6 +39,7 @@ class Shop(scrapy.Spider):
             yield response.follow("/broken", self.parse_broken)
             yield response.follow("/fails", self.parse, errback=self.failed)
             yield response.follow("/again", self.parse_again, dont_filter=True)
+            yield response.follow("/huge", meta={"text": "t" * 2_000_000})
 
     def parse_answer(self, response, word):
         tags = response.meta["tags"]
@@ -140,6 +142,7 @@ def test_requests_keep_all_they_carry_and_the_spider_ends_by_itself(server, site
     }  # fmt: skip
     assert site.hits[0].path == "/robots.txt"
     assert "a bug of theirs" in spider.log("one")
+    assert re.search("huge> is not queued: it has 2000[0-9]{3} bytes, 1048576 at most", spider.log("one"))
     prefix = frontier.prefixes[0]
     assert not frontier.client.exists(f"{prefix}requests", f"{prefix}leases", f"{prefix}pages")
     assert frontier.counts()["skipped:robots"] == 1

@@ -1,12 +1,13 @@
 """Seeds: a URL, a file of URLs, and errors that name the file and the line."""
 
 import json
+import math
 
 import pytest
 
 from crawler.errors import SeedError
 from crawler.seeds.read import read_seeds
-from crawler.seeds.seed import Seed
+from crawler.seeds.seed import Seed, checked
 
 
 def test_a_url_is_a_seed_of_one_vote():
@@ -65,3 +66,27 @@ def test_a_dump_is_known_by_its_suffix(tmp_path):
     path = tmp_path / "posts.ndjson"
     path.write_text(json.dumps({"url": "http://a.example/", "score": 9, "is_self": False}) + "\n")
     assert list(read_seeds(str(path))) == [Seed("http://a.example/", 9.0, path.name)]
+
+
+@pytest.mark.parametrize(
+    "seed",
+    [
+        ("https://a.test/" + "a" * 2048, 1.0, "s"),
+        ("https://a b.test/", 1.0, "s"),
+        ("https://ä.test/", 1.0, "s"),
+        (None, 1.0, "s"),
+        ("https://a.test/", math.nan, "s"),
+        ("https://a.test/", math.inf, "s"),
+        ("https://a.test/", "1", "s"),
+        ("https://a.test/", 1e10, "s"),
+        ("https://a.test/", 1.0, "s" * 256),
+        ("https://a.test/", 1.0, None),
+        ("https://a.test/", 1.0),
+        1,
+    ],
+)
+def test_a_seed_beyond_its_bounds_is_refused(seed):
+    good = Seed("https://b.test/?q=%20", 0.5, "é.txt")
+    assert checked([list(good)]) == [good]
+    with pytest.raises(SeedError):
+        checked([good, seed])

@@ -3,9 +3,11 @@
 import gzip
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
@@ -127,6 +129,66 @@ def _members(data):
         members.append(data[begin:end])
         begin = end
     return members
+
+
+@contextmanager
+def room_for(written, more):
+    """Within, no file of this process can grow beyond `more` bytes above `written`."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (written.stat().st_size + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_cannot_be_written_is_cut_back_to_the_record_before(tmp_path):
+    """Also right at the beginning, and however often; then writing goes on."""
+    writer = WarcWriter(tmp_path, "lab")
+    empty = tmp_path / "empty"
+    empty.touch()
+    with room_for(empty, 100), pytest.raises(OSError, match="too large"):
+        writer.write(exchange(0))
+    empty.unlink()
+    [path] = tmp_path.iterdir()
+    for n in range(1, 4):
+        writer.write(exchange(n, os.urandom(100)))
+        whole = path.stat().st_size
+        for more in (0, 1, 700, 2000):
+            with room_for(path, more), pytest.raises(OSError, match="too large"):
+                writer.write(exchange(9, os.urandom(3000)))
+            assert path.stat().st_size == whole
+    writer.close()
+    assert [url[-1] for url in bodies(tmp_path)] == ["1", "2", "3"]
+    assert_valid(tmp_path)
+
+
+def test_a_file_in_which_nothing_could_be_written_leaves_none(tmp_path):
+    writer = WarcWriter(tmp_path / "warc", "lab")
+    empty = tmp_path / "empty"
+    empty.touch()
+    with room_for(empty, 100), pytest.raises(OSError, match="too large"):
+        writer.write(exchange())
+    writer.close()
+    assert list((tmp_path / "warc").iterdir()) == []
+
+
+def test_of_a_file_that_was_torn_within_nothing_is_thrown_away(tmp_path, caplog):
+    writer = WarcWriter(tmp_path, "lab")
+    for n in range(3):
+        writer.write(exchange(n, os.urandom(100)))
+    writer.close()
+    [path] = tmp_path.iterdir()
+    data = path.read_bytes()
+    info, first, *_ = _members(data)
+    path.unlink()
+    torn = data[: len(info + first) - 20] + data[len(info + first) :]
+    (tmp_path / "old.warc.gz.open").write_bytes(torn)
+    recover(tmp_path)
+    assert (tmp_path / "old.warc.gz").read_bytes() == info
+    assert (tmp_path / "old.warc.gz.torn").read_bytes() == torn[len(info) :]
+    assert "old.warc.gz.torn" in caplog.text
+    assert_valid(tmp_path)
 
 
 def test_a_file_that_is_being_written_is_left_alone(tmp_path):

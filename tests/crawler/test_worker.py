@@ -25,6 +25,16 @@ def put(frontier, *urls):
     frontier.put(Discovered(url, 0.5) for url in urls)
 
 
+def raw(answer):
+    """The bytes of an answer as they are; the hit is logged."""
+
+    def write(handler):
+        handler.before_last_byte()
+        handler.wfile.write(answer)
+
+    return write
+
+
 def expire_all(server, frontier):
     """What the passing of `lease_seconds` does to the leases of a frontier of one partition."""
     with redis.Redis.from_url(server.url) as client:
@@ -44,6 +54,8 @@ def crawled(server, tmp_path_factory):
     good = {
         "/": reply(200, article("front page", "/two", "http://other.test/x?b=2&a=1#part", "mailto:a@b.c")),
         "/moved": reply(301, Location="/two?utm_source=x"),
+        "/utf8": raw(b"HTTP/1.1 302 Found\r\nLocation: /\xc3\xa4\r\nContent-Length: 0\r\n\r\n"),
+        "/bytes": raw(b"HTTP/1.1 302 Found\r\nLocation: /\xe4\r\nContent-Length: 0\r\n\r\n"),
         "/gone": reply(410),
         "/missing": reply(404, "<p>not here</p>"),
         "/image": reply(200, b"\x89PNG", Content_Type="image/png"),
@@ -98,12 +110,16 @@ def test_what_has_no_text_says_why(crawled):
     reasons = {url.removeprefix("http://a.test"): page.reason for url, page in pages.items() if page.reason}
     assert reasons == {
         "/moved": "redirect",
+        "/utf8": "redirect",
+        "/bytes": "redirect",
         "/gone": "status_410",
         "/missing": "status_404",
         "/image": "media_type",
         "/empty": "pre_short",
     }
     assert [link.url for link in pages["http://a.test/moved"].links] == ["http://a.test/two"]
+    assert [link.url for link in pages["http://a.test/utf8"].links] == ["http://a.test/%C3%A4"]
+    assert [link.url for link in pages["http://a.test/bytes"].links] == ["http://a.test/%E4"]
 
 
 def test_what_robots_disallow_is_never_fetched(crawled):

@@ -13,7 +13,7 @@ import pytest
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
 from crawler.seeds.seed import Seed
-from deploy.crawl import Crawl, limits_from_now
+from deploy.crawl import Crawl
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
 from tests.conftest import article, eventually, reply
@@ -152,11 +152,25 @@ def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(cra
         running._restart("worker-0", -signal.SIGKILL)
 
 
-def test_a_crawl_of_hosts_that_have_spent_their_budget_says_so(crawl, tmp_path):
+def test_a_crawl_of_hosts_that_have_spent_their_budget_says_so(crawl):
     running = crawl()
     running._frontier_config = replace(running._frontier_config, pages_per_host=3)
     assert running.run(SEEDS, shown()) == "nothing left to fetch; hosts that have spent their budget: 1"
-    assert limits_from_now(CrawlConfig(failed_connections=7)).failed_connections == 7
+
+
+def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their_own_limit(crawl, site):
+    hosts = [f"gone{number}.test" for number in range(9)]
+    site.on("a.test", "/", reply(200, article("front page", *(f"http://{host}/" for host in hosts))))
+    running = crawl(failed_connections=5)
+    here = running._crawl
+    nobody = tuple(f"{host}=127.0.0.1:1" for host in hosts)
+    running._crawl = replace(here, allowed_networks=("127.0.0.1/32",), resolve=(*here.resolve, *nobody))
+    counts = []
+    assert (
+        running.run(SEEDS, shown(each=lambda frontier: counts.append(frontier.counts())))
+        == "5 connections failed"
+    )
+    assert counts[-1]["fetched"] == len(site.asked("a.test")) == 2
 
 
 def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):

@@ -65,6 +65,21 @@ def test_dead_letters_are_listed_tried_again_and_dropped(crawl, tell):
     assert crawl.finished()
 
 
+def test_entries_of_the_stream_that_were_set_aside_are_dead_letters_too(crawl, tell):
+    for text in ("first", "second"):
+        crawl.client.xadd(f"{crawl.prefixes[0]}pages", {"page": text})
+    entries = crawl.read_stream({}, 10)
+    for entry in entries:
+        crawl.set_aside(entry, entry.fault)
+    lines = tell("dead").splitlines()
+    assert sorted(line.split("\t")[1] for line in lines) == [entry.name for entry in entries]
+    assert "no page" in lines[0]
+    assert tell("drop", entries[0].name) == "1 dropped\n"
+    assert tell("retry", "--all") == "1 queued again\n"
+    assert tell("dead") == ""
+    assert len(crawl.read_stream({"0": entries[1].id}, 10)) == 1
+
+
 def test_what_is_taken_down_is_gone(crawl, tell):
     put(crawl, "https://a.test/1", "https://a.test/2", "https://b.test/1")
     assert tell("take-down", "https://A.test/1").strip() == "taken down: https://a.test/1, 1 queued URL"

@@ -3,6 +3,7 @@ import json
 import random
 import signal
 import time
+import zlib
 from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,8 @@ from crawler.seeds.seed import Seed
 from crawler.urls import fingerprint
 from ranker.config import WalkConfig
 from ranker.graph import Target
+from ranker.judge.judge import Judge
+from ranker.judge.quality import HashedLinear
 from ranker.policy import POLICIES
 from ranker.state import restored
 from ranker.traps import HOSTS, URLS
@@ -713,3 +716,176 @@ def test_the_model_is_exchanged_while_the_walker_runs_and_a_restart_keeps_it(
     models = {row["url"][-1]: row["quality_model"] for row in ShardReader(tmp_path / "shards", split="all")}
     other = "fasttext hq.bin __label__hq"
     assert models == {"1": "online", "2": other, "3": other, "4": "online"}
+
+
+def spoil(server, frontier, **fields):
+    """An entry of the stream that no worker made."""
+    with redis.Redis.from_url(server.url) as client:
+        return client.xadd(f"{frontier.prefixes[0]}pages", fields)
+
+
+def test_an_entry_that_cannot_be_read_is_set_aside_and_the_stream_goes_on_also_after_a_restart(
+    server, frontier, tmp_path
+):
+    spoiled = [
+        spoil(server, frontier, page=zlib.compress(b" " * (1 << 25))),
+        spoil(server, frontier, page=b"no page"),
+        spoil(server, frontier, seeds=json.dumps([["https://a.test/", float("nan"), "x"]])),
+        *(spoil(server, frontier, seeds=data) for data in ("", "{", "1", "[1]", "[" * 100_000, b"\xff")),
+        spoil(server, frontier, at="nowhere"),
+        spoil(server, frontier, at=f"b {1 << 20} 99999999"),
+        spoil(server, frontier, at=f"b 0 {'9' * 30}"),
+        spoil(server, frontier, nothing="x"),
+    ]
+    put(frontier, "https://a.test/")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        fetch(frontier, take(frontier), prose(1))
+        assert walker.step() == 14
+        assert walker.step() == 0
+    # Not committed: the next walker meets them again, and they are listed once.
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert walker.step() == 14
+        walker.commit()
+        assert (writer.manifest.rows, frontier.counts()["backlog"]) == (1, 0)
+    names = [f"entry:0/{entry_id.decode()}" for entry_id in spoiled]
+    assert sorted(name for name, _ in frontier.dead_letters()) == sorted(names)
+    assert frontier.counts()["set_aside"] == 13
+    assert all(frontier.drop(name) for name in names)
+    assert (frontier.dead_letters(), frontier.counts()["set_aside"]) == ([], 0)
+    assert frontier.counts()["set_aside_bytes"] == 0
+
+
+def test_a_page_that_cannot_be_judged_is_set_aside_and_kept_as_it_was_when_it_is_tried_again(
+    frontier, tmp_path, monkeypatch
+):
+    hosts = ["a.test", "b.test", "c.test"]
+    put(frontier, *(f"https://{host}/" for host in hosts))
+    links = (Link("https://b.test/next", "b", "html/body/p", False),)
+    for number, _ in enumerate(hosts):
+        fetch(frontier, take(frontier), prose(number), links=links)
+    real, scored = HashedLinear.score, []
+
+    def broken(self, signals):
+        scored.append(signals)
+        if len(scored) == 2:
+            raise RecursionError("too deep for us")
+        return real(self, signals)
+
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        with monkeypatch.context() as patch:
+            patch.setattr(HashedLinear, "score", broken)
+            assert walker.step() == 3
+        walker.commit()
+        assert writer.manifest.rows == 2
+        [(name, reason)] = frontier.dead_letters()
+        assert reason == "RecursionError: too deep for us"
+        assert frontier.counts()["backlog"] == 0
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        assert frontier.retry(name)
+        assert (frontier.retry(name), frontier.dead_letters()) == (False, [])
+        assert walker.step() == 1
+        walker.commit()
+        assert {row["url"] for row in rows(tmp_path)} == {f"https://{host}/" for host in hosts}
+
+
+@pytest.mark.parametrize("where", ["fetched", "observe"])
+def test_what_raises_when_it_is_learned_costs_one_page_and_no_row(frontier, tmp_path, monkeypatch, where):
+    put(frontier, "https://a.test/", "https://b.test/")
+    fetch(frontier, take(frontier), prose(1))
+    fetch(frontier, take(frontier), prose(2))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        owner = walker.traps if where == "fetched" else walker.policy
+        real, calls = getattr(owner, where), []
+
+        def once(*args, **kwargs):
+            calls.append(args)
+            if len(calls) == 1:
+                raise ValueError("a mistake")
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, where, once)
+        walker.step()
+        walker.commit()
+        assert writer.manifest.rows == 1
+        [(_, reason)] = frontier.dead_letters()
+        assert reason == "ValueError: a mistake"
+        assert walker.graph._rows_used == len(walker.graph._free) == 1
+
+
+def test_without_memory_what_is_held_is_committed_first_and_then_one_entry_is_set_aside(
+    frontier, tmp_path, monkeypatch
+):
+    put(frontier, *(f"https://{host}.test/" for host in "abcd"))
+    urls = [fetch(frontier, take(frontier), prose(number)).url for number in range(4)]
+    real, tried = Judge.__call__, []
+
+    def hungry(self, page, karma):
+        tried.append(page.url)
+        if page.url == urls[2] or (page.url == urls[1] and tried.count(page.url) == 1):
+            raise MemoryError
+        return real(self, page, karma)
+
+    monkeypatch.setattr(Judge, "__call__", hungry)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        while walker.step():
+            pass
+        walker.commit()
+        assert {row["url"] for row in rows(tmp_path)} == {urls[0], urls[1], urls[3]}
+    assert tried == [urls[0], urls[1], urls[1], urls[2], urls[2], urls[3]]
+    [(_, reason)] = frontier.dead_letters()
+    assert reason == "there is no memory for it"
+
+
+def test_the_list_of_what_was_set_aside_is_bounded(server, frontier, tmp_path):
+    for number in range(1010):
+        spoil(server, frontier, page=f"no page {number}")
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        while walker.step():
+            pass
+        walker.commit()
+    counts = frontier.counts()
+    assert (counts["set_aside"], counts["set_aside_lost"], counts["backlog"]) == (1000, 10, 0)
+    assert len(frontier.dead_letters()) == 1000
+
+
+def test_links_count_towards_a_commit(frontier, tmp_path, monkeypatch):
+    """Pages without a text, of 2,000 links each, held until the walker died."""
+    monkeypatch.setattr("ranker.walker._HELD_BYTES", 1e6)
+    urls = [f"https://h{number}.test/" for number in range(8)]
+    put(frontier, *urls)
+    for _ in urls:
+        lease = take(frontier)
+        found = tuple(Link(f"{lease.url}{number}", "a" * 100, "p" * 200, False) for number in range(2000))
+        fetch(frontier, lease, "", reason="pre_short", links=found)
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        held = []
+        while walker.step():
+            held.append(writer.buffered_bytes)
+            walker.commit_if_due()
+            assert writer.buffered_bytes == 0
+        assert held[0] > 8 * 2000 * 300
+        assert len(writer.manifest.shards) == len(held)
+
+
+def test_a_step_holds_few_large_pages_and_many_small_ones(frontier, monkeypatch, tmp_path):
+    monkeypatch.setattr("crawler.frontier.frontier._HELD_BYTES", 1_000_000)
+    urls = [f"https://h{number}.test/" for number in range(12)]
+    put(frontier, *urls)
+    for number, _ in enumerate(urls):
+        fetch(frontier, take(frontier), "a word " * (60_000 if number < 6 else 10))
+    with ShardWriter(tmp_path, crawl_id="c") as writer:
+        walker = Walker(frontier, writer, CONFIG)
+        taken = []
+        while step := walker.step():
+            taken.append(step)
+        assert taken == [3, 3, 6]
+    monkeypatch.setattr("crawler.frontier.frontier._READ_BYTES", 1)
+    assert len(frontier.read_stream({}, 64)) == 1

@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -398,3 +401,32 @@ def test_an_update_changes_nothing_but_what_it_names(tmp_path, document, corpus)
     assert after == Manifest.load(tmp_path)
     assert (after.shards, after.positions, after.state) == (before.shards, before.positions, before.state)
     assert after.version == before.version + 1
+
+
+def test_all_that_is_held_is_counted_and_text_by_itself(tmp_path, document, link, fetch):
+    with ShardWriter(tmp_path) as writer:
+        writer.append(document(1), fetch=fetch(1))
+        assert writer.buffered_text == len(document(1).text.encode())
+        held = writer.buffered_bytes
+        assert held > writer.buffered_text
+        many = [replace(link(2), dst_url=f"https://t.example/{number}") for number in range(9000)]
+        writer.append(None, many, fetch(2, reason="no_text"))
+        assert writer.buffered_text == len(document(1).text.encode())
+        assert writer.buffered_bytes > held + sum(
+            len(row.dst_url + row.anchor + row.tag_path) for row in many
+        )
+        tracemalloc.start()
+        before = pa.total_allocated_bytes() + tracemalloc.get_traced_memory()[0]
+        counted = writer.buffered_bytes
+        for number in range(3, 23):
+            writer.append(None, [replace(row, anchor=f"{number} words of it") for row in many])
+        now = pa.total_allocated_bytes() + tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        counted = writer.buffered_bytes - counted
+        assert now - before < 1.2 * counted + 5e6  # rows that are not in columns yet
+        writer.commit()
+        assert (writer.buffered_text, writer.buffered_bytes, writer.buffered_rows) == (0, 0, 0)
+        [shard] = writer.manifest.shards
+    links = pq.read_table(tmp_path / shard.links.name)
+    assert links.num_rows == 21 * 9000
+    assert links["dst_url"][-1].as_py() == "https://t.example/8999"

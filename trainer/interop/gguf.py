@@ -77,7 +77,7 @@ def export_gguf(run: Path, out: Path, precision: Precision = "fp16") -> str:
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
     """
     if out.exists():
-        raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
     model, tokenizer = load_model(run)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:

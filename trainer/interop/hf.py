@@ -13,7 +13,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from torch import Tensor
 
 from tinylm.errors import ConfigError
 from tinylm.files import sha256, sync_directory, sync_file
+from tinylm.records import typed
 from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT
 from trainer.post.chat import template
-from trainer.run.checkpoint import TOKENIZER, CheckpointError, load_model, weights
+from trainer.run.checkpoint import TOKENIZER, CheckpointError, load_model, saved_shape, weights
 from trainer.tokenizer import Tokenizer
 
 CONFIG = "config.json"
@@ -98,7 +99,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises `ConfigError` if there is something in `out` already.
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"out = {str(out)!r}: is there already; delete it, or give another")
+        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
     # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
@@ -175,11 +176,20 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
 def _shape(path: Path) -> ModelConfig:
     """Of config.json; raises `CheckpointError`."""
     try:
-        return from_json(json.loads((path / CONFIG).read_text()))
+        shape = from_json(json.loads((path / CONFIG).read_text()))
     except (LayoutError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG}: {error}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         raise CheckpointError(f"{path / CONFIG} cannot be read ({error!r})") from None
+    return saved_shape(path / CONFIG, asdict(shape), sorted(set(_files(path).values())))
 
 
 def tensors(model: GPT) -> dict[str, Tensor]:
@@ -272,10 +282,13 @@ def _files(path: Path) -> dict[str, Path]:
     index, single = path / _INDEX, path / _WEIGHTS
     try:
         if index.exists():
-            return {name: path / file for name, file in json.loads(index.read_text())["weight_map"].items()}
+            named = typed(dict[str, str], json.loads(index.read_text())["weight_map"], "weight_map")
+            if elsewhere := [file for file in named.values() if file != Path(file).name]:
+                raise ValueError(f"{elsewhere[0]!r} is not the name of a file in it")
+            return {name: path / file for name, file in named.items()}
         with safe_open(single, "pt") as file:
             return dict.fromkeys(file.keys(), single)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: no {_WEIGHTS} or {_INDEX} that can be read ({error})") from None
 
 

@@ -17,7 +17,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -221,24 +221,30 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def model_config(checkpoint: Path, state: dict[str, Any]) -> ModelConfig:
-    """The shape of the model that was saved.
+    """The shape of the model that was saved. Raises `CheckpointError` if it is none, or cannot be that."""
+    return saved_shape(
+        checkpoint / _STATE, state["model"], [checkpoint / name for name in _weight_files(state)]
+    )
 
-    Raises `CheckpointError` if it is none, or of more parameters than the files hold: to make it first would
-    take all memory, or hours.
+
+def saved_shape(path: Path, found: object, files: Sequence[Path]) -> ModelConfig:
+    """The shape that the file `path` describes by `found`, of a model whose weights are in `files`.
+
+    Raises `CheckpointError` if it is none, or of more numbers than the files hold: to make such a model would
+    take all memory, or hours, before a weight is read.
     """
-    path = checkpoint / _STATE
     try:
-        shape = record(ModelConfig, state["model"], "model")
+        shape = record(ModelConfig, found, "model")
     except (ValueError, ConfigError) as error:
         raise CheckpointError(f"{path} describes no model ({error})") from error
-    # Of each layer two matrices at least, and the embeddings, at a byte a number at least.
-    least = shape.layers * 2 * shape.width * shape.hidden + shape.vocab_size * shape.width
-    files = [checkpoint / name for name in _weight_files(state)]
+    # Of each layer two matrices of each part at least, and the embeddings, at a byte a number at least.
+    a_layer = 2 * shape.width * (shape.hidden + shape.heads * shape.head_width)
+    least = shape.layers * a_layer + shape.vocab_size * shape.width
     # One that is missing is named when they are read.
     if all(file.exists() for file in files) and least > sum(file.stat().st_size for file in files):
         raise CheckpointError(f"{path} describes a larger model than is saved beside it: restore both")
     if shape.sequence_len > _LONGEST:
-        raise CheckpointError(f"{path}: sequence_len = {shape.sequence_len}: at most {_LONGEST:,}")
+        raise CheckpointError(f"{path}: a context of {shape.sequence_len}: at most {_LONGEST:,} can be read")
     return shape
 
 

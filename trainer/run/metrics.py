@@ -17,7 +17,9 @@ from typing import Any
 from torch.profiler import profile, schedule
 
 from tinylm.config import require
+from tinylm.errors import FileError
 from tinylm.files import replacing
+from tinylm.records import typed
 from tinylm.terminal import clean, say
 from trainer.config import TrainConfig, as_json
 
@@ -51,10 +53,17 @@ class Record(contextlib.ExitStack[bool | None]):
     def cut(self, step: int) -> None:
         """Drop the lines past `step`, to which the run went back; trackers keep both courses."""
         kept = []
-        for line in self._path.read_text().splitlines() if self._path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):  # the last line may be cut by a crash
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        for number, line in enumerate(lines, 1):
+            try:
+                values = typed(dict[str, Any], json.loads(line), "it")
+                if typed(int, values.get("step"), "step") <= step:
+                    kept.append(line.decode() + "\n")
+            except (ValueError, RecursionError) as error:
+                if number < len(lines):  # only the last may be cut, by a crash; the others would be lost
+                    raise FileError(
+                        f"{self._path}, line {number}: not what a run measured ({error}): move the file away"
+                    ) from error
         with replacing(self._path) as temporary:
             temporary.write_text("".join(kept))
 

@@ -32,11 +32,13 @@
 --   lost       zset   host that was given up, as no connection could ever be made -> until when it is not met again
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
+--   asides     hash   number -> a host, and why what was queued of it is done with; x:NUMBER:q and x:NUMBER:B hold that
 --   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
 --              or 'seeds'
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
+--   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
 --                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
 --                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
@@ -148,9 +150,11 @@ local function pull(host, hot)
   call('HSET', h, 'top', top)
 end
 
--- A host that is not in flight goes where it belongs: until `at`, or until what it was told is over.
+-- A host that is not in flight goes where it belongs: until `at`, or until what it was told is over. Nowhere if it was
+-- forgotten meanwhile.
 local function place(host, at)
   local h = p .. 'h:' .. host
+  if call('EXISTS', h) == 0 then return end
   local said = call('HMGET', h, 'blocked', 'paused', 'cold', 'shared', 'domain')
   at = math.max(at, tonumber(said[1] or 0))
   call('HSET', h, 'next', whole(at))
@@ -321,35 +325,6 @@ local function take_askers(host, member)
   return cjson.decode(askers)
 end
 
--- All that a host has queued, or only what is of an origin, taken from it; what is on disk comes back and is treated
--- then as the host is.
-local function take_queue(host, origin)
-  local h, members, others, errands = p .. 'h:' .. host, {}, {}, 0
-  local function sort(promise, member)
-    local errand = errand_of(member)
-    if errand and (not origin or origin_of(member) == origin) then
-      errands = errands + 1  -- whoever asks for it asks again
-      call('HDEL', p .. 'e:' .. host, errand)
-    elseif not origin or origin_of(member) == origin then
-      members[#members + 1] = member
-    else
-      others[#others + 1] = {promise, member}
-    end
-  end
-  local queue = call('ZRANGE', p .. 'q:' .. host, 0, -1, 'WITHSCORES')
-  for i = 1, #queue, 2 do sort(queue[i + 1], queue[i]) end
-  call('DEL', p .. 'q:' .. host)
-  for band = 0, 9 do
-    local list = p .. 't:' .. host .. ':' .. band
-    for _, entry in ipairs(call('LRANGE', list, 0, -1)) do sort(string.match(entry, '^(%S+) (.*)$')) end
-    call('DEL', list)
-  end
-  call('HDEL', h, 'tail')
-  for _, entry in ipairs(others) do call('ZADD', p .. 'q:' .. host, entry[1], entry[2]) end
-  count('queued', -#members - errands)
-  return members
-end
-
 -- Dead letters are kept up to a number, 100 to 200 bytes each: beyond it any other one is forgotten. They are counted
 -- by their reason all the same.
 local MOST_DEAD = 20000
@@ -442,6 +417,69 @@ local function forget(host)
   return true
 end
 
+-- All that a host has queued, or only what is of an origin, is done with: dead letters, or skipped, for a reason. What is
+-- on disk comes back and is treated then as the host is.
+-- A queue has millions at times and a script has to be short: it is put aside, and so many of its URLs are ended here
+-- and by each reap.
+local ENDED_AT_ONCE = 2000
+local function end_members(aside, members)
+  local ended, errands = 0, 0
+  for _, entry in ipairs(members) do
+    local promise, member = entry[1], entry[2]
+    if aside.origin and origin_of(member) ~= aside.origin then
+      call('ZADD', p .. 'q:' .. aside.host, promise, member)
+    else
+      ended = ended + 1
+      if errand_of(member) then
+        errands = errands + 1  -- whoever asks for it asks again
+      elseif aside.dead then
+        bury(aside.host, member, aside.reason)
+      end
+    end
+  end
+  count('queued', -ended)
+  if not aside.dead then count('skipped:' .. aside.reason, ended - errands) end
+end
+
+local function end_some()
+  local left, key = ENDED_AT_ONCE, call('HRANDFIELD', p .. 'asides')
+  while left > 0 and key do
+    local aside, from = cjson.decode(call('HGET', p .. 'asides', key)), p .. 'x:' .. key .. ':'
+    local members = {}
+    local queue = call('ZPOPMAX', from .. 'q', left)
+    for i = 1, #queue, 2 do members[#members + 1] = {queue[i + 1], queue[i]} end
+    for band = 9, 0, -1 do
+      if #members < left then
+        for _, entry in ipairs(call('LPOP', from .. band, left - #members) or {}) do
+          members[#members + 1] = {string.match(entry, '^(%S+) (.*)$')}
+        end
+      end
+    end
+    end_members(aside, members)
+    left = left - #members
+    if left > 0 then
+      call('HDEL', p .. 'asides', key)
+      if not forget(aside.host) then wake(aside.host) end
+      key = call('HRANDFIELD', p .. 'asides')
+    end
+  end
+end
+
+local function end_queue(host, reason, dead, origin)
+  local key = call('HINCRBY', p .. 'meta', 'asides', 1)
+  call('HSET', p .. 'asides', key, cjson.encode({host = host, origin = origin, reason = reason, dead = dead}))
+  local function put_aside(queue, as)
+    if call('EXISTS', queue) == 1 then call('RENAME', queue, p .. 'x:' .. key .. ':' .. as) end
+  end
+  put_aside(p .. 'q:' .. host, 'q')
+  for band = 0, 9 do put_aside(p .. 't:' .. host .. ':' .. band, band) end
+  call('HDEL', p .. 'h:' .. host, 'tail')
+  for _, member in ipairs(call('HKEYS', p .. 'e:' .. host)) do
+    if not origin or origin_of(member) == origin then call('HDEL', p .. 'e:' .. host, member) end
+  end
+  end_some()
+end
+
 -- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued; an
 -- errand never: whoever asks for it asks again.
 local function fail(lease, reason, limit, promise)
@@ -455,6 +493,6 @@ local function fail(lease, reason, limit, promise)
     call('HDEL', p .. 'attempts', url)
     bury(host, lease.member, reason)
   else
-    for _, member in ipairs(take_queue(host, lease.origin)) do bury(host, member, reason) end
+    end_queue(host, reason, true, lease.origin)
   end
 end

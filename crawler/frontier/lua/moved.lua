@@ -29,7 +29,7 @@ elseif tonumber(call('HGET', h, of_origin('robots_until', origin)) or 0) <= now 
   else
     call('HDEL', p .. 'attempts', url)
     count('failed:robots_moved')
-    for _, member in ipairs(take_queue(host, origin)) do bury(host, member, 'robots_moved') end
+    end_queue(host, 'robots_moved', true, origin)
   end
 end
 place(host, at)

@@ -25,10 +25,9 @@ else
   if call('HEXISTS', h, 'fetched') == 1 then attempts = OF_A_REACHED_HOST * attempts end
   requeue(lease, lease.promise)
   if arg.final == '1' or failures >= attempts then
-    for _, member in ipairs(take_queue(host)) do bury(host, member, arg.reason) end
     call('HDEL', h, 'unreached', 'strikes')
-    if forget(host) then return 1 end
     call('HSET', h, 'given_up', arg.reason)
+    end_queue(host, arg.reason, true)
   else
     back_off(host, arg)
   end

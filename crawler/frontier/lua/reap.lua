@@ -1,5 +1,6 @@
 #!lua flags=allow-oom
--- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool.
+-- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool. And some more of
+-- what was put aside is ended.
 -- ARGV: how many at most
 -- Returns how many there were.
 local now, attempts = now_ms(), rules('attempts')
@@ -9,4 +10,5 @@ for _, token in ipairs(expired) do
   fail(lease, 'lease_expired', attempts, lease.promise)
   place(lease.host, now + rest(lease.host, 0))
 end
+end_some()
 return #expired

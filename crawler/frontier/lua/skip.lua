@@ -14,7 +14,7 @@ if arg.reason == '' then
   if lease.robots_for then queue_errand(host, lease.member, lease.robots_for) end
 elseif lease.kind == 'robots' then
   local errands = call('HGETALL', p .. 'e:' .. host)
-  count('skipped:' .. arg.reason, #take_queue(host, lease.origin))
+  end_queue(host, arg.reason, false, lease.origin)
   -- Those that came since its errands were taken are told the same after another look.
   for i = 1, #errands, 2 do queue_errand(host, errands[i], cjson.decode(errands[i + 1])) end
 else
@@ -22,5 +22,5 @@ else
   count('skipped:' .. arg.reason)
 end
 local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
-place(host, math.max(tonumber(call('HGET', h, 'next')), now_ms() + wait))
+place(host, math.max(tonumber(call('HGET', h, 'next') or 0), now_ms() + wait))
 return 1
