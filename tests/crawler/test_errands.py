@@ -288,6 +288,29 @@ def test_a_worker_that_dies_at_any_step_loses_nothing(crawl):
     assert c.frontier.counts()["queued"] == 0
 
 
+def test_where_nobody_may_ask_who_comes_meanwhile_is_told_too(crawl):
+    """A worker learns that a host is in a network where it may not go, while others are sent there."""
+    web = {f"https://h{n}.example/robots.txt": moved(f"{B}/{n}") for n in range(3)}
+    c = crawl(web, "https://h0.example/page")
+    c.turn()
+    for n in (1, 2):
+        [lease] = eventually(lambda: [lease for lease in c.frontier.lease(9) if lease.host == "b.example"])
+        assert lease.url == f"{B}/robots.txt"
+        c.frontier.put([Discovered(f"https://h{n}.example/page", 0.5, SEED)])
+        c.rules.forbid(lease)
+        c.until(f"https://h{n}.example/robots.txt")
+        c.frontier.skip(lease, "forbidden_network")
+    [lease] = eventually(lambda: [lease for lease in c.frontier.lease(9) if lease.host == "b.example"])
+    c.rules.forbid(lease)
+    c.frontier.skip(lease, "forbidden_network")
+    c.rest()
+    assert not [url for url in c.asked if url.startswith(B)]
+    assert c.frontier.counts()["queued"] == 0
+    assert not c.frontier.client.keys(
+        f"{c.frontier.prefixes[c.frontier.partition_of('b.example')]}[he]:b.example"
+    )
+
+
 def test_an_answer_that_nobody_waits_for_changes_nothing(crawl):
     c = crawl({f"{A}/robots.txt": FORBIDS}, f"{A}/private", f"{A}/page")
     c.until(f"{A}/robots.txt")

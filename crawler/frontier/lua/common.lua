@@ -426,12 +426,14 @@ local function end_members(aside, members)
   local ended, errands = 0, 0
   for _, entry in ipairs(members) do
     local promise, member = entry[1], entry[2]
-    if aside.origin and origin_of(member) ~= aside.origin then
+    local errand = errand_of(member)
+    if aside.origin and origin_of(member) ~= aside.origin or
+      errand and call('HEXISTS', p .. 'e:' .. aside.host, errand) == 1 then
       call('ZADD', p .. 'q:' .. aside.host, promise, member)
     else
       ended = ended + 1
-      if errand_of(member) then
-        errands = errands + 1  -- whoever asks for it asks again
+      if errand then
+        errands = errands + 1  -- whoever asked for it was told, or asks again
       elseif aside.dead then
         bury(aside.host, member, aside.reason)
       end
@@ -474,7 +476,7 @@ local function end_queue(host, reason, dead, origin)
   put_aside(p .. 'q:' .. host, 'q')
   for band = 0, 9 do put_aside(p .. 't:' .. host .. ':' .. band, band) end
   call('HDEL', p .. 'h:' .. host, 'tail')
-  for _, member in ipairs(call('HKEYS', p .. 'e:' .. host)) do
+  for _, member in ipairs(dead and call('HKEYS', p .. 'e:' .. host) or {}) do
     if not origin or origin_of(member) == origin then call('HDEL', p .. 'e:' .. host, member) end
   end
   end_some()

@@ -13,10 +13,9 @@ if arg.reason == '' then
   requeue(lease, lease.promise)
   if lease.robots_for then queue_errand(host, lease.member, lease.robots_for) end
 elseif lease.kind == 'robots' then
-  local errands = call('HGETALL', p .. 'e:' .. host)
+  -- But errands that came since they were taken from it: who asks is told the same after another look.
   end_queue(host, arg.reason, false, lease.origin)
-  -- Those that came since its errands were taken are told the same after another look.
-  for i = 1, #errands, 2 do queue_errand(host, errands[i], cjson.decode(errands[i + 1])) end
+  if call('EXISTS', h) == 0 then return 1 end
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
