@@ -133,6 +133,10 @@ class RedisStore:
 
     def close(self) -> None:
         self.client.close()
+        if self._cluster:  # whose `close` leaves its nodes' connections to the garbage collector
+            for node in self.client.get_nodes():
+                if node.redis_connection:
+                    node.redis_connection.connection_pool.disconnect()
 
     def _attempt(self, action: Callable[[], T]) -> T:
         """Do `action`; wait for a server that went away, then do it again."""
