@@ -27,7 +27,7 @@ from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
 from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, usage
-from crawler.urls import MOST_CHARACTERS, canonicalize, locate
+from crawler.urls import MOST_CHARACTERS, canonicalize
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
@@ -276,7 +276,7 @@ class HostRules:
             rules = Rules(text or "", self._agent)
             self.tell(lease.robots_for, text, rules.crawl_delay)
             return Settled(text, rules)
-        host, member = locate(target)
+        host, member = self._frontier.locate(target)
         askers = [asker._replace(hops=asker.hops + 1) for asker in lease.robots_for]
         own = lease.robots_of and lease.robots_of._replace(hops=lease.robots_of.hops + 1)
         # Within the host it is the next lease of the host itself.

@@ -413,7 +413,7 @@ class Frontier(Ends):
 
         Returns its text if it is known: it is its host's own, or may never be asked for, which is none.
         """
-        host, member = locate(url)
+        host, member = self.locate(url)
         told = self._run(
             "errand", self.partition_of(host), host, domain(host), member, *chain.from_iterable(askers)
         )
