@@ -17,10 +17,10 @@ local askers = {}
 for i = 4, #ARGV, 3 do askers[#askers + 1] = {ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])} end
 if #askers == 0 then return 1 end
 if not known[3] then
-  -- One that was given up lately is asked no sooner for that. Who waits for it does so in vain.
-  if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now_ms() then return 1 end
+  -- One too many of its domain is not met. Who waits for it does so in vain.
   if not meet(host, domain, 0, rules('hosts_per_domain')) then return 1 end
   count('hosts')
+  call('ZREM', p .. 'lost', host)
 end
 queue_errand(host, member, askers)
 return 1
