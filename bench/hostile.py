@@ -15,9 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any, NamedTuple
@@ -36,8 +35,8 @@ from crawler.frontier.server import EmbeddedServer
 ROOT = Path(__file__).parents[1]
 SEEDS = 8
 """Good hosts from which a crawl starts; links lead to the other 32."""
+_OVER = "the window is over"
 _PORTS = 10  # in a row: the hosts' own, and some more for the host that is linked at many
-_SLACK_SECONDS = 10.0  # of the crawl's time limit, until its first page is asked for
 _PATIENCE = 300.0  # seconds, for a run that does not begin, or does not end when it should
 _SAMPLE_SECONDS = 1.0
 _EDGE = 0.25  # share of the window at each end, whose median is the memory there
@@ -105,7 +104,7 @@ def main(
     """
     webs = {kind: kind for kind in kinds} if each else {"hostile": ",".join(kinds)}
     webs = {"alone": "good", **webs, "dead names": "dead"}
-    course = Course(4, 8, 5, 1) if quick else Course(15, 30, 8, 1) if each else Course(60, 120, 10, 3)
+    course = Course(6, 8, 5, 1) if quick else Course(15, 30, 8, 1) if each else Course(40, 80, 10, 3)
     runs: dict[str, list[Run]] = {name: [] for name in webs}
     with Progress() as progress:
         task = progress.add_task("crawling", total=course.rounds * len(webs))
@@ -165,10 +164,12 @@ def _print(runs: dict[str, list[Run]], course: Course) -> None:
 # One crawl
 
 
-def crawl(folder: Path, outward: str, course: Course, **options: object) -> Run:
+def crawl(
+    folder: Path, outward: str, course: Course, until: Callable[[], object] = bool, **options: object
+) -> Run:
     """Crawl the good hosts, whose pages lead `outward`, from some of them until the window is over.
 
-    `options` are the crawl's own, beside or instead of ours.
+    It is over before its time once `until` says so. `options` are the crawl's own, beside or instead of ours.
     """
     port = free_ports()
     memory: dict[str, list[float]] = {}
@@ -178,15 +179,19 @@ def crawl(folder: Path, outward: str, course: Course, **options: object) -> Run:
         _wait(lambda: logs[0].stat().st_size or process.poll() is not None)
         begin = time.time() + course.warm
         end = begin + course.window
-        while process.poll() is None and time.time() < end:
+        while process.poll() is None and time.time() < end and not until():
             time.sleep(_SAMPLE_SECONDS)
             for part, size in _sizes(process.pid).items() if time.time() > begin else ():
                 memory.setdefault(part, []).append(size)
+        if process.poll() is None:
+            with opened(folder / "data") as frontier:
+                frontier.stop(_OVER)
         _wait(lambda: process.poll() is not None)
     good, other = ([json.loads(line) for line in log.read_text().splitlines()] for log in logs)
     # What robots.txt files of others are said to be at is no page that a crawl came for.
     pages = [(when, host) for when, host, path in good if path != "/robots.txt" and "?" not in path]
-    counts = _counts(folder / "data")
+    with opened(folder / "data") as frontier:
+        counts = frontier.counts()
     edge = max(1, int(course.window * _EDGE / _SAMPLE_SECONDS))
     return Run(
         good=sum(begin <= when < end for when, _ in pages),
@@ -236,7 +241,6 @@ def _started(
         "data": folder / "data",
         "allowed_networks": f"127.9.0.0/16:{port}-{port + _PORTS - 1}",
         "user_agent": "tinylm-bench (+http://good0.test/)",
-        "hours": (course.warm + course.window + _SLACK_SECONDS) / 3600,
         "pages": 10**9,
         "gigabytes": 1000,
         "timeout": course.timeout,
@@ -285,10 +289,11 @@ def _sizes(root: int) -> dict[str, float]:
     return found
 
 
-def _counts(data: Path) -> Counter[str]:
-    """The crawl's own counts, by its server's log."""
-    with EmbeddedServer(data / "redis") as server:
-        return Frontier(connect(server.url), FrontierConfig(data=data), begin=False).counts()
+@contextmanager
+def opened(data: Path) -> Iterator[Frontier]:
+    """The crawl's frontier, whether the crawl runs or not."""
+    with EmbeddedServer(data / "redis") as server, closing(connect(server.url)) as store:
+        yield Frontier(store, FrontierConfig(data=data), begin=False)
 
 
 def _sockets(_folder: str, names: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import cache
 from hashlib import blake2b
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -26,12 +27,6 @@ _DOMAINS = 8
 _ADDRESSES = 60  # that the hostile hosts are spread over, as if they were at many hosters
 _BLOCK = 64 << 10  # bytes written at once
 _HANG_SECONDS = 5.0  # of a lookup whose name servers are silent: what resolvers take until they give up
-_PROSE = [
-    part
-    for page in sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-    for part in page.read_text().split("\n\n")
-    if part[:1].isalpha() and len(part) > 150
-]
 _REQUEST = re.compile(rb"GET (\S+) .*?\r\nHost: ([^\r:]+)", re.DOTALL | re.IGNORECASE)
 Send = Callable[[bytes], Awaitable[None]]
 Kind = Callable[["Asked", Send], Awaitable[None]]
@@ -87,14 +82,40 @@ def chosen(text: str) -> int:
 _numeric = socket.getaddrinfo
 
 
-def html(asked: Asked, links: list[str], prose: int = 3) -> bytes:
-    """A page in English that no other is like, with `links`."""
-    text = "".join(f"<p>{part}</p>" for part in asked.random.sample(_PROSE, prose))
-    words = " ".join(asked.name()[:5] for _ in range(40))
-    anchors = "".join(f'<p>See <a href="{link}">the page</a></p>' for link in links)
-    title = f"<title>{asked.host}{asked.path}</title>"
-    head = f'<html lang="en"><head>{title}</head><body><main><h1>{words[:20]}</h1>'
-    return f"{head}{text}<p>{words}.</p>{anchors}</main></body></html>".encode()
+@cache
+def _chain() -> tuple[dict[str, list[str]], list[str]]:
+    """Words that follow a word in our docs, and those that begin a sentence."""
+    following: dict[str, list[str]] = {}
+    for page in sorted((Path(__file__).parents[1] / "docs").glob("*.md")):
+        for line in re.findall(r"^[A-Z][^|`<>\n]{150,}$", page.read_text(), re.MULTILINE):
+            for first, second in pairwise(line.split()):
+                following.setdefault(first, []).append(second)
+    return following, [word for word in following if word.istitle() and word.isalpha()]
+
+
+def text(asked: Asked, words: int) -> list[str]:
+    """Paragraphs nobody has written: new text, so that a page is worth what a good one is."""
+    following, starts = _chain()
+    parts = []
+    for _ in range(words // 50):
+        part = [asked.random.choice(starts)]
+        while len(part) < 50 or not part[-1].endswith("."):
+            part.append(asked.random.choice(following.get(part[-1], starts)))
+        parts.append(" ".join(part))
+    return parts
+
+
+def html(asked: Asked, links: list[str], words: int = 350) -> bytes:
+    """A page in English that no other is like, its links in its sentences."""
+    parts = text(asked, words)
+    for number, link in enumerate(links):
+        parts[number % len(parts)] += (
+            f' What follows from it is in <a href="{link}">part {number}</a> of this.'
+        )
+    title = f"{asked.host}{asked.path}"
+    body = "".join(f"<p>{part}</p>" for part in parts)
+    head = f'<html lang="en"><head><title>{title}</title></head><body><main><h1>{title}</h1>'
+    return f"{head}{body}</main></body></html>".encode()
 
 
 def answer(body: bytes = b"", *, status: int = 200, **headers: str) -> bytes:
@@ -121,8 +142,8 @@ async def farm(asked: Asked, send: Send) -> None:
 
 async def names(asked: Asked, send: Send) -> None:
     """Nearly two thousand links to names that do not exist, of its own domain and of as many others."""
-    ends = (f".gone.{asked.domain}", "-gone.test", ".silent.test", ".broken.test")
-    # Of ten names four are its own, four domains of their own; one hangs and one fails at the name server.
+    ends = (f".gone.{asked.domain}", "-gone.test", "-silent.test", "-broken.test")
+    # Of ten names four are its own, six are domains; of one the lookup hangs, of one the name server fails.
     shares = (ends[0],) * 4 + (ends[1],) * 4 + ends[2:]
     links = [asked.url(asked.name() + shares[n % len(shares)], "x") for n in range(1990)]
     await send(answer(html(asked, [*asked.own(), *links])))
@@ -130,7 +151,7 @@ async def names(asked: Asked, send: Send) -> None:
 
 async def tags(asked: Asked, send: Send) -> None:
     """2,000 links below sixty elements whose names have 700 letters."""
-    await send(packed(_tags() + html(asked, asked.own(), 1)))
+    await send(packed(_tags() + html(asked, asked.own(), 100)))
 
 
 @cache
@@ -147,7 +168,7 @@ async def nested(asked: Asked, send: Send) -> None:
         b"<table><tr><td>" * 100_000,
         b"<p " + b"".join(b"a%d " % number for number in range(300_000)) + b">x",
     )
-    await send(packed(html(asked, asked.own(), 1) + shapes[chosen(asked.path) % len(shapes)]))
+    await send(packed(html(asked, asked.own(), 100) + shapes[chosen(asked.path) % len(shapes)]))
 
 
 async def agents(asked: Asked, send: Send) -> None:
@@ -224,7 +245,7 @@ async def calendar(asked: Asked, send: Send) -> None:
     day = asked.random.randrange(10**6)
     view = asked.path + ("&" if "?" in asked.path else "?")
     await send(
-        answer(html(asked, [f"/{day + n}" for n in range(20)] + [f"{view}view={n}" for n in range(20)], 1))
+        answer(html(asked, [f"/{day + n}" for n in range(20)] + [f"{view}view={n}" for n in range(20)], 100))
     )
 
 
@@ -244,7 +265,7 @@ async def ports(asked: Asked, send: Send) -> None:
 
 async def liar(asked: Asked, send: Send) -> None:
     """Says what is not so: of its encoding, its type, its length, and that it is HTTP."""
-    body = html(asked, asked.own(), 1)
+    body = html(asked, asked.own(), 100)
     lies = (
         answer(body, Content_Encoding="gzip"),
         answer(body, Content_Encoding=", ".join(["gzip"] * 20)),
@@ -266,7 +287,7 @@ async def liar(asked: Asked, send: Send) -> None:
 
 async def regex(asked: Asked, send: Send) -> None:
     """Text on which careless expressions need days: a heading and a million spaces, signs in a row."""
-    words = "\n\n".join(asked.random.sample(_PROSE, 5))
+    words = "\n\n".join(text(asked, 300))
     tails = (
         "# a" + " " * 1_000_000 + "y",
         "`" * 500_000,

@@ -25,7 +25,10 @@ _MOST = 1e9
 # Of pages: as many as the frontier's scripts can count without a fraction.
 _MOST_PAGES = 10**15
 _MOST_AT_ONCE = 10_000
-_LEASE_MARGIN = 15.0  # seconds: 10 in which an extraction that is stuck ends itself, 5 for what lies between
+# Seconds of a lease that are left when its page has been extracted or given up: for its end to be said.
+EXTRACTION_MARGIN = 5.0
+# And 10 for the second of an extraction that comes before, and for the child's end and another's start.
+_LEASE_MARGIN = 10.0 + EXTRACTION_MARGIN
 
 
 def parse_network(entry: str) -> tuple[IPv4Network | IPv6Network | None, Sequence[int]]:

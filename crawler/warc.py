@@ -97,7 +97,7 @@ class WarcWriter:
         )  # fmt: skip
         with self._lock:
             file = self._file or self._begin()
-            self._append(file, (b"" if self._written else self._about()) + response + request)
+            self._append(file, (b"" if self._written else self._warcinfo()) + response + request)
             if self._written >= self._file_bytes:
                 self._end()
 
@@ -113,7 +113,7 @@ class WarcWriter:
             self._file, self._written = lock(self._path), 0
         return self._file
 
-    def _about(self) -> bytes:
+    def _warcinfo(self) -> bytes:
         fields = f"software: tinylm/{__version__}\r\nformat: WARC File Format 1.1\r\nhttp-header-user-agent: "
         about = {"WARC-Date": _now(), "WARC-Filename": self._path.name.removesuffix(_OPEN)}
         return _record("warcinfo", about, "application/warc-fields", f"{fields}{self._agent}\r\n".encode())

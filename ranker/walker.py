@@ -199,15 +199,18 @@ class Walker:
         others = [(url, "") for url in self._frontier.best_queued(hosts, _REPRICED_URLS) if url not in linked]
         others += [(url, SEED) for url in islice(self._unpushed, self._again)]
         others += [(url, referrer) for url, _, referrer in waiting]
-        priced = [(url, row, referrer) for url, (row, referrer) in linked.items()] + [
-            (url, row, referrer)
-            for url, referrer in others
-            if (row := self.graph.queued(fingerprint(url))) is not None
-        ]
+        priced = [(url, row, referrer) for url, (row, referrer) in linked.items()]
+        # Fetched meanwhile: only that somebody refers to them still says something.
+        fetched: list[Discovered] = []
+        for url, referrer in others:
+            if (row := self.graph.queued(fingerprint(url))) is not None:
+                priced.append((url, row, referrer))
+            elif referrer:
+                fetched.append(Discovered(url, 0.0, referrer))
         if not priced:
-            return []
+            return fetched
         promises = self.policy.promise(np.array([row for _, row, _ in priced], np.int64))
-        return [
+        return fetched + [
             Discovered(url, promise * self.traps.weight(url), referrer)
             for (url, _, referrer), promise in zip(priced, np.clip(promises, 0.0, 1.0).tolist(), strict=True)
         ]

@@ -12,7 +12,6 @@ many may hang is bounded, for one domain and for all, and less for domains that 
 """
 
 import asyncio
-import os
 import random
 import resource
 import socket
@@ -22,12 +21,12 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any, NamedTuple
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from crawler.config import parse_address, parse_network
 from crawler.errors import AddressBusy, NetworkForbidden, OwnFault
+from crawler.fetch.failures import without_descriptors
 from crawler.urls import domain
 
 Address = IPv4Address | IPv6Address
@@ -149,10 +148,15 @@ class AddressGuard:
         return True
 
 
-class _Known(NamedTuple):
+@dataclass(eq=False)
+class _Known:
+    """What the last lookup of a name found, or the one before if that failed."""
+
     until: float
     addresses: list[tuple[int, str]]
     """Family and address, IPv4 first."""
+    error: Exception | None = None
+    """Why there are none now: told once, and then they are looked up again."""
 
 
 @dataclass(eq=False)
@@ -181,7 +185,6 @@ class Resolver(AbstractResolver):
         self._entries = dict(map(parse_address, entries))
         self._guard = guard
         self._known: OrderedDict[str, _Known] = OrderedDict()
-        self._failed: OrderedDict[str, Exception] = OrderedDict()
         self._lookups: dict[str, _Lookup] = {}
         # By domain that hung: when the next of its names has its turn.
         self._turns: OrderedDict[str, float] = OrderedDict()
@@ -224,11 +227,8 @@ class Resolver(AbstractResolver):
             known.addresses.sort(key=lambda found: found[1] == address)
 
     async def _addresses(self, host: str, port: int) -> list[tuple[int, str]]:
-        known = self._known.get(host)
-        if known and known.until > time.monotonic():
-            return known.addresses
-        self._refuse_while_away()
-        if host not in self._failed:
+        if not self._is_known(host):
+            self._refuse_while_away()
             lookup, patience = self._lookups.get(host), 0.0
             if lookup is None:
                 lookup, patience = self._begin(host, port), _PATIENCE
@@ -241,12 +241,17 @@ class Resolver(AbstractResolver):
                     raise AddressBusy(host, max(1.0, lookup.age))
                 if not await self._is_away(lookup):
                     raise socket.gaierror(socket.EAI_AGAIN, f"no answer for {lookup.age:.0f} s")
-        self._refuse_while_away()
-        if error := self._failed.pop(host, None):
+            self._refuse_while_away()
+        if not self._is_known(host):  # it failed, and somebody else was told
+            raise AddressBusy(host, 1.0)
+        known = self._known[host]
+        if error := known.error:
+            known.until, known.error = 0.0, None
             raise error
-        if (known := self._known.get(host)) and known.until > time.monotonic():
-            return known.addresses
-        raise AddressBusy(host, 1.0)  # it failed, and somebody else was told
+        return known.addresses
+
+    def _is_known(self, host: str) -> bool:
+        return host in self._known and self._known[host].until > time.monotonic()
 
     def _refuse_while_away(self) -> None:
         """Raise OwnFault if nobody answered a moment ago."""
@@ -274,24 +279,27 @@ class Resolver(AbstractResolver):
 
     async def _look_up(self, host: str, port: int, lookup: _Lookup) -> None:
         """Bring a lookup to its end, and keep what it found for who asks next."""
+        known = self._known.get(host) or _Known(0.0, [])
         try:
-            addresses = await _getaddrinfo(host, port)
-        except Exception as error:
-            if not (isinstance(error, socket.gaierror) and error.errno in _NO_ANSWER):
-                self._answered = time.monotonic()
-            elif await self._is_away(lookup):
-                return  # and nothing is known of this name
-            _put(self._failed, host, error)
-        else:
+            known.addresses, known.error = await _getaddrinfo(host, port), None
             self._answered = time.monotonic()
-            _put(self._known, host, _Known(self._answered + _VALID_SECONDS, addresses))
             if lookup.age < _PATIENCE:
                 self._turns.pop(lookup.domain, None)
+        except Exception as error:
+            if _is_answer(error):
+                self._answered = time.monotonic()
+            elif isinstance(error, socket.gaierror) and await self._is_away(lookup):
+                return  # and nothing is known of this name
+            known.error = error
         finally:
-            while len(self._turns) > _MOST_NAMES:
-                self._turns.popitem(last=False)
             self._lookups.pop(host)
             lookup.ended.set()
+        known.until = time.monotonic() + _VALID_SECONDS
+        self._known[host] = known
+        self._known.move_to_end(host)
+        for kept in (self._known, self._turns):
+            while len(kept) > _MOST_NAMES:
+                kept.popitem(last=False)
 
     async def _is_away(self, lookup: _Lookup) -> bool:
         """Whether it is not that name's server that is away, but all are.
@@ -309,7 +317,8 @@ class Resolver(AbstractResolver):
         return True
 
     async def _anybody_answers(self, but: str) -> bool:
-        names = [name for name in self._known if domain(name) != but]
+        known = [name for name, found in self._known.items() if found.addresses]
+        names = [name for name in known if domain(name) != but] or known
         asked = [
             asyncio.create_task(_is_answered(name))
             for name in random.sample(names, min(_CANARIES, len(names)))
@@ -332,12 +341,9 @@ class Resolver(AbstractResolver):
             task.cancel()
 
 
-def _put(kept: OrderedDict[str, Any], name: str, value: object) -> None:
-    """Keep `value`, and no more than `_MOST_NAMES`, the latest."""
-    kept[name] = value
-    kept.move_to_end(name)
-    if len(kept) > _MOST_NAMES:
-        kept.popitem(last=False)
+def _is_answer(error: Exception) -> bool:
+    """Whether a name server said so: that there is no such name, say."""
+    return isinstance(error, socket.gaierror) and error.errno not in _NO_ANSWER
 
 
 async def _is_answered(name: str) -> bool:
@@ -345,7 +351,7 @@ async def _is_answered(name: str) -> bool:
     try:
         await _getaddrinfo(name, 0)
     except Exception as error:
-        return isinstance(error, socket.gaierror) and error.errno not in _NO_ANSWER
+        return _is_answer(error)
     return True
 
 
@@ -370,12 +376,7 @@ async def _getaddrinfo(host: str, port: int) -> list[tuple[int, str]]:
             distinct = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos)
             found = sorted(distinct, key=lambda of: of[0] != socket.AF_INET)[:_MOST_ADDRESSES]
         except Exception as error:
-            failed = error
-            # Without a descriptor left it says that there is no such name, or that nobody answers.
-            try:
-                os.close(os.open(os.devnull, os.O_RDONLY))
-            except OSError as own:
-                failed = own
+            failed = without_descriptors() or error
         with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell, found, failed)
 

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 import ssl
 import time
@@ -109,6 +110,15 @@ def no_such_name(error: BaseException | None) -> bool:
     )
 
 
+def without_descriptors() -> OSError | None:
+    """What the system says if none is left: its resolver then says that there is no such name."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error
+    return None
+
+
 def own_fault(error: BaseException | None) -> OwnFault | None:
     """What of this machine's own is behind `error`, and what to do about it; None if a host or URL is."""
     for link in _chain(error):
@@ -119,9 +129,14 @@ def own_fault(error: BaseException | None) -> OwnFault | None:
             return OwnFault(f"{link or 'out of memory'}: {_MEMORY}")
         if isinstance(link, socket.gaierror) and link.errno == socket.EAI_MEMORY:
             return OwnFault(f"{link.strerror}: {_MEMORY}")
-        if isinstance(link, OSError) and not isinstance(link, _NUMBERED_OTHERWISE) and link.errno in _OURS:
-            where = f" ({link.filename})" if link.filename else ""
-            return OwnFault(f"{link.strerror}{where}: {_OURS[link.errno]}")
+        if isinstance(link, CannotResolveHostError | socket.gaierror) and (lacking := without_descriptors()):
+            return own_fault(lacking)
+        # Twisted has the system's number too, in an error of its own.
+        number = link.errno if isinstance(link, OSError) else getattr(link, "osError", None)
+        if number in _OURS and not isinstance(link, _NUMBERED_OTHERWISE):
+            name = getattr(link, "filename", None)
+            where = f" ({name})" if name else ""
+            return OwnFault(f"{os.strerror(number)}{where}: {_OURS[number]}")
     return None
 
 

@@ -21,7 +21,7 @@ from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedE
 from scrapy.http import Headers, Response
 
 from crawler.errors import AddressBusy, LeaseLost, OwnFault
-from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, family_of, unwrap
+from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, unwrap
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
@@ -40,7 +40,7 @@ _HOLD_MARGIN_SECONDS = 5.0
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
 # What connect() says of a machine without network, but of hosts out of reach too.
-_NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL)
+_NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
 
 @dataclass
@@ -142,7 +142,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         super().__init__(crawler)
         self._guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
         self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), self._guard)
-        self._reached: set[int] = set()  # families of addresses that were connected to
+        self._reached: tuple[str, int] | None = None  # the last address and port that answered
         # Scrapy's own session, without a guard, is replaced before it is used; detached, it warns of nothing.
         unguarded, self._session = (
             self._session,
@@ -178,7 +178,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         over = loop.time() + timeout
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        address = await self._address(name, port, timeout)
+        address, port = await self._address(name, port, timeout)
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
         async with self._spider.cap.held(address, hold):
@@ -187,7 +187,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
             # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:
                 async with super()._make_request(request, max(0.001, over - loop.time())) as response:
-                    self._reached.add(family_of(address))
+                    self._reached = address, port
                     response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
                     yield response
             except (DownloadConnectionRefusedError, DownloadTimeoutError) as error:
@@ -197,16 +197,15 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                 raise
 
     def _blame_network(self, error: Exception, address: str, port: int) -> None:
-        """Raise OwnFault if it is this machine that knows no way to `address`.
+        """Raise OwnFault if it is this machine that knows no way to `address`, nor to what it reached before.
 
-        Not for an IPv6 address where only IPv4 ever worked, or the other way: of such hosts there are many.
+        That it knows none to one only, for want of IPv6 say, is no fault: of such hosts there are many.
         """
-        said = system_errors(error) & {*_NO_WAY}
-        if not said or (self._reached and family_of(address) not in self._reached):
-            return
-        if self._guard.has_route(address, port) is (said == {errno.EADDRNOTAVAIL}):
-            what = "no local port is left" if errno.EADDRNOTAVAIL in said else "no route leads anywhere"
-            raise OwnFault(f"{what} ({address}): see to this machine's network") from error
+        said = system_errors(error)
+        if errno.EADDRNOTAVAIL in said and self._guard.has_route(address, port):
+            raise OwnFault(f"no local port is left ({address}): see to this machine's network") from error
+        if said & _NO_WAY and not self._guard.has_route(*(self._reached or (address, port))):
+            raise OwnFault(f"no route leads anywhere ({address}): see to this machine's network") from error
 
     @property
     def _spider(self) -> _Careful:
@@ -222,15 +221,16 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                 raise OwnFault(f"{where}: make room there, or crawl without warc") from error
         return finished
 
-    async def _address(self, name: str, port: int, timeout: float) -> str:
-        """The address that the connection will go to."""
+    async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
+        """The address and the port that the connection will go to."""
         try:
-            return str(ip_address(name))
+            return str(ip_address(name)), port
         except ValueError:
             pass
         try:
             async with asyncio.timeout(timeout):
-                return (await self._resolver.resolve(name, port))[0]["host"]
+                [found] = await self._resolver.resolve(name, port)
+                return found["host"], found["port"]
         except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:

@@ -17,7 +17,7 @@ from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
@@ -37,7 +37,7 @@ from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import canonicalize
+from crawler.urls import canonicalize, domain
 from crawler.warc import WarcWriter
 from shards.text.content import values
 from tinylm.errors import TinylmError
@@ -167,7 +167,8 @@ class LeaseSpider(Spider):
                 task = asyncio.create_task(self._serve(lease))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            beat()
+            if room > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
+                beat()
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             self._something_finished.clear()
             with suppress(TimeoutError):
@@ -264,7 +265,13 @@ class LeaseSpider(Spider):
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
-            await self._finish(lease, Batch.ack, await self._page(response, lease, opt_out), **cost)
+            try:
+                page = await self._page(response, lease, opt_out, cost)
+            except TimeoutError:
+                # Extraction is behind with other pages, which is no fault of this one: it comes again.
+                await self._finish(lease, Batch.give_back, wait=self.config.timeout)
+            else:
+                await self._finish(lease, Batch.ack, page, **cost)
 
     async def _on_failure(self, error: Exception, lease: Lease, *, sent: bool) -> None:
         """End the lease of a request that was not answered, or not `sent`."""
@@ -311,10 +318,14 @@ class LeaseSpider(Spider):
         if lease.robots_for:
             await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
 
-    async def _page(self, response: Response, lease: Lease, opt_out: tuple[str, ...]) -> Page:
+    async def _page(
+        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+    ) -> Page:
         """Make a page of a response below 500: its text and links, or the reason why there is no text.
 
-        `opt_out` is what the host's robots.txt says of its use.
+        `opt_out` is what the host's robots.txt says of its use. What its extraction takes beyond a usual
+        page's adds to the latency of `cost`: the host rests for it, as it does for an answer that took long.
+        Raises TimeoutError if the extractors have no time for it.
         """
         status = response.status
         validators: dict[str, Any] = {}
@@ -341,7 +352,12 @@ class LeaseSpider(Spider):
             for value in response.headers.getlist(name)
         )
         heard = from_headers(headers, self._token)
-        extracted = await self._extract(response.body, response.url, content_type, heard.nofollow)
+        extracted, slow = await self._extract(
+            domain(lease.host),
+            *(response.body, response.url, content_type, heard.nofollow),
+            until=lease.deadline - EXTRACTION_MARGIN,
+        )
+        cost["latency"] += slow
         opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 

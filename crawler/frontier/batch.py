@@ -43,7 +43,8 @@ class End(NamedTuple):
     facts: dict[str, Any]
 
     def call(self, prefix: Prefix) -> Call:
-        facts = {"elapsed": _since(self.lease)} | self.facts
+        told, elapsed = clock(self.lease)
+        facts = {"told": told, "elapsed": elapsed} | self.facts
         pairs = [part for fact in facts.items() for part in fact]
         return Call(self.script, prefix(self.lease.partition), ("token", self.lease.token, *pairs))
 
@@ -54,11 +55,11 @@ def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:
     parts: list[Any] = []
     for ack in acks:
         span = f"{len(pages)} {len(ack.page)}" if ack.page else ""
-        parts += (ack.lease.token, _since(ack.lease), ack.latency, ack.size, span)
-        parts += (ack.digest, ack.etag, ack.last_modified)
+        parts += (ack.lease.token, ack.latency, ack.size, span, ack.digest, ack.etag, ack.last_modified)
         pages += ack.page
     name = f"{acks[0].lease.token}-{secrets.token_hex(6)}"
-    return Call("ack", prefix(acks[0].lease.partition), (name, *parts), beside=pages)
+    arguments = (name, *clock(acks[0].lease), *parts)
+    return Call("ack", prefix(acks[0].lease.partition), arguments, beside=pages)
 
 
 class Ends(ABC):
@@ -241,9 +242,9 @@ def _fine_ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
 
 
-def _since(lease: Lease) -> int:
-    """Milliseconds since it was given, on our own clock; scripts compare theirs with it."""
-    return ms(uptime() - lease.given)
+def clock(lease: Lease) -> tuple[int, int]:
+    """What a lease told us as the time, and how many milliseconds ago by our own clock: scripts compare."""
+    return lease.told, ms(uptime() - lease.given)
 
 
 def ms(seconds: float) -> int:

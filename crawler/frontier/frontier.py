@@ -61,8 +61,9 @@ _LINK_BYTES = 300
 _LEASED_AT_ONCE = 500
 # What a zlib stream of usual strength begins with; no text does.
 _PACKED = b"\x78\x9c"
-# Of the secret that the numbers of seen URLs are keyed with.
-_SECRET_BYTES = 16
+# Of the secret that the numbers of seen URLs are keyed with. As text it is longer than 64 bytes, so that the
+# server keeps `meta`, which every script reads many fields of, as a hash table and not as a list.
+_SECRET_BYTES = 36
 # Behind a member that waits as an errand; and that the script says so when the text is there already.
 _ERRAND, _KNOWN = b"#robots", 2
 # The keys of what concerns every crawl of the server.
@@ -226,7 +227,7 @@ class Frontier(Ends):
         if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
             self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
             self._heed_identity()
-        high, low = divmod(fingerprint(url, self._secret.encode()), 1 << 32)
+        high, low = divmod(fingerprint(url, bytes.fromhex(self._secret)), 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
@@ -320,7 +321,8 @@ class Frontier(Ends):
             now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
             given = uptime()
             self._told[partition] = int(now), given
-            leases += [_lease(json.loads(lease), partition, asked + seconds, given) for lease in found]
+            times: dict[str, Any] = {"told": int(now), "given": given, "deadline": asked + seconds}
+            leases += [_lease(json.loads(lease), partition, **times) for lease in found]
         return leases
 
     def _remaining(self) -> int:
@@ -728,7 +730,7 @@ def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
     return totals
 
 
-def _lease(found: dict[str, Any], partition: int, deadline: float, given: float) -> Lease:
+def _lease(found: dict[str, Any], partition: int, **times: Any) -> Lease:
     askers = [Asker(*asker) for asker in found.get("robots_for", ())]
     own = Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None
     # A host that was sent back to itself has come as far as that.
@@ -744,8 +746,7 @@ def _lease(found: dict[str, Any], partition: int, deadline: float, given: float)
         propensity=found["propensity"],
         attempt=found["attempt"],
         robots_until=int(found["robots_until"]),
-        deadline=deadline,
-        given=given,
+        **times,
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),

@@ -62,7 +62,9 @@ class Lease:
     """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
     """By `uptime`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
-    given: float = 0.0
+    told: int
+    """The crawl's time when it was given, in milliseconds."""
+    given: float
     """When it was received, on the same clock."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""

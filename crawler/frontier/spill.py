@@ -53,7 +53,7 @@ class Refused:
 
     def __init__(self, db: sqlite3.Connection, path: Path, most: int) -> None:
         self._db, self._path, self._most = db, path, most
-        self._db.execute("UPDATE refused SET put = 0")
+        self._db.execute("UPDATE refused SET put = 0 WHERE put > 0")
         [self._waiting] = self._db.execute("SELECT count(*) FROM refused").fetchone()
 
     @classmethod

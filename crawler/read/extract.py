@@ -20,6 +20,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
+from crawler.read.bounds import oversized
 from crawler.read.encoding import decode
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.optout import from_metas
@@ -98,6 +99,8 @@ class Extractor:
 
     def look(self, html: str, url: str, *, nofollow: bool) -> Extracted:
         """Find all but the text, and why that need not be extracted (`reason`), if it need not."""
+        if reason := oversized(html):
+            return Extracted(reason=reason)
         tree = LexborHTMLParser(html)
         markup = Markup(tree, url)
         heard = from_metas(markup.metas, self._agent)
@@ -105,7 +108,7 @@ class Extractor:
         links = markup.links(nofollow=nofollow)
         title_node = tree.css_first("title")
         title = clean(title_node.text())[:MOST_TITLE_CHARACTERS] if title_node else ""
-        reason = digest = seen = ""
+        digest = seen = ""
         if original := self._canonicals.elsewhere(markup.canonicals(), url, title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)

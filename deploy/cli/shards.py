@@ -2,10 +2,11 @@
 
 import sys
 from pathlib import Path
+from typing import Annotated
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from cyclopts import App
+from cyclopts import App, Parameter, validators
 from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -30,6 +31,7 @@ from tinylm.errors import ConfigError
 from tinylm.terminal import say
 
 app = App(name="shards", help="Look after a corpus.")
+_Number = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
 @app.command(name="list")
@@ -113,7 +115,7 @@ def purge(directory: Path) -> None:
 
 
 @app.command
-def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
+def show(directory: Path, *, url: str | None = None, limit: _Number = 3) -> None:
     """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
     console = Console()
     shown = 0
@@ -133,7 +135,7 @@ def show(directory: Path, *, url: str | None = None, limit: int = 3) -> None:
 
 
 @app.command
-def rank(directory: Path, *, top: int = 10) -> None:
+def rank(directory: Path, *, top: _Number = 10) -> None:
     """PageRank and harmonic centrality of DIRECTORY's pages, hosts and domains, as columns beside its shards.
 
     Done once for a snapshot of the corpus: the second time it says so.

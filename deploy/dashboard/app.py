@@ -92,9 +92,9 @@ def listen(host: str, port: int) -> socket.socket:
         # Of an IPv6 address (host, port, flow, scope) create_server takes the first two.
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of a host that no name server could know
         # Python adds "(while attempting to bind on address …)", which the message says in its own words.
-        why = str(error.strerror).partition(" (")[0]
+        why = str(error.strerror if isinstance(error, OSError) else error).partition(" (")[0]
         raise ConfigError(
             f"cannot listen on {host} port {port} ({why}): stop what does, or give another --port"
         ) from error

@@ -3,8 +3,10 @@
 It is read from tables of anybody's, from a crawl of ours, or from WARC files.
 """
 
+import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crawler.page import LISTS
+from crawler.page import LISTS, Extracted
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
-from crawler.urls import canonicalize, fingerprint
+from crawler.read.pool import Extractors
+from crawler.urls import canonicalize, domain, fingerprint, locate
 from crawler.warc import Archived, WarcReader
 from ranker.links.centrality import Graph, pagerank
 from ranker.links.webgraph import Names, counted, latest, split_ids
@@ -44,6 +47,7 @@ _SECONDS = 10.0
 log = logging.getLogger(__name__)
 # Of a response: the URL, fingerprints of where it links to, and the values of _COLUMNS.
 _Page = tuple[str, NDArray[np.uint64], dict[str, Any]]
+_Extract = Callable[[str, bytes, str, bool], Extracted]
 
 
 class RecordingError(TinylmError):
@@ -271,13 +275,20 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
 
     `worth` is an expression (`ranker.replay.worth`) over `status`, `bytes` of the body, `text_chars` of the
     main text, `links` to different URLs, and `language`; only status 200 has text and links of its own. Of
-    several responses with one URL the last one read counts. In the main thread: a page may take 10 s, most
-    take 30 ms. What is damaged is skipped, and how much of it is a warning in the log. Raises RecordingError
-    for a file that cannot be opened, or if there is no page; ConfigError for a worth that is none.
+    several responses with one URL the last one read counts. A page is read in a process that may die of it,
+    in 10 s at the most, and if it has no end until then it has no text or links; most take 30 ms. What is
+    damaged is skipped, and how much of it is a warning in the log. Not to be called in an event loop. Raises
+    RecordingError for a file that cannot be opened, or if there is no page; ConfigError for a worth that is
+    none.
     """
-    extract = Extractor()
     files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
-    found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
+    with asyncio.Runner() as runner, closing(Extractors(Extractor(), 1, _SECONDS)) as extractors:
+
+        def extract(url: str, body: bytes, content_type: str, nofollow: bool) -> Extracted:
+            task = extractors(domain(locate(url).host), body, url, content_type, nofollow)
+            return runner.run(task)[0]
+
+        found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
     targets = [targets for _, targets, _ in found.values()]
     columns: dict[str, NDArray[Any]] = {
@@ -303,7 +314,7 @@ def _archives(folder: Path) -> list[Path]:
         raise RecordingError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _pages(path: Path, extract: Extractor) -> Iterator[_Page]:
+def _pages(path: Path, extract: _Extract) -> Iterator[_Page]:
     reader = WarcReader(path)
     count = 0
     try:
@@ -318,7 +329,7 @@ def _pages(path: Path, extract: Extractor) -> Iterator[_Page]:
         log.warning("%s: %d places are damaged and were skipped", path, reader.broken)
 
 
-def _page(response: Archived, extract: Extractor) -> _Page | None:
+def _page(response: Archived, extract: _Extract) -> _Page | None:
     """None if the response is not of a page."""
     url = canonicalize(response.url)
     if url is None:
@@ -332,7 +343,7 @@ def _page(response: Archived, extract: Extractor) -> _Page | None:
         return None
     elif response.status == 200:
         nofollow = from_headers(response.headers, "").nofollow
-        found = extract(response.body, url, content_type, nofollow, _SECONDS)
+        found = extract(url, response.body, content_type, nofollow)
         targets = [link.url for link in found.links if not link.nofollow]
         text, language = found.text, found.language
     keys = np.array([fingerprint(target) for target in targets], np.uint64)

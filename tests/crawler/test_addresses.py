@@ -216,7 +216,7 @@ def test_names_that_hang_hold_up_no_others(monkeypatch):
             # All threads that are for new names hang, and those of the names that are known are not.
             assert len([name for name in asked if name.startswith("bad")]) < 600
             assert isinstance(await outcome(resolver, "good.later.test"), AddressBusy)
-            resolver._known["known.one"] = resolver._known["known.one"]._replace(until=0)
+            resolver._known["known.one"].until = 0.0
             assert await outcome(resolver, "known.one") == "127.0.0.2"
             await resolver.close()
 

@@ -309,6 +309,13 @@ def test_where_nobody_may_ask_who_comes_meanwhile_is_told_too(crawl):
     assert not c.frontier.client.keys(
         f"{c.frontier.prefixes[c.frontier.partition_of('b.example')]}[he]:b.example"
     )
+    # And who comes when the host is forgotten.
+    c.web["https://late.example/robots.txt"] = moved(f"{B}/late")
+    c.frontier.put([Discovered("https://late.example/page", 0.5, SEED)])
+    c.until("https://late.example/robots.txt")
+    [lease] = eventually(lambda: [lease for lease in c.frontier.lease(9) if lease.host == "b.example"])
+    c.rules.forbid(lease)
+    c.until("https://late.example/page")
 
 
 def test_an_answer_that_nobody_waits_for_changes_nothing(crawl):

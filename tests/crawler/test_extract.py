@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import crawler.read.extract
 from crawler.page import Link
+from crawler.read.bounds import oversized
 from crawler.read.extract import EXTRACTOR, Extractor, Screen, detect_language
 
 URL = "http://h.example/dir/page"
@@ -294,3 +295,38 @@ def test_the_same_text_at_another_url_is_extracted_once_but_a_fetch_may_be_repea
         for path, html in [("a", page()), ("b", page(head="<style>p {}</style>")), ("a", page())]
     ]
     assert reasons == ["", "pre_duplicate", ""]
+
+
+@pytest.mark.parametrize(
+    ("reason", "hostile"),
+    [
+        *(("too_deep", tag * 20_000) for tag in ("<ul><li>", "<div>", "<blockquote>", "<dl><dd>", "<my-x>")),
+        *(("too_deep", tag * 20_000) for tag in ("<table><tr><td>", "<div></span>", "<div a='</div>'>")),
+        *(("too_deep", tag * 20_000) for tag in ("<b><div></b>", "<div><object></div></object>")),
+        ("too_many_elements", "<p>x" * 300_000),
+        ("too_many_elements", "<select>" + "<option>x" * 20_000),
+        ("too_many_attributes", "<p " + " ".join(f"a{n}" for n in range(100_000)) + ">"),
+        ("too_many_attributes", "<p>" * 6000 + "".join(f"<body a{n}='>'>" for n in range(10_000))),
+    ],
+)
+def test_what_parsers_take_more_than_linear_time_for_is_given_up_before(reason, hostile):
+    assert oversized(page(hostile)) == reason
+    assert run(page(hostile)).reason == reason
+
+
+@pytest.mark.parametrize(
+    "usual",
+    [
+        "<p><font size=1>x</p>" * 9000,
+        "<ul>" + "<li><b>x" * 9000 + "</ul>",
+        "<table>" + "<tr><td><font>x" * 9000 + "</table>",
+        "<div><br/><img/><i></div>" * 9000,
+        "<svg>" + "<path d='m'/><g><path/></g>" * 9000 + "</svg>",
+        "<script>" + "if (a<b) x='<div>';" * 9000 + "</script>" + "<p>x" * 9000,
+        "<!-- " + "<div>" * 9000 + " -->" + "<p>x" * 9000,
+        "<h2>x</h3>" * 9000,
+        f"<p data-x='{'a b c ' * 20_000}'>x",
+    ],
+)
+def test_long_pages_that_people_write_are_no_deep_ones(usual):
+    assert oversized(page(usual)) == ""

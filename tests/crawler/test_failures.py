@@ -5,6 +5,8 @@ import os
 import resource
 import socket
 import ssl
+import subprocess
+import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -257,3 +259,19 @@ def test_a_full_disk_is_waited_for_and_no_page_is_without_its_record(server, sit
     for host in hosts:  # what was asked for and not kept counts for politeness
         hits = sorted(site.asked(host), key=lambda hit: hit.begun)
         assert all(after.begun - hit.ended >= 0.03 - 0.001 for hit, after in pairwise(hits))
+
+
+def test_a_machine_without_a_network_blames_no_host(server, site, tmp_path):
+    """The worker has a network namespace of its own, with nothing in it; the frontier is at a Unix socket."""
+    code = "import ctypes; done = ctypes.CDLL(None).unshare(0x40000000)"  # CLONE_NEWNET
+    if subprocess.run([sys.executable, "-c", f"{code}; raise SystemExit(done)"], check=False).returncode:
+        pytest.skip("no right to make a network namespace")
+    (tmp_path / "sitecustomize.py").write_text(code)
+    site.on("a.test", "*", reply(200, article("never")))
+    frontier = open_frontier(server, attempts=1)
+    frontier.put([Discovered("http://a.test/page", 0.5)])
+    with worker(server, frontier, site, tmp_path / "log", PYTHONPATH=str(tmp_path)):
+        eventually(lambda: "no route" in waiting_for(frontier))
+    counts = frontier.counts()
+    assert (counts["failed_connections"], counts["failed:unreachable"], counts["dead"]) == (0, 0, 0)
+    assert counts["queued"] == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import crawler.read.pool
 from crawler.page import Extracted
 from crawler.read.extract import Extractor
 from crawler.read.pool import Extractors, Times
@@ -31,19 +33,26 @@ def act(what, argument, seconds):
         case "hang":
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
             time.sleep(3600)
+        case "slow":
+            time.sleep(argument)
         case "fill":
             try:
                 held = bytearray(argument << 20)
             except MemoryError:
                 return Extracted(reason="extract_memory")
-    return Extracted(text=f"{what} {os.getpid()}")
+    return Extracted(text=f"{what} {os.getpid()} {os.getpriority(os.PRIO_PROCESS, 0)}")
 
 
 @asynccontextmanager
 async def extractors(processes=1, seconds=SECONDS, extract=act):
     made = Extractors(extract, processes, seconds, megabytes=256)
+
+    async def one(*task, domain="some.test", until=math.inf):
+        return (await made(domain, *task, until=until))[0]
+
+    one.times, one.measured = made.times, made
     try:
-        yield made
+        yield one
     finally:
         made.close()
 
@@ -125,8 +134,79 @@ def test_a_real_page_that_hangs_in_c_is_given_up():
 
     async def main():
         async with extractors(1, 0.1, Extractor()) as extract:
-            found = await extract(b"<div>" * 400_000, "http://h.test/", "text/html", "")
+            # Open elements that look closed, to all but a parser that knows everything of scopes.
+            page = b"<p title='</p>'><svg><desc><div></svg></desc>" * 60_000
+            found = await extract(page, "http://h.test/", "text/html", "")
             assert found.reason == "extract_timeout"
+
+    asyncio.run(main())
+
+
+def test_one_domain_waits_behind_others_however_many_hosts_it_has():
+    async def main():
+        async with extractors() as extract:
+            done = []
+
+            async def one(domain, number):
+                await extract("work", number, domain=domain)
+                done.append(domain)
+
+            many = [one("many.test", number) for number in range(20)]
+            await asyncio.gather(*many, *(one(f"other{n}.test", 0) for n in range(5)))
+            assert set(done[:11]) >= {f"other{n}.test" for n in range(5)}
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("domains", [1, 3])
+def test_slow_pages_go_last_at_low_priority_and_good_ones_go_on(domains, monkeypatch):
+    monkeypatch.setattr(crawler.read.pool, "_FIRST_SECONDS", 0.5)
+    monkeypatch.setattr(crawler.read.pool, "_TOLERATED_SECONDS", 0.5)
+
+    async def main():
+        async with extractors(1, 1.0) as extract:
+            await extract("work", 0)
+            slow = [
+                asyncio.create_task(extract("hang", 0, domain=f"slow{n % domains}.test")) for n in range(3)
+            ]
+            # All but the first page of each domain, while that domain is known to be slow.
+            while sum(known.lost() > 0.5 for known in extract.measured._domains.values()) < domains:
+                await asyncio.sleep(0.05)
+            good = [await extract("work", n, domain=f"good{n}.test") for n in range(100)]
+            assert {one.text.split()[2] for one in good} == {"0"}
+            assert not all(task.done() for task in slow)
+            found = await asyncio.gather(*slow)
+            assert {one.reason for one in found} == {"extract_timeout"}
+            # It is served, if it has a page that can be.
+            late = await extract("work", 0, domain="slow0.test")
+            assert late.text.split()[2] == "10"
+
+    asyncio.run(main())
+
+
+def test_a_page_that_needs_longer_than_the_first_second_gets_it_and_says_so():
+    async def main():
+        async with extractors(1, 5.0) as extract:
+            found, slow = await extract.measured("big.test", "slow", 1.8)
+            assert found.text.startswith("slow")
+            assert slow > 1
+
+    asyncio.run(main())
+
+
+def test_a_page_that_cannot_be_begun_in_time_is_not_to_blame_unless_its_domain_was_slow():
+    async def main():
+        async with extractors(1, 1.0) as extract:
+            await extract("work", 0)
+            ahead = asyncio.create_task(extract("hang", 0, domain="slow.test"))
+            await asyncio.sleep(0.05)
+            with pytest.raises(TimeoutError):
+                await extract("work", 0, domain="good.test", until=time.monotonic() + 3.1)
+            assert (await ahead).reason == "extract_timeout"
+            assert (await extract("work", 0, domain="slow.test", until=time.monotonic())).reason == (
+                "extract_timeout"
+            )
+            assert (await extract("work", 0, domain="good.test", until=time.monotonic() + 9)).text
 
     asyncio.run(main())
 

@@ -137,6 +137,18 @@ def test_a_spill_of_another_version_or_that_is_no_database_is_refused(server, tm
             assert (len(spill.refused), spill.count()) == (0, 0)
 
 
+def test_a_disk_that_is_full_is_one_clear_error_and_what_was_written_stays(server, tmp_path):
+    frontier = open_frontier(server)
+    links = [Discovered(f"https://a.test/{n}", n / 20_000) for n in range(20_000)]
+    with spilling(frontier, tmp_path / "spill.sqlite") as spill:
+        spill.refused.add(links[:10])
+        [pages] = spill._db.execute("PRAGMA page_count").fetchone()
+        spill._db.execute(f"PRAGMA max_page_count = {pages + 3}")
+        with pytest.raises(FrontierError, match=r"sqlite: database or disk is full; nothing is lost"):
+            spill.refused.add(links)
+        assert (len(spill.refused), spill.refused.best(1)) == (10, links[9:10])
+
+
 # A server that is full, or dies
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -207,3 +208,28 @@ def test_robots_txt_is_followed_to_another_host(server, site, spider):
         ("127.0.0.1", "/open"),
     ]  # fmt: skip
     assert frontier.counts()["skipped:robots"] == 1
+
+
+def test_what_this_machine_lacks_is_no_hosts_failure(server, site, spider):
+    frontier, under_way = open_frontier(server, attempts=1), []
+
+    def slow(handler):
+        under_way.append(True)
+        time.sleep(2)
+        reply(200, article("slow"))(handler)
+
+    site.on("127.0.0.1", "/robots.txt", reply(404))
+    site.on("127.0.0.1", "/", slow)
+    site.on("localhost", "*", reply(200, article("other", "/two")))
+    site.on("localhost", "/robots.txt", reply(404))
+    with spider(frontier, "shop", f"{base(site)}/") as process:
+        eventually(lambda: under_way)
+        before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+        frontier.put([Discovered(f"{base(site, 'localhost')}/", 0.5)])
+        eventually(lambda: "waiting, nothing is lost: Too many open files" in spider.log("shop"))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+        assert process.wait(60) == 0
+    assert site.asked("localhost", "/")
+    assert frontier.dead_letters() == []
+    assert frontier.counts()["failed_connections"] == 0

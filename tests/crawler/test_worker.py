@@ -181,18 +181,24 @@ def test_sigterm_gives_back_what_was_not_begun_and_ends_well(server, site, tmp_p
     assert counts["queued"] + counts["pages"] == 8
 
 
-def test_a_page_whose_extraction_was_killed_still_arrives(server, site, tmp_path):
+@pytest.mark.parametrize("killed", ["child", "what it was forked from"])
+def test_a_page_whose_extraction_was_killed_still_arrives(killed, server, site, tmp_path):
     frontier = open_frontier(server)
     for n in range(4):
         site.on("a.test", f"/{n}", reply(200, article(f"survivor {n}")))
     put(frontier, "http://a.test/0")
     with worker(server, frontier, site, tmp_path / "log") as process:
         eventually(lambda: frontier.counts()["pages"] == 1)
-        extractors = [pid for pid in children(process.pid) if b"spawn_main" in cmdline(pid)]
-        assert extractors
-        os.kill(extractors[0], signal.SIGKILL)
+        [template] = [pid for pid in children(process.pid) if b"forkserver" in cmdline(pid)]
+        [extractor] = children(template)
+        os.kill(extractor if killed == "child" else template, signal.SIGKILL)
         put(frontier, *(f"http://a.test/{n}" for n in range(1, 4)))
         eventually(lambda: frontier.counts()["pages"] == 4)
+        assert not Path(f"/proc/{extractor}").exists()
+        [template] = [pid for pid in children(process.pid) if b"forkserver" in cmdline(pid)]
+        left = [template, *children(template)]
+        process.kill()
+        eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in left))
     assert {page.reason for page in fetched_pages(frontier).values()} == {""}
 
 

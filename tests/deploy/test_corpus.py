@@ -65,7 +65,7 @@ def test_beside_a_crawl_its_frontier_is_told(corpus, tell, server):
 
 
 @pytest.mark.parametrize(
-    "what", ["A.TEST.", "a.test:443", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
+    "what", ["A.TEST.", "a.test:443", "a.test:8080", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
 )
 def test_however_it_is_written_it_is_found(corpus, tell, what):
     assert "1 document\n" in tell("take-down", what)
@@ -104,3 +104,11 @@ def test_what_is_damaged_can_be_taken_down(corpus, tell):
 def test_a_page_is_shown_however_its_url_is_written(corpus, tell):
     assert "https://a.test/0" in tell("show", "--url", "HTTPS://A.test:443/0#x")
     assert "no document has the URL https://a.test/9 or http://a.test/9" in tell("show", "--url", "a.test/9")
+
+
+def test_a_number_of_things_to_show_is_above_0(corpus, capsys):
+    for words in (["rank", str(corpus), "--top", "-1"], ["show", str(corpus), "--limit", "0"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["shards", *words])
+        assert ended.value.code
+        assert "Must be >= 1" in "".join(capsys.readouterr())

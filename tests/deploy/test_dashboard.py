@@ -352,6 +352,8 @@ def test_a_taken_port_is_one_clear_error():
         port = first.getsockname()[1]
         with pytest.raises(ConfigError, match=f"port {port} .*give another --port"):
             listen("127.0.0.1", port)
+    with pytest.raises(ConfigError, match=r"cannot listen on xxx"):
+        listen("x" * 70, 0)
     with pytest.raises(ConfigError, match="port = 70000"):
         listen("127.0.0.1", 70000)
 

@@ -307,6 +307,26 @@ def test_links_that_a_full_server_refuses_wait_and_are_put_once_it_has_room_also
     assert len(refs) == 1, "that a.test refers to them counts"
 
 
+def test_a_seed_that_was_fetched_while_it_waited_waits_no_longer_and_its_host_is_chosen(
+    server, frontier, tmp_path
+):
+    put(frontier, "https://a.test/1")
+    lease = take(frontier)
+    with walking(frontier, tmp_path, disk=False) as walker:
+        frontier.put_seeds([Seed(lease.url, 5.0, "test")])
+        with full(server):
+            walker.step()
+        walker._publish()
+        assert frontier.published("walker")["seeds_waiting"] == 1
+        fetch(frontier, lease, prose(1))
+        walker.step()
+        walker.step()
+        walker._publish()
+        assert frontier.published("walker")["seeds_waiting"] == 0
+    assert frontier.client.hget(f"{frontier.prefixes[0]}h:a.test", "chosen") == b"1"
+    assert frontier.finished()
+
+
 def test_a_walker_that_is_killed_before_its_commit_loses_no_link(server, frontier, tmp_path):
     """Nor one that the server took in the last second before both lost power."""
     put(frontier, "https://a.test/1")

@@ -1,6 +1,7 @@
 """Children: they die with a killed parent, hold their lock, and are stopped even if they will not listen."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tinylm.processes import start, stop
+from tinylm.processes import Child, start, stop
 
 PARENT = """
 import sys
@@ -196,3 +197,29 @@ def test_the_parents_death_signal_survives_the_change_of_program():
     parent.wait()
     until(lambda: gone(child))
     parent.stdout.close()
+
+
+def echo(pipe):
+    pipe.send(pipe.recv())
+
+
+def test_a_child_that_could_not_be_started_can_be_later():
+    """Wherever descriptors ran out on the way, nothing half begun is left."""
+    child = Child("echo", echo)
+    child.end()
+    before, failures = resource.getrlimit(resource.RLIMIT_NOFILE), 0
+    try:
+        for limit in range(3, before[0]):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+            try:
+                child.start()
+                break
+            except OSError:
+                failures += 1
+                assert child.pipe.closed
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert failures > 3
+    child.pipe.send("heard")
+    assert child.pipe.recv() == "heard"
+    child.end()

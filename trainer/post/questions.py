@@ -65,19 +65,20 @@ _SIGNATURE = re.compile(
     r"(?:(?:async|class|def|exception|function|method|classmethod|staticmethod|property|abstract) )*"
     r"(?P<name>[A-Za-z_][\w.]*)\s?\(.*\)(?: ?(?:->|→) ?.+)?:?$"
 )
-_SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]+).*`")
+_SIGNATURE_LINE = re.compile(r"`(?:async def|def|class) (?P<name>[\w.]++).*`")
 # " - Python 3.11 documentation" after what a page is about.
-_TITLE_TAIL = re.compile(r"\s+[|·—–-]\s+.*$")
+_TITLE_TAIL = re.compile(r"(?<!\s)\s+[|·—–-]\s+.*$", re.DOTALL)
 # What gives an answer away: all of it in code marks, a prompt, a rule, a decorator, docstring fields, a call;
 # notices; links that ask to read elsewhere. Prose begins with a word and ends a sentence.
 _CODE = re.compile(r"^`[^`]*`$|>>>|\\>|[-=~^]{4,}|^\s*[@$%]|:param|:return|\(\)\s*$")
 _NOISE = re.compile(r"(?i)copyright|©|licensed under|all rights reserved|cookie|^bases: |\[source\]|^see ")
-_LINK = re.compile(r"\]\(|\]\[|https?://\S+$")
+_LINK = re.compile(r"\]\(|\]\[")
+_URL = re.compile(r"https?://\S")
 _PROSE = re.compile(r"[\w`\"'(*].*[.!?)\"'`]", re.DOTALL)
 _SENTENCE_END = re.compile(r"[.!?](?=\s|$)")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 # Of Markdown: a heading, the fence of code, the first characters of what is neither, nor a paragraph.
-_HEADING = re.compile(r"(#{1,6})\s+(.*?)[\s#¶]*$")
+_HEADING = re.compile(r"(#{1,6})\s+((?:.*[^\s#¶])?)[\s#¶]*$")
 _FENCE = re.compile(r"\s*(```|~~~)")
 _OTHER_BLOCK = re.compile(r"\\?>|\s*[-*+]\s|\s*\d+[.)]\s|\||<|!\[|\[!|[-=*_]{3,}\s*$| {4}|\t")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
@@ -159,7 +160,7 @@ def fault(candidate: Candidate, text: str, min_chars: int, max_chars: int) -> st
         return "answer too long"
     if _NOISE.search(answer):
         return "boilerplate"
-    if _LINK.search(answer) or not _PROSE.fullmatch(answer):
+    if _LINK.search(answer) or _URL.search(answer.split()[-1]) or not _PROSE.fullmatch(answer):
         return "not prose"
     if sum(map(str.isalpha, answer)) < _LEAST_LETTERS * len(answer.replace(" ", "")):
         return "not prose"

@@ -5,33 +5,25 @@
 -- One that is to be fetched again is due sooner if it had changed and later if it had not (Nutch's
 -- AdaptiveFetchSchedule, by the same factors).
 -- ARGV: name of the pages' bytes, and they themselves ('': they were put there);
---       then for each page: token, ms since it was leased by the worker's clock, latency ms, bytes fetched, its part of
---       the bytes as 'first length' ('': no page), digest of its text ('': as it was), ETag, Last-Modified
+--       what a lease told the worker as the time, and how many ms ago by the worker's own clock;
+--       then for each page: token, latency ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
+--       digest of its text ('': as it was), ETag, Last-Modified
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
 local days, delay, factor, longest = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay')
 local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest)
-local bytes_at, FIELDS = p .. 'b:' .. ARGV[1], 8
+local bytes_at, FIRST, FIELDS = p .. 'b:' .. ARGV[1], 5, 7
 
 local tokens, kept = {}, false
-for i = 3, #ARGV, FIELDS do tokens[#tokens + 1] = ARGV[i] end
+for i = FIRST, #ARGV, FIELDS do tokens[#tokens + 1] = ARGV[i] end
 local leases = call('HMGET', p .. 'leases', unpack(tokens))
-for i = 1, #tokens do kept = kept or leases[i] and ARGV[FIELDS * i - 1] ~= '' end
+for i = 1, #tokens do kept = kept or leases[i] and ARGV[FIRST + FIELDS * (i - 1) + 3] ~= '' end
 if kept and ARGV[2] ~= '' then
   call('SET', bytes_at, ARGV[2])
 elseif kept and call('PERSIST', bytes_at) == 0 and call('EXISTS', bytes_at) == 0 then
   return {}
 end
-for i, lease in ipairs(leases) do
-  leases[i] = lease and cjson.decode(lease)
-end
--- One tells the time for all: they were sent together.
-for i, lease in ipairs(leases) do
-  if lease and lease.at then
-    check_clock(lease.at, ARGV[FIELDS * (i - 1) + 4])
-    break
-  end
-end
+check_clock(ARGV[3], ARGV[4])
 local now = now_ms()
 
 local function again(lease, digest, etag, last_modified)
@@ -72,15 +64,16 @@ end
 
 local results, ended, bytes, met = {}, {}, 0, {}
 for n, token in ipairs(tokens) do
-  local i, lease = 3 + FIELDS * (n - 1), not met[token] and leases[n]
+  local i, lease = FIRST + FIELDS * (n - 1), not met[token] and leases[n]
   if lease then
+    lease = cjson.decode(lease)
     met[token] = true
     ended[#ended + 1] = token
     if lease.attempt > 1 then call('HDEL', p .. 'attempts', url_of(lease.host, lease.member)) end
-    if ARGV[i + 4] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[1] .. ' ' .. ARGV[i + 4]) end
-    if first > 0 then again(lease, ARGV[i + 5], ARGV[i + 6], ARGV[i + 7]) end
-    finish(lease.host, ARGV[i + 2], lease.domain)
-    bytes = bytes + ARGV[i + 3]
+    if ARGV[i + 3] ~= '' then call('XADD', p .. 'pages', '*', 'at', ARGV[1] .. ' ' .. ARGV[i + 3]) end
+    if first > 0 then again(lease, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]) end
+    finish(lease.host, ARGV[i + 1], lease.domain)
+    bytes = bytes + ARGV[i + 2]
   end
   results[n] = lease and 1 or 0
 end

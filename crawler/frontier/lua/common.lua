@@ -69,13 +69,6 @@ local function whole(n)
   return string.format('%d', n)
 end
 
--- Arguments that are given by name: name and value in turn.
-local function named()
-  local arg = {}
-  for i = 1, #ARGV, 2 do arg[ARGV[i]] = ARGV[i + 1] end
-  return arg
-end
-
 -- Rules of the crawl, which all its workers go by. They are stored, so that no two can disagree.
 local function rules(...)
   local found = call('HMGET', p .. 'meta', ...)
@@ -123,6 +116,15 @@ local function check_clock(told, elapsed)
   clock = clock - jump
   count('clock_jumps')
   all_rest(clock)
+end
+
+-- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, and how many
+-- ms ago by its own clock.
+local function named()
+  local arg = {}
+  for i = 1, #ARGV, 2 do arg[ARGV[i]] = ARGV[i + 1] end
+  if arg.told then check_clock(arg.told, arg.elapsed) end
+  return arg
 end
 
 -- What hosts are compared by: the best promise of the queue, and what the policy adds for the host; in millionths.
@@ -221,16 +223,14 @@ local function leave(domain)
   if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', 'NX', call('HGET', d, 'next') or 0, domain) end
 end
 
--- The lease behind a token, removed; nil if it was reaped or finished before: the fence. `elapsed` is how long ago its
--- worker was given it, by its own clock.
-local function take(token, elapsed)
+-- The lease behind a token, removed; nil if it was reaped or finished before: the fence.
+local function take(token)
   if call('ZREM', p .. 'deadlines', token) == 0 then return nil end
   local lease = cjson.decode(call('HGET', p .. 'leases', token))
   call('HDEL', p .. 'leases', token)
   call('HDEL', p .. 'h:' .. lease.host, 'inflight')
   if lease.domain then leave(lease.domain) end
   lease.origin = lease.origin or origin_of(lease.member)
-  if elapsed and lease.at then check_clock(lease.at, elapsed) end
   return lease
 end
 
@@ -351,10 +351,9 @@ local function forget_rules(name)
 end
 
 local function keep_rules(host, origin, packed, valid)
-  local name = of_origin(host, origin)
-  forget_rules(name)
-  call('HSET', p .. 'h:' .. host, of_origin('robots_until', origin), whole(now_ms() + valid),
-    of_origin('robots_bytes', origin), #packed)
+  local h, name = p .. 'h:' .. host, of_origin(host, origin)
+  if tonumber(call('HGET', h, of_origin('robots_bytes', origin)) or 0) > 0 then forget_rules(name) end
+  call('HSET', h, of_origin('robots_until', origin), whole(now_ms() + valid), of_origin('robots_bytes', origin), #packed)
   if packed == '' then return end
   call('SET', p .. 'r:' .. name, packed, 'PX', whole(valid + DAY_MS))
   if #packed < LARGE_BYTES then return end

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Fetched and processed by whoever asked for it: no page goes to the walker, and the request behind it is forgotten.
 -- The host rests as after nack.lua.
--- ARGV, by name: token; elapsed (ms since the lease); latency (ms); size (bytes fetched); asked (ms of rest, 0: not said); back_off (1: it refused)
+-- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); asked (ms of rest, 0: not said); back_off (1: it refused)
 -- Returns 0 if the lease was lost.
 local arg = named()
-local lease = take(arg.token, arg.elapsed)
+local lease = take(arg.token)
 if not lease then return 0 end
 local host, url = lease.host, url_of(lease.host, lease.member)
 call('HDEL', p .. 'attempts', url)

@@ -212,13 +212,16 @@ local function lease_of_robots(host, origin)
   return lease
 end
 
+local SLASH = 47  -- with which a member of https at its usual port begins
 -- The lease of a host: of the robots.txt of the origin whose page is next, unless its rules are valid.
 local function lease_of(host, known, urls, hosts, explored, best)
   local queue = p .. 'q:' .. host
   local member, promise, propensity = choose_url(queue, urls, hosts, explored, best)
-  local origin = origin_of(member)
-  local valid = known[ROBOTS]
-  if origin ~= '' then valid = call('HGET', p .. 'h:' .. host, of_origin('robots_until', origin)) end
+  local origin, valid = '', known[ROBOTS]
+  if string.byte(member) ~= SLASH then
+    origin = origin_of(member)
+    valid = call('HGET', p .. 'h:' .. host, of_origin('robots_until', origin))
+  end
   valid = valid or '0'
   if tonumber(valid) <= now then
     call('ZADD', queue, promise, member)
@@ -281,7 +284,7 @@ end
 local attempts, deadline = call('HMGET', p .. 'attempts', unpack(named)), whole(now + ttl)
 local token, deadlines, by_token = call('INCRBY', p .. 'token', #leases) - #leases, {}, {}
 for i, lease in ipairs(leases) do
-  lease.token, lease.at = whole(token + i), whole(now)
+  lease.token = whole(token + i)
   lease.attempt = 1 + (attempts[i] or 0)
   leases[i] = cjson.encode(lease)
   call('HSET', p .. 'h:' .. lease.host, 'inflight', lease.token)

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- The robots.txt of an origin was fetched, or is not there: its rules for every worker, and a page if it names sitemaps.
--- ARGV, by name: token; elapsed (ms since the lease); latency (ms); size (bytes fetched); rules (packed); valid (ms);
+-- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); rules (packed); valid (ms);
 --       crawl_delay (ms); page ('': none)
 -- Returns 0 if the lease was lost.
 local arg = named()
-local lease = take(arg.token, arg.elapsed)
+local lease = take(arg.token)
 if not lease then return 0 end
 local host, origin = lease.host, origin_of(lease.member)
 call('HDEL', p .. 'h:' .. host, 'strikes')

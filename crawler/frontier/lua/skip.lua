@@ -2,11 +2,11 @@
 -- No request was sent: the URL is not wanted (robots, depth, ...) or goes back untouched (a worker stops).
 -- The host may be asked again at once, or when the worker says. Without its robots.txt nothing of a host may be
 -- fetched: when that is not wanted, all that it has queued of that origin is not.
--- ARGV, by name: token; elapsed (ms since the lease); reason ('' returns the URL to its queue as it was); wait (ms the
+-- ARGV, by name: token; told and elapsed; reason ('' returns the URL to its queue as it was); wait (ms the
 --       host is left alone); latency (ms; only of a request that was sent and whose answer the worker lost)
 -- Returns 0 if the lease was lost.
 local arg = named()
-local lease = take(arg.token, arg.elapsed)
+local lease = take(arg.token)
 if not lease then return 0 end
 local host, h = lease.host, p .. 'h:' .. lease.host
 if arg.reason == '' then
