@@ -841,7 +841,7 @@ def test_a_host_that_was_never_reached_leaves_nothing_behind_and_for_a_day_links
     for lease in frontier.lease(2):
         frontier.nack(lease, "dns", sent=False, final=True)
     left = {key for key in frontier.client.scan_iter(f"{frontier.prefixes[0]}*") if b":seen:" not in key}
-    assert left - keys == {f"{frontier.prefixes[0]}{name}".encode() for name in ("dead", "lost")}
+    assert left - keys == {f"{frontier.prefixes[0]}{name}".encode() for name in ("dead", "forgotten")}
     assert frontier.finished()
     assert put(frontier, "https://x.unknown.test/2") == 0
     assert frontier.counts()["skipped:host_given_up"] == 1

@@ -20,7 +20,7 @@ if not known[3] then
   -- One too many of its domain is not met. Who waits for it does so in vain.
   if not meet(host, domain, 0, rules('hosts_per_domain')) then return 1 end
   count('hosts')
-  call('ZREM', p .. 'lost', host)
+  call('ZREM', p .. 'forgotten', host)
 end
 queue_errand(host, member, askers)
 return 1

@@ -19,10 +19,10 @@ local total, hosts = 0, 0
 -- Whether links to a host not met before may be; one that a person chose always.
 local function admit(host, domain, chosen)
   if chosen then
-    call('ZREM', p .. 'lost', host)
+    call('ZREM', p .. 'forgotten', host)
     return meet(host, domain, UNKNOWN_INDEX)
   end
-  if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now then return false, 'skipped:host_given_up' end
+  if tonumber(call('ZSCORE', p .. 'forgotten', host) or 0) > now then return false, 'skipped:host_given_up' end
   return meet(host, domain, UNKNOWN_INDEX, hosts_per_domain), 'skipped:hosts_per_domain'
 end
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool. And some more of
--- what was put aside is ended.
+-- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool. And of queues that
+-- are ended some more URLs are.
 -- ARGV: how many at most
 -- Returns how many there were.
 local now, attempts = now_ms(), rules('attempts')
