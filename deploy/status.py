@@ -20,6 +20,8 @@ from deploy.console import Console
 _RATE_SECONDS = 10.0
 # Without an answer for two timeouts of a response, workers are asked after.
 _QUIET_SECONDS = 60.0
+# How old a worker's word may be: it speaks every 2 seconds, and the clocks of machines differ.
+_SAID_SECONDS = 30.0
 # Between two lines where the output is no terminal: a crawl of 12 hours is 8,640 lines of log.
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
@@ -39,6 +41,9 @@ class Status(NamedTuple):
     reached: str  # the limit that stopped the crawl; empty while none has
     rate: float  # pages a second, of late
     quiet: float  # seconds since a fetch last ended
+    waiting_for: str = (
+        ""  # what a worker's machine lacks, and what to do about it; empty while it lacks nothing
+    )
 
     @property
     def not_fetched(self) -> Counter[str]:
@@ -64,15 +69,18 @@ class StatusReader:
         frontier = self.frontier
         counts = frontier.counts()
         rate = self._rate(counts["fetched"])
+        workers = frontier.published_by_workers()
+        lately = [each for each in workers if time.time() - each.get("at", 0.0) < _SAID_SECONDS]
         return Status(
             counts=counts,
             walker=frontier.published("walker"),
             idle=frontier.why_idle(),
-            extraction=Times.of_all(frontier.published_by_workers()).summary(),
+            extraction=Times.of_all(workers).summary(),
             limits=frontier.limits(),
             reached=frontier.reached(),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
+            waiting_for=next((each["waiting_for"] for each in lately if each["waiting_for"]), ""),
         )
 
     def _rate(self, fetched: int) -> float:
@@ -104,6 +112,8 @@ def verdict(status: Status, backlog: int) -> Verdict:
         if counts["backlog"]:
             return Verdict("wait", "The seeds wait for the walker: is `tinylm walk` running?")
         return Verdict("wait", "No crawl yet: give it seeds with `tinylm crawl URL` or `tinylm seed URL`.")
+    if status.waiting_for:
+        return Verdict("bad", f"A worker waits, nothing is lost: {status.waiting_for}.")
     # Before the rate: requests in flight still end when workers have paused.
     if counts["backlog"] >= backlog:
         waiting = f"{counts['backlog']:,} pages wait to be judged"
