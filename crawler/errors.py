@@ -49,3 +49,11 @@ class AddressBusy(CrawlError):
     def __init__(self, address: str, seconds: float) -> None:
         super().__init__(f"{address}: its turn is in {seconds:.1f} s")
         self.seconds = seconds
+
+
+class RulesMissing(CrawlError):
+    """The rules of a host are gone, or too large to be parsed now, after others that were."""
+
+    def __init__(self, host: str, seconds: float) -> None:
+        super().__init__(f"{host}: its robots.txt can be read in {seconds:.1f} s")
+        self.seconds = seconds

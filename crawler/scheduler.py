@@ -15,7 +15,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -29,9 +28,9 @@ from scrapy.utils.request import request_from_dict
 from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
-from crawler.errors import LeaseLost
+from crawler.errors import LeaseLost, RulesMissing
 from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
-from crawler.fetch.robots import VALID_SECONDS, HostRules, RobotsRedirects, Rules, location, retry_at
+from crawler.fetch.robots import HostRules, location, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
 from crawler.frontier.records import uptime
@@ -80,8 +79,6 @@ class FrontierScheduler(BaseScheduler):
         self._held: dict[Request, _Held] = {}
         self._rules = HostRules(frontier, self._agent)
         self._faults = OwnFaults(self._concurrency)
-        patience = crawler.settings.getfloat("DOWNLOAD_TIMEOUT")
-        self._redirects = RobotsRedirects(lambda: frontier.config.delay, patience)
         self._enqueued = 0
         self._finished = False
         self._closing = False
@@ -122,9 +119,6 @@ class FrontierScheduler(BaseScheduler):
         return not self._finished
 
     def enqueue_request(self, request: Request) -> bool:
-        if request.callback == self._on_robots:
-            self._offer(_Held(request.cb_kwargs["lease"], request))
-            return True
         url = canonicalize(request.url)
         if url is None:
             log.error("%s cannot be queued: it has no http(s) URL", request)
@@ -191,8 +185,9 @@ class FrontierScheduler(BaseScheduler):
         """In one step of a thread: a scheduler that is closed meanwhile gives back what came too late."""
         with self._taking:
             leases = [] if self._closing else self._frontier.lease(n)
-            pages = [lease for lease in leases if lease.kind == "page" and self._allowed(lease)]
-            made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind == "robots"]
+            leases = [lease for lease in leases if lease.kind == "robots" or self._allowed(lease)]
+            pages = [lease for lease in leases if lease.kind == "page"]
+            made = [_Held(lease, self._robots_request(lease)) for lease in leases if lease.kind != "page"]
             kept = zip(pages, self._frontier.requests(pages), strict=True)
             for lease, pickled in kept:
                 if pickled is None:  # somebody put the URL
@@ -203,14 +198,14 @@ class FrontierScheduler(BaseScheduler):
             return made
 
     def _allowed(self, lease: Lease) -> bool:
-        rules = self._rules.read(lease)
-        if rules and rules.allow(urldefrag(lease.url).url):
-            return True
         with suppress(LeaseLost):
-            if rules:
+            try:
+                if self._rules.read(lease).allow(urldefrag(lease.url).url):
+                    return True
+                self._rules.tell(lease.robots_for, "")
                 self._frontier.refuse(lease, "robots")
-            else:  # gone: the frontier leases its robots.txt first
-                self._frontier.give_back(lease)
+            except RulesMissing as missing:
+                self._frontier.give_back(lease, wait=missing.seconds)
         return False
 
     def _offer(self, held: _Held) -> None:
@@ -235,7 +230,8 @@ class FrontierScheduler(BaseScheduler):
         try:
             if not held.begun:
                 self._frontier.give_back(held.lease)
-            elif held.lease.kind == "robots":
+            elif held.lease.kind != "page":
+                self._rules.tell(held.lease.robots_for, None)
                 self._frontier.nack(held.lease, "robots_unreachable", back_off=True)
             else:
                 self._frontier.done(held.lease, **held.cost)
@@ -263,38 +259,28 @@ class FrontierScheduler(BaseScheduler):
 
     # Robots
 
-    def _robots_request(self, lease: Lease, url: str = "", hops: int = 0) -> Request:
+    def _robots_request(self, lease: Lease) -> Request:
         return Request(
-            url or lease.url,
+            lease.url,
             callback=self._on_robots,
             errback=self._on_robots_failure,
-            cb_kwargs={"lease": lease, "hops": hops},
+            cb_kwargs={"lease": lease},
             meta=dict.fromkeys(("handle_httpstatus_all", "dont_redirect", "dont_retry", "dont_cache"), True),
             dont_filter=True,
         )
 
-    async def _on_robots(self, response: Response, lease: Lease, hops: int) -> AsyncIterator[Request]:
+    async def _on_robots(self, response: Response, lease: Lease) -> None:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        rules, moved = await self._redirects.read(
-            response.url, response.status, location(response), response.body, host=lease.host, hops=hops
+        settled = await self._rules.settled(
+            lease, response.url, response.status, location(response), response.body
         )
-        if moved:
-            yield self._robots_request(lease, moved, hops + 1)
-        else:
-            await asyncio.to_thread(self._store_rules, lease, rules, held.cost)
-
-    def _store_rules(self, lease: Lease, rules: str | None, cost: dict[str, Any]) -> None:
         with suppress(LeaseLost):
-            if rules is None:
-                cost["back_off"] = cost.get("retry_at") is None
-                self._frontier.nack(lease, "robots_unreachable", **cost)
-            else:
-                delay = Rules(rules, self._agent).crawl_delay
-                self._frontier.ack_robots(lease, rules, valid=VALID_SECONDS, crawl_delay=delay, **cost)
+            await asyncio.to_thread(settled.end, self._frontier, lease, **held.cost)
 
     async def _on_robots_failure(self, failure: Failure) -> None:
         request: Request = failure.request  # type: ignore[attr-defined]
         if held := self._held.pop(request, None):
+            await asyncio.to_thread(self._rules.tell, held.lease.robots_for, None)
             with suppress(LeaseLost):
                 await asyncio.to_thread(self._without_robots, held.lease, failure.value)
 

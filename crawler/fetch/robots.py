@@ -1,194 +1,325 @@
-"""What a server asks of crawlers: robots.txt (RFC 9309) by protego, Location and Retry-After (RFC 9110)."""
+"""What a server asks of crawlers: robots.txt (RFC 9309) by protego, Location and Retry-After (RFC 9110).
+
+A stranger wrote it, and a worker reads it in its own process. So one pass over the text finds the group that
+is ours, no line costs more than its length, and protego sees that group only: however many agents a file
+names, its rules are there once.
+"""
 
 import asyncio
 import codecs
+import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from itertools import islice
+from typing import Any, NamedTuple
 
 from protego import Protego
 from scrapy.http import Response
 
+from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
-from crawler.read.optout import usage
-from crawler.urls import canonicalize, locate
+from crawler.frontier.batch import Ends
+from crawler.frontier.records import Asker
+from crawler.page import Page
+from crawler.read.optout import MOST_SIGNALS, usage
+from crawler.urls import MOST_CHARACTERS, canonicalize
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
-# RFC 9309 asks for at least 500 KiB; what is longer is cut there.
+# RFC 9309 asks for at least 500 KiB; what is longer is cut there. That is 47,000 rules that differ, at most:
+# reading them takes 0.2 s and 15 MB, and holding a URL against them 6 ms.
 MOST_BYTES = 512 * 1024
-# Uses, each of which costs a parse of all the file.
-_MOST_CATEGORIES = 16
-_MOST_USAGE_LINES = 1000
+# Characters of rules with a `*` in them: to hold a URL against all takes 25 ms at the worst. Of 4,231 real
+# files one has 24,780, all others less than half of that.
+_MOST_OF_WILDCARDS = 32 * 1024
+# Statements of Content-Usage and Content-Signal that are read of a file; one has a dozen.
+_MOST_STATEMENTS = 1000
 # They are links of a page of the stream, which has to stay small.
 _MOST_SITEMAPS = 1000
-# Hosts whose rules are kept parsed.
-_MOST_REMEMBERED = 10_000
-_MOST_FILES_OF_OTHERS = 1000
-# Seconds between two looks whether another host's turn has come, with a delay of none.
-_SHORTEST_WAIT = 0.02
+# Bytes of the rules that a worker keeps parsed: of 1,300 hosts of the real ones, or of the one that has most.
+_MOST_REMEMBERED = 32_000_000
+# Characters of a text that takes up to 35 ms to parse; one real file in seventy is larger. What does not stay
+# remembered is parsed at every lease: for files that large it may take a fifth of a worker's time.
+_LARGE, _REST_AFTER_LARGE = 32 * 1024, 4
+# Bytes that rules take, measured: of a host that has none (or a use), and for each rule and each of its
+# characters. protego makes two of one with a `$` or an index.html.
+_OF_A_HOST, _OF_A_RULE, _OF_A_CHARACTER = 2000, 300, 10
 # As RFC 9309 asks.
 _MOST_HOPS = 5
-_AGENT_LINE = re.compile(r"user[- ]?agent\b", re.IGNORECASE)
-_SITE_LINE = re.compile(r"(site-?maps?|host)\b", re.IGNORECASE)
-_USAGE_LINE = re.compile(r"\s*content-(?:usage|signal)\s*:\s*(?:(/\S*)\s+)?([^#\n]*)", re.IGNORECASE)
-# Refuses nothing, as nothing else says so; and ends a group's list of agents.
-_OTHER_RULE = "Disallow: /"
+# The names of lines that protego knows, typos included, and what they are to us.
+_FIELDS = {
+    name: kind
+    for kind, names in {
+        "agent": ("user-agent", "useragent", "user agent"),
+        "allow": ("allow",),
+        "disallow": ("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"),
+        "delay": ("crawl-delay", "crawl delay"),
+        "sitemap": ("sitemap", "sitemaps", "site-map"),
+        "host": ("host",),
+        "other": ("request-rate", "request rate", "visit-time", "visit time"),
+    }.items()
+    for name in names
+}
+_USES = ("content-usage", "content-signal")
 _SECONDS = re.compile(r"^[0-9]{1,9}$")
+
+
+@dataclass
+class _Group:
+    """The lines of a robots.txt that are for one crawler."""
+
+    rules: list[tuple[bool, str]] = field(default_factory=list)
+    """Whether it forbids, and its pattern."""
+    uses: list[str] = field(default_factory=list)
+    delay: float = 0.0
+    sitemaps: list[str] = field(default_factory=list)
+
+
+def _group(text: str, token: str) -> _Group:
+    """Read what is for `token` in `text`: of its groups the one that protego would choose.
+
+    That is the one with the longest name that `token` begins with, or that begins in it after a character
+    which is in no name; all groups of that name are one. Else it is the one for `*`.
+    """
+    scores = {"*": 1} | {
+        token[first:end]: end - first
+        for first in range(len(token))
+        if first == 0 or not (token[first - 1].isalnum() or token[first - 1] in "-_")
+        for end in range(first + 1, len(token) + 1)
+    }
+    # Lines about use that stand before any group are for all; rules there are for nobody.
+    group, best, chosen, ours, listing = _Group(), 0, "*", True, False
+    for line in filter(None, text.splitlines()):
+        kind, value = _directive(line.partition("#")[0].strip())
+        if kind == "agent":
+            ours, listing = ours and listing, True
+            for agent in (value.lower(), "" if value == "*" else value.lower().replace("*", "")):
+                if scores.get(agent, 0) > best:
+                    best, chosen = scores[agent], agent
+                    uses = group.uses if agent == "*" else []
+                    group = _Group(uses=uses, sitemaps=group.sitemaps)
+                ours = ours or agent == chosen
+        elif kind == "sitemap":
+            if 0 < len(value) <= MOST_CHARACTERS and len(group.sitemaps) < _MOST_SITEMAPS:
+                group.sitemaps.append(value)
+        elif kind and kind != "host":  # which are in no group
+            listing = False
+            if ours and value and kind == "use":
+                group.uses.append(value)
+            elif ours and value and best and kind == "delay":
+                with suppress(ValueError):
+                    seconds = float(value)
+                    group.delay = seconds if 0 <= seconds < math.inf else group.delay
+            elif ours and value and best and kind != "other":
+                group.rules.append((kind == "disallow", value))
+    return group
+
+
+def _directive(line: str) -> tuple[str, str]:
+    """What a line is to us, by the names that protego knows, and its value; "" and "" if it says nothing."""
+    name, colon, value = line.partition(":")
+    name = name.strip().lower()
+    if colon and (known := "use" if name in _USES else _FIELDS.get(name)):
+        return known, value.strip()
+    if not colon or value[:1].strip():  # Disallow /x, or Sitemap https://h/s.xml
+        words = line.split(None, 2)
+        for count in (1, 2):
+            if known := _FIELDS.get(" ".join(words[:count]).lower()):
+                return known, " ".join(" ".join(words[count:]).split())
+    return ("other" if colon else ""), ""
+
+
+def _affordable(rules: Iterable[tuple[bool, str]]) -> Iterator[str]:
+    """The patterns of rules (whether it forbids, pattern), each at a price that we pay.
+
+    What is too much is cut if it forbids, which forbids more, and otherwise left out ("").
+    """
+    left = _MOST_OF_WILDCARDS
+    for forbids, pattern in rules:
+        # No URL is longer, and what is cut must not become an anchor.
+        cut = pattern if len(pattern) <= MOST_CHARACTERS else pattern[:MOST_CHARACTERS].rstrip("$")
+        if "*" in cut and len(cut) > left:
+            cut = cut.partition("*")[0] or "/"
+        elif "*" in cut:
+            left -= len(cut)
+        yield cut if forbids or cut == pattern else ""
 
 
 class Rules:
     """One host's robots.txt, as one crawler must read it."""
 
     def __init__(self, text: str, user_agent: str) -> None:
-        self._parsed = Protego.parse(text)
-        self._agent = product_token(user_agent)
-        self._refusals = _refusals(text)
+        group = _group(text, product_token(user_agent).lower())
+        self.crawl_delay = group.delay
+        """Seconds between requests that the host asks for; 0 if it does not."""
+        self._sitemaps = group.sitemaps
+        words = (("Allow", "Disallow")[forbids] for forbids, _ in group.rules)
+        lines = [f"{word}: {cut}" for word, cut in zip(words, _affordable(group.rules), strict=True)]
+        self._rules = Protego.parse("\n".join(["User-agent: *", *dict.fromkeys(lines)]))
+        refusals = _refusals(group.uses)
+        self._refusals = {use: Protego.parse("\n".join(lines)) for use, lines in refusals.items()}
+        kept = [*lines, *self._sitemaps, *(line for lines in refusals.values() for line in lines)]
+        rules = len(kept) + sum("$" in line or "/index.html" in line for line in kept)
+        self.size = (
+            _OF_A_HOST * (1 + len(refusals)) + _OF_A_RULE * rules + _OF_A_CHARACTER * sum(map(len, kept))
+        )
+        """Bytes of memory, about."""
 
     def allow(self, url: str) -> bool:
         """Whether `url` may be fetched."""
-        return bool(self._parsed.can_fetch(url, self._agent))
-
-    @property
-    def crawl_delay(self) -> float:
-        """Seconds between requests that the host asks for; 0 if it does not."""
-        return float(self._parsed.crawl_delay(self._agent) or 0.0)
+        return bool(self._rules.can_fetch(url, "*"))
 
     def opt_out(self, url: str) -> tuple[str, ...]:
         """Uses that are refused for `url`, by lines Content-Usage and Content-Signal: `robots:train-ai=n`."""
-        return tuple(
-            f"robots:{statement}"
-            for statement, rules in self._refusals.items()
-            if rules.can_fetch(url, self._agent)
-        )
+        return tuple(f"robots:{use}" for use, rules in self._refusals.items() if rules.can_fetch(url, "*"))
 
     def sitemaps(self, url: str) -> tuple[str, ...]:
         """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
-        named = (canonicalize(sitemap, url) for sitemap in self._parsed.sitemaps)
-        return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))[:_MOST_SITEMAPS]
+        named = (canonicalize(sitemap, url) for sitemap in self._sitemaps)
+        return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))
 
 
-def _refusals(text: str) -> dict[str, Protego]:
-    """For each use that is refused anywhere: rules that "allow" exactly the URLs that are not for it.
+def _refusals(uses: Iterable[str]) -> dict[str, list[str]]:
+    """For each use that is refused anywhere: a robots.txt that "allows" exactly the URLs that are not for it.
 
-    Groups and longest matches are those of Allow and Disallow, so protego is asked about lines put in their
-    words. At equal length it is Allow that wins, and here the refusal. Lines before any group are for all.
+    Longest matches are those of Allow and Disallow, so protego is asked about lines put in their words. At
+    equal length it is Allow that wins, and here the refusal.
     """
-    lines: list[str | re.Match[str]] = ["User-agent: *", _OTHER_RULE]
-    uses: dict[str, str] = {}
-    stated = 0
-    for line in text.splitlines():
-        line = line.partition("#")[0].strip()
-        match = _USAGE_LINE.match(line)
-        if match and stated < _MOST_USAGE_LINES:
-            stated += 1
-            uses |= {category: use for category, use, refused in usage(match[2]) if refused}
-            lines.append(match)
-        elif _AGENT_LINE.match(line):
-            lines.append(line)
-        elif ":" in line and not _SITE_LINE.match(line) and lines[-1] != _OTHER_RULE:
-            lines.append(_OTHER_RULE)
+    stated = list(islice(_statements(uses), _MOST_STATEMENTS))
+    patterns = _affordable((refused, path) for path, _, _, refused in stated)
+    said = [(*statement, pattern) for statement, pattern in zip(stated, patterns, strict=True)]
+    refusals = {category: use for _, category, use, refused in stated if refused}
     return {
-        use: Protego.parse("\n".join(_in_words_of_robots(lines, category)))
-        for category, use in list(uses.items())[:_MOST_CATEGORIES]
-    }
+        use: ["User-agent: *", "Disallow: /"]
+        + [f"{'Allow' if refused else 'Disallow'}: {pattern}" for _, about, _, refused, pattern in said
+           if about == category]
+        for category, use in islice(refusals.items(), MOST_SIGNALS)
+    }  # fmt: skip
 
 
-def _in_words_of_robots(lines: Iterable[str | re.Match[str]], category: str) -> Iterator[str]:
-    for line in lines:
-        if isinstance(line, str):
-            yield line
-        else:
-            yield _OTHER_RULE
-            for named, _, refused in usage(line[2]):
-                if named == category:
-                    yield f"{'Allow' if refused else 'Disallow'}: {line[1] or '/'}"
+def _statements(uses: Iterable[str]) -> Iterator[tuple[str, str, str, bool]]:
+    """(path, category, statement, whether it refuses) of `/path train-ai=n, search=y`."""
+    for line in uses:
+        path, preferences = (*line.split(None, 1), "")[:2] if line.startswith("/") else ("/", line)
+        for statement in usage(preferences):
+            yield path, *statement
 
 
 class HostRules:
-    """The rules of hosts, as the frontier keeps them, parsed once while they are valid."""
+    """The rules of hosts, as the frontier keeps them, parsed once while they are valid and there is room."""
 
     def __init__(self, frontier: Frontier, user_agent: str) -> None:
         self._frontier, self._agent = frontier, user_agent
         self._parsed: dict[tuple[str, str, int], Rules] = {}
+        self._size = 0
+        self._next_large = 0.0
+        # Two at once would take twice the memory, and no less time.
+        self._one_at_a_time = asyncio.Lock()
 
-    def read(self, lease: Lease) -> Rules | None:
-        """The rules of the lease's origin; asks the frontier for those not known. None: they are gone."""
-        key = lease.host, lease.origin, lease.robots_until
-        rules = self._parsed.get(key)
-        if rules is None:
-            text = self._frontier.robots(lease.host, lease.origin)
-            if text is None:
-                return None
-            if len(self._parsed) >= _MOST_REMEMBERED:
-                self._parsed.clear()
-            rules = self._parsed[key] = Rules(text, self._agent)
+    def read(self, lease: Lease) -> Rules:
+        """The rules of the lease's origin; asks the frontier for those not known. Raises RulesMissing."""
+        return self._known(lease) or self._keep(lease, self._ask(lease))
+
+    async def get(self, lease: Lease) -> Rules:
+        """`read`, in a thread if it takes long. Raises RulesMissing."""
+        if rules := self._known(lease):
+            return rules
+        async with self._one_at_a_time:
+            return self._known(lease) or self._keep(lease, await asyncio.to_thread(self._ask, lease))
+
+    def _ask(self, lease: Lease) -> Rules:
+        text, began = self._frontier.robots(lease.host, lease.origin), time.monotonic()
+        if text is None:  # gone: the frontier leases the robots.txt again
+            raise RulesMissing(lease.host, 0.0)
+        if len(text) > _LARGE and began < self._next_large:
+            raise RulesMissing(lease.host, self._next_large - began)
+        rules = Rules(text, self._agent)
+        if len(text) > _LARGE:
+            ended = time.monotonic()
+            self._next_large = ended + _REST_AFTER_LARGE * (ended - began)
         return rules
 
-    async def get(self, lease: Lease) -> Rules | None:
-        """`read`, in a thread if it takes long."""
-        if rules := self._parsed.get((lease.host, lease.origin, lease.robots_until)):
-            return rules
-        return await asyncio.to_thread(self.read, lease)
+    def _known(self, lease: Lease) -> Rules | None:
+        key = lease.host, lease.origin, lease.robots_until
+        if rules := self._parsed.pop(key, None):
+            self._parsed[key] = rules  # behind all that were asked for longer ago
+        return rules
 
+    def _keep(self, lease: Lease, rules: Rules) -> Rules:
+        self._parsed[lease.host, lease.origin, lease.robots_until] = rules
+        self._size += rules.size
+        while self._size > _MOST_REMEMBERED:
+            self._size -= self._parsed.pop(next(iter(self._parsed))).size
+        return rules
 
-class RobotsRedirects:
-    """robots.txt files that live on another host than the one whose rules they are.
+    # A robots.txt that was leased, for its host or for others that were sent to it
 
-    RFC 9309 asks crawlers to follow redirects of robots.txt, also to other hosts. Such a request cannot be
-    leased: the lease is the redirecting host's. So a worker asks the other host for one thing at a time, with
-    the usual rest between, and for each file once while it is valid, however many hosts (the blogs of a
-    provider, say) point to it: the price is one unleased request a worker and day, to a host pointed to.
-    """
+    async def settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
+        """Read the answer to a robots.txt; tell the hosts that wait for it what it says, or send them on.
 
-    def __init__(self, delay: Callable[[], float], patience: float) -> None:
-        self._delay = delay
-        self._patience = patience
-        self._known: dict[str, tuple[float, str]] = {}
-        self._next: dict[str, float] = {}
-
-    async def read(
-        self, url: str, status: int, location: str, body: bytes, *, host: str, hops: int
-    ) -> tuple[str | None, str]:
-        """Interpret the answer from `url`, after `hops` moves: the rules of `host`, and where to ask now.
-
-        Without rules, and with nowhere to ask, nothing may be fetched until the host answers. Waits until the
-        next URL may be asked for.
+        RFC 9309 asks crawlers to follow redirects, also to other hosts. No request goes to those but in their
+        own turn: they are asked by a lease of theirs, as an errand, if they may be asked at all.
         """
-        own = locate(url).host
-        if own in self._next:
-            self._next[own] = time.monotonic() + self._delay()
-        moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location and hops < _MOST_HOPS else None
-        text = await self.turn(target, host) if target else interpret(404 if moved else status, body)
-        if target and text is None:
-            return None, target
-        if text is not None and own != host:  # another host's file
-            if len(self._known) >= _MOST_FILES_OF_OTHERS:
-                self._known.clear()
-            self._known[url] = time.monotonic() + VALID_SECONDS, text
-        return text, ""
+        async with self._one_at_a_time:
+            return await asyncio.to_thread(self._settled, lease, url, status, location, body)
 
-    async def turn(self, url: str, host: str) -> str | None:
-        """Wait until `url` may be asked for on behalf of `host`; its text if that is known by then."""
-        target = locate(url).host
-        if target == host:
-            await asyncio.sleep(self._delay())
-            return None
-        while True:
-            now = time.monotonic()
-            valid_until, text = self._known.get(url, (0.0, ""))
-            if valid_until > now:
-                return text
-            wait = self._next.get(target, now) - now
-            if wait <= 0:
-                # Until it answers nobody else asks; if it never does, until `patience` is over.
-                self._next = {name: at for name, at in self._next.items() if at > now}
-                self._next[target] = now + self._patience
-                return None
-            await asyncio.sleep(min(wait, max(self._delay(), _SHORTEST_WAIT)))
+    def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
+        moved = 300 <= status < 400
+        target = canonicalize(location, url) if moved and location else None
+        if target is None:
+            text = interpret(404 if moved else status, body)
+            rules = Rules(text or "", self._agent)
+            self.tell(lease.robots_for, text, rules.crawl_delay)
+            return Settled(text, rules)
+        host, member = self._frontier.locate(target)
+        askers = [asker._replace(hops=asker.hops + 1) for asker in lease.robots_for]
+        own = lease.robots_of and lease.robots_of._replace(hops=lease.robots_of.hops + 1)
+        # Within the host it is the next lease of the host itself.
+        waiting = [*askers, own] if own and host != lease.host else askers
+        text = self._frontier.errand(target, [asker for asker in waiting if asker.hops <= _MOST_HOPS])
+        rules = Rules(text or "", self._agent)
+        for asker in askers:
+            if text is not None or asker.hops > _MOST_HOPS:
+                self.tell([asker], text or "", rules.crawl_delay)
+        if text is not None or (own and own.hops > _MOST_HOPS):
+            return Settled(text or "", rules)
+        return Settled(None, rules, member if host == lease.host else "")
+
+    def tell(self, askers: Iterable[Asker], text: str | None, crawl_delay: float = 0.0) -> None:
+        """Tell who waits what their robots.txt says; None if that could not be asked."""
+        for asker in askers:
+            self._frontier.answer(asker, text, valid=VALID_SECONDS, crawl_delay=crawl_delay)
+
+    def forbid(self, lease: Lease) -> None:
+        """Nobody may ask the host of a lease: a robots.txt that moved there is none."""
+        self.tell([*lease.robots_for, *self._frontier.take_errands(lease.host)], "")
+
+
+class Settled(NamedTuple):
+    """What the answer to a robots.txt says of the host that was asked."""
+
+    text: str | None
+    """None: nothing may be fetched until the host answers, or until that is known which `moved`."""
+    rules: Rules
+    moved: str | None = None
+    """Where it is now: a member of the same host, or "" if another host is asked."""
+
+    def end(self, ends: Ends, lease: Lease, /, *, page: Page | None = None, **cost: Any) -> None:
+        """End the lease accordingly; `page` has the sitemaps. Raises LeaseLost."""
+        if self.text is None and self.moved is None:
+            ends.nack(lease, "robots_unreachable", **({"back_off": True} | cost))
+        elif lease.kind == "errand":
+            ends.done(lease, **cost)
+        elif self.text is None:
+            ends.moved(lease, self.moved or "", **cost)
+        else:
+            delay = self.rules.crawl_delay
+            ends.ack_robots(lease, self.text, valid=VALID_SECONDS, crawl_delay=delay, page=page, **cost)
 
 
 def interpret(status: int, body: bytes) -> str | None:

@@ -18,15 +18,12 @@ from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
 from crawler.config import EXTRACTION_MARGIN, CrawlConfig
-from crawler.errors import AddressBusy, LeaseLost, OwnFault
+from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
 from crawler.fetch.robots import (
     MOST_BYTES,
-    VALID_SECONDS,
     HostRules,
-    RobotsRedirects,
-    Rules,
     location,
     product_token,
     retry_at,
@@ -124,7 +121,6 @@ class LeaseSpider(Spider):
         self._something_finished = asyncio.Event()
         self._rules = HostRules(frontier, config.user_agent)
         self._token = product_token(config.user_agent)
-        self._redirects = RobotsRedirects(lambda: frontier.config.delay, config.timeout)
         self._extract = Extractors(extract, config.extractors, config.extract_timeout)
         self._name = f"worker:{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()
@@ -196,13 +192,14 @@ class LeaseSpider(Spider):
     async def _serve(self, lease: Lease) -> None:
         """Bring one lease to its end. One that a mistake in here leaves open expires."""
         try:
-            rules = await self._rules.get(lease) if lease.kind == "page" else None
-            if lease.kind == "robots" or (rules and rules.allow(lease.url)):
-                await self._fetch(lease, lease.url)
-            elif rules:
+            rules = None if lease.kind == "robots" else await self._rules.get(lease)
+            if rules is None or rules.allow(lease.url):
+                await self._fetch(lease, rules.opt_out(lease.url) if rules else ())
+            else:
+                await self._tell(lease, "")
                 await self._finish(lease, Batch.skip, "robots")
-            else:  # gone: the frontier leases its robots.txt first
-                await self._finish(lease, Batch.give_back)
+        except RulesMissing as missing:
+            await self._finish(lease, Batch.give_back, wait=missing.seconds)
         except Exception as error:
             if fault := own_fault(error):
                 await self._after_fault(fault, lease, latency=0.0)
@@ -218,7 +215,7 @@ class LeaseSpider(Spider):
             with suppress(TinylmError):  # the server is away too: the lease expires
                 await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
 
-    async def _fetch(self, lease: Lease, url: str, hops: int = 0) -> None:
+    async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
         conditions = {"If-None-Match": lease.etag, "If-Modified-Since": lease.last_modified}
         headers = {"User-Agent": self.config.user_agent, **_HEADERS, **conditions}
@@ -228,13 +225,15 @@ class LeaseSpider(Spider):
             "download_timeout": self.config.timeout,
             "permit": permit,
         }
-        if lease.kind == "robots":
+        if lease.kind != "page":
             # One byte more than is read of robots.txt, so that it shows when there was more.
             meta["cut_at"] = MOST_BYTES + 1
-        request = Request(url, headers={name: value for name, value in headers.items() if value}, meta=meta)
+        request = Request(
+            lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
+        )
         downloader = self.crawler.engine.downloader
         try:
-            response = await downloader.middleware.download_async(
+            found = await downloader.middleware.download_async(
                 downloader.handlers.download_request_async, request
             )
         except Exception as error:
@@ -242,34 +241,39 @@ class LeaseSpider(Spider):
                 latency = request.meta.get("download_latency", 0.0) if permit.sent else None
                 await self._after_fault(fault, lease, latency)
             else:
-                await self._on_failure(error, lease, hops, sent=permit.sent)
+                await self._on_failure(error, lease, sent=permit.sent)
         else:
+            response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
-            await self._on_response(cast("Response", response), lease, hops, cost)
+            if lease.kind != "page" and response.status not in (429, 503):
+                await self._on_robots(response, lease, cost)
+            else:
+                await self._on_response(response, lease, opt_out, cost)
             self._faults.passed(begun)
 
     # Finished fetches out
 
-    async def _on_response(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
+    async def _on_response(
+        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+    ) -> None:
         """End the lease of a request that was answered, with whatever status."""
         if response.status in (429, 503):
             at = retry_at(_header(response, "Retry-After"))
             reason = f"status_{response.status}"
+            await self._tell(lease, None)
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
-        elif lease.kind == "robots":
-            await self._on_robots(response, lease, hops, cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
         else:
             try:
-                page = await self._page(response, lease, cost)
+                page = await self._page(response, lease, opt_out, cost)
             except TimeoutError:
                 # Extraction is behind with other pages, which is no fault of this one: it comes again.
                 await self._finish(lease, Batch.give_back, wait=self.config.timeout)
             else:
                 await self._finish(lease, Batch.ack, page, **cost)
 
-    async def _on_failure(self, error: Exception, lease: Lease, hops: int, *, sent: bool) -> None:
+    async def _on_failure(self, error: Exception, lease: Lease, *, sent: bool) -> None:
         """End the lease of a request that was not answered, or not `sent`."""
         reason = classify(error, sent=sent)
         if isinstance(error, AddressBusy):
@@ -277,61 +281,51 @@ class LeaseSpider(Spider):
         elif isinstance(error, LeaseLost):
             self.logger.warning("%s: %s", lease.url, error)
             await self._finish(lease, Batch.give_back)  # refused, if somebody else has it
-        elif reason == "forbidden_network" and hops:
-            # A robots.txt moved to where nobody may go is no robots.txt.
-            await self._finish(
-                lease, Batch.ack_robots, "", valid=VALID_SECONDS, crawl_delay=0.0, latency=0.0, size=0
-            )
         elif reason == "forbidden_network":
+            if lease.kind != "page":
+                await asyncio.to_thread(self._rules.forbid, lease)
             await self._finish(lease, Batch.skip, reason)
         elif reason == "too_large" and lease.kind == "page":
             most = int(self.config.megabytes_per_page * 1e6)
             await self._finish(lease, Batch.ack, _page(lease, 0, reason=reason), latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
+            await self._tell(lease, None)
             of_the_host = reason in OF_THE_HOST
-            # What says nothing of this host counts: a URL that cannot be sent, a robots.txt moved elsewhere.
-            sent = sent or not of_the_host or hops > 0
+            # What failed before and says nothing of the host, a URL that cannot be sent, counts as any other.
+            sent = sent or not of_the_host
             await self._finish(
                 lease,
                 Batch.nack,
                 reason,
-                back_off=of_the_host or lease.kind == "robots",
+                back_off=of_the_host or lease.kind != "page",
                 # How long it took nobody knows: at the usual latency factor, 5, the host rests one timeout.
                 latency=self.config.timeout / 5 if sent else 0.0,
                 sent=sent,
-                final=not hops and no_such_name(error),
+                final=no_such_name(error),
             )
 
-    async def _on_robots(self, response: Response, lease: Lease, hops: int, cost: dict[str, Any]) -> None:
-        text, moved = await self._redirects.read(
-            response.url, response.status, location(response), response.body, host=lease.host, hops=hops
+    async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
+        settled = await self._rules.settled(
+            lease, response.url, response.status, location(response), response.body
         )
-        if moved:
-            # A lease that is not ended is given back when the spider closes.
-            if not self._closing:
-                await self._fetch(lease, moved, hops + 1)
-            return
-        if text is None:
-            await self._finish(lease, Batch.nack, "robots_unreachable", back_off=True, **cost)
-            return
-        rules = Rules(text, self.config.user_agent)
-        links = tuple(Link(url, "", "robots/sitemap", False) for url in rules.sitemaps(response.url))
-        await self._finish(
-            lease,
-            Batch.ack_robots,
-            text,
-            valid=VALID_SECONDS,
-            crawl_delay=rules.crawl_delay,
-            page=_page(lease, response.status, reason="robots", links=links) if links else None,
-            **cost,
-        )
+        links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
+        page = _page(lease, response.status, reason="robots", links=links) if links else None
+        await self._finish(lease, settled.end, page=page, **cost)
 
-    async def _page(self, response: Response, lease: Lease, cost: dict[str, Any]) -> Page:
+    async def _tell(self, lease: Lease, text: str | None) -> None:
+        """Tell the hosts whose robots.txt a lease was for that it is none, or was not to be had (None)."""
+        if lease.robots_for:
+            await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
+
+    async def _page(
+        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+    ) -> Page:
         """Make a page of a response below 500: its text and links, or the reason why there is no text.
 
-        What its extraction takes beyond a usual page's adds to the latency of `cost`: the host rests for it,
-        as it does for an answer that took long. Raises TimeoutError if the extractors have no time for it.
+        `opt_out` is what the host's robots.txt says of its use. What its extraction takes beyond a usual
+        page's adds to the latency of `cost`: the host rests for it, as it does for an answer that took long.
+        Raises TimeoutError if the extractors have no time for it.
         """
         status = response.status
         validators: dict[str, Any] = {}
@@ -364,8 +358,7 @@ class LeaseSpider(Spider):
             until=lease.deadline - EXTRACTION_MARGIN,
         )
         cost["latency"] += slow
-        rules = await self._rules.get(lease)
-        opt_out = (*extracted.opt_out, *heard.signals, *(rules.opt_out(lease.url) if rules else ()))
+        opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:

@@ -63,7 +63,7 @@ def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:
 
 
 class Ends(ABC):
-    """ack, nack, skip and give back; each is one transition of the frontier."""
+    """ack, nack, skip, give back and so on; each is one transition of the frontier."""
 
     @abstractmethod
     def _finish(self, end: Ack | End) -> None: ...
@@ -91,9 +91,28 @@ class Ends(ABC):
 
         `page`, if there is one, goes to the walker: the sitemaps that robots.txt names are its links.
         """
-        packed = zlib.compress(rules.encode()) if rules else b""
-        facts = cost(latency, size) | {"rules": packed, "valid": ms(valid), "crawl_delay": ms(crawl_delay)}
+        facts = cost(latency, size) | rules_as_told(rules, valid, crawl_delay)
         self._finish(End("robots", lease, facts | {"page": page.to_bytes() if page else b""}))
+
+    def moved(self, lease: Lease, to: str, *, latency: float, size: int) -> None:
+        """The robots.txt of the origin is at `to`, a member of the same host, or else an errand of another.
+
+        The host waits until it is told what that says, for ten minutes. Raises LeaseLost.
+        """
+        hops = lease.robots_of.hops + 1 if lease.robots_of else 0
+        self._finish(End("moved", lease, cost(latency, size) | {"to": to, "hops": hops}))
+
+    def done(
+        self,
+        lease: Lease,
+        *,
+        latency: float,
+        size: int,
+        retry_at: float | None = None,
+        back_off: bool = False,
+    ) -> None:
+        """Fetched, and no page for the walker; the host rests, as long as it asked for. Raises LeaseLost."""
+        self._finish(End("done", lease, cost(latency, size) | refusal(retry_at, back_off=back_off)))
 
     def nack(
         self,
@@ -205,6 +224,12 @@ def refusal(retry_at: float | None, *, back_off: bool) -> dict[str, int]:
     """What a host that refused asked for: a rest in ms (0: it did not say), and whether it refused at all."""
     asked = max(1, ms(retry_at - time.time())) if retry_at else 0
     return {"asked": asked, "back_off": int(back_off)}
+
+
+def rules_as_told(rules: str, valid: float, crawl_delay: float) -> dict[str, Any]:
+    """Rules as the scripts keep them."""
+    packed = zlib.compress(rules.encode()) if rules else b""
+    return {"rules": packed, "valid": ms(valid), "crawl_delay": ms(crawl_delay)}
 
 
 def cost(latency: float, size: int) -> dict[str, float]:

@@ -19,13 +19,13 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
-from crawler.frontier.batch import Ack, Batch, End, Ends, ms
-from crawler.frontier.records import ASIDE, SEED, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
 from crawler.seeds.seed import Seed, checked
@@ -64,6 +64,8 @@ _PACKED = b"\x78\x9c"
 # Of the secret that the numbers of seen URLs are keyed with. As text it is longer than 64 bytes, so that the
 # server keeps `meta`, which every script reads many fields of, as a hash table and not as a list.
 _SECRET_BYTES = 36
+# Behind a member that waits as an errand; and that the script says so when the text is there already.
+_ERRAND, _KNOWN = b"#robots", 2
 # The keys of what concerns every crawl of the server.
 _EVERYTHING = "tinylm:{everything}:"
 _CAUSES = (
@@ -375,6 +377,7 @@ class Frontier(Ends):
             url_at(host, member.decode())
             for host, members in zip(names, found, strict=True)
             for member in members
+            if not member.endswith(_ERRAND)
         ]
 
     def steer(self, indices: Mapping[str, float]) -> None:
@@ -406,6 +409,32 @@ class Frontier(Ends):
             return ""
         self._store.run(Call("HDEL", prefix, (f"h:{host}", f"robots_until{field}")))
         return None
+
+    def errand(self, url: str, askers: Sequence[Asker]) -> str | None:
+        """Ask for the robots.txt at `url` in the turn of its host, for `askers`, who are told by `answer`.
+
+        Returns its text if it is known: it is its host's own, or may never be asked for, which is none.
+        """
+        host, member = self.locate(url)
+        told = self._run(
+            "errand", self.partition_of(host), host, domain(host), member, *chain.from_iterable(askers)
+        )
+        if told != _KNOWN:
+            return None if told else ""
+        text = self.robots(host, member.partition("/")[0])
+        return self.errand(url, askers) if text is None else text
+
+    def take_errands(self, host: str) -> list[Asker]:
+        """Take all errands from `host`; returns who is to be told about them."""
+        found = self._run("errand", self.partition_of(host), host, domain(host))
+        return [Asker(*asker) for askers in found for asker in json.loads(askers)]
+
+    def answer(self, asker: Asker, rules: str | None, *, valid: float, crawl_delay: float) -> bool:
+        """Tell who waits what its robots.txt says, None if nobody could be asked; returns whether it did."""
+        facts = {"host": asker.host, "origin": asker.origin, "known": int(rules is not None)}
+        facts |= rules_as_told(rules or "", valid, crawl_delay)
+        pairs = [part for fact in facts.items() for part in fact]
+        return bool(self._run("answer", self.partition_of(asker.host), *pairs))
 
     def waiting(self, host: str) -> int | None:
         """URLs of `host` that are queued, on disk too; None if the host was never met."""
@@ -702,6 +731,10 @@ def _totals(answers: Iterable[list[Any]]) -> Counter[str]:
 
 
 def _lease(found: dict[str, Any], partition: int, **times: Any) -> Lease:
+    askers = [Asker(*asker) for asker in found.get("robots_for", ())]
+    own = Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None
+    # A host that was sent back to itself has come as far as that.
+    own = max([own, *(asker for asker in askers if asker[:2] == own[:2])]) if own else None
     return Lease(
         token=int(found["token"]),
         partition=partition,
@@ -717,6 +750,8 @@ def _lease(found: dict[str, Any], partition: int, **times: Any) -> Lease:
         fetch_no=found.get("fetch_no", 1),
         etag=found.get("etag", ""),
         last_modified=found.get("last_modified", ""),
+        robots_for=tuple(asker for asker in askers if not own or asker[:2] != own[:2]),
+        robots_of=own,
     )
 
 

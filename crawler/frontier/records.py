@@ -35,6 +35,14 @@ class Discovered(NamedTuple):
     """The domain that links to it, if it is another than its own (see `crawler.urls.domain`), or `SEED`."""
 
 
+class Asker(NamedTuple):
+    """An origin whose robots.txt is somewhere else, after so many redirects."""
+
+    host: str
+    origin: str
+    hops: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """The right and the duty to fetch one URL before `deadline`."""
@@ -46,7 +54,7 @@ class Lease:
     """What the URL is called at its host, see `crawler.urls.Address`."""
     url: str
     kind: str
-    """`page`, or `robots` for the host's robots.txt."""
+    """`page`, `robots` for the host's robots.txt, or `errand` for one that other hosts were sent here for."""
     promise: float
     propensity: float
     attempt: int
@@ -63,6 +71,10 @@ class Lease:
     etag: str = ""
     """Validators of the fetch before this one, for a conditional request."""
     last_modified: str = ""
+    robots_for: tuple[Asker, ...] = ()
+    """Who is to be told what the robots.txt at this URL says, beside the host itself."""
+    robots_of: Asker | None = None
+    """The origin whose robots.txt it is, if not an errand."""
 
     @property
     def key(self) -> tuple[int, int]:

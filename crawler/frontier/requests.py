@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-from crawler.frontier.batch import End, cost, refusal
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Lease
 from crawler.frontier.store import Call
@@ -24,18 +23,6 @@ class RequestFrontier(Frontier):
             Call("HGET", self.prefixes[lease.partition], ("requests", _field(lease))) for lease in leases
         ]
         return self._store.run_all(calls) if calls else []
-
-    def done(
-        self,
-        lease: Lease,
-        *,
-        latency: float,
-        size: int,
-        retry_at: float | None = None,
-        back_off: bool = False,
-    ) -> None:
-        """Fetched and processed; the host rests, as long as it asked for if it did. Raises LeaseLost."""
-        self._finish(End("done", lease, cost(latency, size) | refusal(retry_at, back_off=back_off)))
 
     def refuse(self, lease: Lease, reason: str) -> None:
         """Not wanted: `skip`, and its request is forgotten. Raises LeaseLost."""

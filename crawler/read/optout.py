@@ -17,7 +17,10 @@ _DIRECTIVE = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
 _NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
 _AGENT = re.compile(r"[a-z*_][a-z0-9_.*-]*")
-_STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]*)\s*=\s*(yes|no|y|n)")
+# A category is a word: the longest that anybody proposed has 16 letters.
+_STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]{0,63})\s*=\s*(yes|no|y|n)")
+# Statements of one robots.txt, response or page, which stand in its document: a dozen are known.
+MOST_SIGNALS = 16
 _TRAINING = ("ai-train", "train-ai", "train-genai", "genai", "ai", "tdm", "bots")
 # `ai-input` and `search` are other uses; `noarchive` is about copies shown to people.
 _NOT_FOR_TRAINING = {"noindex", "noai", "none", "tdm-reservation=1"}.union(
@@ -64,7 +67,7 @@ def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
 def _heard(where: str, robots: list[str], others: list[str]) -> Heard:
     directives = ", ".join(robots)
     found = dict.fromkeys(f"{where}:{what}" for what in [*_DIRECTIVE.findall(directives), *others])
-    return Heard(tuple(found), _NOFOLLOW.search(directives) is not None)
+    return Heard(tuple(found)[:MOST_SIGNALS], _NOFOLLOW.search(directives) is not None)
 
 
 def addressed(robots_tag: str, agent: str) -> str:

@@ -10,7 +10,8 @@ SPY = """
 import json, os, socket, sys
 
 def hook(event, arguments):
-    if event in ("socket.connect", "socket.sendto", "socket.sendmsg"):
+    # A message without an address goes to where its socket was connected before.
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg") and arguments[1] is not None:
         line = json.dumps([event, str(arguments[1])]) + "\\n"
         os.write(log, line.encode())
 

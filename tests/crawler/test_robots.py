@@ -1,15 +1,30 @@
 """robots.txt and Retry-After: RFC 9309 and RFC 9110, and what real servers send."""
 
 import ast
-import asyncio
+import re
+import sys
 import time
+import tracemalloc
+import weakref
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from protego import Protego
 
-from crawler.fetch.robots import MOST_BYTES, RobotsRedirects, Rules, interpret, product_token, retry_at
+from crawler.errors import RulesMissing
+from crawler.fetch.robots import (
+    MOST_BYTES,
+    HostRules,
+    Rules,
+    interpret,
+    product_token,
+    retry_at,
+)
+from crawler.frontier import Discovered
+from crawler.urls import canonicalize
+from tests.conftest import open_frontier
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
 URL = "https://h.example/private/page"
@@ -19,20 +34,143 @@ def rules(text: str) -> Rules:
     return Rules(text, AGENT)
 
 
-def test_no_real_robots_txt_is_too_much(conformance):
-    seen = delayed = closed = 0
-    for name, body in conformance.items():
-        if name.startswith("conformance/protego/tests/test_data/"):
-            text = interpret(200, body)
-            assert text is not None
-            parsed = rules(text)
-            closed += not parsed.allow("https://h.example/")
-            delayed += parsed.crawl_delay > 0
-            assert 0 <= parsed.crawl_delay < float("inf")
-            seen += 1
-    assert seen == 4231
-    assert closed > 0
-    assert delayed > 0
+def test_the_group_that_is_ours_says_what_the_whole_file_says(conformance):
+    """Of each real file, as protego reads all of it, for paths that it names and some that it may not."""
+    files = [
+        body for name, body in conformance.items() if name.startswith("conformance/protego/tests/test_data/")
+    ]
+    compared = forbidden = delayed = 0
+    for number, body in enumerate(files):
+        text = interpret(200, body)
+        whole = Protego.parse(text)
+        paths = re.findall(r"(?i)^(?:dis)?allow\s*:\s*(/[^\s#$]*)", text, re.MULTILINE)
+        paths = ["/", "/index.html", "/a/b?c=d", *dict.fromkeys(paths)]
+        for agent in (AGENT, ("GoogleBot/2.1", "my.bot-news/1", "baiduspider", "")[number % 4]):
+            token, ours = product_token(agent), Rules(text, agent)
+            for path in paths[:: max(1, len(paths) // 10)]:
+                url = f"https://h.example{path.replace('*', 'x')}"
+                compared += 1
+                forbidden += not whole.can_fetch(url, token)
+                assert ours.allow(url) is whole.can_fetch(url, token), (body[:80], agent, url)
+            assert ours.crawl_delay == (whole.crawl_delay(token) or 0.0), (body[:80], agent)
+            delayed += ours.crawl_delay > 0
+        vouched = (canonicalize(sitemap, URL) for sitemap in [*whole.sitemaps][:1000])
+        assert ours.sitemaps(URL) == tuple(dict.fromkeys(filter(None, vouched))), body[:80]
+    assert len(files) == 4231
+    assert compared > 50_000
+    assert forbidden > 10_000
+    assert delayed > 500
+
+
+LINES = st.sampled_from(
+    ["User-agent: *", "User-agent: tinylm", "user agent tiny", "useragent: TINY*", "User-agent:",
+     "User-agent: **", "User-agent: t", "User-agent: lm", "User-agent: other",
+     "User-agent: a\x0bDisallow: /b", "Disallow: /private", "Disallow:", "Allow /private/page",
+     "disalow: /", "Allow: /*e$", "Sitemap: /s.xml", "Host: h", "Host h", "nonsense", "X: y", "X:y",
+     "Crawl-delay: 3", "Crawl delay 7", "crawl-delay: nan", "Request-rate: 1/5", "Content-Usage: ai=n",
+     "# User-agent: tinylm", "  Disallow:/private # but", "", " ", "\x00", "Sitemap https://h.example/s",
+     "Disallow: /private$", "Disallow : /a  b", "Disallow /a  b", "Disallow: http://h.example/private"]
+)  # fmt: skip
+
+
+@given(st.lists(LINES, max_size=12).map("\n".join), st.sampled_from(["tinylm", "tiny.lm", "x-tinylm", "*"]))
+def test_any_order_of_lines_means_what_protego_says(text, agent):
+    whole, ours = Protego.parse(text), Rules(text, agent)
+    for path in ("/", "/private", "/private/page", "/b", "/a%20%20b", "/a%20b", "/http://h.example/private"):
+        assert ours.allow(f"https://h.example{path}") is whole.can_fetch(f"https://h.example{path}", agent)
+    assert ours.crawl_delay == (whole.crawl_delay(agent) or 0.0)
+
+
+def filled(line: str) -> str:
+    """As many of a line, numbered, as are read."""
+    return "".join(line.replace("#", str(n)) + "\n" for n in range(MOST_BYTES // len(line)))[:MOST_BYTES]
+
+
+CATEGORIES = ", ".join(f"use{n}=n" for n in range(100))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        filled("User-agent: a#")[: MOST_BYTES // 2] + "\n" + filled("Disallow: /#"),
+        "".join(f"User-agent: {'tinylm'[:n]}\n" for n in range(1, 7)) + filled("Disallow: /#"),
+        filled("User-agent:*\nAllow:/#"),
+        "User-agent: *\n" + filled("Allow:/$#$"),
+        "User-agent: *\n" + filled("Allow: /#/index.html"),
+        "User-agent: *\n" + filled("Disallow: /*a*a*a*a#$"),
+        "User-agent: *\nDisallow: /" + "*a" * 250_000,
+        "User-agent: *\nDisallow: /" + "$" * 500_000,
+        "User-agent: *\n" + filled("Disallow: /#" + "é" * 900),
+        filled("Content-Usage: /*#a " + CATEGORIES),
+        "Content-Usage: " + filled("use#=n,").replace("\n", ""),
+        filled("Sitemap: https://h.example/#"),
+        "Sitemap: /" + "a" * 500_000,
+        "\r" * MOST_BYTES,
+        "\x00\n" * (MOST_BYTES // 2),
+        "a " * (MOST_BYTES // 2),
+    ],
+    ids=lambda text: repr(text[:30] + text[-30:]),
+)
+def test_whatever_a_file_is_full_of_takes_a_bounded_number_of_steps(text):
+    """Ours and protego's, a step being a call or a return: 8 million are half a second."""
+    steps = 0
+
+    def step(*_):
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(step)
+    try:
+        parsed = rules(text)
+        parsed.sitemaps(URL)
+    finally:
+        sys.setprofile(None)
+    assert steps < 10_000_000
+    steps = 0
+    sys.setprofile(step)
+    try:
+        parsed.allow("https://h.example/" + "a" * 2000)
+        parsed.opt_out("https://h.example/" + "a" * 2000)
+    finally:
+        sys.setprofile(None)
+    assert steps < 300_000
+    assert len(parsed.opt_out(URL)) <= 16
+    assert parsed.size < 40_000_000
+    tracemalloc.start()
+    again = rules(text)
+    again.allow(URL)
+    again.opt_out(URL)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 1.2 * again.size
+
+
+def test_the_memory_of_rules_is_bounded_and_who_was_not_asked_for_longest_goes(server, monkeypatch):
+    monkeypatch.setattr("crawler.fetch.robots._REST_AFTER_LARGE", 0)
+    frontier = open_frontier(server, delay=0.0)
+    frontier.put([Discovered(f"https://h{n}.example/", 0.5) for n in range(6)])
+    host_rules, kept = HostRules(frontier, AGENT), {}
+    large = "User-agent: *\n" + "".join(f"Disallow: /{n}\n" for n in range(27_000))
+    for lease in frontier.lease(6):
+        text = (
+            large
+            if lease.host in ("h1.example", "h2.example", "h3.example")
+            else "User-agent: *\nDisallow: /x"
+        )
+        frontier.ack_robots(lease, text, valid=99.0, crawl_delay=0.0, latency=0.0, size=0)
+    leases = sorted(frontier.lease(6), key=lambda lease: lease.host)
+    assert len(leases) == 6
+    for lease in leases:
+        kept[lease.host] = weakref.ref(host_rules.read(lease))
+        host_rules.read(leases[0])
+    assert [host for host, there in kept.items() if there() is None] == ["h1.example"]
+    monkeypatch.setattr("crawler.fetch.robots._REST_AFTER_LARGE", 1e6)
+    assert not host_rules.read(leases[1]).allow("https://h1.example/7")
+    # Then none that is large and not remembered for a while; all others as ever.
+    with pytest.raises(RulesMissing):
+        host_rules.read(leases[2])
+    assert not host_rules.read(leases[1]).allow("https://h1.example/7")
+    assert HostRules(frontier, AGENT).read(leases[4]).allow("https://h4.example/7")
 
 
 def google_cases(conformance, function):
@@ -117,35 +255,6 @@ def test_lines_end_in_any_way_and_a_long_file_too(end):
     assert text is not None
     assert not rules(text).allow(URL)
     assert rules(text).allow("https://h.example/")
-
-
-def test_a_host_that_many_point_to_is_asked_once_and_in_turn():
-    async def ask():
-        elsewhere = RobotsRedirects(delay=lambda: 0.1, patience=9.0)
-        rules_, other = "https://www.h/robots.txt", "https://www.h/other.txt"
-        assert await elsewhere.turn(rules_, "a.h") is None
-        second = asyncio.create_task(elsewhere.turn(other, "b.h"))
-        third = asyncio.create_task(elsewhere.turn(rules_, "c.h"))
-        await asyncio.sleep(0.3)
-        assert not second.done()
-        assert not third.done()
-        assert await elsewhere.read(rules_, 404, "", b"", host="a.h", hops=1) == ("", "")
-        rested = time.monotonic() + 0.1
-        assert await third == ""
-        assert await second is None
-        assert time.monotonic() >= rested
-        assert await elsewhere.turn(rules_, "d.h") == ""
-
-    asyncio.run(ask())
-
-
-def test_a_host_that_does_not_answer_is_not_waited_for_without_end():
-    async def ask():
-        elsewhere = RobotsRedirects(delay=lambda: 0.01, patience=0.1)
-        assert await elsewhere.turn("https://www.h/robots.txt", "a.h") is None
-        assert await elsewhere.turn("https://www.h/robots.txt", "b.h") is None
-
-    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("status", [200, 203, 206])

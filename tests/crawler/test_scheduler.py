@@ -203,7 +203,10 @@ def test_robots_txt_is_followed_to_another_host(server, site, spider):
     site.on("127.0.0.1", "/private", reply(200, article("private")))
     with spider(frontier, "one", f"{base(site)}/open") as process:
         assert process.wait(60) == 0, spider.log("one")
-    assert [hit.path for hit in site.hits] == ["/robots.txt", "/rules.txt", "/open"]
+    assert [(hit.host, hit.path) for hit in site.hits] == [
+        ("127.0.0.1", "/robots.txt"), ("localhost", "/robots.txt"), ("localhost", "/rules.txt"),
+        ("127.0.0.1", "/open"),
+    ]  # fmt: skip
     assert frontier.counts()["skipped:robots"] == 1
 
 

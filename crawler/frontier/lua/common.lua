@@ -10,9 +10,13 @@
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
 --                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
---                     (last batch that came back from disk); of its origins robots_until and robots_bytes, followed by
---                     a space and the origin unless it is ''
+--                     (last batch that came back from disk); awaits (when it has rested, and the origin whose robots.txt
+--                     moved to another host, while that is asked); of its origins robots_until, robots_bytes and
+--                     robots_at (redirects so far, and the member of the same host that robots.txt moved to), followed
+--                     by a space and the origin unless it is ''
 --   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
+--   e:HOST     hash   errands: member of a robots.txt to which other hosts' was moved -> those that ask for it, as JSON
+--                     lists of host, origin and redirects so far. Its member waits in q:HOST too, with '#robots' behind
 --   large      zset   what follows 'r:' of those of many bytes -> how many; robots_bytes of meta is their sum
 --   d:DOMAIN   hash   hosts, first (the first of them); of a domain of several: fetched, chosen, busy (leases out), next
 --                     (when another of its hosts may be asked)
@@ -226,6 +230,7 @@ local function take(token)
   call('HDEL', p .. 'leases', token)
   call('HDEL', p .. 'h:' .. lease.host, 'inflight')
   if lease.domain then leave(lease.domain) end
+  lease.origin = lease.origin or origin_of(lease.member)
   return lease
 end
 
@@ -279,6 +284,47 @@ local function back_off(host, arg)
   return asked > 0 or base > 0
 end
 
+-- Errands: a robots.txt that moved is asked for in the turn of the host it moved to, for all that point to it.
+local MOST_ERRANDS, MOST_ASKERS = 100, 100  -- of a host, and of an errand: 3 MB; who is one too many asks again later
+local FIRST = 10000  -- the promise of an errand: as much as a page can
+
+local function errand_of(member)
+  return string.sub(member, -7) == '#robots' and string.sub(member, 1, -8)
+end
+
+local function queue_errand(host, member, askers)
+  local e, known, list, own = p .. 'e:' .. host, {}, {}, false
+  for _, asking in ipairs({cjson.decode(call('HGET', e, member) or '[]'), askers}) do
+    for _, asker in ipairs(asking) do
+      local name = url_of(asker[1], asker[2])
+      if not known[name] or known[name][3] < asker[3] then known[name] = asker end
+    end
+  end
+  for _, asker in pairs(known) do
+    own = own or asker[1] == host
+    list[#list + 1] = #list < MOST_ASKERS and asker or nil
+  end
+  if call('HEXISTS', e, member) == 0 and call('HLEN', e) >= MOST_ERRANDS then return end
+  call('HSET', e, member, cjson.encode(list))
+  count('queued', call('ZADD', p .. 'q:' .. host, FIRST, member .. '#robots'))
+  -- A host that waits for an answer goes on waiting, unless the redirects go round in a circle: that has to end.
+  local awaits = own and call('HGET', p .. 'h:' .. host, 'awaits')
+  if awaits then
+    call('HDEL', p .. 'h:' .. host, 'awaits')
+    place(host, tonumber(string.match(awaits, '^%S+')))
+  else
+    wake(host)
+  end
+end
+
+-- Those that ask for an errand, which are told by whoever leases it.
+local function take_askers(host, member)
+  local askers = call('HGET', p .. 'e:' .. host, member)
+  if not askers then return nil end
+  call('HDEL', p .. 'e:' .. host, member)
+  return cjson.decode(askers)
+end
+
 -- Dead letters are kept up to a number, 100 to 200 bytes each: beyond it any other one is forgotten. They are counted
 -- by their reason all the same.
 local MOST_DEAD = 20000
@@ -326,6 +372,23 @@ local function keep_rules(host, origin, packed, valid)
   end
 end
 
+-- The rules of an origin are known, for every worker, and how long the host rests: as the origin wants that asks for
+-- most.
+local function keep_robots(host, origin, arg)
+  local h = p .. 'h:' .. host
+  call('HDEL', p .. 'attempts', url_of(host, origin .. '/robots.txt'))
+  call('SREM', p .. 'norobots', host)
+  keep_rules(host, origin, arg.rules, arg.valid)
+  local delay = call('HMGET', h, 'crawl_delay', 'delayed_by')
+  if tonumber(arg.crawl_delay) >= tonumber(delay[1] or 0) or delay[2] == origin then
+    if tonumber(arg.crawl_delay) > 0 then
+      call('HSET', h, 'crawl_delay', arg.crawl_delay, 'delayed_by', origin)
+    else
+      call('HDEL', h, 'crawl_delay', 'delayed_by')
+    end
+  end
+end
+
 -- A host that has nothing queued and was never reached is as if it had not been met, but that for a day links to it
 -- cost nothing. Not one of which a person said something. Returns whether it is gone.
 local LOST_MS, MOST_LOST = DAY_MS, 20000
@@ -335,7 +398,7 @@ local function forget(host)
   if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 then
     return false
   end
-  call('DEL', h)
+  call('DEL', h, p .. 'e:' .. host)
   for _, set in ipairs({'ready', 'cooling', 'blocked'}) do call('ZREM', p .. set, host) end
   for _, set in ipairs({'spent', 'thirst', 'norobots'}) do call('SREM', p .. set, host) end
   local domain = known[5]
@@ -359,18 +422,24 @@ end
 -- and by each reap.
 local ENDED_AT_ONCE = 2000
 local function end_members(aside, members)
-  local ended = 0
+  local ended, errands = 0, 0
   for _, entry in ipairs(members) do
     local promise, member = entry[1], entry[2]
-    if aside.origin and origin_of(member) ~= aside.origin then
+    local errand = errand_of(member)
+    if aside.origin and origin_of(member) ~= aside.origin or
+      errand and call('HEXISTS', p .. 'e:' .. aside.host, errand) == 1 then
       call('ZADD', p .. 'q:' .. aside.host, promise, member)
     else
       ended = ended + 1
-      if aside.dead then bury(aside.host, member, aside.reason) end
+      if errand then
+        errands = errands + 1  -- whoever asked for it was told, or asks again
+      elseif aside.dead then
+        bury(aside.host, member, aside.reason)
+      end
     end
   end
   count('queued', -ended)
-  if not aside.dead then count('skipped:' .. aside.reason, ended) end
+  if not aside.dead then count('skipped:' .. aside.reason, ended - errands) end
 end
 
 local function end_some()
@@ -406,20 +475,25 @@ local function end_queue(host, reason, dead, origin)
   put_aside(p .. 'q:' .. host, 'q')
   for band = 0, 9 do put_aside(p .. 't:' .. host .. ':' .. band, band) end
   call('HDEL', p .. 'h:' .. host, 'tail')
+  for _, member in ipairs(dead and call('HKEYS', p .. 'e:' .. host) or {}) do
+    if not origin or origin_of(member) == origin then call('HDEL', p .. 'e:' .. host, member) end
+  end
   end_some()
 end
 
--- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued.
+-- A URL that failed too often is a dead letter; a host's origin whose robots.txt did, with all that it has queued; an
+-- errand never: whoever asks for it asks again.
 local function fail(lease, reason, limit, promise)
-  local host, url = lease.host, url_of(lease.host, lease.member)
-  local attempts = call('HINCRBY', p .. 'attempts', url, 1)
   count('failed:' .. reason)
+  if lease.kind == 'errand' then return end
+  local host, url = lease.host, url_of(lease.host, lease.kind == 'page' and lease.member or lease.origin .. '/robots.txt')
+  local attempts = call('HINCRBY', p .. 'attempts', url, 1)
   if attempts < limit then
     requeue(lease, promise)
   elseif lease.kind == 'page' then
     call('HDEL', p .. 'attempts', url)
     bury(host, lease.member, reason)
   else
-    end_queue(host, reason, true, origin_of(lease.member))
+    end_queue(host, reason, true, lease.origin)
   end
 end

@@ -10,7 +10,7 @@ local host, url = lease.host, url_of(lease.host, lease.member)
 call('HDEL', p .. 'attempts', url)
 call('HDEL', p .. 'requests', url)
 count_request(lease, arg.size)
-count('done')
+count(lease.kind == 'errand' and 'robots' or 'done')
 if not back_off(host, arg) then call('HDEL', p .. 'h:' .. host, 'strikes') end
 place(host, now_ms() + rest(host, arg.latency))
 return 1

@@ -21,6 +21,7 @@ else
     if take(known[2]).kind == 'page' then count('skipped:taken_down') end
     known[2] = false
   end
+  call('DEL', p .. 'e:' .. host)
   end_queue(host, 'taken_down', false)
 end
 if not known[2] then place(host, tonumber(known[1] or now)) end

@@ -201,6 +201,17 @@ local function recall(lease)
   return lease
 end
 
+-- Of an origin's robots.txt, for itself and for those that were sent to it; or of where it moved to within the host.
+local function lease_of_robots(host, origin)
+  local h, moved = p .. 'h:' .. host, of_origin('robots_at', origin)
+  local lease = {host = host, kind = 'robots', origin = origin, promise = 0, propensity = 1, robots_until = '0'}
+  local hops, member = string.match(call('HGET', h, moved) or '', '^(%d+) (.*)$')
+  call('HDEL', h, moved, 'awaits')
+  lease.hops, lease.member = tonumber(hops), member or origin .. '/robots.txt'
+  lease.robots_for = take_askers(host, lease.member)
+  return lease
+end
+
 local SLASH = 47  -- with which a member of https at its usual port begins
 -- The lease of a host: of the robots.txt of the origin whose page is next, unless its rules are valid.
 local function lease_of(host, known, urls, hosts, explored, best)
@@ -215,9 +226,18 @@ local function lease_of(host, known, urls, hosts, explored, best)
   if tonumber(valid) <= now then
     call('ZADD', queue, promise, member)
     taken = taken - 1
-    return {host = host, kind = 'robots', member = origin .. '/robots.txt', promise = 0, propensity = 1, robots_until = '0'}
+    return lease_of_robots(host, origin)
   end
   fill(host, urls - 1, known[TOP])
+  local errand = errand_of(member)
+  if errand then
+    local askers = take_askers(host, errand)
+    if not askers or any_gone and call('SISMEMBER', p .. 'gone', url_of(host, errand)) == 1 then return nil end
+    return {
+      host = host, kind = 'errand', member = errand, promise = promise, propensity = propensity, robots_until = valid,
+      robots_for = askers,
+    }
+  end
   return recall({
     host = host, kind = 'page', member = member, promise = promise, propensity = propensity, robots_until = valid,
   })

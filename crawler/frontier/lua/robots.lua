@@ -6,25 +6,16 @@
 local arg = named()
 local lease = take(arg.token)
 if not lease then return 0 end
-local host, h, origin = lease.host, p .. 'h:' .. lease.host, origin_of(lease.member)
-call('HDEL', h, 'strikes')
-call('HDEL', p .. 'attempts', url_of(host, lease.member))
-call('SREM', p .. 'norobots', host)
+local host, origin = lease.host, origin_of(lease.member)
+call('HDEL', p .. 'h:' .. host, 'strikes')
 count_request(lease, arg.size)
 count('robots')
 if arg.page ~= '' then
   call('XADD', p .. 'pages', '*', 'page', arg.page)
   count('pages')
 end
-keep_rules(host, origin, arg.rules, arg.valid)
--- The host rests as the origin wants that asks for most.
-local delay = call('HMGET', h, 'crawl_delay', 'delayed_by')
-if tonumber(arg.crawl_delay) >= tonumber(delay[1] or 0) or delay[2] == origin then
-  if tonumber(arg.crawl_delay) > 0 then
-    call('HSET', h, 'crawl_delay', arg.crawl_delay, 'delayed_by', origin)
-  else
-    call('HDEL', h, 'crawl_delay', 'delayed_by')
-  end
-end
+keep_robots(host, lease.origin, arg)
+-- Moved within the host to where another origin has its own.
+if origin ~= lease.origin and lease.member == origin .. '/robots.txt' then keep_robots(host, origin, arg) end
 place(host, now_ms() + rest(host, arg.latency))
 return 1

@@ -11,8 +11,11 @@ if not lease then return 0 end
 local host, h = lease.host, p .. 'h:' .. lease.host
 if arg.reason == '' then
   requeue(lease, lease.promise)
+  if lease.robots_for then queue_errand(host, lease.member, lease.robots_for) end
 elseif lease.kind == 'robots' then
-  end_queue(host, arg.reason, false, origin_of(lease.member))
+  -- But errands that came since they were taken from it: who asks is told the same after another look.
+  end_queue(host, arg.reason, false, lease.origin)
+  if call('EXISTS', h) == 0 then return 1 end
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
