@@ -84,10 +84,11 @@ def _wait_for_turn(
                 _refuse_another_corpus(frontier, config, where)
                 at = f"{socket.gethostname()}:{config.shards.resolve()}"
                 if not (other := frontier.claim(_identity(held), at)):
+                    # Again: another may have walked, and ended, since we looked.
                     _refuse_another_corpus(frontier, config, where)
                     stack.pop_all()
-                    about = (config.crawl_id, walk.row_group_rows)
-                    return ShardWriter(config.shards, crawl_id=about[0], row_group_rows=about[1], held=held)
+                    rows, crawl_id = walk.row_group_rows, config.crawl_id
+                    return ShardWriter(config.shards, crawl_id=crawl_id, row_group_rows=rows, held=held)
                 why = f"{other}: the crawl's walker writes there"
         except (ShardsLocked, WalkerLost) as error:
             why = str(error)

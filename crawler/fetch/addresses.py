@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -357,28 +358,18 @@ async def _is_answered(name: str) -> bool:
 
 async def _getaddrinfo(host: str, port: int) -> list[tuple[int, str]]:
     """Addresses as the system's resolver has them, looked up in a thread that nobody waits for at the end."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[tuple[int, str]]] = loop.create_future()
-
-    def tell(found: list[tuple[int, str]], error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(found)
+    answer: Future[list[tuple[int, str]]] = Future()
+    answer.set_running_or_notify_cancel()  # so that who waits no longer does not cancel it
 
     def look_up() -> None:
-        found: list[tuple[int, str]] = []
-        failed: Exception | None = None
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             distinct = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos)
             found = sorted(distinct, key=lambda of: of[0] != socket.AF_INET)[:_MOST_ADDRESSES]
         except Exception as error:
-            failed = without_descriptors() or error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, found, failed)
+            answer.set_exception(without_descriptors() or error)
+        else:
+            answer.set_result(found)
 
     threading.Thread(target=look_up, daemon=True, name="dns").start()
-    return await answer
+    return await asyncio.wrap_future(answer)

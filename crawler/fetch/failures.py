@@ -64,6 +64,8 @@ _NUMBERED_OTHERWISE = (ssl.SSLError, aiohttp.ClientSSLError, socket.gaierror)
 # The name servers know that there is no such name, or no address of it.
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
+# That a host rests which a fault of ours kept from being asked: without, it would be leased again at once.
+FAULT_SECONDS = 1.0
 # Seconds without new leases after a fault, doubled while nothing works: half would ask a full disk twice as
 # often, double notice later that it is over.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0

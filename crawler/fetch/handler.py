@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _MOST_ENCODINGS = 3
 # Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
-
-
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0

@@ -19,15 +19,9 @@ from scrapy.http import Response
 
 from crawler.config import EXTRACTION_MARGIN, CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
-from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import (
-    MOST_BYTES,
-    HostRules,
-    location,
-    product_token,
-    retry_at,
-)
+from crawler.fetch.robots import MOST_BYTES, HostRules, location, product_token, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
@@ -46,8 +40,6 @@ from tinylm.processes import beat
 # Seconds between two questions for leases when there are none, doubled each time.
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
-# That a URL rests which a fault of ours kept from being asked for: without, it would be leased again at once.
-_FAULT_SECONDS = 1.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
 # Characters of an ETag or a Last-Modified that are kept.
@@ -213,7 +205,7 @@ class LeaseSpider(Spider):
         self._faults.met(fault)
         if lease.key in self._open:
             with suppress(TinylmError):  # the server is away too: the lease expires
-                await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
+                await self._finish(lease, Batch.give_back, wait=FAULT_SECONDS, latency=latency)
 
     async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
