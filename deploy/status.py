@@ -168,6 +168,11 @@ def table(status: Status) -> Group:
     rows.add_row("quality", _quality(walker), "hosts", f"{counts['hosts']:,} ({hosts})")
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
+    rows.add_row(
+        "no connection", f"{counts['failed_connections']:,}", "set aside", f"{counts['set_aside']:,}"
+    )
+    if counts["clock_jumps"]:
+        rows.add_row("clock jumps", f"{counts['clock_jumps']:,}")
     rows.add_row("extraction", times if extraction["extracted"] else "nothing yet")
     reasons = (Counter(walker.get("dropped", {})) + status.not_fetched).most_common(_REASONS_SHOWN)
     dropped = "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet"

@@ -50,6 +50,14 @@ def test_it_says_what_a_workers_machine_lacks_while_it_does(server):
         assert (text == f"A worker waits, nothing is lost: {waiting_for}.") == said
 
 
+def test_it_counts_hosts_to_which_no_connection_was_made(server):
+    frontier = open_frontier(server)
+    frontier.put([Discovered("https://a.test/", 0.5)])
+    [lease] = frontier.lease(1)
+    frontier.nack(lease, "dns", sent=False)
+    assert "no connection 1 set aside 0" in " ".join(shown(frontier).split())
+
+
 def test_the_command_says_why_nothing_is_fetched(server, capsys):
     frontier = open_frontier(server)
     crawl = ["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
