@@ -27,7 +27,7 @@ _MOST_PAGES = 10**15
 _MOST_AT_ONCE = 10_000
 # Seconds of a lease that are left when its page has been extracted or given up: for its end to be said.
 EXTRACTION_MARGIN = 5.0
-# And 10 for the second of an extraction that comes before, and for the child's end and another's start.
+# And 10 more: for the first second of an extraction, the end of its child and the start of another.
 _LEASE_MARGIN = 10.0 + EXTRACTION_MARGIN
 
 
@@ -200,7 +200,6 @@ class CrawlConfig:
     """Larger bodies are given up."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
-
     deepest: int = 30
     """Links from a seed beyond which nothing is followed."""
 

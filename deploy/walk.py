@@ -101,7 +101,7 @@ def _wait_for_turn(
 
 
 def _identity(held: BinaryIO) -> str:
-    """Of a lock that is held: only its next holder after us can say the same, under the same kernel."""
+    """A name for a lock that is held: the same for whoever holds it next, as long as the machine runs."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

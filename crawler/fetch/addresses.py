@@ -45,7 +45,7 @@ _LONGEST_LOOKUP = 10.0
 # descriptors is less; shares of it for names of which nothing is known, and for domains that hung before; of
 # one domain. By half or double as many domains must hang to delay new names.
 _MOST_HANGING, _OF_NEW, _OF_SLOW, _MOST_OF_A_DOMAIN = 512, 0.9, 0.5, 4
-# Seconds between the turns of what is above that, and the longest that a host is told to wait for its own.
+# Seconds between the turns of a domain's further names, and the longest that one is told to wait for its own.
 _TURN, _LONGEST_TURN = _LONGEST_LOOKUP / _MOST_OF_A_DOMAIN, 300.0
 # Known names of others that are asked for when a name server does not answer, and for how many seconds.
 _CANARIES, _CANARY_SECONDS = 3, 5.0

@@ -145,8 +145,8 @@ def own_fault(error: BaseException | None) -> OwnFault | None:
 class OwnFaults:
     """How a process that fetches goes on while its own machine fails it: less, then nothing, then not at all.
 
-    A fault halves what may be in flight and stops new leases for a while; a fetch that was begun after it and
-    ended by somebody else's word allows one more. So with too few descriptors a worker goes on with as many
+    A fault halves what may be in flight and stops new leases for a while; each fetch that began after it and
+    met none allows one more. So with too few descriptors a worker goes on with as many
     as it has, and on a full disk it tries a single URL now and then.
     """
 

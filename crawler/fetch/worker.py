@@ -306,7 +306,7 @@ class LeaseSpider(Spider):
         await self._finish(lease, settled.end, page=page, **cost)
 
     async def _tell(self, lease: Lease, text: str | None) -> None:
-        """Tell the hosts whose robots.txt a lease was for that it is none, or was not to be had (None)."""
+        """Tell the hosts that a robots.txt was asked for what it says; None if it could not be had."""
         if lease.robots_for:
             await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
 
