@@ -336,10 +336,7 @@ class Frontier(Ends):
         if not stored:
             return 1 << 30
         limits, totals = Limits(**json.loads(stored)), _totals(counts)
-        failed = totals["failed_connections"] >= limits.failed_connections
-        if failed or totals["bytes"] >= limits.bytes or time.time() >= limits.until:
-            return 0
-        return max(0, limits.pages - totals["fetched"] - totals["leased"])
+        return 0 if limits.reached(totals) else max(0, limits.pages - totals["fetched"] - totals["leased"])
 
     def _finish(self, end: Ack | End) -> None:
         if self._store.run(end.call(self._prefix)) in (0, [0]):
@@ -544,16 +541,7 @@ class Frontier(Ends):
         if stopped := self._run("HGET", 0, "meta", "stopped"):
             return str(stopped.decode())
         limits = self.limits()
-        counts = self.counts()
-        if limits and counts["fetched"] >= limits.pages:
-            return f"{limits.pages:,} pages fetched"
-        if limits and counts["bytes"] >= limits.bytes:
-            return f"{limits.bytes / 1e9:g} GB fetched"
-        if limits and counts["failed_connections"] >= limits.failed_connections:
-            return f"{limits.failed_connections:,} connections failed"
-        if limits and time.time() >= limits.until:
-            return "its time is up"
-        return ""
+        return limits.reached(self.counts()) if limits else ""
 
     # The one walker
 

@@ -169,7 +169,7 @@ def test_what_this_machine_lacks_is_our_own_fault_and_says_what_to_do(error):
     ],
     ids=str,
 )
-def test_what_a_server_can_bring_about_never_is(error, reason):
+def test_no_error_that_a_server_can_cause_is_our_own_fault(error, reason):
     assert own_fault(error) is None
     assert classify(caused_by(error)) == reason
 
