@@ -140,7 +140,7 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
         seconds = f"{idle['next_wake_seconds']:.0f} s"
         return Verdict("wait", f"Every host with something queued rests; the next may be asked in {seconds}.")
     if idle["budget_spent"]:
-        spent = f"{idle['budget_spent']:,} hosts have spent their pages_per_host"
+        spent = f"{idle['budget_spent']:,} hosts have spent their budget"
         return Verdict("done", f"Nothing left to fetch: {spent}, and the others have nothing queued.")
     return Verdict("done", "Nothing left to fetch.")
 

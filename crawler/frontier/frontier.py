@@ -1,8 +1,8 @@
 """`Frontier`: the verbs of a crawl.
 
-They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a host lives
-in one of them. A transition is a script (`lua/`), complete or without effect; a call costs one round trip a
-partition, whatever the batch.
+They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a registrable
+domain lives in one of them, with all its hosts. A transition is a script (`lua/`), complete or without
+effect; a call costs one round trip a partition, whatever the batch.
 """
 
 import hashlib
