@@ -163,7 +163,7 @@ class FrontierScheduler(BaseScheduler):
             if now - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._frontier.reap)
                 reaped = now
-            free = self._faults.room(len(self._held))
+            free = self._faults.free(len(self._held))
             for held in await asyncio.to_thread(self._take, free) if free > 0 else []:
                 self._offer(held)
             if not self._held and now - checked > _FINISHED_SECONDS:

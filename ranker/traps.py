@@ -121,7 +121,7 @@ class Traps:
             bool(content) and self._add(_key(f"{urlsplit(url).netloc} {content}"), kept=kept) > _SAME_CONTENTS
         )
 
-    def room(self, quota: Quota, source: str) -> int:
+    def left(self, quota: Quota, source: str) -> int:
         """How many of `quota` a page of the domain `source` may be the first to name."""
         named, kept = self._groups.get(_key(f"{source} {quota.what}"), (0, 0))
         return max(0, min(quota.page, quota.domain + quota.kept_page * kept - named))

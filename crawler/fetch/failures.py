@@ -182,7 +182,7 @@ class OwnFaults:
         log.info("over, and going on: %s", self.waiting_for)
         self._allowed, self._pause, self.waiting_for = float(self._most), _SHORTEST_PAUSE, ""
 
-    def room(self, in_flight: int) -> int:
+    def free(self, in_flight: int) -> int:
         """How many may be begun now. Raises OwnFault if nothing has worked for too long."""
         now = time.monotonic()
         if self.waiting_for and now - self._met > _FORGOTTEN:

@@ -143,14 +143,14 @@ class LeaseSpider(Spider):
     async def _work(self) -> None:
         poll, reaped = _SHORTEST_POLL, 0.0
         while not self.fatal:
-            room = self._faults.room(len(self._open))
+            free = self._faults.free(len(self._open))
             leases: list[Lease] = []
             try:
                 if time.monotonic() - reaped > _REAP_SECONDS:
                     await asyncio.to_thread(self._reap)
                     reaped = time.monotonic()
-                if room > 0:
-                    leases = await asyncio.to_thread(self._lease, room)
+                if free > 0:
+                    leases = await asyncio.to_thread(self._lease, free)
             except Exception as error:
                 if not (fault := own_fault(error)):
                     raise
@@ -159,7 +159,7 @@ class LeaseSpider(Spider):
                 task = asyncio.create_task(self._serve(lease))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            if room > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
+            if free > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
                 beat()
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             self._something_finished.clear()

@@ -64,9 +64,9 @@ class Extractors:
     ) -> None:
         self._seconds, self._first_seconds = seconds, min(seconds, _FIRST_SECONDS)
         self._domains: OrderedDict[str, _Domain] = OrderedDict()
-        self._first = _Lane([_Extractor(extract, megabytes) for _ in range(processes)])
+        self._first = _Children([_Extractor(extract, megabytes) for _ in range(processes)])
         # Made when it is needed, which in most crawls is late: it takes as much memory as another extractor.
-        self._slow: _Lane | None = None
+        self._slow: _Children | None = None
         self._make_slow = partial(_Extractor, extract, megabytes, _NICENESS)
         self.times = Times()
 
@@ -85,7 +85,7 @@ class Extractors:
         if known.wasted() <= _TOLERATED_SECONDS:
             found, seconds = await self._ask(self._first, known, task, self._first_seconds, until)
         if not found or (found.reason == "extract_timeout" and self._seconds > self._first_seconds):
-            self._slow = self._slow or _Lane([self._make_slow()], _MOST_SLOW)
+            self._slow = self._slow or _Children([self._make_slow()], _MOST_SLOW)
             try:
                 found, more = await self._ask(self._slow, known, task, self._seconds, until)
                 seconds += more
@@ -95,13 +95,13 @@ class Extractors:
         return found, max(0.0, seconds - self._first_seconds)
 
     async def _ask(
-        self, lane: "_Lane", known: "_Domain", task: tuple[Any, ...], seconds: float, until: float
+        self, among: "_Children", known: "_Domain", task: tuple[Any, ...], seconds: float, until: float
     ) -> tuple[Extracted, float]:
         latest = until - seconds - _GRACE_SECONDS
         if latest < asyncio.get_running_loop().time():
             raise TimeoutError
         async with asyncio.timeout_at(latest if latest < math.inf else None):
-            child = await lane.take(known)
+            child = await among.take(known)
         child.seconds = 0.0
         try:
             found = (
@@ -110,7 +110,7 @@ class Extractors:
                 or Extracted(reason="extract_crash")
             )
         finally:
-            lane.put(child)
+            among.put(child)
         known.turn += child.seconds / _USUAL_SECONDS
         if found.reason in _OF_A_PROCESS:
             known.waste(child.seconds)
@@ -118,9 +118,9 @@ class Extractors:
 
     def close(self) -> None:
         """End all, at once."""
-        for lane in (self._first, self._slow):
-            if lane:
-                lane.close()
+        for children in (self._first, self._slow):
+            if children:
+                children.close()
 
 
 class _Domain:
@@ -144,7 +144,7 @@ class _Waiting(NamedTuple):
     child: "asyncio.Future[_Extractor]"
 
 
-class _Lane:
+class _Children:
     """Children that serve domains in turn (start-time fair queueing), those that wasted much last."""
 
     def __init__(self, children: "list[_Extractor]", most: float = math.inf) -> None:
