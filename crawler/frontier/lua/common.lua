@@ -191,13 +191,12 @@ end
 
 -- A host that was not met before, or by a version that knew no domains. From the second host of a domain on, they share
 -- its budget and its turns. Returns false, and changes nothing, if the domain has as many hosts as it may.
-local function meet(host, domain, index, most)
+local function meet(host, domain, most)
   local h, d = p .. 'h:' .. host, p .. 'd:' .. domain
   local of_domain = call('HMGET', d, 'hosts', 'first')
   local hosts = tonumber(of_domain[1] or 0)
   if most and hosts >= most then return false end
   call('HSETNX', h, 'next', whole(now_ms()))
-  call('HSETNX', h, 'index', index)
   call('HSET', h, 'domain', domain)
   call('HSET', d, 'hosts', hosts + 1)
   if hosts == 0 then

@@ -229,7 +229,7 @@ local function lease_of(host, known, urls, hosts, explored, best)
     return lease_of_robots(host, origin)
   end
   fill(host, urls - 1, known[TOP])
-  local errand = errand_of(member)
+  local errand = tonumber(promise) == FIRST and errand_of(member)
   if errand then
     local askers = take_askers(host, errand)
     if not askers or any_gone and call('SISMEMBER', p .. 'gone', url_of(host, errand)) == 1 then return nil end
