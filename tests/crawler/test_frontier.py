@@ -907,7 +907,7 @@ def test_it_can_say_why_nothing_is_ready_and_whether_it_is_over(frontier):
     assert frontier.finished()
     put(frontier, "https://a.test/1")
     assert not frontier.finished()
-    assert frontier.why_idle()["ready"] == 1
+    assert frontier.why_idle()["cooling"] == 1
     lease = lease_one(frontier)
     idle = frontier.why_idle()
     assert {cause: count for cause, count in idle.items() if count} == {"in_flight": 1}

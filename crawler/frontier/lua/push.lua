@@ -10,6 +10,9 @@
 local disk = ARGV[1] == '1'
 local hot, found, each, hosts_per_domain, most_of_domain, version = rules('hot_per_host', 'pages_per_found_host',
   'pages_per_referring_domain', 'hosts_per_domain', 'pages_per_domain', 'version')
+-- Hosts that were never asked are woken in their own order: strangers make up more than can be woken in a second, and
+-- those that rested would stand among them.
+local JUST_MET = 1e13
 local TAKEN_OVER = 5  -- begun by version 4, which knew no domains
 local most_refs = math.ceil((most_of_domain - found) / math.max(1, each))  -- more would not raise the domain's budget
 local now = now_ms()
@@ -109,8 +112,7 @@ while i <= #ARGV do
       call('HSET', h, 'tail', tails.tail, 'cold', tails.cold, 'top', tails.top)
     end
     if new > 0 and not known[1] then
-      -- At once: behind those that rested, strangers' hosts without number would have to be woken first.
-      call('ZADD', p .. 'ready', rank(host), host)
+      call('ZADD', p .. 'cooling', whole(now - JUST_MET), host)
     elseif new > 0 or changed then
       wake(host)
     end
