@@ -881,6 +881,31 @@ def test_after_a_jump_of_the_servers_clock_every_host_rests_once_and_none_longer
     assert time.time() - jumped >= 1.5 - 2 * RESOLUTION
 
 
+def test_a_question_that_was_long_on_its_way_is_no_jump_of_the_clock(store):
+    """Else two workers, one of which was told the time before, would put it right in turns, for ever."""
+    one, other = (store.open(crawl_id="late", delay=0.1) for _ in range(2))
+    put(one, *(f"https://h{n}.test/{path}" for n in range(40) for path in range(3)))
+    assert len(one.lease(2)) == len(other.lease(2)) == 2
+    run = one._store.run
+
+    def late(call):
+        if call.name == "lease":
+            one._store.run = run
+            time.sleep(2.2)
+        return run(call)
+
+    one._store.run = late
+    assert one.lease(2) == []  # it may have been a jump
+    assert len(other.lease(2)) == len(one.lease(2)) == 2
+    lease = other.lease(1)[0]
+    before = one.client.time()[0]
+    ack(other, replace(lease, given=lease.given + 5.0))
+    assert len(one.lease(2)) == len(other.lease(2)) == 2
+    assert one.counts()["clock_jumps"] == 0
+    # And the host rested since the question was sent.
+    assert int(one.client.hget(f"{one.prefixes[0]}h:{lease.host}", "next")) / 1000 < before
+
+
 # Strangers' numbers
 
 

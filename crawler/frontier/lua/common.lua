@@ -40,7 +40,8 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
---                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
+--                     units; offset (of the crawl's clock) and jumps (so far);
+--                     robots_bytes; of partition 0 also limits, stopped, paused;
 --                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
 --                     (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
@@ -54,12 +55,12 @@ if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walke
   error({err = 'WALKERLOST'})
 end
 
--- The crawl's clock: the server's, less the jumps that workers noticed.
-local clock
+-- The crawl's clock: the server's, less the jumps that workers noticed, and how many those were.
+local clock, jumps
 local function now_ms()
   if not clock then
-    local t = call('TIME')
-    clock = t[1] * 1000 + math.floor(t[2] / 1000) + (call('HGET', p .. 'meta', 'offset') or 0)
+    local t, known = call('TIME'), call('HMGET', p .. 'meta', 'offset', 'jumps')
+    clock, jumps = t[1] * 1000 + math.floor(t[2] / 1000) + (known[1] or 0), known[2] or '0'
   end
   return clock
 end
@@ -105,17 +106,34 @@ local function all_rest(from)
   call('DEL', p .. 'ready')
 end
 
--- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
--- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
--- What a worker's question takes on its way looks like a jump forward, so that is allowed some time.
-local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
-local function check_clock(told, elapsed)
-  local jump = now_ms() - told - elapsed
-  if jump < JUMP_AHEAD_MS and jump > -JUMP_BACK_MS then return end
-  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(-jump))
-  clock = clock - jump
+-- What a worker is told as the time: only between two jumps can times be compared. If they could be beyond, two workers
+-- of which one was told before would take turns at putting the clock right, for ever.
+local function time_told()
+  return whole(now_ms()) .. ' ' .. jumps
+end
+
+local function put_clock(by)
+  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(by))
+  jumps = whole(call('HINCRBY', p .. 'meta', 'jumps', 1))
+  clock = clock + by
   count('clock_jumps')
   all_rest(clock)
+end
+
+-- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
+-- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
+-- It jumped back for certain. A jump ahead may as well be a question that was long on its way, so the clock is put right
+-- only when a worker says how far ahead it is since it had an answer (lease.lua); for this one script it is then what it
+-- was when the question was sent. Returns whether it is ahead. `took` is how long the last question and its answer were.
+local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
+local function check_clock(told, elapsed, took)
+  local at, since = string.match(told, '^(%d+) (%d+)$')
+  local jump = now_ms() - at - elapsed
+  if since ~= jumps then return false end
+  if jump <= -JUMP_BACK_MS then put_clock(-jump) end
+  if jump < JUMP_AHEAD_MS + (took or 0) then return false end
+  clock = clock - jump
+  return true
 end
 
 -- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, and how many
