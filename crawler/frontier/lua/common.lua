@@ -10,10 +10,10 @@
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
 --                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
---                     (last batch that came back from disk); awaits (when it has rested, and the origin whose robots.txt
---                     moved to another host, while that is asked); of its origins robots_until, robots_bytes and
---                     robots_at (redirects so far, and the member of the same host that robots.txt moved to), followed
---                     by a space and the origin unless it is ''
+--                     (last batch that came back from disk); ending (how many asides it has); awaits (when it has
+--                     rested, and the origin whose robots.txt moved to another host, while that is asked); of its
+--                     origins robots_until, robots_bytes and robots_at (redirects so far, and the member of the same
+--                     host that robots.txt moved to), followed by a space and the origin unless it is ''
 --   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
 --   e:HOST     hash   errands: member of a robots.txt to which other hosts' was moved -> those that ask for it, as JSON
 --                     lists of host, origin and redirects so far. Its member waits in q:HOST too, with '#robots' behind
@@ -40,7 +40,8 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
---                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
+--                     units; offset (of the crawl's clock) and jumps (so far);
+--                     robots_bytes; of partition 0 also limits, stopped, paused;
 --                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
 --                     (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
@@ -54,12 +55,12 @@ if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walke
   error({err = 'WALKERLOST'})
 end
 
--- The crawl's clock: the server's, less the jumps that workers noticed.
-local clock
+-- The crawl's clock: the server's, less the jumps that workers noticed, and how many those were.
+local clock, jumps
 local function now_ms()
   if not clock then
-    local t = call('TIME')
-    clock = t[1] * 1000 + math.floor(t[2] / 1000) + (call('HGET', p .. 'meta', 'offset') or 0)
+    local t, known = call('TIME'), call('HMGET', p .. 'meta', 'offset', 'jumps')
+    clock, jumps = t[1] * 1000 + math.floor(t[2] / 1000) + (known[1] or 0), known[2] or '0'
   end
   return clock
 end
@@ -105,17 +106,34 @@ local function all_rest(from)
   call('DEL', p .. 'ready')
 end
 
--- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
--- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
--- What a worker's question takes on its way looks like a jump forward, so that is allowed some time.
-local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
-local function check_clock(told, elapsed)
-  local jump = now_ms() - told - elapsed
-  if jump < JUMP_AHEAD_MS and jump > -JUMP_BACK_MS then return end
-  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(-jump))
-  clock = clock - jump
+-- What a worker is told as the time: only between two jumps can times be compared. If they could be beyond, two workers
+-- of which one was told before would take turns at putting the clock right, for ever.
+local function time_told()
+  return whole(now_ms()) .. ' ' .. jumps
+end
+
+local function put_clock(by)
+  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(by))
+  jumps = whole(call('HINCRBY', p .. 'meta', 'jumps', 1))
+  clock = clock + by
   count('clock_jumps')
   all_rest(clock)
+end
+
+-- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
+-- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
+-- It jumped back for certain. A jump ahead may as well be a question that was long on its way, so the clock is put right
+-- only when a worker says how far ahead it is since it had an answer (lease.lua); for this one script it is then what it
+-- was when the question was sent. Returns whether it is ahead. `took` is how long the last question and its answer were.
+local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
+local function check_clock(told, elapsed, took)
+  local at, since = string.match(told, '^(%d+) (%d+)$')
+  local jump = now_ms() - at - elapsed
+  if since ~= jumps then return false end
+  if jump <= -JUMP_BACK_MS then put_clock(-jump) end
+  if jump < JUMP_AHEAD_MS + (took or 0) then return false end
+  clock = clock - jump
+  return true
 end
 
 -- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, and how many
@@ -196,7 +214,7 @@ local function meet(host, domain, most)
   local of_domain = call('HMGET', d, 'hosts', 'first')
   local hosts = tonumber(of_domain[1] or 0)
   if most and hosts >= most then return false end
-  call('HSETNX', h, 'next', whole(now_ms()))
+  if call('HSETNX', h, 'next', whole(now_ms())) == 1 then count('hosts') end
   call('HSET', h, 'domain', domain)
   call('HSET', d, 'hosts', hosts + 1)
   if hosts == 0 then
@@ -393,8 +411,9 @@ end
 local FORGOTTEN_MS, MOST_FORGOTTEN = DAY_MS, 20000
 local function forget(host)
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'shared')
-  if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 then
+  local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'ending', 'inflight')
+  if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 or
+    known[6] or (known[7] or '') ~= '' then
     return false
   end
   call('DEL', h, p .. 'e:' .. host)
@@ -421,24 +440,30 @@ end
 -- by each reap.
 local ENDED_AT_ONCE = 2000
 local function end_members(ending, members)
-  local ended, errands = 0, 0
+  local gone = call('HEXISTS', p .. 'h:' .. ending.host, 'gone') == 1
+  local ended, skipped, taken_down = 0, 0, 0
   for _, entry in ipairs(members) do
     local promise, member = entry[1], entry[2]
     local errand = errand_of(member)
-    if ending.origin and origin_of(member) ~= ending.origin or
-      errand and call('HEXISTS', p .. 'e:' .. ending.host, errand) == 1 then
-      call('ZADD', p .. 'q:' .. ending.host, promise, member)
-    else
+    local stays = ending.origin and origin_of(member) ~= ending.origin or
+      errand and call('HEXISTS', p .. 'e:' .. ending.host, errand) == 1
+    -- An errand may have come again meanwhile, and the host may have been taken down.
+    if gone or not stays or call('ZADD', p .. 'q:' .. ending.host, promise, member) == 0 then
       ended = ended + 1
       if errand then
-        errands = errands + 1  -- whoever asked for it was told, or asks again
+        -- whoever asked for it was told, or asks again
+      elseif stays then
+        taken_down = taken_down + 1
       elseif ending.dead then
         bury(ending.host, member, ending.reason)
+      else
+        skipped = skipped + 1
       end
     end
   end
   count('queued', -ended)
-  if not ending.dead then count('skipped:' .. ending.reason, ended - errands) end
+  count('skipped:' .. ending.reason, skipped)
+  count('skipped:taken_down', taken_down)
 end
 
 local function end_some()
@@ -459,6 +484,8 @@ local function end_some()
     left = left - #members
     if left > 0 then
       call('HDEL', p .. 'endings', key)
+      local h = p .. 'h:' .. ending.host
+      if call('HINCRBY', h, 'ending', -1) <= 0 then call('HDEL', h, 'ending') end
       if not forget(ending.host) then wake(ending.host) end
       key = call('HRANDFIELD', p .. 'endings')
     end
@@ -468,12 +495,15 @@ end
 local function end_queue(host, reason, dead, origin)
   local key = call('HINCRBY', p .. 'meta', 'endings', 1)
   call('HSET', p .. 'endings', key, cjson.encode({host = host, origin = origin, reason = reason, dead = dead}))
+  local h = p .. 'h:' .. host
+  call('HINCRBY', h, 'ending', 1)
   local function rename(queue, as)
     if call('EXISTS', queue) == 1 then call('RENAME', queue, p .. 'x:' .. key .. ':' .. as) end
   end
   rename(p .. 'q:' .. host, 'q')
   for band = 0, 9 do rename(p .. 't:' .. host .. ':' .. band, band) end
-  call('HDEL', p .. 'h:' .. host, 'tail')
+  call('HDEL', h, 'tail')
+  if tonumber(call('HGET', h, 'cold') or 0) == 0 then call('HDEL', h, 'top') end
   for _, member in ipairs(dead and call('HKEYS', p .. 'e:' .. host) or {}) do
     if not origin or origin_of(member) == origin then call('HDEL', p .. 'e:' .. host, member) end
   end

@@ -2,9 +2,10 @@
 -- The best URLs of the best hosts that may be asked now, one a host, for a limited time. With probability
 -- `exploration` a uniformly random ready host and a uniformly random URL of its queue; the propensity of what was
 -- chosen is part of the lease. A host without valid robots rules is leased its robots.txt first.
--- ARGV: n, ttl ms, random seed; and, once it was told one, the last time this script told the worker, and how many ms
---       ago that was by the worker's own clock
--- Returns the time of the crawl, and the leases as JSON.
+-- ARGV: n, ttl ms, random seed; and, once it was told one, the last time this script told the worker, how many ms ago
+--       that was by the worker's own clock, how many it had waited for it, and how many ms the time told since then is
+--       ahead of it for certain
+-- Returns the time of the crawl, and the leases as JSON: none while it may have jumped ahead.
 local n, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 math.randomseed(tonumber(ARGV[3]))
 
@@ -13,7 +14,15 @@ math.randomseed(tonumber(ARGV[3]))
 local MARGIN_MS = 2000  -- the log is synced each second, and a sync may take another
 local TOKENS_A_SECOND = 1000000  -- more than a server can give out
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
-if ARGV[4] then check_clock(ARGV[4], ARGV[5]) end
+if ARGV[4] then
+  local ahead, doubtful = tonumber(ARGV[7]), check_clock(ARGV[4], ARGV[5], ARGV[6])
+  if doubtful then
+    clock = nil
+    now_ms()
+    if ahead < JUMP_AHEAD_MS then return {time_told()} end
+    put_clock(-ahead)
+  end
+end
 local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
   'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain', 'pages_per_domain',
   'domain_concurrency')
@@ -31,7 +40,7 @@ if meta[1] ~= run_id then
     all_rest(restarted)
   end
 end
-if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {whole(now)} end
+if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {time_told()} end
 
 local DUE = 100  -- pages that return to their queues in one call; the others wait for the next
 for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, DUE)) do
@@ -281,7 +290,7 @@ while next_ones[at] do
 end
 if #leases == 0 then
   count('queued', -taken)
-  return {whole(now)}
+  return {time_told()}
 end
 
 local attempts, deadline = call('HMGET', p .. 'attempts', unpack(named)), whole(now + ttl)
@@ -297,4 +306,4 @@ end
 call('ZADD', p .. 'deadlines', unpack(deadlines))
 call('HSET', p .. 'leases', unpack(by_token))
 count('queued', -taken)
-return {whole(now), unpack(leases)}
+return {time_told(), unpack(leases)}

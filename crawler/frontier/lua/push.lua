@@ -16,7 +16,7 @@ local JUST_MET = 1e13
 local TAKEN_OVER = 5  -- begun by version 4, which knew no domains
 local most_refs = math.ceil((most_of_domain - found) / math.max(1, each))  -- more would not raise the domain's budget
 local now = now_ms()
-local total, hosts = 0, 0
+local total = 0
 
 -- Whether links to a host not met before may be; one that a person chose always.
 local function admit(host, domain, chosen)
@@ -93,7 +93,7 @@ while i <= #ARGV do
     local chosen = false
     for r = i + 3, i + 2 + refs do chosen = chosen or ARGV[r] == 'seed' end
     local admitted, why = admit(host, domain, chosen)
-    if admitted then hosts = hosts + 1 else refused = why end
+    if not admitted then refused = why end
   elseif version == TAKEN_OVER and call('HEXISTS', h, 'domain') == 0 then
     meet(host, domain)
     if host ~= domain then
@@ -120,7 +120,6 @@ while i <= #ARGV do
   end
   i = last + 1
 end
-if hosts > 0 then count('hosts', hosts) end
 if total > 0 then
   count('discovered', total)
   count('queued', total)
