@@ -906,7 +906,7 @@ def test_a_question_that_was_long_on_its_way_is_no_jump_of_the_clock(store):
     assert int(one.client.hget(f"{one.prefixes[0]}h:{lease.host}", "next")) / 1000 < before
 
 
-# What was put aside
+# Queues that are being ended
 
 AT_ONCE = 2000  # URLs of it that one script ends
 
@@ -919,7 +919,7 @@ def put_much_aside(frontier):
     assert frontier.counts()["queued"] == 1000
 
 
-def test_a_crawl_is_not_over_while_something_is_put_aside(store):
+def test_a_crawl_is_not_over_while_a_queue_is_being_ended(store):
     frontier = store.open(attempts=1)
     put_much_aside(frontier)
     assert not frontier.finished()

@@ -10,7 +10,7 @@
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
 --                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
---                     (last batch that came back from disk); ending (how many asides it has); awaits (when it has
+--                     (last batch that came back from disk); ending (how many endings it has); awaits (when it has
 --                     rested, and the origin whose robots.txt moved to another host, while that is asked); of its
 --                     origins robots_until, robots_bytes and robots_at (redirects so far, and the member of the same
 --                     host that robots.txt moved to), followed by a space and the origin unless it is ''
