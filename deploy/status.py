@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +16,7 @@ from rich.text import Text
 from crawler.frontier import Frontier, Limits
 from crawler.read.pool import Times
 from deploy.console import Console
+from deploy.crawl import not_fetched
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0
@@ -24,6 +26,8 @@ _QUIET_SECONDS = 60.0
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
+# Said wherever somebody asks why nothing is fetched.
+PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if that was paused, lets it go on."
 # As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
@@ -37,18 +41,14 @@ class Status(NamedTuple):
     extraction: Mapping[str, Any]  # how long it takes, and how often it failed
     limits: Limits | None
     reached: str  # the limit that stopped the crawl; empty while none has
+    paused: bool  # the crawl as a whole, by a person
     rate: float  # pages a second, of late
     quiet: float  # seconds since a fetch last ended
 
     @property
     def not_fetched(self) -> Counter[str]:
-        """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
-        reasons: Counter[str] = Counter()
-        for name, count in self.counts.items():
-            kind, colon, reason = name.partition(":")
-            if colon and kind in ("skipped", "failed"):
-                reasons[reason] += count
-        return reasons
+        """As `not_fetched`."""
+        return not_fetched(self.counts)
 
 
 class StatusReader:
@@ -71,6 +71,7 @@ class StatusReader:
             extraction=Times.of_all(frontier.published_by_workers()).summary(),
             limits=frontier.limits(),
             reached=frontier.reached(),
+            paused=frontier.paused(),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
         )
@@ -108,6 +109,8 @@ def verdict(status: Status, backlog: int) -> Verdict:
     if counts["backlog"] >= backlog:
         waiting = f"{counts['backlog']:,} pages wait to be judged"
         return Verdict("bad", f"Workers pause because {waiting}: is `tinylm walk` running and keeping up?")
+    if status.paused:
+        return Verdict("wait", PAUSED)
     if status.rate:
         pace = "The delays of the hosts set the pace"
         if idle["ready"] >= _MANY_READY:
@@ -163,7 +166,8 @@ def table(status: Status) -> Group:
     dropped = "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet"
     pages = status.limits.pages if status.limits else 0
     bar = ProgressBar(total=max(1, pages), completed=counts["fetched"], width=60)
-    return Group(bar, rows, Text(f"dropped  {dropped}", style="dim"))
+    # Padded, since a bar alone ends without a new line.
+    return Group(Padding(bar, 0), rows, Text(f"dropped  {dropped}", style="dim"))
 
 
 def _quality(walker: Mapping[str, Any]) -> str:

@@ -1,17 +1,19 @@
 """What `tinylm status` says: of quality, and why nothing is ready."""
 
 import io
+import time
 
 import pytest
 from rich.console import Console
 
-from crawler.frontier import Discovered
+from crawler.frontier import Discovered, Limits
 from deploy.cli.app import app
 from deploy.status import StatusReader, table
 from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.writer import ShardWriter
 from tests.conftest import open_frontier
+from tests.crawler.driving import ack, lease_one
 from tests.ranker.test_walker import feed
 
 
@@ -37,8 +39,34 @@ def test_it_names_the_model_and_how_far_to_trust_it(server, tmp_path):
 def test_the_command_says_why_nothing_is_fetched(server, capsys):
     frontier = open_frontier(server)
     crawl = ["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
-    for said in ("give it seeds", "is a `tinylm worker` running?"):
+    for said in ("give it seeds", "is a `tinylm worker` running?", "The crawl is paused"):
         with pytest.raises(SystemExit):
             app(crawl)
         assert said in capsys.readouterr().out
+        if frontier.counts()["discovered"]:
+            frontier.pause()
         frontier.put([Discovered("https://a.test/", 0.5)])
+
+
+def test_the_bar_has_a_line_of_its_own(server):
+    frontier = open_frontier(server)
+    frontier.set_limits(Limits(pages=2, bytes=10**6, until=time.time() + 60, failed_connections=10))
+    frontier.put([Discovered("https://a.test/", 0.5)])
+    ack(frontier, lease_one(frontier))
+    first, second, *_ = shown(frontier).splitlines()
+    assert first.strip()
+    assert not first.strip("━╺╸ ")
+    assert second.startswith("fetched")
+
+
+def test_a_crawl_that_goes_well_is_said_to_fetch(server, capsys, monkeypatch):
+    frontier = open_frontier(server, delay=0)
+    frontier.put([Discovered("https://a.test/", 0.5)])
+
+    def fetch(seconds):
+        ack(frontier, lease_one(frontier))
+
+    monkeypatch.setattr("deploy.cli.crawl.time.sleep", fetch)
+    with pytest.raises(SystemExit):
+        app(["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id])
+    assert "pages a second" in capsys.readouterr().out
