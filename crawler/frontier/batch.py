@@ -242,7 +242,7 @@ def _fine_ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
 
 
-def clock(lease: Lease) -> tuple[int, int]:
+def clock(lease: Lease) -> tuple[str, int]:
     """What a lease told us as the time, and how many milliseconds ago by our own clock: scripts compare."""
     return lease.told, ms(uptime() - lease.given)
 

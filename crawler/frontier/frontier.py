@@ -57,6 +57,8 @@ _SEED_BATCH = 1000
 _READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
 # Of a link beside its characters: four objects.
 _LINK_BYTES = 300
+# A server's clock that is so far ahead of ours jumped, as in lua/common.lua.
+_JUMP_AHEAD_MS = 2000
 # Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
 _LEASED_AT_ONCE = 500
 # What a zlib stream of usual strength begins with; no text does.
@@ -107,8 +109,10 @@ class Frontier(Ends):
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
         self._version, self._secret = STATE_VERSION, ""
-        # By partition: what time its last lease told, and when that was on our clock.
-        self._told: dict[int, tuple[int, float]] = {}
+        # By partition: what time its last lease told, and when that was asked for and given on our clock.
+        self._told: dict[int, tuple[str, float, float]] = {}
+        # And how many ms the time told since then is ahead of our clock.
+        self._ahead: dict[int, int] = {}
         self._heed_identity()
         if begin:
             # Of two that begin a crawl at once, one is first in partition 0; its rules go to the others.
@@ -312,18 +316,35 @@ class Frontier(Ends):
         for step in range(partitions):
             if len(leases) >= n:
                 break
-            partition, asked = (first + step) % partitions, uptime()
-            seed = self._random.getrandbits(31)
-            clock: tuple[int, ...] = ()
-            if partition in self._told:
-                told, at = self._told[partition]
-                clock = told, ms(asked - at)
+            partition, seed = (first + step) % partitions, self._random.getrandbits(31)
+            asked, clock = uptime(), self._clock(partition)
             now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
-            given = uptime()
-            self._told[partition] = int(now), given
-            times: dict[str, Any] = {"told": int(now), "given": given, "deadline": asked + seconds}
+            times: dict[str, Any] = {"told": now.decode(), "given": uptime(), "deadline": asked + seconds}
+            self._heed_time(partition, times["told"], asked, times["given"])
             leases += [_lease(json.loads(lease), partition, **times) for lease in found]
         return leases
+
+    def _clock(self, partition: int) -> tuple[Any, ...]:
+        """What a partition told us as the time, how many ms ago, after how many, and how far it is ahead."""
+        if partition not in self._told:
+            return ()
+        told, asked, given = self._told[partition]
+        return told, ms(uptime() - given), ms(given - asked), self._ahead.get(partition, 0)
+
+    def _heed_time(self, partition: int, now: str, asked: float, given: float) -> None:
+        """Remember what a partition told us as the time, unless its clock jumped ahead since last time.
+
+        More than from one question to the other's answer cannot have passed: beyond, it is no slow network.
+        """
+        if partition in self._told:
+            told, before, _ = self._told[partition]
+            (then, jumps), (at, jumps_now) = told.split(), now.split()
+            ahead = int(at) - int(then) - ms(given - before)
+            if jumps == jumps_now and ahead >= _JUMP_AHEAD_MS:
+                self._ahead[partition] = ahead
+                return
+        self._told[partition] = now, asked, given
+        self._ahead.pop(partition, None)
 
     def _remaining(self) -> int:
         """Fetches left until a limit, 0 if nothing may be leased."""
@@ -356,7 +377,10 @@ class Frontier(Ends):
     def reap(self) -> int:
         """Return the URLs of expired leases to their queues, and how many there were; heed new rules."""
         self.heed_rules()
-        return sum(self._everywhere("reap", _REAP_BATCH))
+        calls = [
+            Call("reap", prefix, (_REAP_BATCH, *self._clock(s)[:3])) for s, prefix in enumerate(self.prefixes)
+        ]
+        return sum(self._store.run_all(calls))
 
     # Hosts
 

@@ -62,8 +62,8 @@ class Lease:
     """Identifies the robots rules in force of the URL's origin (server milliseconds)."""
     deadline: float
     """By `uptime`, counted from before the lease was asked for: the frontier lets it run out no sooner."""
-    told: int
-    """The crawl's time when it was given, in milliseconds."""
+    told: str
+    """The crawl's time when it was given, in milliseconds, and after how many jumps of it."""
     given: float
     """When it was received, on the same clock."""
     fetch_no: int = 1

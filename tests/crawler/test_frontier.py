@@ -881,6 +881,101 @@ def test_after_a_jump_of_the_servers_clock_every_host_rests_once_and_none_longer
     assert time.time() - jumped >= 1.5 - 2 * RESOLUTION
 
 
+def test_a_question_that_was_long_on_its_way_is_no_jump_of_the_clock(store):
+    """Else two workers, one of which was told the time before, would put it right in turns, for ever."""
+    one, other = (store.open(crawl_id="late", delay=0.1) for _ in range(2))
+    put(one, *(f"https://h{n}.test/{path}" for n in range(40) for path in range(3)))
+    assert len(one.lease(2)) == len(other.lease(2)) == 2
+    run = one._store.run
+
+    def late(call):
+        if call.name == "lease":
+            one._store.run = run
+            time.sleep(2.2)
+        return run(call)
+
+    one._store.run = late
+    assert one.lease(2) == []  # it may have been a jump
+    assert len(other.lease(2)) == len(one.lease(2)) == 2
+    lease = other.lease(1)[0]
+    before = one.client.time()[0]
+    ack(other, replace(lease, given=lease.given + 5.0))
+    assert len(one.lease(2)) == len(other.lease(2)) == 2
+    assert one.counts()["clock_jumps"] == 0
+    # And the host rested since the question was sent.
+    assert int(one.client.hget(f"{one.prefixes[0]}h:{lease.host}", "next")) / 1000 < before
+
+
+# What was put aside
+
+AT_ONCE = 2000  # URLs of it that one script ends
+
+
+def put_much_aside(frontier):
+    """A host with two origins, the robots.txt of one failed for good; the ends of its URLs take a while."""
+    put(frontier, *(f"https://h.test/{n}" for n in range(AT_ONCE + 500)))
+    put(frontier, *(f"http://h.test/{n}" for n in range(500)), promise=0.1)
+    frontier.nack(lease_one(frontier), "robots_unreachable")
+    assert frontier.counts()["queued"] == 1000
+
+
+def test_a_crawl_is_not_over_while_something_is_put_aside(store):
+    frontier = store.open(attempts=1)
+    put_much_aside(frontier)
+    assert not frontier.finished()
+    frontier.reap()
+    assert frontier.counts()["queued"] == 500
+    assert len(drain(frontier)) == 500
+
+
+def test_a_host_taken_down_is_not_asked_for_what_was_put_aside_before(store):
+    frontier = store.open(attempts=1)
+    put_much_aside(frontier)
+    frontier.take_down("h.test")
+    frontier.reap()
+    time.sleep(0.05)
+    assert frontier.lease(1) == []
+    assert frontier.finished()
+    counts = frontier.counts()
+    assert (counts["queued"], counts["dead"], counts["skipped:taken_down"]) == (0, AT_ONCE + 500, 500)
+
+
+def test_new_links_to_a_host_whose_queue_was_ended_are_queued(store):
+    """It has nothing better in lists any more, which they could wait behind."""
+    frontier = store.open(attempts=1, hot_per_host=1)
+    put(frontier, "https://h.test/1", "https://h.test/2", promise=0.9)
+    frontier.nack(lease_one(frontier), "robots_unreachable")
+    assert frontier.counts()["queued"] == 0
+    put(frontier, "https://h.test/3", promise=0.5)
+    assert drain(frontier) == ["https://h.test/3"]
+
+
+def test_what_waits_in_lists_is_fetched_when_all_before_it_was_taken_down(store):
+    frontier = store.open(hot_per_host=1)
+    put(frontier, "https://h.test/1", promise=0.9)
+    put(frontier, "https://h.test/2", promise=0.5)
+    frontier.take_down("https://h.test/1")
+    assert drain(frontier) == ["https://h.test/2"]
+
+
+@pytest.mark.parametrize("said", ["resume", "block"])
+def test_hosts_a_person_spoke_of_are_counted_once(store, said):
+    frontier = store.open(pages_per_found_host=1)
+    put(frontier, "https://h.test/1")
+    ack(frontier, lease_one(frontier))
+    time.sleep(0.05)
+    assert frontier.lease(1) == []
+    assert frontier.why_idle()["budget_spent"] == 1
+    if said == "block":
+        frontier.block_until("h.test", time.time() + 60)
+    else:
+        frontier.resume("h.test")
+    frontier.pause("other.test")
+    idle = frontier.why_idle()
+    assert (idle["budget_spent"], idle["cooling"]) == (0, 1)
+    assert frontier.counts()["hosts"] == 2
+
+
 # Strangers' numbers
 
 

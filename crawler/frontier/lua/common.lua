@@ -10,10 +10,10 @@
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
 --                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
---                     (last batch that came back from disk); awaits (when it has rested, and the origin whose robots.txt
---                     moved to another host, while that is asked); of its origins robots_until, robots_bytes and
---                     robots_at (redirects so far, and the member of the same host that robots.txt moved to), followed
---                     by a space and the origin unless it is ''
+--                     (last batch that came back from disk); ending (how many asides it has); awaits (when it has
+--                     rested, and the origin whose robots.txt moved to another host, while that is asked); of its
+--                     origins robots_until, robots_bytes and robots_at (redirects so far, and the member of the same
+--                     host that robots.txt moved to), followed by a space and the origin unless it is ''
 --   r:HOST     string robots.txt, if there is one, of the origin ''; 'r:HOST ORIGIN' of others
 --   e:HOST     hash   errands: member of a robots.txt to which other hosts' was moved -> those that ask for it, as JSON
 --                     lists of host, origin and redirects so far. Its member waits in q:HOST too, with '#robots' behind
@@ -24,7 +24,7 @@
 --   w:DOMAIN   zset   host -> rank: hosts that would be ready if their domain were
 --   o:DOMAIN   set    hosts of the domain in spent
 --   domains    zset   domain -> when the next of its w: may go on
---   cooling    zset   host -> when it may be asked again;  blocked  zset  host -> until when it was told off
+--   cooling    zset   host -> when it may be asked again, or, negative, when it was met, less 10^13;  blocked  zset  host -> until when it was told off
 --   ready      zset   host -> best promise of its queue, and the policy's index of it
 --   spent, paused, thirst, norobots  sets of hosts: over their budget, told to wait, with nothing left but what is
 --                     on disk, without a robots.txt that answers. A host in flight or with nothing queued is in
@@ -40,7 +40,8 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
---                     units; offset (of the crawl's clock); robots_bytes; of partition 0 also limits, stopped, paused;
+--                     units; offset (of the crawl's clock) and jumps (so far);
+--                     robots_bytes; of partition 0 also limits, stopped, paused;
 --                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
 --                     (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
@@ -54,12 +55,12 @@ if walker ~= '' and tonumber(walker) < tonumber(call('HGET', p .. 'meta', 'walke
   error({err = 'WALKERLOST'})
 end
 
--- The crawl's clock: the server's, less the jumps that workers noticed.
-local clock
+-- The crawl's clock: the server's, less the jumps that workers noticed, and how many those were.
+local clock, jumps
 local function now_ms()
   if not clock then
-    local t = call('TIME')
-    clock = t[1] * 1000 + math.floor(t[2] / 1000) + (call('HGET', p .. 'meta', 'offset') or 0)
+    local t, known = call('TIME'), call('HMGET', p .. 'meta', 'offset', 'jumps')
+    clock, jumps = t[1] * 1000 + math.floor(t[2] / 1000) + (known[1] or 0), known[2] or '0'
   end
   return clock
 end
@@ -105,17 +106,34 @@ local function all_rest(from)
   call('DEL', p .. 'ready')
 end
 
--- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
--- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
--- What a worker's question takes on its way looks like a jump forward, so that is allowed some time.
-local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
-local function check_clock(told, elapsed)
-  local jump = now_ms() - told - elapsed
-  if jump < JUMP_AHEAD_MS and jump > -JUMP_BACK_MS then return end
-  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(-jump))
-  clock = clock - jump
+-- What a worker is told as the time: only between two jumps can times be compared. If they could be beyond, two workers
+-- of which one was told before would take turns at putting the clock right, for ever.
+local function time_told()
+  return whole(now_ms()) .. ' ' .. jumps
+end
+
+local function put_clock(by)
+  call('HINCRBYFLOAT', p .. 'meta', 'offset', whole(by))
+  jumps = whole(call('HINCRBY', p .. 'meta', 'jumps', 1))
+  clock = clock + by
   count('clock_jumps')
   all_rest(clock)
+end
+
+-- The server's clock jumped if it moved otherwise than a worker's monotonic clock, which is used for nothing else: then
+-- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
+-- It jumped back for certain. A jump ahead may as well be a question that was long on its way, so the clock is put right
+-- only when a worker says how far ahead it is since it had an answer (lease.lua); for this one script it is then what it
+-- was when the question was sent. Returns whether it is ahead. `took` is how long the last question and its answer were.
+local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
+local function check_clock(told, elapsed, took)
+  local at, since = string.match(told, '^(%d+) (%d+)$')
+  local jump = now_ms() - at - elapsed
+  if since ~= jumps then return false end
+  if jump <= -JUMP_BACK_MS then put_clock(-jump) end
+  if jump < JUMP_AHEAD_MS + (took or 0) then return false end
+  clock = clock - jump
+  return true
 end
 
 -- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, and how many
@@ -191,13 +209,12 @@ end
 
 -- A host that was not met before, or by a version that knew no domains. From the second host of a domain on, they share
 -- its budget and its turns. Returns false, and changes nothing, if the domain has as many hosts as it may.
-local function meet(host, domain, index, most)
+local function meet(host, domain, most)
   local h, d = p .. 'h:' .. host, p .. 'd:' .. domain
   local of_domain = call('HMGET', d, 'hosts', 'first')
   local hosts = tonumber(of_domain[1] or 0)
   if most and hosts >= most then return false end
-  call('HSETNX', h, 'next', whole(now_ms()))
-  call('HSETNX', h, 'index', index)
+  if call('HSETNX', h, 'next', whole(now_ms())) == 1 then count('hosts') end
   call('HSET', h, 'domain', domain)
   call('HSET', d, 'hosts', hosts + 1)
   if hosts == 0 then
@@ -286,7 +303,7 @@ end
 
 -- Errands: a robots.txt that moved is asked for in the turn of the host it moved to, for all that point to it.
 local MOST_ERRANDS, MOST_ASKERS = 100, 100  -- of a host, and of an errand: 3 MB; who is one too many asks again later
-local FIRST = 10000  -- the promise of an errand: as much as a page can
+local PROMISE_OF_ERRAND = 10000  -- as much as a page can
 
 local function errand_of(member)
   return string.sub(member, -7) == '#robots' and string.sub(member, 1, -8)
@@ -306,7 +323,7 @@ local function queue_errand(host, member, askers)
   end
   if call('HEXISTS', e, member) == 0 and call('HLEN', e) >= MOST_ERRANDS then return end
   call('HSET', e, member, cjson.encode(list))
-  count('queued', call('ZADD', p .. 'q:' .. host, FIRST, member .. '#robots'))
+  count('queued', call('ZADD', p .. 'q:' .. host, PROMISE_OF_ERRAND, member .. '#robots'))
   -- A host that waits for an answer goes on waiting, unless the redirects go round in a circle: that has to end.
   local awaits = own and call('HGET', p .. 'h:' .. host, 'awaits')
   if awaits then
@@ -394,8 +411,9 @@ end
 local LOST_MS, MOST_LOST = DAY_MS, 20000
 local function forget(host)
   local h = p .. 'h:' .. host
-  local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'shared')
-  if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 then
+  local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'ending', 'inflight')
+  if known[1] or known[2] or known[3] or tonumber(known[4] or 0) > 0 or call('EXISTS', p .. 'q:' .. host) == 1 or
+    known[6] or (known[7] or '') ~= '' then
     return false
   end
   call('DEL', h, p .. 'e:' .. host)
@@ -422,24 +440,30 @@ end
 -- and by each reap.
 local ENDED_AT_ONCE = 2000
 local function end_members(aside, members)
-  local ended, errands = 0, 0
+  local gone = call('HEXISTS', p .. 'h:' .. aside.host, 'gone') == 1
+  local ended, skipped, taken_down = 0, 0, 0
   for _, entry in ipairs(members) do
     local promise, member = entry[1], entry[2]
     local errand = errand_of(member)
-    if aside.origin and origin_of(member) ~= aside.origin or
-      errand and call('HEXISTS', p .. 'e:' .. aside.host, errand) == 1 then
-      call('ZADD', p .. 'q:' .. aside.host, promise, member)
-    else
+    local stays = aside.origin and origin_of(member) ~= aside.origin or
+      errand and call('HEXISTS', p .. 'e:' .. aside.host, errand) == 1
+    -- An errand may have come again meanwhile, and the host may have been taken down.
+    if gone or not stays or call('ZADD', p .. 'q:' .. aside.host, promise, member) == 0 then
       ended = ended + 1
       if errand then
-        errands = errands + 1  -- whoever asked for it was told, or asks again
+        -- whoever asked for it was told, or asks again
+      elseif stays then
+        taken_down = taken_down + 1
       elseif aside.dead then
         bury(aside.host, member, aside.reason)
+      else
+        skipped = skipped + 1
       end
     end
   end
   count('queued', -ended)
-  if not aside.dead then count('skipped:' .. aside.reason, ended - errands) end
+  count('skipped:' .. aside.reason, skipped)
+  count('skipped:taken_down', taken_down)
 end
 
 local function end_some()
@@ -460,6 +484,8 @@ local function end_some()
     left = left - #members
     if left > 0 then
       call('HDEL', p .. 'asides', key)
+      local h = p .. 'h:' .. aside.host
+      if call('HINCRBY', h, 'ending', -1) <= 0 then call('HDEL', h, 'ending') end
       if not forget(aside.host) then wake(aside.host) end
       key = call('HRANDFIELD', p .. 'asides')
     end
@@ -469,12 +495,15 @@ end
 local function end_queue(host, reason, dead, origin)
   local key = call('HINCRBY', p .. 'meta', 'asides', 1)
   call('HSET', p .. 'asides', key, cjson.encode({host = host, origin = origin, reason = reason, dead = dead}))
+  local h = p .. 'h:' .. host
+  call('HINCRBY', h, 'ending', 1)
   local function put_aside(queue, as)
     if call('EXISTS', queue) == 1 then call('RENAME', queue, p .. 'x:' .. key .. ':' .. as) end
   end
   put_aside(p .. 'q:' .. host, 'q')
   for band = 0, 9 do put_aside(p .. 't:' .. host .. ':' .. band, band) end
-  call('HDEL', p .. 'h:' .. host, 'tail')
+  call('HDEL', h, 'tail')
+  if tonumber(call('HGET', h, 'cold') or 0) == 0 then call('HDEL', h, 'top') end
   for _, member in ipairs(dead and call('HKEYS', p .. 'e:' .. host) or {}) do
     if not origin or origin_of(member) == origin then call('HDEL', p .. 'e:' .. host, member) end
   end

@@ -9,7 +9,9 @@ end
 local rests = tonumber(call('HGET', p .. 'meta', 'restarted') or 0)
 local ready, wakes = call('ZCARD', p .. 'ready'), -1
 local earliest = math.min(first('cooling'), first('due'), first('domains'))
-if ready > 0 then
+if call('EXISTS', p .. 'asides') == 1 then
+  wakes = 0  -- some of what was put aside may be queued again by the next reap
+elseif ready > 0 then
   wakes = math.max(0, rests - now)
 elseif earliest < math.huge then
   wakes = math.max(0, earliest - now, rests - now)

@@ -2,9 +2,10 @@
 -- The best URLs of the best hosts that may be asked now, one a host, for a limited time. With probability
 -- `exploration` a uniformly random ready host and a uniformly random URL of its queue; the propensity of what was
 -- chosen is part of the lease. A host without valid robots rules is leased its robots.txt first.
--- ARGV: n, ttl ms, random seed; and, once it was told one, the last time this script told the worker, and how many ms
---       ago that was by the worker's own clock
--- Returns the time of the crawl, and the leases as JSON.
+-- ARGV: n, ttl ms, random seed; and, once it was told one, the last time this script told the worker, how many ms ago
+--       that was by the worker's own clock, how many it had waited for it, and how many ms the time told since then is
+--       ahead of it for certain
+-- Returns the time of the crawl, and the leases as JSON: none while it may have jumped ahead.
 local n, ttl = tonumber(ARGV[1]), tonumber(ARGV[2])
 math.randomseed(tonumber(ARGV[3]))
 
@@ -13,7 +14,15 @@ math.randomseed(tonumber(ARGV[3]))
 local MARGIN_MS = 2000  -- the log is synced each second, and a sync may take another
 local TOKENS_A_SECOND = 1000000  -- more than a server can give out
 local run_id = string.match(call('INFO', 'server'), 'run_id:(%x+)')
-if ARGV[4] then check_clock(ARGV[4], ARGV[5]) end
+if ARGV[4] then
+  local ahead, doubtful = tonumber(ARGV[7]), check_clock(ARGV[4], ARGV[5], ARGV[6])
+  if doubtful then
+    clock = nil
+    now_ms()
+    if ahead < JUMP_AHEAD_MS then return {time_told()} end
+    put_clock(-ahead)
+  end
+end
 local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
   'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain', 'pages_per_domain',
   'domain_concurrency')
@@ -31,7 +40,7 @@ if meta[1] ~= run_id then
     all_rest(restarted)
   end
 end
-if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {whole(now)} end
+if now < restarted + delay or call('XLEN', p .. 'pages') >= limit then return {time_told()} end
 
 local DUE = 100  -- pages that return to their queues in one call; the others wait for the next
 for _, url in ipairs(call('ZRANGEBYSCORE', p .. 'due', '-inf', now, 'LIMIT', 0, DUE)) do
@@ -87,16 +96,22 @@ end
 
 -- More than are leased, so that the best are chosen among many; all at once would make a call after a pause long.
 local WOKEN = 64 + 4 * n
-local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
-if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
-local function make_ready(host)
-  local known = facts(host)
-  if may_go(host, known) then
-    ready[#ready + 1] = rank(host, known[INDEX])
-    ready[#ready + 1] = host
+local function make_ready(hosts)
+  local ready = {}
+  for _, host in ipairs(hosts) do
+    local known = facts(host)
+    if may_go(host, known) then
+      ready[#ready + 1] = rank(host, known[INDEX])
+      ready[#ready + 1] = host
+    end
   end
+  if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 end
-for _, host in ipairs(woken) do make_ready(host) end
+for _, those in ipairs({{0, now}, {'-inf', '(0'}}) do  -- that rested, and that were just met
+  local woken = call('ZRANGEBYSCORE', p .. 'cooling', those[1], those[2], 'LIMIT', 0, WOKEN)
+  if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
+  make_ready(woken)
+end
 
 -- Of a domain of several hosts so many are asked at once, and as many within each delay: one after the other.
 local gap = math.ceil(delay / at_once)
@@ -104,13 +119,10 @@ for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMI
   local w, d = p .. 'w:' .. domain, p .. 'd:' .. domain
   call('ZREM', p .. 'domains', domain)
   if tonumber(call('HGET', d, 'busy') or 0) < at_once then
-    local host = call('ZPOPMAX', w)[1]
-    if host then make_ready(host) end
+    make_ready({call('ZPOPMAX', w)[1]})
     if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap), domain) end
   end
 end
-if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
-
 -- The domain of a host that shares it, if it is its turn; if not, the host waits for it.
 local function turn(host, known)
   local domain = domain_of(host)
@@ -229,7 +241,7 @@ local function lease_of(host, known, urls, hosts, explored, best)
     return lease_of_robots(host, origin)
   end
   fill(host, urls - 1, known[TOP])
-  local errand = errand_of(member)
+  local errand = tonumber(promise) == PROMISE_OF_ERRAND and errand_of(member)
   if errand then
     local askers = take_askers(host, errand)
     if not askers or any_gone and call('SISMEMBER', p .. 'gone', url_of(host, errand)) == 1 then return nil end
@@ -278,7 +290,7 @@ while next_ones[at] do
 end
 if #leases == 0 then
   count('queued', -taken)
-  return {whole(now)}
+  return {time_told()}
 end
 
 local attempts, deadline = call('HMGET', p .. 'attempts', unpack(named)), whole(now + ttl)
@@ -294,4 +306,4 @@ end
 call('ZADD', p .. 'deadlines', unpack(deadlines))
 call('HSET', p .. 'leases', unpack(by_token))
 count('queued', -taken)
-return {whole(now), unpack(leases)}
+return {time_told(), unpack(leases)}

@@ -14,7 +14,7 @@ if ARGV[6] ~= 'take_down' then
     count('skipped:taken_down')
     return 0
   else
-    if call('HEXISTS', h, 'next') == 0 then meet(host, domain, 0) end
+    if call('HEXISTS', h, 'next') == 0 then meet(host, domain) end
     call('ZREM', p .. 'lost', host)
     call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
@@ -31,6 +31,10 @@ if was == 1 then count('dead', -1) end
 if call('ZREM', p .. 'q:' .. host, member) == 1 then
   was = 1
   count('queued', -1)
+  -- A host is leased of its queue: what waits in lists comes into it, as no lease will fetch it.
+  if call('EXISTS', p .. 'q:' .. host) == 0 and tonumber(call('HGET', h, 'tail') or 0) > 0 then
+    pull(host, rules('hot_per_host'))
+  end
 end
 local token = call('HGET', h, 'inflight') or ''
 if token ~= '' and cjson.decode(call('HGET', p .. 'leases', token)).member == member then
