@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -42,6 +42,7 @@ class Status(NamedTuple):
     limits: Limits | None
     reached: str  # the limit that stopped the crawl; empty while none has
     paused: bool  # the crawl as a whole, by a person
+    waiting_for: str  # what a worker's own machine lacks; empty while none says so
     rate: float  # pages a second, of late
     quiet: float  # seconds since a fetch last ended
 
@@ -64,14 +65,16 @@ class StatusReader:
         frontier = self.frontier
         counts = frontier.counts()
         rate = self._rate(counts["fetched"])
+        workers = frontier.published_by_workers()
         return Status(
             counts=counts,
             walker=frontier.published("walker"),
             idle=frontier.why_idle(),
-            extraction=Times.of_all(frontier.published_by_workers()).summary(),
+            extraction=Times.of_all(workers).summary(),
             limits=frontier.limits(),
             reached=frontier.reached(),
             paused=frontier.paused(),
+            waiting_for=_waiting_for(workers),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
         )
@@ -116,7 +119,16 @@ def verdict(status: Status, backlog: int) -> Verdict:
         if idle["ready"] >= _MANY_READY:
             pace = f"{idle['ready']:,} hosts are ready: more workers would be faster"
         return Verdict("good", f"Fetching {status.rate:.1f} pages a second. {pace}.")
+    if status.waiting_for:
+        return Verdict("bad", f"A worker waits, nothing is lost: {status.waiting_for}.")
     return _why_nothing_moves(idle, status.quiet)
+
+
+def _waiting_for(workers: Iterable[Mapping[str, Any]]) -> str:
+    """What a worker that may still be there waits for; the word of one that was killed stays published."""
+    lately = time.time() - _QUIET_SECONDS
+    said = (each["waiting_for"] for each in workers if each.get("at", 0.0) > lately)
+    return next(filter(None, said), "")
 
 
 def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:

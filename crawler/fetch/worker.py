@@ -177,7 +177,7 @@ class LeaseSpider(Spider):
     def _reap(self) -> None:
         """End what expired, in the frontier and among ours; say how extraction goes."""
         self.frontier.reap()
-        waiting = {"waiting_for": self._faults.waiting_for}
+        waiting = {"waiting_for": self._faults.waiting_for, "at": time.time()}
         self.frontier.publish(self._name, self._extract.times.state() | waiting)
         now = uptime()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:

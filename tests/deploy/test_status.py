@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from crawler.frontier import Discovered, Limits
+from crawler.read.pool import Times
 from deploy.cli.app import app
 from deploy.status import StatusReader, table
 from ranker.config import WalkConfig
@@ -46,6 +47,15 @@ def test_the_command_says_why_nothing_is_fetched(server, capsys):
         if frontier.counts()["discovered"]:
             frontier.pause()
         frontier.put([Discovered("https://a.test/", 0.5)])
+
+
+@pytest.mark.parametrize(("age", "said"), [(0, "no room"), (3600, "")])
+def test_what_a_workers_machine_lacks_is_told_while_the_worker_is_there(server, age, said):
+    frontier = open_frontier(server)
+    times = Times()
+    frontier.publish("worker:a:1", times.state() | {"waiting_for": "", "at": time.time()})
+    frontier.publish("worker:b:1", times.state() | {"waiting_for": "no room", "at": time.time() - age})
+    assert StatusReader(frontier).read().waiting_for == said
 
 
 def test_the_bar_has_a_line_of_its_own(server):
