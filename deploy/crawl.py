@@ -4,7 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,8 @@ _POLL_SECONDS, _IDLE_POLLS = 0.25, 8
 _FULL_POLLS = 120
 # A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
+# Reasons named at the end, the most frequent first: what more there are is in `tinylm status`.
+_REASONS_SAID = 4
 # For the walker to judge what is in the stream and commit, before it is killed.
 _DRAIN_SECONDS = 120.0
 
@@ -74,6 +77,16 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     )
 
 
+def not_fetched(counts: Mapping[str, int]) -> Counter[str]:
+    """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
+    reasons: Counter[str] = Counter()
+    for name, count in counts.items():
+        kind, colon, reason = name.partition(":")
+        if colon and kind in ("skipped", "failed"):
+            reasons[reason] += count
+    return reasons
+
+
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Turn SIGTERM into a KeyboardInterrupt, as Ctrl-C is, inside the block."""
@@ -108,6 +121,9 @@ class Crawl:
         self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
         with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
+            counts = frontier.counts()
+            if not (seeds or counts["discovered"] or counts["backlog"]):
+                raise CrawlError(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
             frontier.set_rules(config)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
@@ -166,9 +182,7 @@ class Crawl:
             waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
             idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
             if not waiting and idle >= _IDLE_POLLS:
-                spent = frontier.why_idle()["budget_spent"]
-                more = f"; hosts that have spent their budget: {spent:,}" if spent else ""
-                return f"nothing left to fetch{more}"
+                return _nothing_left(frontier)
             if waiting and idle >= _FULL_POLLS:
                 return self._full(waiting)
 
@@ -194,6 +208,16 @@ class Crawl:
             killed = "; SIGKILL: is there enough memory?" if code == -signal.SIGKILL else ""
             raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}{killed}")
         return self._start(name)
+
+
+def _nothing_left(frontier: Frontier) -> str:
+    """The end of a crawl that has fetched all it may; of one that could fetch nothing, why."""
+    spent = frontier.why_idle()["budget_spent"]
+    reasons = not_fetched(frontier.counts()).most_common(_REASONS_SAID)
+    words = ["nothing left to fetch"]
+    words += [f"hosts that have spent their budget: {spent:,}"] if spent else []
+    listed = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
+    return "; ".join(words + ([f"attempts without a page: {listed}"] if listed else []))
 
 
 def _last_line(log: Path) -> str:

@@ -2,12 +2,13 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from rich.console import Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -15,17 +16,18 @@ from rich.text import Text
 from crawler.frontier import Frontier, Limits
 from crawler.read.pool import Times
 from deploy.console import Console
+from deploy.crawl import not_fetched
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0
 # Without an answer for two timeouts of a response, workers are asked after.
 _QUIET_SECONDS = 60.0
-# How old a worker's word may be: it speaks every 2 seconds, and the clocks of machines differ.
-_SAID_SECONDS = 30.0
 # Between two lines where the output is no terminal: a crawl of 12 hours is 8,640 lines of log.
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
+# Said wherever somebody asks why nothing is fetched.
+PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if that was paused, lets it go on."
 # As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
@@ -39,21 +41,15 @@ class Status(NamedTuple):
     extraction: Mapping[str, Any]  # how long it takes, and how often it failed
     limits: Limits | None
     reached: str  # the limit that stopped the crawl; empty while none has
+    paused: bool  # the crawl as a whole, by a person
+    waiting_for: str  # what a worker's own machine lacks; empty while none says so
     rate: float  # pages a second, of late
     quiet: float  # seconds since a fetch last ended
-    waiting_for: str = (
-        ""  # what a worker's machine lacks, and what to do about it; empty while it lacks nothing
-    )
 
     @property
     def not_fetched(self) -> Counter[str]:
-        """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
-        reasons: Counter[str] = Counter()
-        for name, count in self.counts.items():
-            kind, colon, reason = name.partition(":")
-            if colon and kind in ("skipped", "failed"):
-                reasons[reason] += count
-        return reasons
+        """As `not_fetched`."""
+        return not_fetched(self.counts)
 
 
 class StatusReader:
@@ -70,7 +66,6 @@ class StatusReader:
         counts = frontier.counts()
         rate = self._rate(counts["fetched"])
         workers = frontier.published_by_workers()
-        lately = [each for each in workers if time.time() - each.get("at", 0.0) < _SAID_SECONDS]
         return Status(
             counts=counts,
             walker=frontier.published("walker"),
@@ -78,9 +73,10 @@ class StatusReader:
             extraction=Times.of_all(workers).summary(),
             limits=frontier.limits(),
             reached=frontier.reached(),
+            paused=frontier.paused(),
+            waiting_for=_waiting_for(workers),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
-            waiting_for=next((each["waiting_for"] for each in lately if each["waiting_for"]), ""),
         )
 
     def _rate(self, fetched: int) -> float:
@@ -118,12 +114,21 @@ def verdict(status: Status, backlog: int) -> Verdict:
     if counts["backlog"] >= backlog:
         waiting = f"{counts['backlog']:,} pages wait to be judged"
         return Verdict("bad", f"Workers pause because {waiting}: is `tinylm walk` running and keeping up?")
+    if status.paused:
+        return Verdict("wait", PAUSED)
     if status.rate:
         pace = "The delays of the hosts set the pace"
         if idle["ready"] >= _MANY_READY:
             pace = f"{idle['ready']:,} hosts are ready: more workers would be faster"
         return Verdict("good", f"Fetching {status.rate:.1f} pages a second. {pace}.")
     return _why_nothing_moves(idle, status.quiet)
+
+
+def _waiting_for(workers: Iterable[Mapping[str, Any]]) -> str:
+    """What a worker that may still be there waits for; the word of one that was killed stays published."""
+    lately = time.time() - _QUIET_SECONDS
+    said = (each["waiting_for"] for each in workers if each.get("at", 0.0) > lately)
+    return next(filter(None, said), "")
 
 
 def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
@@ -178,7 +183,8 @@ def table(status: Status) -> Group:
     dropped = "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet"
     pages = status.limits.pages if status.limits else 0
     bar = ProgressBar(total=max(1, pages), completed=counts["fetched"], width=60)
-    return Group(bar, rows, Text(f"dropped  {dropped}", style="dim"))
+    # Padded, since a bar alone ends without a new line.
+    return Group(Padding(bar, 0), rows, Text(f"dropped  {dropped}", style="dim"))
 
 
 def _quality(walker: Mapping[str, Any]) -> str:

@@ -480,6 +480,11 @@ class Frontier(Ends):
         else:
             self._store.run(Call("HDEL", self._pausing(everything), ("meta", "paused")))
 
+    def paused(self) -> bool:
+        """Whether this crawl, or everything on its server, is paused; a host alone does not count."""
+        calls = [Call("HGET", self._pausing(every), ("meta", "paused")) for every in (False, True)]
+        return any(self._store.run_all(calls))
+
     def _pausing(self, everything: bool) -> str:
         return _EVERYTHING if everything else self.prefixes[0]
 

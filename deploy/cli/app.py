@@ -25,6 +25,7 @@ SECTIONS: dict[str, type] = {
 app = App(
     name="tinylm",
     version=tinylm.__version__,
+    suppress_keyboard_interrupt=False,  # or Ctrl-C would end here, before `exit_on_error` says what it means
     help="From a list of seeds to a language model you can talk to.",
     help_epilogue=(
         "Settings: a flag wins over the environment (TINYLM_CRAWL_PAGES=500), that over tinylm.toml ([crawl] "

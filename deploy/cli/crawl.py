@@ -1,6 +1,7 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
 import signal
+import time
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
+# Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
+_SAMPLE_SECONDS = 1.0
 _FRONTIER = layers(frontier=FrontierConfig)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 
@@ -159,7 +162,11 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     from deploy.status import StatusReader, table, verdict
 
     attached = attach(frontier)
-    read = StatusReader(attached).read()
+    reader = StatusReader(attached)
+    # Twice, as one reading has no rate: without one a crawl that goes well reads like one that stands still.
+    reader.read()
+    time.sleep(_SAMPLE_SECONDS)
+    read = reader.read()
     Console().print(table(read))
     say(verdict(read, attached.config.backlog).text)
 

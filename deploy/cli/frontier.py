@@ -16,6 +16,7 @@ from crawler.frontier.records import ASIDE
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
+from deploy.status import PAUSED
 from ranker.config import GOOD_LABEL, ONLINE
 from shards.errors import ShardError
 from shards.manifest import is_corpus
@@ -46,11 +47,15 @@ _CAUSES = {
 @app.command
 def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """How many hosts give nothing now, by cause, and when the next one wakes."""
-    idle = attach(frontier).why_idle()
+    opened = attach(frontier)
+    idle = opened.why_idle()
     table = Table.grid(padding=(0, 2))
     for cause, words in _CAUSES.items():
         table.add_row(f"{idle[cause]:,}", "hosts" if idle[cause] != 1 else "host", words)
     Console().print(table)
+    if opened.paused():
+        say(PAUSED)
+        return
     wake = idle["next_wake_seconds"]
     say("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
 

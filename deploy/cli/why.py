@@ -11,8 +11,10 @@ import numpy as np
 from rich.table import Table
 
 from crawler.config import FrontierConfig
+from crawler.errors import ServerError
 from crawler.urls import canonicalize, fingerprint, locate
 from deploy.console import Console
+from deploy.crawl import NoServer, attach
 from ranker.policy.promise import WORDS
 from ranker.state import restored
 from shards.manifest import Manifest
@@ -44,6 +46,8 @@ def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = F
     console.print(page, soft_wrap=True, highlight=False)
     if manifest.is_taken_down(page, locate(page).host):
         console.print("was taken down: nothing is told of it")
+    elif said := "" if directory else _said_by_frontier(frontier, page):
+        console.print(said, soft_wrap=True, highlight=False)
     elif fetched := fetches_of(corpus, manifest, page):
         _print_fetched(console, fetched)
     elif not (manifest.state and _print_waiting(console, corpus, page)):
@@ -52,6 +56,18 @@ def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = F
             console.print("but of some shards the fetches were not logged")
         for near in near_to(corpus, manifest, page):
             console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
+
+
+def _said_by_frontier(config: FrontierConfig, url: str) -> str:
+    """That a URL was taken down or given up, of which a corpus knows later or never; "" if no server runs."""
+    try:
+        frontier = attach(config)
+        if {url, locate(url).host} & frontier.taken_down():
+            return "was taken down: nothing is told of it"
+        reason = dict(frontier.dead_letters()).get(url)
+    except (NoServer, ServerError):
+        return ""
+    return f"was given up ({reason}): `tinylm frontier retry {url}` queues it again" if reason else ""
 
 
 def fetches_of(directory: Path, manifest: Manifest, url: str) -> list[Fetched]:

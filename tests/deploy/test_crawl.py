@@ -173,6 +173,21 @@ def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their
     assert counts[-1]["fetched"] == len(site.asked("a.test")) == 2
 
 
+def test_a_crawl_that_could_fetch_nothing_says_why(crawl):
+    running = crawl("gone.test")
+    running._crawl = replace(
+        running._crawl, allowed_networks=("127.0.0.1/32",), resolve=("gone.test=127.0.0.1:1",)
+    )
+    running._frontier_config = replace(running._frontier_config, attempts=1)
+    seeds = [Seed("http://gone.test/", 1.0, "test")]
+    assert running.run(seeds, shown()) == "nothing left to fetch; attempts without a page: refused 1"
+
+
+def test_without_seeds_there_must_be_something_to_go_on_with(crawl, tmp_path):
+    with pytest.raises(CrawlError, match=f"no crawl was begun in {tmp_path / 'data'}: give it seeds"):
+        crawl().run([], shown())
+
+
 def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
     (tmp_path / "file").touch()
     data = tmp_path / "file" / "data"

@@ -36,7 +36,18 @@ from tinylm.errors import ConfigError
 
 NASTY = "<img src=x onerror=document.title=1>"
 IDLE = {"ready": 0, "cooling": 0, "in_flight": 0, "budget_spent": 0, "next_wake_seconds": None}
-NOTHING = Status(counts={}, walker={}, idle=IDLE, extraction={}, limits=None, reached="", rate=0.0, quiet=0.0)
+NOTHING = Status(
+    counts={},
+    walker={},
+    idle=IDLE,
+    extraction={},
+    limits=None,
+    reached="",
+    paused=False,
+    waiting_for="",
+    rate=0.0,
+    quiet=0.0,
+)
 
 
 @pytest.fixture
@@ -234,6 +245,14 @@ def test_skips_and_failures_of_one_reason_are_counted_together():
         ({"backlog": 10}, {}, {"rate": 2.0}, "bad", "Workers pause because 10 pages"),
         ({}, {}, {"rate": 2.0}, "good", "2.0 pages a second. The delays of the hosts"),
         ({}, {"ready": 40}, {"rate": 2.0}, "good", "40 hosts are ready: more workers"),
+        ({}, {"ready": 2, "next_wake_seconds": 0.0}, {"paused": True}, "wait", "tinylm frontier resume"),
+        (
+            {},
+            {"ready": 2, "next_wake_seconds": 0.0},
+            {"waiting_for": "no room"},
+            "bad",
+            "waits, nothing is lost: no room",
+        ),
         ({}, {"in_flight": 4}, {}, "good", "Waiting for 4 answers"),
         ({}, {"in_flight": 4}, {"quiet": 90.0}, "bad", "none ended for 90 s"),
         ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "nobody asks them"),

@@ -44,6 +44,7 @@ def test_a_host_and_the_crawl_are_paused_and_resumed(crawl, tell):
     for words in ([], ["a.test"]):
         tell("pause", *words)
         assert crawl.lease(1) == []
+        assert ("tinylm frontier resume" in tell("why")) == (not words), "of a host its line says it"
         tell("resume", *words)
         crawl.give_back(lease_one(crawl))
     tell("block", "a.test", "60")

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from crawler.frontier import Discovered
+from crawler.frontier import Discovered, Limits
 from crawler.read.pool import Times
 from deploy.cli.app import app
 from deploy.status import StatusReader, table, verdict
@@ -14,6 +14,7 @@ from ranker.config import WalkConfig
 from ranker.walker import Walker
 from shards.writer import ShardWriter
 from tests.conftest import open_frontier
+from tests.crawler.driving import ack, lease_one
 from tests.ranker.test_walker import feed
 
 
@@ -61,8 +62,43 @@ def test_it_counts_hosts_to_which_no_connection_was_made(server):
 def test_the_command_says_why_nothing_is_fetched(server, capsys):
     frontier = open_frontier(server)
     crawl = ["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
-    for said in ("give it seeds", "is a `tinylm worker` running?"):
+    for said in ("give it seeds", "is a `tinylm worker` running?", "The crawl is paused"):
         with pytest.raises(SystemExit):
             app(crawl)
         assert said in capsys.readouterr().out
+        if frontier.counts()["discovered"]:
+            frontier.pause()
         frontier.put([Discovered("https://a.test/", 0.5)])
+
+
+@pytest.mark.parametrize(("age", "said"), [(0, "no room"), (3600, "")])
+def test_what_a_workers_machine_lacks_is_told_while_the_worker_is_there(server, age, said):
+    frontier = open_frontier(server)
+    times = Times()
+    frontier.publish("worker:a:1", times.state() | {"waiting_for": "", "at": time.time()})
+    frontier.publish("worker:b:1", times.state() | {"waiting_for": "no room", "at": time.time() - age})
+    assert StatusReader(frontier).read().waiting_for == said
+
+
+def test_the_bar_has_a_line_of_its_own(server):
+    frontier = open_frontier(server)
+    frontier.set_limits(Limits(pages=2, bytes=10**6, until=time.time() + 60, failed_connections=10))
+    frontier.put([Discovered("https://a.test/", 0.5)])
+    ack(frontier, lease_one(frontier))
+    first, second, *_ = shown(frontier).splitlines()
+    assert first.strip()
+    assert not first.strip("━╺╸ ")
+    assert second.startswith("fetched")
+
+
+def test_a_crawl_that_goes_well_is_said_to_fetch(server, capsys, monkeypatch):
+    frontier = open_frontier(server, delay=0)
+    frontier.put([Discovered("https://a.test/", 0.5)])
+
+    def fetch(seconds):
+        ack(frontier, lease_one(frontier))
+
+    monkeypatch.setattr("deploy.cli.crawl.time.sleep", fetch)
+    with pytest.raises(SystemExit):
+        app(["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id])
+    assert "pages a second" in capsys.readouterr().out

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from crawler.frontier import Discovered
 from crawler.urls import fingerprint, locate
 from deploy.cli import why
 from deploy.cli.app import main
@@ -12,6 +13,8 @@ from ranker.policy.orders import Simple
 from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
 from shards.writer import ShardWriter
+from tests.conftest import open_frontier
+from tests.crawler.driving import lease_one
 from tests.shards.conftest import make_document, make_fetch
 
 ESSAY, SHOP = "https://a.test/essays/one", "https://a.test/shop"
@@ -115,6 +118,19 @@ def test_what_was_taken_down_is_not_told(directory, tell):
     with ShardWriter(directory) as writer:
         writer.update(tombstones=("a.test",))
     assert tell(ESSAY, directory) == [ESSAY, "was taken down: nothing is told of it"]
+
+
+def test_what_the_frontier_gave_up_does_not_wait(directory, restored, tell, server):
+    frontier = open_frontier(server, delay=0, attempts=1)
+    crawl = ("--data", directory.parent, "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id)
+    assert "waits to be fetched" in tell(QUEUED, *crawl)[1]
+    frontier.put([Discovered(QUEUED, 0.5)])
+    frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
+    assert tell(QUEUED, *crawl)[1:] == [
+        f"was given up (dns): `tinylm frontier retry {QUEUED}` queues it again"
+    ]  # fmt: skip
+    frontier.take_down("a.test")
+    assert tell(QUEUED, *crawl)[1:] == ["was taken down: nothing is told of it"]
 
 
 def test_a_corpus_without_a_log_says_so(tmp_path, tell):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from crawler.errors import LeaseLost
+from deploy.cli.app import main
 from shards.errors import ShardCorrupt
 from tinylm import errors
 from tinylm.errors import ConfigError, TinylmError, exit_on_error
@@ -40,6 +41,17 @@ def test_an_interrupt_is_exit_code_130(capsys):
         raise KeyboardInterrupt
     assert ended.value.code == 130
     assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_command_that_is_interrupted_says_so(monkeypatch, capsys):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.cli.app.in_force", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["config"])
+    assert ended.value.code == 130
+    assert "interrupted; the same command goes on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError, OSError("of our own"), TimeoutError])
