@@ -158,17 +158,20 @@ class Walker:
         self._push(self._priced(linked, hosts, waiting), linked, waiting)
         if self._spill is not None:
             self._spill.turn()
-        if hosts:
-            names = sorted(hosts)
-            bonus = self.policy.host_bonus(
-                np.array([self.graph.host_number(name) for name in names], np.int64)
-            )
-            self._frontier.steer(dict(zip(names, bonus.tolist(), strict=True)))
+        self._steer(hosts, linked)
         if no_memory:
             self.commit()
         if entries:
             self._publish()
         return len(entries)
+
+    def _steer(self, hosts: set[str], linked: Links) -> None:
+        """Say what the policy adds for `hosts`, and for those that are linked if it adds anything."""
+        names = sorted(hosts | {locate(url).host for url in linked})
+        if names:
+            numbers = np.array([self.graph.host_number(name) for name in names], np.int64)
+            bonus = dict(zip(names, self.policy.host_bonus(numbers).tolist(), strict=True))
+            self._frontier.steer({name: added for name, added in bonus.items() if added or name in hosts})
 
     def _take(self, entry: Entry) -> list[_Fetched]:
         """Judge an entry; what of it is to be written. One that cannot be judged is set aside.

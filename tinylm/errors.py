@@ -5,8 +5,8 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), AddressBusy, OwnFault;
-│   │   deploy's NoServer
+│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), AddressBusy, OwnFault,
+│   │   RulesMissing; deploy's NoServer
 │   └── FrontierError
 │       └── FrontierFull, LeaseLost, WalkerLost
 ├── RecordingError             ranker/replay

@@ -9,7 +9,6 @@ from math import floor
 
 from crawler.frontier import SEED
 
-UNKNOWN_INDEX = 0.3  # what the frontier adds for a host it meets in a link
 OF_A_REACHED_HOST = 3  # times as many failed connections until a host is given up that was reached before
 
 
@@ -78,7 +77,7 @@ class Model:
         if name in self.lost and referrer != SEED:
             self.counted["skipped:host_given_up"] += 1
             return 0
-        host = self._host(name, UNKNOWN_INDEX)
+        host = self._host(name)
         if host.gone:
             self.counted["skipped:taken_down"] += 1
             return 0

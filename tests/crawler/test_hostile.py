@@ -176,6 +176,7 @@ ENDS = {
     "pre_stop_words": "nul-bytes",
     "redirect": "loop bad-location",
     "too_large": "bomb double-bomb brotli-bomb zstd-bomb endless endless-chunks announced million-links",
+    "too_deep": "deep",
     "dead: timeout": "drip drip-headers drip-interim drip-chunks silent endless-interim",
     "dead: closed": "nothing half-closed half-closed-headers",
     "dead: truncated": "reset-body half-closed-body half-closed-chunks",
@@ -188,7 +189,6 @@ ENDS = {
 EITHER = {
     "tiny-chunks": {"too_large", "dead: timeout"},
     "endless-chunk-head": {"too_large", "dead: timeout"},
-    "deep": {"pre_short", "no_text", "extract_timeout"},
     "packed-links": {"pre_short", "extract_timeout"},
 }
 

@@ -24,7 +24,7 @@
 --   w:DOMAIN   zset   host -> rank: hosts that would be ready if their domain were
 --   o:DOMAIN   set    hosts of the domain in spent
 --   domains    zset   domain -> when the next of its w: may go on
---   cooling    zset   host -> when it may be asked again;  blocked  zset  host -> until when it was told off
+--   cooling    zset   host -> when it may be asked again, or, negative, when it was met, less 10^13;  blocked  zset  host -> until when it was told off
 --   ready      zset   host -> best promise of its queue, and the policy's index of it
 --   spent, paused, thirst, norobots  sets of hosts: over their budget, told to wait, with nothing left but what is
 --                     on disk, without a robots.txt that answers. A host in flight or with nothing queued is in
@@ -209,13 +209,12 @@ end
 
 -- A host that was not met before, or by a version that knew no domains. From the second host of a domain on, they share
 -- its budget and its turns. Returns false, and changes nothing, if the domain has as many hosts as it may.
-local function meet(host, domain, index, most)
+local function meet(host, domain, most)
   local h, d = p .. 'h:' .. host, p .. 'd:' .. domain
   local of_domain = call('HMGET', d, 'hosts', 'first')
   local hosts = tonumber(of_domain[1] or 0)
   if most and hosts >= most then return false end
   if call('HSETNX', h, 'next', whole(now_ms())) == 1 then count('hosts') end
-  call('HSETNX', h, 'index', index)
   call('HSET', h, 'domain', domain)
   call('HSET', d, 'hosts', hosts + 1)
   if hosts == 0 then
@@ -304,7 +303,7 @@ end
 
 -- Errands: a robots.txt that moved is asked for in the turn of the host it moved to, for all that point to it.
 local MOST_ERRANDS, MOST_ASKERS = 100, 100  -- of a host, and of an errand: 3 MB; who is one too many asks again later
-local FIRST = 10000  -- the promise of an errand: as much as a page can
+local PROMISE_OF_ERRAND = 10000  -- as much as a page can
 
 local function errand_of(member)
   return string.sub(member, -7) == '#robots' and string.sub(member, 1, -8)
@@ -324,7 +323,7 @@ local function queue_errand(host, member, askers)
   end
   if call('HEXISTS', e, member) == 0 and call('HLEN', e) >= MOST_ERRANDS then return end
   call('HSET', e, member, cjson.encode(list))
-  count('queued', call('ZADD', p .. 'q:' .. host, FIRST, member .. '#robots'))
+  count('queued', call('ZADD', p .. 'q:' .. host, PROMISE_OF_ERRAND, member .. '#robots'))
   -- A host that waits for an answer goes on waiting, unless the redirects go round in a circle: that has to end.
   local awaits = own and call('HGET', p .. 'h:' .. host, 'awaits')
   if awaits then

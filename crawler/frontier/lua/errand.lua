@@ -18,7 +18,7 @@ for i = 4, #ARGV, 3 do askers[#askers + 1] = {ARGV[i], ARGV[i + 1], tonumber(ARG
 if #askers == 0 then return 1 end
 if not known[3] then
   -- One too many of its domain is not met. Who waits for it does so in vain.
-  if not meet(host, domain, 0, rules('hosts_per_domain')) then return 1 end
+  if not meet(host, domain, rules('hosts_per_domain')) then return 1 end
   call('ZREM', p .. 'lost', host)
 end
 queue_errand(host, member, askers)

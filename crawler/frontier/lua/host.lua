@@ -7,7 +7,7 @@ local known = call('HMGET', h, 'next', 'inflight')
 call('ZREM', p .. 'lost', host)
 call('SREM', p .. 'spent', host)
 if known[2] == '' then known[2] = false end
-if not known[1] then meet(host, ARGV[2], 0) end
+if not known[1] then meet(host, ARGV[2]) end
 if ARGV[3] == 'pause' then
   call('HSET', h, 'paused', 1)
 elseif ARGV[3] == 'resume' then

@@ -96,16 +96,22 @@ end
 
 -- More than are leased, so that the best are chosen among many; all at once would make a call after a pause long.
 local WOKEN = 64 + 4 * n
-local woken, ready = call('ZRANGEBYSCORE', p .. 'cooling', '-inf', now, 'LIMIT', 0, WOKEN), {}
-if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
-local function make_ready(host)
-  local known = facts(host)
-  if may_go(host, known) then
-    ready[#ready + 1] = rank(host, known[INDEX])
-    ready[#ready + 1] = host
+local function make_ready(hosts)
+  local ready = {}
+  for _, host in ipairs(hosts) do
+    local known = facts(host)
+    if may_go(host, known) then
+      ready[#ready + 1] = rank(host, known[INDEX])
+      ready[#ready + 1] = host
+    end
   end
+  if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
 end
-for _, host in ipairs(woken) do make_ready(host) end
+for _, those in ipairs({{0, now}, {'-inf', '(0'}}) do  -- that rested, and that were just met
+  local woken = call('ZRANGEBYSCORE', p .. 'cooling', those[1], those[2], 'LIMIT', 0, WOKEN)
+  if #woken > 0 then call('ZREM', p .. 'cooling', unpack(woken)) end
+  make_ready(woken)
+end
 
 -- Of a domain of several hosts so many are asked at once, and as many within each delay: one after the other.
 local gap = math.ceil(delay / at_once)
@@ -113,13 +119,10 @@ for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMI
   local w, d = p .. 'w:' .. domain, p .. 'd:' .. domain
   call('ZREM', p .. 'domains', domain)
   if tonumber(call('HGET', d, 'busy') or 0) < at_once then
-    local host = call('ZPOPMAX', w)[1]
-    if host then make_ready(host) end
+    make_ready({call('ZPOPMAX', w)[1]})
     if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap), domain) end
   end
 end
-if #ready > 0 then call('ZADD', p .. 'ready', unpack(ready)) end
-
 -- The domain of a host that shares it, if it is its turn; if not, the host waits for it.
 local function turn(host, known)
   local domain = domain_of(host)
@@ -238,7 +241,7 @@ local function lease_of(host, known, urls, hosts, explored, best)
     return lease_of_robots(host, origin)
   end
   fill(host, urls - 1, known[TOP])
-  local errand = errand_of(member)
+  local errand = tonumber(promise) == PROMISE_OF_ERRAND and errand_of(member)
   if errand then
     local askers = take_askers(host, errand)
     if not askers or any_gone and call('SISMEMBER', p .. 'gone', url_of(host, errand)) == 1 then return nil end

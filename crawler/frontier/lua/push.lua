@@ -7,10 +7,12 @@
 -- ARGV: 1 if there is a disk; then for each host: host, its registrable domain, number of referring domains, those,
 --       number of links, and for each link: member, promise, seen shard, low 32 bits of its keyed fingerprint
 -- Returns how many were new.
-local UNKNOWN_INDEX = 0.3  -- of a host not met before, until the policy says more
 local disk = ARGV[1] == '1'
 local hot, found, each, hosts_per_domain, most_of_domain, version = rules('hot_per_host', 'pages_per_found_host',
   'pages_per_referring_domain', 'hosts_per_domain', 'pages_per_domain', 'version')
+-- Hosts that were never asked are woken in their own order: strangers make up more than can be woken in a second, and
+-- those that rested would stand among them.
+local JUST_MET = 1e13
 local TAKEN_OVER = 5  -- begun by version 4, which knew no domains
 local most_refs = math.ceil((most_of_domain - found) / math.max(1, each))  -- more would not raise the domain's budget
 local now = now_ms()
@@ -20,10 +22,10 @@ local total = 0
 local function admit(host, domain, chosen)
   if chosen then
     call('ZREM', p .. 'lost', host)
-    return meet(host, domain, UNKNOWN_INDEX)
+    return meet(host, domain)
   end
   if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now then return false, 'skipped:host_given_up' end
-  return meet(host, domain, UNKNOWN_INDEX, hosts_per_domain), 'skipped:hosts_per_domain'
+  return meet(host, domain, hosts_per_domain), 'skipped:hosts_per_domain'
 end
 
 local function refer(host, domain, first, last)
@@ -93,7 +95,7 @@ while i <= #ARGV do
     local admitted, why = admit(host, domain, chosen)
     if not admitted then refused = why end
   elseif version == TAKEN_OVER and call('HEXISTS', h, 'domain') == 0 then
-    meet(host, domain, UNKNOWN_INDEX)
+    meet(host, domain)
     if host ~= domain then
       call('SUNIONSTORE', p .. 'refs:' .. domain, p .. 'refs:' .. domain, p .. 'refs:' .. host)
       call('DEL', p .. 'refs:' .. host)
@@ -109,7 +111,11 @@ while i <= #ARGV do
     if tails.tail + tails.cold ~= before then
       call('HSET', h, 'tail', tails.tail, 'cold', tails.cold, 'top', tails.top)
     end
-    if new > 0 or changed then wake(host) end
+    if new > 0 and not known[1] then
+      call('ZADD', p .. 'cooling', whole(now - JUST_MET), host)
+    elseif new > 0 or changed then
+      wake(host)
+    end
     total = total + new
   end
   i = last + 1

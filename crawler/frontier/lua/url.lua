@@ -14,7 +14,7 @@ if ARGV[6] ~= 'take_down' then
     count('skipped:taken_down')
     return 0
   else
-    if call('HEXISTS', h, 'next') == 0 then meet(host, domain, 0) end
+    if call('HEXISTS', h, 'next') == 0 then meet(host, domain) end
     call('ZREM', p .. 'lost', host)
     call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
