@@ -27,7 +27,7 @@ _MOST_PAGES = 10**15
 _MOST_AT_ONCE = 10_000
 # Seconds of a lease that are left when its page has been extracted or given up: for its end to be said.
 EXTRACTION_MARGIN = 5.0
-# And 10 for the second of an extraction that comes before, and for the child's end and another's start.
+# And 10 more: for the first second of an extraction, the end of its child and the start of another.
 _LEASE_MARGIN = 10.0 + EXTRACTION_MARGIN
 
 
@@ -77,6 +77,11 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= _HIGHEST_PORT):
         raise ValueError(text)
     return int(text)
+
+
+def _require_within(config: object, least: float, most: float, *names: str) -> None:
+    for name in names:
+        require(config, name, least <= getattr(config, name) <= most, f"a number from {least:g} to {most:g}")
 
 
 @Parameter(name="*")
@@ -139,18 +144,13 @@ class FrontierConfig:
             is_server = False
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
-        require(self, "partitions", 1 <= self.partitions <= 4096, "1 to 4096")
-        for name in ("delay", "latency_factor", "longest_delay", "backoff", "recrawl_days"):
-            require(self, name, 0 <= getattr(self, name) <= _MOST, f"a number from 0 to {_MOST:.0e}")
-        require(self, "lease_seconds", 5 <= self.lease_seconds <= _MOST, f"a number from 5 to {_MOST:.0e}")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
-        for name in (
-            "attempts", "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain",
-            "domain_concurrency", "backlog",
-        ):  # fmt: skip
-            require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
-        of_others = 0 <= self.pages_per_referring_domain <= _MOST_PAGES
-        require(self, "pages_per_referring_domain", of_others, f"from 0 to {_MOST_PAGES:.0e}")
+        budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
+        _require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
+        _require_within(self, 0, _MOST_PAGES, "pages_per_referring_domain")
+        _require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
+        _require_within(self, 5, _MOST, "lease_seconds")
+        _require_within(self, 1, 4096, "partitions")
         require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
 
     @property
@@ -200,19 +200,15 @@ class CrawlConfig:
     """Larger bodies are given up."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
-
     deepest: int = 30
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
-        for name in ("pages", "failed_connections"):
-            require(self, name, 1 <= getattr(self, name) <= _MOST_PAGES, f"from 1 to {_MOST_PAGES:.0e}")
-        for name in ("workers", "concurrency", "extractors"):
-            require(self, name, 1 <= getattr(self, name) <= _MOST_AT_ONCE, f"from 1 to {_MOST_AT_ONCE:,}")
+        _require_within(self, 1, _MOST_PAGES, "pages", "failed_connections")
+        _require_within(self, 1, _MOST_AT_ONCE, "workers", "concurrency", "extractors")
+        _require_within(self, 0, _MOST, "disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay")
         for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
             require(self, name, 0 < getattr(self, name) <= _MOST, f"a number above 0, at most {_MOST:.0e}")
-        for name in ("disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay"):
-            require(self, name, 0 <= getattr(self, name) <= _MOST, f"a number from 0 to {_MOST:.0e}")
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
         for entry in self.allowed_networks:

@@ -43,17 +43,17 @@ class OwnFault(CrawlError):
     """Trouble of this machine, its disk, memory, descriptors or network, that no host is to blame for."""
 
 
-class AddressBusy(CrawlError):
-    """As many connections to the address, or lookups of its domain, as are allowed; no request was sent."""
+class NotYet(CrawlError):
+    """Its turn is in `seconds`; no request was sent."""
 
-    def __init__(self, address: str, seconds: float) -> None:
-        super().__init__(f"{address}: its turn is in {seconds:.1f} s")
+    def __init__(self, what: str, seconds: float) -> None:
+        super().__init__(f"{what}: its turn is in {seconds:.1f} s")
         self.seconds = seconds
 
 
-class RulesMissing(CrawlError):
-    """The rules of a host are gone, or too large to be parsed now, after others that were."""
+class AddressBusy(NotYet):
+    """As many connections to an address, or lookups of a domain, as are allowed."""
 
-    def __init__(self, host: str, seconds: float) -> None:
-        super().__init__(f"{host}: its robots.txt can be read in {seconds:.1f} s")
-        self.seconds = seconds
+
+class RulesMissing(NotYet):
+    """The rules of a host are gone, or too large to be parsed so soon after other large ones."""

@@ -13,6 +13,7 @@ from crawler.errors import PageError
 from crawler.read.optout import forbids_training
 from crawler.urls import MOST_CHARACTERS
 from shards.text.content import Content, values
+from tinylm.records import MALFORMED
 
 # Reasons of fetches that are lists: no documents, and no judges of what they list.
 LISTS = ("robots", "sitemap", "feed")
@@ -148,7 +149,7 @@ class Page(Extracted):
             return cls(**fields)
         except PageError:
             raise
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except MALFORMED as error:
             raise PageError(f"it is no page of this version: {str(error)[:200]}") from error
 
 

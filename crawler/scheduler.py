@@ -29,7 +29,7 @@ from twisted.python.failure import Failure
 
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost, RulesMissing
-from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.robots import HostRules, location, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
@@ -41,8 +41,6 @@ _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
 # Between two questions whether all processes are through.
 _FINISHED_SECONDS = 0.5
-# That a host rests whose robots.txt a fault of ours kept from being asked for.
-_FAULT_SECONDS = 1.0
 # Beyond DOWNLOAD_TIMEOUT, for callbacks and pipelines, before a lease expires.
 _PROCESSING_SECONDS = 60.0
 # Of a request with its body and `meta`, which a page's text may get into. A GET has some 500.
@@ -165,7 +163,7 @@ class FrontierScheduler(BaseScheduler):
             if now - reaped > _REAP_SECONDS:
                 await asyncio.to_thread(self._frontier.reap)
                 reaped = now
-            free = self._faults.room(len(self._held))
+            free = self._faults.free(len(self._held))
             for held in await asyncio.to_thread(self._take, free) if free > 0 else []:
                 self._offer(held)
             if not self._held and now - checked > _FINISHED_SECONDS:
@@ -288,7 +286,7 @@ class FrontierScheduler(BaseScheduler):
         """End a lease whose request was not answered; of which reason tells that it was not sent either."""
         if fault := own_fault(error):
             self._faults.met(fault)
-            self._frontier.give_back(lease, wait=_FAULT_SECONDS, latency=0.0)
+            self._frontier.give_back(lease, wait=FAULT_SECONDS, latency=0.0)
             return
         reason = classify(error)
         sent, final = reason not in OF_THE_HOST, no_such_name(error)

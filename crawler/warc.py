@@ -158,7 +158,7 @@ def recover(directory: Path) -> None:
         # FileNotFoundError: somebody else was quicker.
         with held, suppress(FileNotFoundError), path.open("rb") as file:
             complete = _bytes_of_complete_members(file)
-            _set_aside(file, complete, path.with_suffix(_TORN))
+            _keep_torn(file, complete, path.with_suffix(_TORN))
             held.truncate(complete)
             os.fsync(held.fileno())
             if complete:
@@ -167,7 +167,7 @@ def recover(directory: Path) -> None:
                 path.unlink()
 
 
-def _set_aside(file: BinaryIO, start: int, path: Path) -> None:
+def _keep_torn(file: BinaryIO, start: int, path: Path) -> None:
     """Copy `file` from `start` on to `path` if a record begins after that."""
     with suppress(ValueError), closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data:  # empty
         if data.find(_MEMBER, start + 1) < 0:

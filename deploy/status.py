@@ -20,6 +20,8 @@ from deploy.console import Console
 _RATE_SECONDS = 10.0
 # Without an answer for two timeouts of a response, workers are asked after.
 _QUIET_SECONDS = 60.0
+# How old a worker's word may be: it speaks every 2 seconds, and the clocks of machines differ.
+_SAID_SECONDS = 30.0
 # Between two lines where the output is no terminal: a crawl of 12 hours is 8,640 lines of log.
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
@@ -39,6 +41,9 @@ class Status(NamedTuple):
     reached: str  # the limit that stopped the crawl; empty while none has
     rate: float  # pages a second, of late
     quiet: float  # seconds since a fetch last ended
+    waiting_for: str = (
+        ""  # what a worker's machine lacks, and what to do about it; empty while it lacks nothing
+    )
 
     @property
     def not_fetched(self) -> Counter[str]:
@@ -64,15 +69,18 @@ class StatusReader:
         frontier = self.frontier
         counts = frontier.counts()
         rate = self._rate(counts["fetched"])
+        workers = frontier.published_by_workers()
+        lately = [each for each in workers if time.time() - each.get("at", 0.0) < _SAID_SECONDS]
         return Status(
             counts=counts,
             walker=frontier.published("walker"),
             idle=frontier.why_idle(),
-            extraction=Times.of_all(frontier.published_by_workers()).summary(),
+            extraction=Times.of_all(workers).summary(),
             limits=frontier.limits(),
             reached=frontier.reached(),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
+            waiting_for=next((each["waiting_for"] for each in lately if each["waiting_for"]), ""),
         )
 
     def _rate(self, fetched: int) -> float:
@@ -104,6 +112,8 @@ def verdict(status: Status, backlog: int) -> Verdict:
         if counts["backlog"]:
             return Verdict("wait", "The seeds wait for the walker: is `tinylm walk` running?")
         return Verdict("wait", "No crawl yet: give it seeds with `tinylm crawl URL` or `tinylm seed URL`.")
+    if status.waiting_for:
+        return Verdict("bad", f"A worker waits, nothing is lost: {status.waiting_for}.")
     # Before the rate: requests in flight still end when workers have paused.
     if counts["backlog"] >= backlog:
         waiting = f"{counts['backlog']:,} pages wait to be judged"
@@ -130,7 +140,7 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
         seconds = f"{idle['next_wake_seconds']:.0f} s"
         return Verdict("wait", f"Every host with something queued rests; the next may be asked in {seconds}.")
     if idle["budget_spent"]:
-        spent = f"{idle['budget_spent']:,} hosts have spent their pages_per_host"
+        spent = f"{idle['budget_spent']:,} hosts have spent their budget"
         return Verdict("done", f"Nothing left to fetch: {spent}, and the others have nothing queued.")
     return Verdict("done", "Nothing left to fetch.")
 
@@ -158,6 +168,11 @@ def table(status: Status) -> Group:
     rows.add_row("quality", _quality(walker), "hosts", f"{counts['hosts']:,} ({hosts})")
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
+    rows.add_row(
+        "no connection", f"{counts['failed_connections']:,}", "set aside", f"{counts['set_aside']:,}"
+    )
+    if counts["clock_jumps"]:
+        rows.add_row("clock jumps", f"{counts['clock_jumps']:,}")
     rows.add_row("extraction", times if extraction["extracted"] else "nothing yet")
     reasons = (Counter(walker.get("dropped", {})) + status.not_fetched).most_common(_REASONS_SHOWN)
     dropped = "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet"

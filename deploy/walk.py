@@ -84,10 +84,11 @@ def _wait_for_turn(
                 _refuse_another_corpus(frontier, config, where)
                 at = f"{socket.gethostname()}:{config.shards.resolve()}"
                 if not (other := frontier.claim(_identity(held), at)):
+                    # Again: another may have walked, and ended, since we looked.
                     _refuse_another_corpus(frontier, config, where)
                     stack.pop_all()
-                    about = (config.crawl_id, walk.row_group_rows)
-                    return ShardWriter(config.shards, crawl_id=about[0], row_group_rows=about[1], held=held)
+                    rows, crawl_id = walk.row_group_rows, config.crawl_id
+                    return ShardWriter(config.shards, crawl_id=crawl_id, row_group_rows=rows, held=held)
                 why = f"{other}: the crawl's walker writes there"
         except (ShardsLocked, WalkerLost) as error:
             why = str(error)
@@ -100,7 +101,7 @@ def _wait_for_turn(
 
 
 def _identity(held: BinaryIO) -> str:
-    """Of a lock that is held: only its next holder after us can say the same, under the same kernel."""
+    """A name for a lock that is held: the same for whoever holds it next, as long as the machine runs."""
     try:
         kernel = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

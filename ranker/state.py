@@ -14,7 +14,7 @@ from ranker.graph import LinkGraph
 from ranker.policy import POLICIES, Policy
 from shards.errors import ShardError
 from shards.manifest import Manifest
-from tinylm.records import typed
+from tinylm.records import MALFORMED, typed
 
 _VERSION = 5
 # Bytes up to which a Bloom filter is compressed: one that is hardly filled is mostly zeros.
@@ -82,15 +82,7 @@ def _reading(directory: Path) -> Iterator[None]:
     """Turn what goes wrong with bytes that no walker wrote into a ShardError."""
     try:
         yield
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        RecursionError,
-        zipfile.BadZipFile,
-    ) as error:
+    except (*MALFORMED, EOFError, zipfile.BadZipFile) as error:
         raise ShardError(
             f"{directory}: its walker's state is damaged ({error}); restore it from a backup"
         ) from error

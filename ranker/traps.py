@@ -6,9 +6,10 @@ its shape with numbers taken out, its folder), and a group that has been tried o
 nothing worth keeping is closed, a folder only valued less. So calendars, sessions in the path, sorted and
 filtered lists, and pages about nothing end when their pages stop being worth it, whatever they look like; and
 a large index is queued whole as long as nothing speaks against it. Contents that many URLs of a host share
-are its answer to nonsense. Names are
-free, so what a page and a domain may name of hosts that nobody had met is limited, or a wildcard in DNS would
-fill every table of hosts.
+are its answer to nonsense.
+
+Names are free: with a wildcard in DNS one page could fill every table of hosts. So a page, and a domain, may
+be the first to name only so many.
 """
 
 import hashlib
@@ -51,7 +52,7 @@ _FOLDER = _Kind("", 30, 0.1)
 _OF_A_POOR_GROUP = 0.2
 
 
-class Names(NamedTuple):
+class Quota(NamedTuple):
     """How many a page, and how many all pages of a registrable domain, may be the first to name."""
 
     what: str
@@ -63,9 +64,9 @@ class Names(NamedTuple):
 
 # Of 44,000 pages of documentation and blogs none named over 142 hosts, of 22 whole sites none over 388. Half
 # cuts off directories; with twice as many a domain of 1,000 kept pages costs the server 30 MB.
-HOSTS = Names("hosts", 500, 2000, 20)
+HOSTS = Quota("hosts", 500, 2000, 20)
 # At 300 bytes of the walker's memory each, 2,000 on a page. Most pages of a site name what others have named.
-URLS = Names("urls", 2000, 50_000, 100)
+URLS = Quota("urls", 2000, 50_000, 100)
 
 
 def trap_of_shape(url: str) -> str:
@@ -108,8 +109,8 @@ class Traps:
         """
         groups = _groups(url)
         if kept:
-            for names in (HOSTS, URLS):
-                self._add(_key(f"{domain(locate(url).host)} {names.what}"), 0, kept=True)
+            for quota in (HOSTS, URLS):
+                self._add(_key(f"{domain(locate(url).host)} {quota.what}"), 0, kept=True)
         explained = any(
             kind.reason and kind is not _HOST and self._is_poor(kind, key) for kind, key in groups
         )
@@ -120,15 +121,15 @@ class Traps:
             bool(content) and self._add(_key(f"{urlsplit(url).netloc} {content}"), kept=kept) > _SAME_CONTENTS
         )
 
-    def room(self, names: Names, source: str) -> int:
-        """How many `names` a page of the domain `source` may be the first to name."""
-        named, kept = self._groups.get(_key(f"{source} {names.what}"), (0, 0))
-        return max(0, min(names.page, names.domain + names.kept_page * kept - named))
+    def left(self, quota: Quota, source: str) -> int:
+        """How many of `quota` a page of the domain `source` may be the first to name."""
+        named, kept = self._groups.get(_key(f"{source} {quota.what}"), (0, 0))
+        return max(0, min(quota.page, quota.domain + quota.kept_page * kept - named))
 
-    def named(self, names: Names, source: str, count: int) -> None:
-        """A page of the domain `source` was the first to name so many."""
+    def named(self, quota: Quota, source: str, count: int) -> None:
+        """Count that a page of the domain `source` was the first to name so many."""
         if count:
-            self._add(_key(f"{source} {names.what}"), count, kept=False)
+            self._add(_key(f"{source} {quota.what}"), count, kept=False)
 
     def _add(self, key: int, times: int = 1, *, kept: bool) -> int:
         fetches, worthy = self._groups.get(key, (0, 0))

@@ -306,12 +306,12 @@ class Walker:
         source, admitted = domain(locate(page.url).host), targets
         hosts = {target.key: locate(target.url).host for target in targets}
         if new := dict.fromkeys(host for host in hosts.values() if not self.graph.knows(host)):
-            named = set(islice(new, self.traps.room(HOSTS, source)))
+            named = set(islice(new, self.traps.left(HOSTS, source)))
             self.traps.named(HOSTS, source, len(named))
             refused = new.keys() - named
             admitted = [target for target in targets if hosts[target.key] not in refused]
         known = admitted
-        if not self.traps.room(URLS, source):
+        if not self.traps.left(URLS, source):
             known = [target for target in admitted if self.graph.queued(target.key) is not None]
         self.dropped += Counter(
             trap_new_hosts=len(targets) - len(admitted), trap_new_urls=len(admitted) - len(known)

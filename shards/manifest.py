@@ -17,7 +17,7 @@ from shards.errors import ShardCorrupt, ShardError
 from shards.files import open_bytes
 from shards.schema import SCHEMA_VERSION
 from tinylm.files import write_json
-from tinylm.records import record
+from tinylm.records import MALFORMED, record
 
 FILE_NAME = "manifest.json"
 _PORT = re.compile(r":[0-9]+$")
@@ -166,7 +166,7 @@ class Manifest:
             return manifest
         except (FileNotFoundError, NotADirectoryError):
             raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; crawl one first") from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except MALFORMED as error:
             raise ShardCorrupt(f"{path}: not a manifest ({error}); restore it from a backup") from error
 
     def save(self, directory: Path) -> "Manifest":

@@ -179,8 +179,8 @@ class ShardWriter:
         """Make the buffered rows, the positions they came from and the writer's state part of the corpus.
 
         `tombstones` are added to what was taken down. `check` is called before the last step; if it raises,
-        nothing of it is.
-        Raises ShardError if the disk is full: what was committed is untouched, the rows stay buffered.
+        nothing is committed. Raises ShardError if the disk is full: what was committed is untouched, the rows
+        stay buffered.
         """
         number = self.manifest.version + 1
         shards, before = self.manifest.shards, self.manifest.state

@@ -39,30 +39,7 @@ OURS = ("crawler.config", "crawler.frontier.server", "crawler.seeds.read", "tiny
 # Characters. What is quadratic takes seconds for them, all else a few milliseconds.
 LENGTH = 40_000
 CPU_SECONDS = 0.5
-COMMON = [
-    "a",
-    " A",
-    "0",
-    " ",
-    "\n",
-    "\t",
-    "`",
-    "<",
-    "<!--",
-    '"',
-    "(",
-    "[",
-    "#",
-    "-",
-    "/",
-    "=",
-    "&",
-    ".",
-    "\\",
-    "%",
-    ":",
-    "é",
-]
+COMMON = [*'a0 \n\t`<"([#-/=&.\\%:é', " A", "<!--"]
 CALLED = r"\b{}\.(match|search|fullmatch|findall|finditer|split|subn?)\b"
 
 

@@ -5,8 +5,9 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), AddressBusy, OwnFault,
-│   │   RulesMissing; deploy's NoServer
+│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), OwnFault; deploy's NoServer
+│   ├── NotYet
+│   │   └── AddressBusy, RulesMissing
 │   └── FrontierError
 │       └── FrontierFull, LeaseLost, WalkerLost
 ├── RecordingError             ranker/replay

@@ -1,5 +1,7 @@
-"""Logging on stderr: a record is one line, with the process's part in the system in front; what else is of it
-is indented, so that no URL and no exception of a stranger can pass for a record."""
+"""Logging on stderr: a record is one line, with the process's part in the system in front.
+
+Its further lines are indented, so that no URL and no exception that quotes a page can pass for a record.
+"""
 
 import logging
 import os

@@ -10,6 +10,9 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+# What code that reads somebody's JSON raises when that is of another form.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 T = TypeVar("T")
 
 
@@ -26,14 +29,15 @@ def record(cls: type[T], value: object, name: str = "") -> T:
     """
     if not isinstance(value, dict):
         raise ValueError(f"{name or 'it'} is not an object")
+    prefix = f"{name}." if name else ""
     known: tuple[Any, ...] = fields(cls)  # type: ignore[arg-type]
     names = {field.name for field in known}
     if unknown := [str(key) for key in value if key not in names]:
-        raise ValueError(f"{name}{'.' if name else ''}{unknown[0]:.60} is not known")
+        raise ValueError(f"{prefix}{unknown[0]:.60} is not known")
     for field in known:
         if field.name not in value and field.default is MISSING and field.default_factory is MISSING:
-            raise ValueError(f"{name}{'.' if name else ''}{field.name} is missing")
-    hints, prefix = _hints(cls), f"{name}." if name else ""  # type: ignore[arg-type]
+            raise ValueError(f"{prefix}{field.name} is missing")
+    hints = _hints(cls)  # type: ignore[arg-type]
     return cls(**{key: typed(hints[key], each, f"{prefix}{key}") for key, each in value.items()})
 
 

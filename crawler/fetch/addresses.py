@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -44,7 +45,7 @@ _LONGEST_LOOKUP = 10.0
 # descriptors is less; shares of it for names of which nothing is known, and for domains that hung before; of
 # one domain. By half or double as many domains must hang to delay new names.
 _MOST_HANGING, _OF_NEW, _OF_SLOW, _MOST_OF_A_DOMAIN = 512, 0.9, 0.5, 4
-# Seconds between the turns of what is above that, and the longest that a host is told to wait for its own.
+# Seconds between the turns of a domain's further names, and the longest that one is told to wait for its own.
 _TURN, _LONGEST_TURN = _LONGEST_LOOKUP / _MOST_OF_A_DOMAIN, 300.0
 # Known names of others that are asked for when a name server does not answer, and for how many seconds.
 _CANARIES, _CANARY_SECONDS = 3, 5.0
@@ -357,28 +358,18 @@ async def _is_answered(name: str) -> bool:
 
 async def _getaddrinfo(host: str, port: int) -> list[tuple[int, str]]:
     """Addresses as the system's resolver has them, looked up in a thread that nobody waits for at the end."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[list[tuple[int, str]]] = loop.create_future()
-
-    def tell(found: list[tuple[int, str]], error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(found)
+    answer: Future[list[tuple[int, str]]] = Future()
+    answer.set_running_or_notify_cancel()  # so that who waits no longer does not cancel it
 
     def look_up() -> None:
-        found: list[tuple[int, str]] = []
-        failed: Exception | None = None
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             distinct = dict.fromkeys((int(info[0]), str(info[4][0])) for info in infos)
             found = sorted(distinct, key=lambda of: of[0] != socket.AF_INET)[:_MOST_ADDRESSES]
         except Exception as error:
-            failed = without_descriptors() or error
-        with suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, found, failed)
+            answer.set_exception(without_descriptors() or error)
+        else:
+            answer.set_result(found)
 
     threading.Thread(target=look_up, daemon=True, name="dns").start()
-    return await answer
+    return await asyncio.wrap_future(answer)

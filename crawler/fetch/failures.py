@@ -64,6 +64,8 @@ _NUMBERED_OTHERWISE = (ssl.SSLError, aiohttp.ClientSSLError, socket.gaierror)
 # The name servers know that there is no such name, or no address of it.
 _NO_SUCH_NAME = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
 
+# That a host rests which a fault of ours kept from being asked: without, it would be leased again at once.
+FAULT_SECONDS = 1.0
 # Seconds without new leases after a fault, doubled while nothing works: half would ask a full disk twice as
 # often, double notice later that it is over.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -143,8 +145,8 @@ def own_fault(error: BaseException | None) -> OwnFault | None:
 class OwnFaults:
     """How a process that fetches goes on while its own machine fails it: less, then nothing, then not at all.
 
-    A fault halves what may be in flight and stops new leases for a while; a fetch that was begun after it and
-    ended by somebody else's word allows one more. So with too few descriptors a worker goes on with as many
+    A fault halves what may be in flight and stops new leases for a while; each fetch that began after it and
+    met none allows one more. So with too few descriptors a worker goes on with as many
     as it has, and on a full disk it tries a single URL now and then.
     """
 
@@ -180,7 +182,7 @@ class OwnFaults:
         log.info("over, and going on: %s", self.waiting_for)
         self._allowed, self._pause, self.waiting_for = float(self._most), _SHORTEST_PAUSE, ""
 
-    def room(self, in_flight: int) -> int:
+    def free(self, in_flight: int) -> int:
         """How many may be begun now. Raises OwnFault if nothing has worked for too long."""
         now = time.monotonic()
         if self.waiting_for and now - self._met > _FORGOTTEN:

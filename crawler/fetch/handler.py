@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 _MOST_ENCODINGS = 3
 # Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
-
-
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
@@ -197,9 +195,9 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                 raise
 
     def _blame_network(self, error: Exception, address: str, port: int) -> None:
-        """Raise OwnFault if it is this machine that knows no way to `address`, nor to what it reached before.
+        """Raise OwnFault if this machine has no route: neither to `address` nor to what it reached last.
 
-        That it knows none to one only, for want of IPv6 say, is no fault: of such hosts there are many.
+        If it has none to `address` alone, for want of IPv6 say, that is a failure of its host.
         """
         said = system_errors(error)
         if errno.EADDRNOTAVAIL in said and self._guard.has_route(address, port):

@@ -83,8 +83,8 @@ class _Group:
 def _group(text: str, token: str) -> _Group:
     """Read what is for `token` in `text`: of its groups the one that protego would choose.
 
-    That is the one with the longest name that `token` begins with, or that begins in it after a character
-    which is in no name; all groups of that name are one. Else it is the one for `*`.
+    That is the one with the longest name which stands in `token`, at its beginning or behind a character that
+    no name has; all groups of that name are one. Else it is the one for `*`.
     """
     scores = {"*": 1} | {
         token[first:end]: end - first
@@ -304,7 +304,7 @@ class Settled(NamedTuple):
     """What the answer to a robots.txt says of the host that was asked."""
 
     text: str | None
-    """None: nothing may be fetched until the host answers, or until that is known which `moved`."""
+    """None: nothing may be fetched until the host answers or, if it `moved`, until that is read."""
     rules: Rules
     moved: str | None = None
     """Where it is now: a member of the same host, or "" if another host is asked."""

@@ -19,15 +19,9 @@ from scrapy.http import Response
 
 from crawler.config import EXTRACTION_MARGIN, CrawlConfig
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
-from crawler.fetch.failures import OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
+from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import (
-    MOST_BYTES,
-    HostRules,
-    location,
-    product_token,
-    retry_at,
-)
+from crawler.fetch.robots import MOST_BYTES, HostRules, location, product_token, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
@@ -46,8 +40,6 @@ from tinylm.processes import beat
 # Seconds between two questions for leases when there are none, doubled each time.
 _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
-# That a URL rests which a fault of ours kept from being asked for: without, it would be leased again at once.
-_FAULT_SECONDS = 1.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
 # Characters of an ETag or a Last-Modified that are kept.
@@ -151,14 +143,14 @@ class LeaseSpider(Spider):
     async def _work(self) -> None:
         poll, reaped = _SHORTEST_POLL, 0.0
         while not self.fatal:
-            room = self._faults.room(len(self._open))
+            free = self._faults.free(len(self._open))
             leases: list[Lease] = []
             try:
                 if time.monotonic() - reaped > _REAP_SECONDS:
                     await asyncio.to_thread(self._reap)
                     reaped = time.monotonic()
-                if room > 0:
-                    leases = await asyncio.to_thread(self._lease, room)
+                if free > 0:
+                    leases = await asyncio.to_thread(self._lease, free)
             except Exception as error:
                 if not (fault := own_fault(error)):
                     raise
@@ -167,7 +159,7 @@ class LeaseSpider(Spider):
                 task = asyncio.create_task(self._serve(lease))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            if room > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
+            if free > 0 or self._faults.waiting_for:  # not while all that is in flight hangs
                 beat()
             poll = _SHORTEST_POLL if leases else min(2 * poll, _LONGEST_POLL)
             self._something_finished.clear()
@@ -177,7 +169,7 @@ class LeaseSpider(Spider):
     def _reap(self) -> None:
         """End what expired, in the frontier and among ours; say how extraction goes."""
         self.frontier.reap()
-        waiting = {"waiting_for": self._faults.waiting_for}
+        waiting = {"waiting_for": self._faults.waiting_for, "at": time.time()}
         self.frontier.publish(self._name, self._extract.times.state() | waiting)
         now = uptime()
         for lease in [lease for lease in self._open.values() if lease.deadline < now]:
@@ -213,7 +205,7 @@ class LeaseSpider(Spider):
         self._faults.met(fault)
         if lease.key in self._open:
             with suppress(TinylmError):  # the server is away too: the lease expires
-                await self._finish(lease, Batch.give_back, wait=_FAULT_SECONDS, latency=latency)
+                await self._finish(lease, Batch.give_back, wait=FAULT_SECONDS, latency=latency)
 
     async def _fetch(self, lease: Lease, opt_out: tuple[str, ...]) -> None:
         # Asks for the page only if it is not the one we have (RFC 9110, section 13.1).
@@ -314,7 +306,7 @@ class LeaseSpider(Spider):
         await self._finish(lease, settled.end, page=page, **cost)
 
     async def _tell(self, lease: Lease, text: str | None) -> None:
-        """Tell the hosts whose robots.txt a lease was for that it is none, or was not to be had (None)."""
+        """Tell the hosts that a robots.txt was asked for what it says; None if it could not be had."""
         if lease.robots_for:
             await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
 

@@ -5,6 +5,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 from crawler.frontier.records import Lease, uptime
@@ -44,9 +45,8 @@ class End(NamedTuple):
 
     def call(self, prefix: Prefix) -> Call:
         told, elapsed = clock(self.lease)
-        facts = {"told": told, "elapsed": elapsed} | self.facts
-        pairs = [part for fact in facts.items() for part in fact]
-        return Call(self.script, prefix(self.lease.partition), ("token", self.lease.token, *pairs))
+        facts = {"token": self.lease.token, "told": told, "elapsed": elapsed} | self.facts
+        return Call(self.script, prefix(self.lease.partition), tuple(chain.from_iterable(facts.items())))
 
 
 def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:

@@ -1,8 +1,8 @@
 """`Frontier`: the verbs of a crawl.
 
-They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a host lives
-in one of them. A transition is a script (`lua/`), complete or without effect; a call costs one round trip a
-partition, whatever the batch.
+They are URLFrontier's, persisted: put, lease, ack, nack, skip, reap. A crawl has S partitions; a registrable
+domain lives in one of them, with all its hosts. A transition is a script (`lua/`), complete or without
+effect; a call costs one round trip a partition, whatever the batch.
 """
 
 import hashlib
@@ -134,13 +134,15 @@ class Frontier(Ends):
         """Take over what the crawl was begun with. Raises FrontierError if it is not one to go on with."""
         version, partitions, secret = self._run("HMGET", 0, "meta", "version", "partitions", "secret")
         crawl, config = f"crawl {self.config.crawl_id!r}", self.config
-        if version is not None and int(version) == _TAKEN_OVER_FROM:
-            self._version = version = _TAKEN_OVER
-            self._everywhere("note", "meta", 0, "version", version)
+        if version is not None:
+            self._version = int(version)
+        if self._version == _TAKEN_OVER_FROM:
+            self._version = _TAKEN_OVER
+            self._everywhere("note", "meta", 0, "version", self._version)
             self._store_rules(self.prefixes, keep=True)  # those that version 4 did not know
-        if version is not None and int(version) not in (_TAKEN_OVER, STATE_VERSION):
+        if self._version not in (_TAKEN_OVER, STATE_VERSION):
             raise FrontierError(
-                f"{crawl} has version {int(version)}, not {STATE_VERSION}: finish it with the tinylm that "
+                f"{crawl} has version {self._version}, not {STATE_VERSION}: finish it with the tinylm that "
                 "began it (its commit or release), or begin anew with another crawl_id and data directory"
             )
         if partitions is not None and int(partitions) != config.partitions:
@@ -148,8 +150,6 @@ class Frontier(Ends):
                 f"{crawl} has partitions {int(partitions)}, not {config.partitions}: "
                 "use what it was begun with, or another crawl_id"
             )
-        if version is not None:
-            self._version = int(version)
         self._secret = secret.decode() if secret else self._secret
 
     def heed_rules(self) -> None:
@@ -170,8 +170,8 @@ class Frontier(Ends):
             self._secret = self._secret or secrets.token_hex(_SECRET_BYTES)
         meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret}
         meta |= {name: getattr(self.config, name) for name in RULES}
-        pairs = [part for pair in meta.items() for part in pair]
-        self._store.run_all([Call("note", prefix, ("meta", int(keep), *pairs)) for prefix in prefixes])
+        arguments = "meta", int(keep), *chain.from_iterable(meta.items())
+        self._store.run_all([Call("note", prefix, arguments) for prefix in prefixes])
 
     def _warn(self) -> None:
         """Say once which rules of ours do not hold."""
@@ -303,10 +303,9 @@ class Frontier(Ends):
         return hosts
 
     def lease(self, n: int) -> list[Lease]:
-        """Up to `n` URLs of different hosts, best first, none of a host that must rest.
+        """Up to `n` URLs of different hosts, 500 at the most, best first, none of a host that must rest.
 
-        Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags; 500 at
-        the most.
+        Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags.
         """
         self._warn()
         n = min(n, self._remaining(), _LEASED_AT_ONCE)
@@ -360,11 +359,7 @@ class Frontier(Ends):
         if not stored:
             return 1 << 30
         limits, totals = Limits(**json.loads(stored)), _totals(counts)
-        if totals["bytes"] >= limits.bytes or time.time() >= limits.until:
-            return 0
-        if totals["failed_connections"] >= limits.failed_connections:
-            return 0
-        return max(0, limits.pages - totals["fetched"] - totals["leased"])
+        return 0 if limits.reached(totals) else max(0, limits.pages - totals["fetched"] - totals["leased"])
 
     def _finish(self, end: Ack | End) -> None:
         if self._store.run(end.call(self._prefix)) in (0, [0]):
@@ -457,8 +452,8 @@ class Frontier(Ends):
         """Tell who waits what its robots.txt says, None if nobody could be asked; returns whether it did."""
         facts = {"host": asker.host, "origin": asker.origin, "known": int(rules is not None)}
         facts |= rules_as_told(rules or "", valid, crawl_delay)
-        pairs = [part for fact in facts.items() for part in fact]
-        return bool(self._run("answer", self.partition_of(asker.host), *pairs))
+        arguments = chain.from_iterable(facts.items())
+        return bool(self._run("answer", self.partition_of(asker.host), *arguments))
 
     def waiting(self, host: str) -> int | None:
         """URLs of `host` that are queued, on disk too; None if the host was never met."""
@@ -572,16 +567,7 @@ class Frontier(Ends):
         if stopped := self._run("HGET", 0, "meta", "stopped"):
             return str(stopped.decode())
         limits = self.limits()
-        counts = self.counts()
-        if limits and counts["fetched"] >= limits.pages:
-            return f"{limits.pages:,} pages fetched"
-        if limits and counts["bytes"] >= limits.bytes:
-            return f"{limits.bytes / 1e9:g} GB fetched"
-        if limits and counts["failed_connections"] >= limits.failed_connections:
-            return f"{limits.failed_connections:,} connections failed"
-        if limits and time.time() >= limits.until:
-            return "its time is up"
-        return ""
+        return limits.reached(self.counts()) if limits else ""
 
     # The one walker
 
@@ -601,9 +587,9 @@ class Frontier(Ends):
 
     def _claim(self, prefixes: Sequence[str], number: int | str, **facts: Any) -> list[Any]:
         self._claimed |= facts
-        pairs = [part for fact in ({"number": number} | self._claimed).items() for part in fact]
+        arguments = tuple(chain.from_iterable(({"number": number} | self._claimed).items()))
         self._held = time.monotonic()
-        return list(self._store.run_all([Call("claim", prefix, tuple(pairs)) for prefix in prefixes])[0])
+        return list(self._store.run_all([Call("claim", prefix, arguments) for prefix in prefixes])[0])
 
     def hold(self, *, now: bool = False) -> None:
         """Go on being the one walker, if this is one. Raises WalkerLost if another is.
@@ -701,8 +687,7 @@ class Frontier(Ends):
         """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
 
         `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
-        `no_robots` for a robots.txt that answers; `domain_busy` are domains with
-        hosts that wait for their turn.
+        `no_robots` for a robots.txt that answers; `domain_busy` are domains with hosts that wait for a turn.
         """
         causes: Counter[str] = Counter()
         wakes: list[float] = []

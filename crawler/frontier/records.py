@@ -1,6 +1,7 @@
 """What the frontier takes and gives: `Discovered`, `Lease`, `Entry`, `Limits`."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -112,3 +113,13 @@ class Limits:
     """Epoch seconds."""
     failed_connections: int = 1 << 53
     """Hosts to which no connection could be made."""
+
+    def reached(self, counts: Mapping[str, int]) -> str:
+        """Which limit the crawl's counts have reached, in words; empty while none is."""
+        if counts["fetched"] >= self.pages:
+            return f"{self.pages:,} pages fetched"
+        if counts["bytes"] >= self.bytes:
+            return f"{self.bytes / 1e9:g} GB fetched"
+        if counts["failed_connections"] >= self.failed_connections:
+            return f"{self.failed_connections:,} connections failed"
+        return "its time is up" if time.time() >= self.until else ""

@@ -158,7 +158,7 @@ class Spill:
     def _write(self, partition: int) -> None:
         found: list[tuple[str, int, str]] = []
         while found := self._frontier.spooled(partition, found, _WRITTEN_AT_ONCE):
-            with self._transaction():
+            with _Transaction(self._db):
                 ids = {host: self._id(host) for host in {host for host, _, _ in found}}
                 self._db.executemany(
                     "INSERT OR IGNORE INTO url VALUES (?, 0, ?, ?)",
@@ -174,7 +174,7 @@ class Spill:
         host = self._id(name)
         best = "SELECT least, member FROM url WHERE host = ? AND batch = 0 ORDER BY least LIMIT ?"
         urls = self._db.execute(best, (host, self._frontier.config.hot_per_host)).fetchall()
-        with self._transaction():
+        with _Transaction(self._db):
             self._db.executemany(
                 "UPDATE url SET batch = ? WHERE host = ? AND batch = 0 AND least = ? AND member = ?",
                 ((batch, host, least, member) for least, member in urls),
@@ -204,12 +204,9 @@ class Spill:
         old = "SELECT host, number FROM batch WHERE at < ?"
         done = self._db.execute(old, (time.time() - _KEPT_SECONDS,)).fetchall()
         if done:
-            with self._transaction():
+            with _Transaction(self._db):
                 self._db.executemany("DELETE FROM url WHERE host = ? AND batch = ?", done)
                 self._db.executemany("DELETE FROM batch WHERE host = ? AND number = ?", done)
-
-    def _transaction(self) -> "_Transaction":
-        return _Transaction(self._db)
 
 
 class _Transaction:

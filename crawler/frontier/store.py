@@ -29,8 +29,8 @@ _RECONNECT_SECONDS = 20.0
 # How long the bytes of pages wait for their ack, which is sent with them.
 _BESIDE_MS = 60_000
 _CLUSTER = "redis+cluster://"
-# Of a page's bytes: the name of the string, the first one, how many.
-_MOST_BYTES = MOST_BYTES + (MOST_BYTES >> 8)  # what cannot be compressed grows a little
+_MOST_BYTES = MOST_BYTES + (MOST_BYTES >> 8)  # of a page: what cannot be compressed grows a little
+# Of a page's bytes: the name of the string they are in, the first one, how many.
 _PART = re.compile(rb"([\w-]{1,64}) (\d{1,8}) (\d{1,8})")
 
 log = logging.getLogger(__name__)
@@ -75,9 +75,8 @@ def source(name: str) -> str:
 def connect(url: str, **options: Any) -> "RedisStore":
     """The store at `url`: redis://, rediss://, unix:// or, for a cluster, redis+cluster://.
 
-    `options` are for redis.Redis, such as the `connection_class` OwnSocket.
-
-    Raises ConfigError if it is none of them, ServerError if a cluster does not answer.
+    `options` are for redis.Redis, such as the `connection_class` OwnSocket. Raises ConfigError if it is none
+    of these, ServerError if a cluster does not answer.
     """
     try:
         if url.startswith(_CLUSTER):
@@ -186,7 +185,8 @@ class RedisStore:
             # A full server takes the bytes with the script.
             with suppress(OutOfMemoryError):
                 self.client.set(*_beside(call), px=_BESIDE_MS, nx=True)
-        return self._answer(call, self._scripts[call.name]([call.prefix], self._argv(call, sent_beside=True)))
+        argv = *call.argv(sent_beside=True), self.walker
+        return self._answer(call, self._scripts[call.name]([call.prefix], argv))
 
     def _pipelined(self, calls: Sequence[Call]) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)
@@ -199,19 +199,15 @@ class RedisStore:
             if call.name.isupper():
                 pipe.execute_command(call.name, call.prefix + call.args[0], *call.args[1:])
             else:
-                argv = self._argv(call, sent_beside=True)
+                argv = *call.argv(sent_beside=True), self.walker
                 pipe.evalsha(self._scripts[call.name].sha, 1, call.prefix, *argv)
         answers = pipe.execute(raise_on_error=False)
         return [self._answer(call, answers[place]) for call, place in zip(calls, at, strict=True)]
 
-    def _argv(self, call: Call, *, sent_beside: bool = False) -> tuple[Any, ...]:
-        """What a script gets: what the call says, and for which walker."""
-        return *call.argv(sent_beside=sent_beside), self.walker
-
     def _answer(self, call: Call, answer: Any) -> Any:
         """What a call returned; sent again, complete, if the server had not the script or not the bytes."""
         if isinstance(answer, NoScriptError) or (call.beside and answer == []):
-            return self._scripts[call.name]([call.prefix], self._argv(call))
+            return self._scripts[call.name]([call.prefix], (*call.argv(), self.walker))
         if isinstance(answer, Exception):
             raise answer
         return answer

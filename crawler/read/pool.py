@@ -6,8 +6,8 @@ limit is a MemoryError; a child that hears no alarm, deep in a library's C code,
 
 Nor does one party's slow pages stop the extraction of others. Domains come in turn. A page first gets one
 second; what needs more goes to a child of its own at low priority, and so does, at once, every page of a
-domain that lost more than a second to pages which came to nothing. What is lost halves in five minutes, so a
-domain takes at most 0.23 % of the others' time after its first second (ln 2 / 300 s).
+domain that wasted more than a second on pages which came to nothing. That halves in five minutes, so a domain
+takes at most 0.23 % of the others' time after its first second (ln 2 / 300 s).
 """
 
 import asyncio
@@ -42,11 +42,11 @@ _GRACE_SHARE, _GRACE_SECONDS = 0.5, 2.0
 # What children have imported when they begin, once for all; it takes about a second on an idle machine.
 _TEMPLATE = "crawler.read.extract"
 _START_SECONDS = 60.0
-# That a domain may have lost before it has to use the slow child, and in how long half of it is forgotten.
+# That a domain may have wasted before it has to use the slow child; in how long half of it is forgotten.
 _TOLERATED_SECONDS, _HALF_LIFE_SECONDS = 1.0, 300.0
 _MOST_DOMAINS = 10_000  # remembered, in 3 MB; those that were not extracted from for longest go
 # Pages that may wait for the slow child: each may take `extract_timeout` and a worker's slot meanwhile. One
-# more, and that of the domain that lost most is given up.
+# more, and that of the domain that wasted most is given up.
 _MOST_SLOW = 3
 _NICENESS = 10  # of the slow child: a tenth of a core where others want all of it
 _OF_A_PROCESS = ("extract_timeout", "extract_crash", "extract_memory")
@@ -64,9 +64,9 @@ class Extractors:
     ) -> None:
         self._seconds, self._first_seconds = seconds, min(seconds, _FIRST_SECONDS)
         self._domains: OrderedDict[str, _Domain] = OrderedDict()
-        self._first = _Lane([_Extractor(extract, megabytes) for _ in range(processes)])
+        self._first = _Children([_Extractor(extract, megabytes) for _ in range(processes)])
         # Made when it is needed, which in most crawls is late: it takes as much memory as another extractor.
-        self._slow: _Lane | None = None
+        self._slow: _Children | None = None
         self._make_slow = partial(_Extractor, extract, megabytes, _NICENESS)
         self.times = Times()
 
@@ -82,10 +82,10 @@ class Extractors:
         if len(self._domains) > _MOST_DOMAINS:
             self._domains.popitem(last=False)
         found, seconds = None, 0.0
-        if known.lost() <= _TOLERATED_SECONDS:
+        if known.wasted() <= _TOLERATED_SECONDS:
             found, seconds = await self._ask(self._first, known, task, self._first_seconds, until)
         if not found or (found.reason == "extract_timeout" and self._seconds > self._first_seconds):
-            self._slow = self._slow or _Lane([self._make_slow()], _MOST_SLOW)
+            self._slow = self._slow or _Children([self._make_slow()], _MOST_SLOW)
             try:
                 found, more = await self._ask(self._slow, known, task, self._seconds, until)
                 seconds += more
@@ -95,13 +95,13 @@ class Extractors:
         return found, max(0.0, seconds - self._first_seconds)
 
     async def _ask(
-        self, lane: "_Lane", known: "_Domain", task: tuple[Any, ...], seconds: float, until: float
+        self, among: "_Children", known: "_Domain", task: tuple[Any, ...], seconds: float, until: float
     ) -> tuple[Extracted, float]:
         latest = until - seconds - _GRACE_SECONDS
         if latest < asyncio.get_running_loop().time():
             raise TimeoutError
         async with asyncio.timeout_at(latest if latest < math.inf else None):
-            child = await lane.take(known)
+            child = await among.take(known)
         child.seconds = 0.0
         try:
             found = (
@@ -110,32 +110,32 @@ class Extractors:
                 or Extracted(reason="extract_crash")
             )
         finally:
-            lane.put(child)
+            among.put(child)
         known.turn += child.seconds / _USUAL_SECONDS
         if found.reason in _OF_A_PROCESS:
-            known.lose(child.seconds)
+            known.waste(child.seconds)
         return found, child.seconds
 
     def close(self) -> None:
         """End all, at once."""
-        for lane in (self._first, self._slow):
-            if lane:
-                lane.close()
+        for children in (self._first, self._slow):
+            if children:
+                children.close()
 
 
 class _Domain:
-    """How a registrable domain stands with the children: its turn, and what it lost lately."""
+    """How a registrable domain stands with the children: its turn, and what it wasted lately."""
 
     def __init__(self) -> None:
         self.turn = 0.0
-        self._lost, self._at = 0.0, 0.0
+        self._wasted, self._at = 0.0, 0.0
 
-    def lost(self) -> float:
+    def wasted(self) -> float:
         """Seconds that went into pages which came to nothing; half of them are forgotten in a while."""
-        return self._lost * math.exp2((self._at - time.monotonic()) / _HALF_LIFE_SECONDS)
+        return self._wasted * math.exp2((self._at - time.monotonic()) / _HALF_LIFE_SECONDS)
 
-    def lose(self, seconds: float) -> None:
-        self._lost, self._at = self.lost() + seconds, time.monotonic()
+    def waste(self, seconds: float) -> None:
+        self._wasted, self._at = self.wasted() + seconds, time.monotonic()
 
 
 class _Waiting(NamedTuple):
@@ -144,8 +144,8 @@ class _Waiting(NamedTuple):
     child: "asyncio.Future[_Extractor]"
 
 
-class _Lane:
-    """Children that serve domains in turn (start-time fair queueing), those that lost much last."""
+class _Children:
+    """Children that serve domains in turn (start-time fair queueing), those that wasted much last."""
 
     def __init__(self, children: "list[_Extractor]", most: float = math.inf) -> None:
         self._children, self._idle, self._most = children, [*children], most
@@ -153,14 +153,14 @@ class _Lane:
         self._turn, self._closed = 0.0, False
 
     async def take(self, domain: _Domain) -> "_Extractor":
-        """A child, to be put back; raises TimeoutError if more wait than may, and this domain lost most."""
+        """A child, to be put back; raises TimeoutError if more wait than may, and this domain wasted most."""
         # One later than what is served now, and than what the domain waits for already.
         domain.turn = max(self._turn, domain.turn) + 1
         waiting = _Waiting(domain, domain.turn, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self._serve()
         if len(self._waiting) > self._most:
-            worst = max(self._waiting, key=lambda one: one.domain.lost())
+            worst = max(self._waiting, key=lambda one: one.domain.wasted())
             self._waiting.remove(worst)
             worst.child.set_exception(TimeoutError())
         try:
@@ -178,7 +178,9 @@ class _Lane:
     def _serve(self) -> None:
         self._waiting = [one for one in self._waiting if not one.child.done()]  # whose task was cancelled
         while self._idle and self._waiting:
-            first = min(self._waiting, key=lambda one: (max(_TOLERATED_SECONDS, one.domain.lost()), one.turn))
+            first = min(
+                self._waiting, key=lambda one: (max(_TOLERATED_SECONDS, one.domain.wasted()), one.turn)
+            )
             self._waiting.remove(first)
             self._turn = max(self._turn, first.turn)
             first.child.set_result(self._idle.pop())

@@ -21,6 +21,7 @@ from backports import zstd
 from crawler.errors import SeedError
 from crawler.seeds.seed import Seed
 from crawler.urls import canonicalize
+from tinylm.records import MALFORMED
 
 # WebText's.
 FEWEST_VOTES = 3
@@ -65,7 +66,7 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
             if not math.isfinite(score):
                 raise ValueError(score)
         # Each line is somebody's JSON: whatever type a field has must cost no more than its line.
-        except (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError):
+        except MALFORMED:
             dropped["bad_line"] += 1
             continue
         if url is None:

@@ -36,7 +36,7 @@ _CAUSES = {
     "cooling": "rest between requests",
     "blocked": "of those, asked for their rest (Retry-After, back-off) or were told to",
     "in_flight": "are being asked",
-    "budget_spent": "have had their pages_per_host",
+    "budget_spent": "have spent their budget, or their domain has",
     "paused": "were paused",
     "on_disk": "wait for what was spilled to come back",
     "no_robots": "have no robots.txt that answers",

@@ -41,7 +41,7 @@ class Model:
         self._settings = settings
         self._delay = int(1000 * settings["delay"])
         self.hosts = {}
-        self.lost = set()  # hosts given up before they were reached: as if they had not been met
+        self.forgotten = set()  # hosts given up before they were reached: as if they had not been met
         self.met = set()  # whatever may not be discovered again
         self.done, self.skipped, self.gone = [], set(), set()
         self.dead = {}
@@ -52,7 +52,7 @@ class Model:
         self.counted = {f"skipped:{reason}": 0 for reason in skipped}
 
     def _host(self, name, index=0.0):
-        self.lost.discard(name)
+        self.forgotten.discard(name)
         return self.hosts.setdefault(name, Host(index))
 
     def budget(self, host):
@@ -74,7 +74,7 @@ class Model:
 
     def put(self, name, url, promise, referrer):
         """Returns how many were new."""
-        if name in self.lost and referrer != SEED:
+        if name in self.forgotten and referrer != SEED:
             self.counted["skipped:host_given_up"] += 1
             return 0
         host = self._host(name)
@@ -162,7 +162,7 @@ class Model:
         host = self.hosts[name]
         if not host.fetched and not host.paused and not host.queued:
             del self.hosts[name]
-            self.lost.add(name)
+            self.forgotten.add(name)
 
     def expire(self, lease, at):
         host = self._end(lease, at, self._delay)

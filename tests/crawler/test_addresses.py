@@ -284,7 +284,7 @@ def test_a_name_server_that_is_away_is_told_from_all_of_them(monkeypatch):
     asyncio.run(look_up())
 
 
-def test_what_a_stranger_let_be_known_alone_makes_no_fault_of_ours(monkeypatch):
+def test_names_of_one_domain_alone_never_say_that_all_name_servers_are_away(monkeypatch):
     """One domain's names, however many, are not asked whether all name servers are away."""
 
     async def look_up():

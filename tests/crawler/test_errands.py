@@ -296,7 +296,7 @@ def test_a_worker_that_dies_at_any_step_loses_nothing(crawl):
     assert c.frontier.counts()["queued"] == 0
 
 
-def test_where_nobody_may_ask_who_comes_meanwhile_is_told_too(crawl):
+def test_askers_that_come_while_a_host_turns_out_to_be_forbidden_are_told_too(crawl):
     """A worker learns that a host is in a network where it may not go, while others are sent there."""
     web = {f"https://h{n}.example/robots.txt": moved(f"{B}/{n}") for n in range(3)}
     c = crawl(web, "https://h0.example/page")

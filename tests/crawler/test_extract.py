@@ -328,5 +328,5 @@ def test_what_parsers_take_more_than_linear_time_for_is_given_up_before(reason, 
         f"<p data-x='{'a b c ' * 20_000}'>x",
     ],
 )
-def test_long_pages_that_people_write_are_no_deep_ones(usual):
+def test_long_pages_that_people_write_are_not_given_up_as_too_deep(usual):
     assert oversized(page(usual)) == ""

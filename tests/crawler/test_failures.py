@@ -169,7 +169,7 @@ def test_what_this_machine_lacks_is_our_own_fault_and_says_what_to_do(error):
     ],
     ids=str,
 )
-def test_what_a_server_can_bring_about_never_is(error, reason):
+def test_no_error_that_a_server_can_cause_is_our_own_fault(error, reason):
     assert own_fault(error) is None
     assert classify(caused_by(error)) == reason
 
@@ -181,25 +181,25 @@ def test_faults_make_less_be_begun_and_success_more(monkeypatch, caplog):
         faults._until = 0.0
         faults.met(OwnFault("no room: make some"))
         faults._until = 0.0
-        assert faults.room(0) == allowed
+        assert faults.free(0) == allowed
     assert faults.waiting_for == "no room: make some"
     faults.passed(time.monotonic() - 60)  # it was begun before
-    assert faults.room(0) == 1
+    assert faults.free(0) == 1
     for _ in range(15):
         faults.passed(time.monotonic())
-    assert (faults.room(3), faults.waiting_for) == (13, "")
+    assert (faults.free(3), faults.waiting_for) == (13, "")
     assert caplog.text.count("no room") == 1
 
 
 def test_nothing_is_begun_in_a_pause_and_in_the_end_it_is_given_up(monkeypatch):
     faults = OwnFaults(16)
     faults.met(OwnFault("no room: make some"))
-    assert faults.room(0) == 0
+    assert faults.free(0) == 0
     monkeypatch.setattr(failures, "_PATIENCE", -1.0)
     with pytest.raises(OwnFault, match="nothing is lost: no room: make some"):
-        faults.room(0)
+        faults.free(0)
     monkeypatch.setattr(failures, "_FORGOTTEN", -1.0)
-    assert (faults.room(0), faults.waiting_for) == (16, "")
+    assert (faults.free(0), faults.waiting_for) == (16, "")
 
 
 def waiting_for(frontier):

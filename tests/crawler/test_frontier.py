@@ -842,7 +842,7 @@ def test_a_host_that_was_never_reached_leaves_nothing_behind_and_for_a_day_links
     for lease in frontier.lease(2):
         frontier.nack(lease, "dns", sent=False, final=True)
     left = {key for key in frontier.client.scan_iter(f"{frontier.prefixes[0]}*") if b":seen:" not in key}
-    assert left - keys == {f"{frontier.prefixes[0]}{name}".encode() for name in ("dead", "lost")}
+    assert left - keys == {f"{frontier.prefixes[0]}{name}".encode() for name in ("dead", "forgotten")}
     assert frontier.finished()
     assert put(frontier, "https://x.unknown.test/2") == 0
     assert frontier.counts()["skipped:host_given_up"] == 1
@@ -907,7 +907,7 @@ def test_a_question_that_was_long_on_its_way_is_no_jump_of_the_clock(store):
     assert int(one.client.hget(f"{one.prefixes[0]}h:{lease.host}", "next")) / 1000 < before
 
 
-# What was put aside
+# Queues that are being ended
 
 AT_ONCE = 2000  # URLs of it that one script ends
 
@@ -920,7 +920,7 @@ def put_much_aside(frontier):
     assert frontier.counts()["queued"] == 1000
 
 
-def test_a_crawl_is_not_over_while_something_is_put_aside(store):
+def test_a_crawl_is_not_over_while_a_queue_is_being_ended(store):
     frontier = store.open(attempts=1)
     put_much_aside(frontier)
     assert not frontier.finished()

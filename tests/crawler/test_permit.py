@@ -114,7 +114,7 @@ def test_a_lease_that_runs_out_while_it_connects_is_not_used():
     assert not allowed.sent
 
 
-def test_what_failed_before_the_request_is_called_otherwise():
+def test_a_refused_connection_is_no_request_sent():
     unused = socket.create_server(("127.0.0.1", 0))
     port = unused.getsockname()[1]
     unused.close()

@@ -170,7 +170,7 @@ def test_slow_pages_go_last_at_low_priority_and_good_ones_go_on(domains, monkeyp
                 asyncio.create_task(extract("hang", 0, domain=f"slow{n % domains}.test")) for n in range(3)
             ]
             # All but the first page of each domain, while that domain is known to be slow.
-            while sum(known.lost() > 0.5 for known in extract.measured._domains.values()) < domains:
+            while sum(known.wasted() > 0.5 for known in extract.measured._domains.values()) < domains:
                 await asyncio.sleep(0.05)
             good = [await extract("work", n, domain=f"good{n}.test") for n in range(100)]
             assert {one.text.split()[2] for one in good} == {"0"}
@@ -184,12 +184,14 @@ def test_slow_pages_go_last_at_low_priority_and_good_ones_go_on(domains, monkeyp
     asyncio.run(main())
 
 
-def test_a_page_that_needs_longer_than_the_first_second_gets_it_and_says_so():
+def test_a_page_that_needs_longer_than_the_first_second_gets_it_and_says_so(monkeypatch):
+    monkeypatch.setattr(crawler.read.pool, "_FIRST_SECONDS", 0.5)
+
     async def main():
         async with extractors(1, 5.0) as extract:
-            found, slow = await extract.measured("big.test", "slow", 1.8)
+            found, slow = await extract.measured("big.test", "slow", 0.9)
             assert found.text.startswith("slow")
-            assert slow > 1
+            assert slow > 0.5
 
     asyncio.run(main())
 

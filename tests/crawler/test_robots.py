@@ -89,28 +89,27 @@ def filled(line: str) -> str:
 CATEGORIES = ", ".join(f"use{n}=n" for n in range(100))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        filled("User-agent: a#")[: MOST_BYTES // 2] + "\n" + filled("Disallow: /#"),
-        "".join(f"User-agent: {'tinylm'[:n]}\n" for n in range(1, 7)) + filled("Disallow: /#"),
-        filled("User-agent:*\nAllow:/#"),
-        "User-agent: *\n" + filled("Allow:/$#$"),
-        "User-agent: *\n" + filled("Allow: /#/index.html"),
-        "User-agent: *\n" + filled("Disallow: /*a*a*a*a#$"),
-        "User-agent: *\nDisallow: /" + "*a" * 250_000,
-        "User-agent: *\nDisallow: /" + "$" * 500_000,
-        "User-agent: *\n" + filled("Disallow: /#" + "é" * 900),
-        filled("Content-Usage: /*#a " + CATEGORIES),
-        "Content-Usage: " + filled("use#=n,").replace("\n", ""),
-        filled("Sitemap: https://h.example/#"),
-        "Sitemap: /" + "a" * 500_000,
-        "\r" * MOST_BYTES,
-        "\x00\n" * (MOST_BYTES // 2),
-        "a " * (MOST_BYTES // 2),
-    ],
-    ids=lambda text: repr(text[:30] + text[-30:]),
-)
+FULL_OF = {
+    "agents": filled("User-agent: a#")[: MOST_BYTES // 2] + "\n" + filled("Disallow: /#"),
+    "prefixes": "".join(f"User-agent: {'tinylm'[:n]}\n" for n in range(1, 7)) + filled("Disallow: /#"),
+    "rules": filled("User-agent:*\nAllow:/#"),
+    "dollars": "User-agent: *\n" + filled("Allow:/$#$"),
+    "index.html": "User-agent: *\n" + filled("Allow: /#/index.html"),
+    "wildcards": "User-agent: *\n" + filled("Disallow: /*a*a*a*a#$"),
+    "one wildcard": "User-agent: *\nDisallow: /" + "*a" * 250_000,
+    "one line of dollars": "User-agent: *\nDisallow: /" + "$" * 500_000,
+    "long rules": "User-agent: *\n" + filled("Disallow: /#" + "é" * 900),
+    "uses of paths": filled("Content-Usage: /*#a " + CATEGORIES),
+    "uses": "Content-Usage: " + filled("use#=n,").replace("\n", ""),
+    "sitemaps": filled("Sitemap: https://h.example/#"),
+    "one sitemap": "Sitemap: /" + "a" * 500_000,
+    "line ends": "\r" * MOST_BYTES,
+    "NUL": "\x00\n" * (MOST_BYTES // 2),
+    "no lines": "a " * (MOST_BYTES // 2),
+}
+
+
+@pytest.mark.parametrize("text", FULL_OF.values(), ids=FULL_OF)
 def test_whatever_a_file_is_full_of_takes_a_bounded_number_of_steps(text):
     """Ours and protego's, a step being a call or a return: 8 million are half a second."""
     steps = 0

@@ -67,13 +67,13 @@ def test_beside_a_crawl_its_frontier_is_told(corpus, tell, server):
 @pytest.mark.parametrize(
     "what", ["A.TEST.", "a.test:443", "a.test:8080", " a.test ", "a.test/", "a.test/0", "HTTPS://a.test/0#x"]
 )
-def test_however_it_is_written_it_is_found(corpus, tell, what):
+def test_a_take_down_finds_its_document_however_the_name_is_written(corpus, tell, what):
     assert "1 document\n" in tell("take-down", what)
     assert hosts(corpus) == ["b.test", "c.test"]
     assert "1 documents, 0 links and 0 logged fetches are gone" in tell("purge")
 
 
-def test_it_says_when_nothing_is_hit(corpus, tell):
+def test_a_take_down_that_hits_nothing_says_so(corpus, tell):
     assert tell("take-down", "d.test").startswith("d.test hits nothing now (0 documents); it is remembered")
     assert Manifest.load(corpus).tombstones == ("d.test",)
     assert "'/path' names no host" in tell("take-down", "a.test", "/path")

@@ -107,7 +107,7 @@ def test_hosts_are_put_into_canonical_form(crawl, tell, what):
     assert crawl.lease(1) == []
 
 
-def test_it_says_when_nothing_is_hit(crawl, tell):
+def test_a_pause_that_hits_nothing_says_so(crawl, tell):
     assert "paused d.test: this hits nothing yet" in tell("pause", "d.test")
     assert tell("pause", "--everything").strip() == "paused every crawl on this server: every host of it"
     assert "resumed every crawl" in tell("resume", "--everything")

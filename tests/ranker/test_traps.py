@@ -117,7 +117,7 @@ def test_what_many_urls_of_a_host_answer_is_its_answer_to_nonsense():
 @pytest.mark.parametrize("names", [HOSTS, URLS])
 def test_a_page_and_a_domain_name_so_many_and_more_for_each_page_that_is_kept(names):
     def name(source):
-        count = traps.room(names, source)
+        count = traps.left(names, source)
         traps.named(names, source, count)
         return count
 

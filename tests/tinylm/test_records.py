@@ -68,7 +68,7 @@ def test_what_is_of_another_type_is_named(changed, says):
 
 
 @given(JSON | st.fixed_dictionaries(dict.fromkeys(GOOD, JSON)))
-def test_nothing_else_than_a_value_error_comes_of_any_json(found):
+def test_any_json_is_a_record_or_a_value_error(found):
     try:
         whole = record(Whole, found)
     except ValueError:

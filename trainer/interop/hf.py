@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tinylm.errors import ConfigError
 from tinylm.files import sha256, sync_directory, sync_file
-from tinylm.records import typed
+from tinylm.records import MALFORMED, typed
 from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT
@@ -179,15 +179,7 @@ def _shape(path: Path) -> ModelConfig:
         shape = from_json(json.loads((path / CONFIG).read_text()))
     except (LayoutError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG}: {error}") from None
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except (OSError, *MALFORMED) as error:
         raise CheckpointError(f"{path / CONFIG} cannot be read ({error!r})") from None
     return saved_shape(path / CONFIG, asdict(shape), sorted(set(_files(path).values())))
 
@@ -288,7 +280,7 @@ def _files(path: Path) -> dict[str, Path]:
             return {name: path / file for name, file in named.items()}
         with safe_open(single, "pt") as file:
             return dict.fromkeys(file.keys(), single)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, SafetensorError) as error:
+    except (OSError, SafetensorError, *MALFORMED) as error:
         raise CheckpointError(f"{path}: no {_WEIGHTS} or {_INDEX} that can be read ({error})") from None
 
 

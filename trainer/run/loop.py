@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tinylm.errors import TinylmError
+from tinylm.records import MALFORMED
 from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.data.batch import IGNORE, Batch
@@ -239,7 +240,7 @@ class Run:
                 self._guard.restore(state["guard"])
                 self.step, self.tokens, self.skipped = state["step"], state["tokens"], state["skipped"]
                 self.measured = state["measured"]
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
+            except MALFORMED as error:
                 raise CheckpointError(f"{found}: its state is none of such a run ({error!r})") from error
             return True
         if damage:

@@ -10,7 +10,7 @@
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
 --                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
---                     (last batch that came back from disk); ending (how many asides it has); awaits (when it has
+--                     (last batch that came back from disk); ending (how many endings it has); awaits (when it has
 --                     rested, and the origin whose robots.txt moved to another host, while that is asked); of its
 --                     origins robots_until, robots_bytes and robots_at (redirects so far, and the member of the same
 --                     host that robots.txt moved to), followed by a space and the origin unless it is ''
@@ -29,10 +29,10 @@
 --   spent, paused, thirst, norobots  sets of hosts: over their budget, told to wait, with nothing left but what is
 --                     on disk, without a robots.txt that answers. A host in flight or with nothing queued is in
 --                     none of cooling, ready, spent, w:
---   lost       zset   host that was given up, as no connection could ever be made -> until when it is not met again
+--   forgotten  zset   host that was given up, as no connection could ever be made -> until when it is not met again
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
 --   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
---   asides     hash   number -> a host, and why what was queued of it is done with; x:NUMBER:q and x:NUMBER:B hold that
+--   endings    hash   number -> a host, and why what was queued of it is done with; x:NUMBER:q and x:NUMBER:B hold that
 --   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
 --   pages      stream; of an entry: 'at', the name of the bytes it is in, its first one and how many; or 'page', itself;
@@ -408,7 +408,7 @@ end
 
 -- A host that has nothing queued and was never reached is as if it had not been met, but that for a day links to it
 -- cost nothing. Not one of which a person said something. Returns whether it is gone.
-local LOST_MS, MOST_LOST = DAY_MS, 20000
+local FORGOTTEN_MS, MOST_FORGOTTEN = DAY_MS, 20000
 local function forget(host)
   local h = p .. 'h:' .. host
   local known = call('HMGET', h, 'fetched', 'paused', 'gone', 'cold', 'domain', 'ending', 'inflight')
@@ -429,47 +429,47 @@ local function forget(host)
     end
   end
   count('hosts', -1)
-  call('ZADD', p .. 'lost', whole(now_ms() + LOST_MS), host)
-  if call('ZCARD', p .. 'lost') > MOST_LOST / rules('partitions') then call('ZPOPMIN', p .. 'lost') end
+  call('ZADD', p .. 'forgotten', whole(now_ms() + FORGOTTEN_MS), host)
+  if call('ZCARD', p .. 'forgotten') > MOST_FORGOTTEN / rules('partitions') then call('ZPOPMIN', p .. 'forgotten') end
   return true
 end
 
 -- All that a host has queued, or only what is of an origin, is done with: dead letters, or skipped, for a reason. What is
 -- on disk comes back and is treated then as the host is.
--- A queue has millions at times and a script has to be short: it is put aside, and so many of its URLs are ended here
--- and by each reap.
+-- A queue has millions at times and a script has to be short: it is renamed, and so many of its URLs are ended here and
+-- by each reap.
 local ENDED_AT_ONCE = 2000
-local function end_members(aside, members)
-  local gone = call('HEXISTS', p .. 'h:' .. aside.host, 'gone') == 1
+local function end_members(ending, members)
+  local gone = call('HEXISTS', p .. 'h:' .. ending.host, 'gone') == 1
   local ended, skipped, taken_down = 0, 0, 0
   for _, entry in ipairs(members) do
     local promise, member = entry[1], entry[2]
     local errand = errand_of(member)
-    local stays = aside.origin and origin_of(member) ~= aside.origin or
-      errand and call('HEXISTS', p .. 'e:' .. aside.host, errand) == 1
+    local stays = ending.origin and origin_of(member) ~= ending.origin or
+      errand and call('HEXISTS', p .. 'e:' .. ending.host, errand) == 1
     -- An errand may have come again meanwhile, and the host may have been taken down.
-    if gone or not stays or call('ZADD', p .. 'q:' .. aside.host, promise, member) == 0 then
+    if gone or not stays or call('ZADD', p .. 'q:' .. ending.host, promise, member) == 0 then
       ended = ended + 1
       if errand then
         -- whoever asked for it was told, or asks again
       elseif stays then
         taken_down = taken_down + 1
-      elseif aside.dead then
-        bury(aside.host, member, aside.reason)
+      elseif ending.dead then
+        bury(ending.host, member, ending.reason)
       else
         skipped = skipped + 1
       end
     end
   end
   count('queued', -ended)
-  count('skipped:' .. aside.reason, skipped)
+  count('skipped:' .. ending.reason, skipped)
   count('skipped:taken_down', taken_down)
 end
 
 local function end_some()
-  local left, key = ENDED_AT_ONCE, call('HRANDFIELD', p .. 'asides')
+  local left, key = ENDED_AT_ONCE, call('HRANDFIELD', p .. 'endings')
   while left > 0 and key do
-    local aside, from = cjson.decode(call('HGET', p .. 'asides', key)), p .. 'x:' .. key .. ':'
+    local ending, from = cjson.decode(call('HGET', p .. 'endings', key)), p .. 'x:' .. key .. ':'
     local members = {}
     local queue = call('ZPOPMAX', from .. 'q', left)
     for i = 1, #queue, 2 do members[#members + 1] = {queue[i + 1], queue[i]} end
@@ -480,28 +480,28 @@ local function end_some()
         end
       end
     end
-    end_members(aside, members)
+    end_members(ending, members)
     left = left - #members
     if left > 0 then
-      call('HDEL', p .. 'asides', key)
-      local h = p .. 'h:' .. aside.host
+      call('HDEL', p .. 'endings', key)
+      local h = p .. 'h:' .. ending.host
       if call('HINCRBY', h, 'ending', -1) <= 0 then call('HDEL', h, 'ending') end
-      if not forget(aside.host) then wake(aside.host) end
-      key = call('HRANDFIELD', p .. 'asides')
+      if not forget(ending.host) then wake(ending.host) end
+      key = call('HRANDFIELD', p .. 'endings')
     end
   end
 end
 
 local function end_queue(host, reason, dead, origin)
-  local key = call('HINCRBY', p .. 'meta', 'asides', 1)
-  call('HSET', p .. 'asides', key, cjson.encode({host = host, origin = origin, reason = reason, dead = dead}))
+  local key = call('HINCRBY', p .. 'meta', 'endings', 1)
+  call('HSET', p .. 'endings', key, cjson.encode({host = host, origin = origin, reason = reason, dead = dead}))
   local h = p .. 'h:' .. host
   call('HINCRBY', h, 'ending', 1)
-  local function put_aside(queue, as)
+  local function rename(queue, as)
     if call('EXISTS', queue) == 1 then call('RENAME', queue, p .. 'x:' .. key .. ':' .. as) end
   end
-  put_aside(p .. 'q:' .. host, 'q')
-  for band = 0, 9 do put_aside(p .. 't:' .. host .. ':' .. band, band) end
+  rename(p .. 'q:' .. host, 'q')
+  for band = 0, 9 do rename(p .. 't:' .. host .. ':' .. band, band) end
   call('HDEL', h, 'tail')
   if tonumber(call('HGET', h, 'cold') or 0) == 0 then call('HDEL', h, 'top') end
   for _, member in ipairs(dead and call('HKEYS', p .. 'e:' .. host) or {}) do

@@ -19,7 +19,7 @@ if #askers == 0 then return 1 end
 if not known[3] then
   -- One too many of its domain is not met. Who waits for it does so in vain.
   if not meet(host, domain, rules('hosts_per_domain')) then return 1 end
-  call('ZREM', p .. 'lost', host)
+  call('ZREM', p .. 'forgotten', host)
 end
 queue_errand(host, member, askers)
 return 1

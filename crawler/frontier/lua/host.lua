@@ -4,7 +4,7 @@
 -- Returns 0 if the host was never met (it is remembered all the same).
 local host, h, now = ARGV[1], p .. 'h:' .. ARGV[1], now_ms()
 local known = call('HMGET', h, 'next', 'inflight')
-call('ZREM', p .. 'lost', host)
+call('ZREM', p .. 'forgotten', host)
 call('SREM', p .. 'spent', host)
 if known[2] == '' then known[2] = false end
 if not known[1] then meet(host, ARGV[2]) end

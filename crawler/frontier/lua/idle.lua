@@ -9,8 +9,8 @@ end
 local rests = tonumber(call('HGET', p .. 'meta', 'restarted') or 0)
 local ready, wakes = call('ZCARD', p .. 'ready'), -1
 local earliest = math.min(first('cooling'), first('due'), first('domains'))
-if call('EXISTS', p .. 'asides') == 1 then
-  wakes = 0  -- some of what was put aside may be queued again by the next reap
+if call('EXISTS', p .. 'endings') == 1 then
+  wakes = 0  -- some of what is being ended may be queued again by the next reap
 elseif ready > 0 then
   wakes = math.max(0, rests - now)
 elseif earliest < math.huge then

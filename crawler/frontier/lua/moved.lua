@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- The robots.txt of an origin is somewhere else: within the host, where it is asked for next; or at another one, which
--- does the errand in its own turn. The host waits for that, and asks again if it takes too long: so often as it would
--- have tried, then all that it has queued of the origin is dead letters.
+-- does the errand in its own turn. The host waits for that, and asks again if it takes too long; after `attempts` times
+-- all that it has queued of the origin is dead letters.
 -- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); to (member, '': another host);
 --       hops (redirects so far)
 -- Returns 0 if the lease was lost.

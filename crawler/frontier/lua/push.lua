@@ -21,10 +21,10 @@ local total = 0
 -- Whether links to a host not met before may be; one that a person chose always.
 local function admit(host, domain, chosen)
   if chosen then
-    call('ZREM', p .. 'lost', host)
+    call('ZREM', p .. 'forgotten', host)
     return meet(host, domain)
   end
-  if tonumber(call('ZSCORE', p .. 'lost', host) or 0) > now then return false, 'skipped:host_given_up' end
+  if tonumber(call('ZSCORE', p .. 'forgotten', host) or 0) > now then return false, 'skipped:host_given_up' end
   return meet(host, domain, hosts_per_domain), 'skipped:hosts_per_domain'
 end
 

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
--- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool. And some more of
--- what was put aside is ended.
+-- Leases past their deadline: their workers are gone. The URLs return to their queues, the hosts cool. And of queues that
+-- are ended some more URLs are.
 -- ARGV: how many at most; and, of a worker that leases, what it says of its clock (see lease.lua)
 -- Returns how many there were; none while the clock may have jumped ahead.
 if ARGV[2] and check_clock(ARGV[2], ARGV[3], ARGV[4]) then return 0 end

@@ -13,7 +13,7 @@ if arg.reason == '' then
   requeue(lease, lease.promise)
   if lease.robots_for then queue_errand(host, lease.member, lease.robots_for) end
 elseif lease.kind == 'robots' then
-  -- But errands that came since they were taken from it: who asks is told the same after another look.
+  -- Errands that came since this lease was given stay: who asks for them is told the same by the next one.
   end_queue(host, arg.reason, false, lease.origin)
   if call('EXISTS', h) == 0 then return 1 end
 else

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- What a person says of a URL.
--- ARGV: host, its registrable domain, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter 'drop', or the
---       promise to queue it with again
+-- ARGV: host, its registrable domain, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter
+--       'drop', or the promise to queue it with again
 -- Returns 1 if it was queued, in flight, or a dead letter; 0 also for one whose host was taken down.
 local host, domain, member = ARGV[1], ARGV[2], ARGV[3]
 local url, h = url_of(host, member), p .. 'h:' .. host
@@ -15,7 +15,7 @@ if ARGV[6] ~= 'take_down' then
     return 0
   else
     if call('HEXISTS', h, 'next') == 0 then meet(host, domain) end
-    call('ZREM', p .. 'lost', host)
+    call('ZREM', p .. 'forgotten', host)
     call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
     wake(host)
