@@ -143,6 +143,14 @@ def test_what_is_taken_down_meanwhile_is_not_asked_either(crawl):
     assert c.asked == [f"{A}/robots.txt", f"{B}/robots.txt", f"{A}/robots.txt", f"{A}/page"]
 
 
+def test_where_it_moved_within_the_host_is_not_asked_once_that_was_taken_down(crawl):
+    c = crawl({f"{A}/robots.txt": moved("/rules.txt"), f"{A}/rules.txt": FORBIDS}, f"{A}/page")
+    c.until(f"{A}/robots.txt")
+    c.frontier.take_down(f"{A}/rules.txt")
+    c.until(f"{A}/page")
+    assert c.asked == [f"{A}/robots.txt", f"{A}/robots.txt", f"{A}/page"]
+
+
 def test_what_the_other_host_forbids_is_not_asked_and_is_no_robots_txt(crawl):
     web = {f"{A}/robots.txt": moved(f"{B}/private?q=1"), f"{B}/robots.txt": FORBIDS}
     c = crawl(web, f"{A}/page")

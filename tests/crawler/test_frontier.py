@@ -8,6 +8,7 @@ import pytest
 
 from crawler.errors import FrontierError, LeaseLost, WalkerLost
 from crawler.frontier import SEED, Discovered, Limits
+from crawler.frontier.spill import Spill
 from crawler.seeds.seed import Seed
 from tests.conftest import eventually, make_page
 from tests.crawler.driving import (
@@ -956,6 +957,44 @@ def test_what_waits_in_lists_is_fetched_when_all_before_it_was_taken_down(store)
     put(frontier, "https://h.test/2", promise=0.5)
     frontier.take_down("https://h.test/1")
     assert drain(frontier) == ["https://h.test/2"]
+
+
+def test_a_host_that_was_given_up_and_answers_again_has_back_what_is_on_disk(store, tmp_path):
+    frontier = store.open(attempts=1, hot_per_host=1, backoff=0.001)
+    admit(frontier, "h.test")
+    ack(frontier, next_page(frontier))
+    put(frontier, "https://h.test/1")
+    frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
+    assert frontier.counts()["dead"] == 1
+    put(frontier, "https://h.test/2")
+    ack(frontier, lease_one(frontier))
+    with Spill(frontier, tmp_path / "tail.sqlite") as disk:
+        put(frontier, "https://h.test/3", promise=0.9)
+        put(frontier, "https://h.test/4", promise=0.5)
+        disk.turn()
+        for url in ("https://h.test/3", "https://h.test/4"):
+            lease = eventually(lambda: disk.turn() or frontier.lease(1))[0]
+            assert lease.url == url
+            ack(frontier, lease)
+    assert frontier.counts()["dead"] == 1
+
+
+@pytest.mark.parametrize("given_up", [True, False])
+def test_all_that_a_host_has_on_disk_ends_as_it_did_itself(store, tmp_path, given_up):
+    frontier = store.open(attempts=1, hot_per_host=1)
+    with Spill(frontier, tmp_path / "tail.sqlite") as disk:
+        put(frontier, *(f"https://h.test/{n}" for n in range(5)))
+        disk.turn()
+        if given_up:
+            frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
+        else:
+            frontier.take_down("h.test")
+        for _ in range(5):
+            disk.turn()
+    counts = frontier.counts()
+    assert counts["queued"] == 0
+    assert counts["dead" if given_up else "skipped:taken_down"] == 5
+    assert frontier.finished()
 
 
 @pytest.mark.parametrize("said", ["resume", "block"])

@@ -219,6 +219,8 @@ local function lease_of_robots(host, origin)
   local lease = {host = host, kind = 'robots', origin = origin, promise = 0, propensity = 1, robots_until = '0'}
   local hops, member = string.match(call('HGET', h, moved) or '', '^(%d+) (.*)$')
   call('HDEL', h, moved, 'awaits')
+  -- Asked again, it sends there again, and is then as if there were none.
+  if member and any_gone and call('SISMEMBER', p .. 'gone', url_of(host, member)) == 1 then hops, member = nil, nil end
   lease.hops, lease.member = tonumber(hops), member or origin .. '/robots.txt'
   lease.robots_for = take_askers(host, lease.member)
   return lease

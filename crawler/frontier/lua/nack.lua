@@ -25,8 +25,8 @@ else
   if call('HEXISTS', h, 'fetched') == 1 then attempts = OF_A_REACHED_HOST * attempts end
   requeue(lease, lease.promise)
   if arg.final == '1' or failures >= attempts then
-    call('HDEL', h, 'unreached', 'strikes')
-    call('HSET', h, 'given_up', arg.reason)
+    call('HDEL', h, 'unreached')
+    call('HSET', h, 'given_up', arg.reason, 'strikes', 0)
     end_queue(host, arg.reason, true)
   else
     back_off(host, arg)

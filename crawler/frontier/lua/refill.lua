@@ -22,4 +22,6 @@ else
   for i = 4, #ARGV, 2 do call('ZADD', p .. 'q:' .. host, 'NX', ARGV[i + 1], ARGV[i]) end
   if came > 0 then wake(host) end
 end
+-- No lease will ask for the rest.
+if (known[2] or known[4]) and cold > 0 then call('SADD', p .. 'thirst', host) end
 return 1
