@@ -23,7 +23,7 @@ from typing import Any
 
 GOOD_HOSTS = 40
 # Registrable domains of each hostile kind; subdomains beyond number.
-_DOMAINS = 8
+_DOMAINS = 2
 _ADDRESSES = 60  # that the hostile hosts are spread over, as if they were at many hosters
 _BLOCK = 64 << 10  # bytes written at once
 _HANG_SECONDS = 5.0  # of a lookup whose name servers are silent: what resolvers take until they give up

@@ -116,7 +116,7 @@ class FrontierConfig:
     """And more for each other domain that refers to its domain."""
     hosts_per_domain: int = 1000
     """Most hosts of a registrable domain that are known at a time; links to others are counted and left."""
-    domain_concurrency: int = 8
+    domain_concurrency: int = 4
     """Hosts of a registrable domain that are asked at a time, and requests to them within one `delay`."""
     recrawl_days: float = 0.0
     """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
