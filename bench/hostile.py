@@ -104,7 +104,7 @@ def main(
     """
     webs = {kind: kind for kind in kinds} if each else {"hostile": ",".join(kinds)}
     webs = {"alone": "good", **webs, "dead names": "dead"}
-    course = Course(6, 8, 5, 1) if quick else Course(15, 30, 8, 1) if each else Course(40, 80, 10, 3)
+    course = Course(6, 8, 5, 1) if quick else Course(15, 30, 8, 1) if each else Course(30, 60, 10, 3)
     runs: dict[str, list[Run]] = {name: [] for name in webs}
     with Progress() as progress:
         task = progress.add_task("crawling", total=course.rounds * len(webs))

@@ -31,6 +31,9 @@ from tinylm.processes import Child, beat
 # killed. A try costs one flock and one question to the server.
 _STANDBY_SECONDS = 2.0
 
+# A text that no model has trouble with.
+_HARMLESS = "A word."
+
 log = logging.getLogger(__name__)
 
 
@@ -159,15 +162,22 @@ class CheckpointProcess:
             raise ConfigError(f"quality = {str(self._path)!r}: {error}")
 
     def score(self, text: str) -> float:
-        """Ask the model. A process that died is replaced, and asked once more; then raises ScorerDied."""
-        for _ in range(2):
+        """Ask the model. A process that died is replaced, and asked once more.
+
+        After that raises ValueError if it is the text that it dies of, ScorerDied if it dies of any.
+        """
+        for asked in (text, text, _HARMLESS):
             try:
-                self._child.pipe.send(text)
-                return float(self._child.pipe.recv())
+                self._child.pipe.send(asked)
+                score = float(self._child.pipe.recv())
             except (EOFError, OSError):
                 self._child.end()
                 self._child.start()
                 self._await_model()
+            else:
+                if asked is text:
+                    return score
+                raise ValueError(f"the process that scores texts by {self.name} ends at this one")
         raise ScorerDied(f"the process that scores texts by {self.name} keeps ending: has it enough memory?")
 
     def close(self) -> None:

@@ -495,8 +495,8 @@ class Frontier(Ends):
         walker adds it to the corpus's tombstones at its next commit.
         """
         self._run("note", 0, "tombstones", 0, host_or_url, 1)
-        if "://" not in host_or_url:
-            return self._tell_host(host_or_url, "take_down")
+        if "://" not in host_or_url:  # of a corpus of before, a host may have its port
+            return self._tell_host(self.locate(f"https://{host_or_url}/").host, "take_down")
         return self._tell_url(host_or_url, "take_down")
 
     def taken_down(self) -> set[str]:

@@ -56,6 +56,23 @@ def test_a_process_that_was_killed_is_replaced(model):
     assert model.score(prose(1)) == before
 
 
+def test_a_text_that_it_dies_of_is_no_end_of_the_walker(model, monkeypatch):
+    """ValueError: the walker sets it aside."""
+    pipe_of = type(model._child.pipe)
+    send = pipe_of.send
+
+    def send_or_kill(self, text):
+        if text == "deadly":
+            model._child._process.kill()
+            model._child._process.join()
+        send(self, text)
+
+    monkeypatch.setattr(pipe_of, "send", send_or_kill)
+    with pytest.raises(ValueError, match="ends at this one"):
+        model.score("deadly")
+    assert model.score(prose(1)) > 0
+
+
 def test_one_that_dies_of_every_text_is_given_up(model, monkeypatch):
     await_model = CheckpointProcess._await_model
 
