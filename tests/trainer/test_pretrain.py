@@ -152,7 +152,7 @@ def test_a_tokenizer_put_there_before_is_used_and_too_large_a_one_refused(tiny, 
     third = tiny(steps=4, out=tmp_path / "third", vocab_size=300)
     third.out.mkdir()
     shutil.copy(whole / "tokenizer.json", third.out)
-    with pytest.raises(ConfigError, match=r"vocab_size = 300: .* has 320; start with another --out"):
+    with pytest.raises(ConfigError, match=r"vocab_size = 300: .* has 320: start with another --out"):
         pretrain(third)
 
 
