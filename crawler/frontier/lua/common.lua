@@ -174,20 +174,20 @@ end
 -- forgotten meanwhile.
 local function place(host, at)
   local h = p .. 'h:' .. host
-  if call('EXISTS', h) == 0 then return end
-  local said = call('HMGET', h, 'blocked', 'paused', 'cold', 'shared', 'domain')
-  at = math.max(at, tonumber(said[1] or 0))
+  local said = call('HMGET', h, 'next', 'blocked', 'paused', 'cold', 'shared', 'domain')
+  if not said[1] then return end
+  at = math.max(at, tonumber(said[2] or 0))
   call('HSET', h, 'next', whole(at))
   call('ZREM', p .. 'ready', host)
-  if said[4] then call('ZREM', p .. 'w:' .. said[5], host) end
-  if said[2] then
+  if said[5] then call('ZREM', p .. 'w:' .. said[6], host) end
+  if said[3] then
     call('ZREM', p .. 'cooling', host)
     call('SADD', p .. 'paused', host)
   elseif call('EXISTS', p .. 'q:' .. host) == 1 then
     call('ZADD', p .. 'cooling', whole(at), host)
   else
     call('ZREM', p .. 'cooling', host)
-    if tonumber(said[3] or 0) > 0 then call('SADD', p .. 'thirst', host) end
+    if tonumber(said[4] or 0) > 0 then call('SADD', p .. 'thirst', host) end
   end
 end
 
@@ -369,9 +369,16 @@ end
 
 local function keep_rules(host, origin, packed, valid)
   local h, name = p .. 'h:' .. host, of_origin(host, origin)
-  if tonumber(call('HGET', h, of_origin('robots_bytes', origin)) or 0) > 0 then forget_rules(name) end
-  call('HSET', h, of_origin('robots_until', origin), whole(now_ms() + valid), of_origin('robots_bytes', origin), #packed)
-  if packed == '' then return end
+  local bytes = of_origin('robots_bytes', origin)
+  if call('HEXISTS', h, bytes) == 1 then
+    forget_rules(name)
+    call('HDEL', h, bytes)
+  end
+  if packed == '' then
+    call('HSET', h, of_origin('robots_until', origin), whole(now_ms() + valid))
+    return
+  end
+  call('HSET', h, of_origin('robots_until', origin), whole(now_ms() + valid), bytes, #packed)
   call('SET', p .. 'r:' .. name, packed, 'PX', whole(valid + DAY_MS))
   if #packed < LARGE_BYTES then return end
   call('ZADD', p .. 'large', #packed, name)
@@ -400,7 +407,7 @@ local function keep_robots(host, origin, arg)
   if tonumber(arg.crawl_delay) >= tonumber(delay[1] or 0) or delay[2] == origin then
     if tonumber(arg.crawl_delay) > 0 then
       call('HSET', h, 'crawl_delay', arg.crawl_delay, 'delayed_by', origin)
-    else
+    elseif delay[1] then
       call('HDEL', h, 'crawl_delay', 'delayed_by')
     end
   end
