@@ -259,9 +259,11 @@ def _cpu(roots: list[int]) -> dict[str, float]:
 
 
 def _part(command: str) -> str:
+    if "multiprocessing" in command:
+        return "extraction"
     if "bench.crawlers" in command:
         return "worker" if command.rstrip().endswith("worker") else "main"
-    return "extraction" if "multiprocessing" in command else "server"
+    return "server"
 
 
 # What came of it

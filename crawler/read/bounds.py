@@ -19,9 +19,9 @@ _DEEPEST = 512  # elements within each other (43; 0.02 s); browsers nest no deep
 _MOST_ELEMENTS = 200_000  # (67,606; 1 s to look at, and trafilatura hears the alarm)
 _MOST_OPTIONS = 5000  # (392; 0.09 s)
 _MOST_ATTRIBUTES = 2000  # of an element (31; 0.02 s), where all `html` and `body` tags are one
-# A page with no more start tags (600 are usual) costs 0.3 s at most, however deep; the attributes of one
+# A page with no more start tags (600 are usual) costs 0.8 s at most, however deep; the attributes of one
 # of so many characters cost 0.1 s.
-_FEW, _SHORT = 5000, 32_000
+_FEW, _SHORT = 8000, 32_000
 
 _SPACE = r"[ \t\n\f\r]"
 _ATTRIBUTE = (
@@ -37,7 +37,14 @@ _TAG = re.compile(
     rf"(?P<attributes>(?:(?:{_SPACE}|/)*+{_ATTRIBUTE})*+){_SPACE}*+(?P<void>/?)",
     re.IGNORECASE,
 )
-_HEADING = re.compile(r"^h[1-6]$")  # any of these is closed by the end of any
+_START = re.compile(r"<[a-zA-Z]")
+# An element that is closed with nothing but text in it; but for those that are counted.
+_LEAF = re.compile(
+    rf"<(?!(?:option|body|html)(?:{_SPACE}|[/>]))([a-z][a-z0-9]*)(?:{_SPACE}[^<>]*)?>[^<]*</\1>",
+    re.IGNORECASE,
+)
+_HEADINGS = {f"{h}{n}": "h1" for h in "hH" for n in range(1, 7)}  # any is closed by the end of any
+_ROOTS = ("html", "body")  # there is one of each: all tags of it are one element
 # Elements that nest only where others do: void ones, and those that the next of their kind closes.
 _VOID = frozenset(
     re.findall(
@@ -71,8 +78,11 @@ def oversized(html: str) -> str:
 
     Linear itself: 50 microseconds for a usual page, a hundredth of what extraction takes.
     """
-    tags = html.count("<")
-    if tags <= _FEW or tags - html.count("</") <= _FEW:
+    starts = html.count("<")
+    if starts > _FEW:
+        starts = len(_START.findall(html))
+    # What a parser costs is tags times depth, and leaves, which highlighted code is full of, nest nothing.
+    if starts <= _FEW or starts * (starts - len(_LEAF.findall(html))) <= _FEW**2:
         position = 0
         while len(html) > _SHORT and (long := _LONG_TAG.search(html, position)):
             tag = _TAG.match(html, long.start())
@@ -83,18 +93,21 @@ def oversized(html: str) -> str:
     open_elements = _Open()
     elements = options = of_root = 0
     for tag in _TAG.finditer(html):
-        name = _HEADING.sub("h1", (tag["name"] or "").lower())
-        if tag["end"]:
+        _, end, name, attributes, void = tag.groups("")
+        name = _HEADINGS.get(name, name).lower()
+        if end:
             open_elements.end(name)
         elif name:
             elements += 1
             options += name == "option"
             if elements > _MOST_ELEMENTS or options > _MOST_OPTIONS:
                 return "too_many_elements"
-            of_root += _attributes(tag) if name in ("html", "body") else 0
-            if max(of_root, _attributes(tag)) > _MOST_ATTRIBUTES:
-                return "too_many_attributes"
-            if open_elements.start(name, void=bool(tag["void"])) > _DEEPEST:
+            if len(attributes) > 2 * _MOST_ATTRIBUTES or name in _ROOTS:
+                count = _attributes(tag)
+                of_root += count if name in _ROOTS else 0
+                if max(of_root, count) > _MOST_ATTRIBUTES:
+                    return "too_many_attributes"
+            if open_elements.start(name, void=void == "/") > _DEEPEST:
                 return "too_deep"
     return ""
 
@@ -102,7 +115,7 @@ def oversized(html: str) -> str:
 def _attributes(tag: re.Match[str]) -> int:
     """How many a tag has; 0 for what is shorter than too many, but for those of `html` and `body`."""
     written = tag["attributes"] or ""
-    few = len(written) <= 2 * _MOST_ATTRIBUTES and tag["name"].lower() not in ("html", "body")
+    few = len(written) <= 2 * _MOST_ATTRIBUTES and tag["name"].lower() not in _ROOTS
     return 0 if few else len(_ATTRIBUTES.findall(written))
 
 
