@@ -108,7 +108,7 @@ class Frontier(Ends):
         """Whether somebody takes what does not fit into the queues to disk (`Spill`)."""
         self.prefixes = [f"tinylm:{{{config.crawl_id}/{s}}}:" for s in range(config.partitions)]
         store.check()
-        self._version, self._secret = STATE_VERSION, ""
+        self._version, self._secret = STATE_VERSION, b""
         # By partition: what time its last lease told, and when that was asked for and given on our clock.
         self._told: dict[int, tuple[str, float, float]] = {}
         # And how many ms the time told since then is ahead of our clock.
@@ -150,7 +150,7 @@ class Frontier(Ends):
                 f"{crawl} has partitions {int(partitions)}, not {config.partitions}: "
                 "use what it was begun with, or another crawl_id"
             )
-        self._secret = secret.decode() if secret else self._secret
+        self._secret = bytes.fromhex(secret.decode()) if secret else self._secret
 
     def heed_rules(self) -> None:
         """Take over the rules that are stored; `reap` does so too."""
@@ -167,8 +167,8 @@ class Frontier(Ends):
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
         if self._version == STATE_VERSION:
-            self._secret = self._secret or secrets.token_hex(_SECRET_BYTES)
-        meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret}
+            self._secret = self._secret or secrets.token_bytes(_SECRET_BYTES)
+        meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret.hex()}
         meta |= {name: getattr(self.config, name) for name in RULES}
         arguments = "meta", int(keep), *chain.from_iterable(meta.items())
         self._store.run_all([Call("note", prefix, arguments) for prefix in prefixes])
@@ -231,7 +231,7 @@ class Frontier(Ends):
         if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
             self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
             self._heed_identity()
-        high, low = divmod(fingerprint(url, bytes.fromhex(self._secret)), 1 << 32)
+        high, low = divmod(fingerprint(url, self._secret), 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs

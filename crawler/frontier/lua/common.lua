@@ -24,7 +24,8 @@
 --   w:DOMAIN   zset   host -> rank: hosts that would be ready if their domain were
 --   o:DOMAIN   set    hosts of the domain in spent
 --   domains    zset   domain -> when the next of its w: may go on
---   cooling    zset   host -> when it may be asked again, or, negative, when it was met, less 10^13;  blocked  zset  host -> until when it was told off
+--   cooling    zset   host -> when it may be asked again or, of one that never was, when it was met, less 10^13
+--   blocked    zset   host -> until when it was told off
 --   ready      zset   host -> best promise of its queue, and the policy's index of it
 --   spent, paused, thirst, norobots  sets of hosts: over their budget, told to wait, with nothing left but what is
 --                     on disk, without a robots.txt that answers. A host in flight or with nothing queued is in
@@ -40,10 +41,9 @@
 --   b:NAME     string, the bytes of the pages of one ack; it expires until one of them is in the stream
 --   aside, aside_bytes  hashes  entry of the stream -> why it could not be read or judged; what it holds
 --   meta       hash   version, partitions, secret and the crawl's rules, under their names in FrontierConfig, in its
---                     units; offset (of the crawl's clock) and jumps (so far);
---                     robots_bytes; of partition 0 also limits, stopped, paused;
---                     run_id and restarted (of the server, see lease.lua); walker, walker_until, walker_lock, walker_at
---                     (see claim.lua); trimmed (what the stream begins with since)
+--                     units; offset (of the crawl's clock) and jumps (so far); robots_bytes; of partition 0 also
+--                     limits, stopped, paused; run_id and restarted (of the server, see lease.lua); walker,
+--                     walker_until, walker_lock, walker_at (see claim.lua); trimmed (what the stream begins with since)
 --   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call

@@ -123,6 +123,7 @@ for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMI
     if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap), domain) end
   end
 end
+
 -- The domain of a host that shares it, if it is its turn; if not, the host waits for it.
 local function turn(host, known)
   local domain = domain_of(host)
