@@ -35,7 +35,7 @@ from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
 from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
-from crawler.urls import canonicalize
+from crawler.urls import address
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
@@ -117,7 +117,7 @@ class FrontierScheduler(BaseScheduler):
         return not self._finished
 
     def enqueue_request(self, request: Request) -> bool:
-        url = canonicalize(request.url)
+        url = address(request.url)
         if url is None:
             log.error("%s cannot be queued: it has no http(s) URL", request)
             return False

@@ -27,7 +27,7 @@ from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
 from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, usage
-from crawler.urls import MOST_CHARACTERS, canonicalize
+from crawler.urls import MOST_CHARACTERS, address
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
@@ -180,7 +180,7 @@ class Rules:
 
     def sitemaps(self, url: str) -> tuple[str, ...]:
         """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
-        named = (canonicalize(sitemap, url) for sitemap in self._sitemaps)
+        named = (address(sitemap, url) for sitemap in self._sitemaps)
         return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))
 
 
@@ -270,7 +270,7 @@ class HostRules:
 
     def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
         moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location else None
+        target = address(location, url) if moved and location else None
         if target is None:
             text = interpret(404 if moved else status, body)
             rules = Rules(text or "", self._agent)

@@ -31,7 +31,7 @@ from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import canonicalize, domain
+from crawler.urls import address, canonical, domain
 from crawler.warc import WarcWriter
 from shards.text.content import values
 from tinylm.errors import TinylmError
@@ -256,6 +256,8 @@ class LeaseSpider(Spider):
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
+        elif spelled := _other_address(response, lease):
+            await self._finish(lease, Batch.respelled, spelled, **cost)
         else:
             try:
                 page = await self._page(response, lease, opt_out, cost)
@@ -329,7 +331,7 @@ class LeaseSpider(Spider):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
         if 300 <= status < 400:
-            target = canonicalize(moved, response.url) if (moved := location(response)) else None
+            target = address(moved, response.url) if (moved := location(response)) else None
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
@@ -389,6 +391,13 @@ def _page(lease: Lease, status: int, **found: Any) -> Page:
         propensity=lease.propensity,
         **found,
     )
+
+
+def _other_address(response: Response, lease: Lease) -> str:
+    """Where a redirect leads that stays with its page, as to a query in another order; "" for any other."""
+    moved = location(response) if 300 <= response.status < 400 else ""
+    target = address(moved, lease.url) if moved else None
+    return target if target and target != lease.url and canonical(target) == canonical(lease.url) else ""
 
 
 def _header(response: Response, name: str) -> str:
