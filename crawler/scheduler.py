@@ -30,11 +30,12 @@ from twisted.python.failure import Failure
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
-from crawler.fetch.robots import HostRules, location, retry_at
+from crawler.fetch.robots import HostRules, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
 from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
+from crawler.message import header_url
 from crawler.urls import address
 
 _POLL_SECONDS = 0.05
@@ -269,9 +270,8 @@ class FrontierScheduler(BaseScheduler):
 
     async def _on_robots(self, response: Response, lease: Lease) -> None:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        settled = await self._rules.settled(
-            lease, response.url, response.status, location(response), response.body
-        )
+        moved = header_url((response.headers.get("Location") or b"").decode("latin-1"))
+        settled = await self._rules.settled(lease, response.url, response.status, moved, response.body)
         with suppress(LeaseLost):
             await asyncio.to_thread(settled.end, self._frontier, lease, **held.cost)
 

@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from protego import Protego
-from scrapy.http import Response
 
 from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
@@ -343,15 +342,6 @@ def interpret(status: int, body: bytes) -> str | None:
 def product_token(user_agent: str) -> str:
     """The name by which robots.txt addresses a crawler: the first word of its User-Agent, without version."""
     return "".join(user_agent.partition("/")[0].split()[:1]) or "*"
-
-
-def location(response: Response) -> str:
-    """Where a redirect leads, as browsers read it: in UTF-8, or else byte by byte."""
-    raw = response.headers.get("Location") or b""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def retry_at(header: str) -> float | None:
