@@ -106,8 +106,8 @@ def read_conversations(
             examples.append(example)
     if not examples:
         raise DataError(
-            f"{path}: no token to learn ({bad.total()} bad lines, {unanswered} without an answer to learn in the "
-            f"first {sequence_len} tokens); give conversations with an assistant's message"
+            f"{path}: no token to learn ({bad.total()} bad lines, {unanswered} without an answer to learn in "
+            f"the first {sequence_len} tokens); give conversations with an assistant's message"
         )
     digest = sha256(content).hexdigest()
     return Conversations(
