@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from protego import Protego
-from scrapy.http import Response
 
 from crawler.config import product_token
 from crawler.errors import RulesMissing
@@ -28,7 +27,7 @@ from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
 from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, addresses, usage
-from crawler.urls import MOST_CHARACTERS, canonicalize
+from crawler.urls import MOST_CHARACTERS, address
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
@@ -181,7 +180,7 @@ class Rules:
 
     def sitemaps(self, url: str) -> tuple[str, ...]:
         """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
-        named = (canonicalize(sitemap, url) for sitemap in self._sitemaps)
+        named = (address(sitemap, url) for sitemap in self._sitemaps)
         return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))
 
 
@@ -271,7 +270,7 @@ class HostRules:
 
     def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
         moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location else None
+        target = address(location, url) if moved and location else None
         if target is None:
             text = interpret(404 if moved else status, body)
             rules = Rules(text or "", self._agent)
@@ -339,15 +338,6 @@ def interpret(status: int, body: bytes) -> str | None:
     if 400 <= status < 500 and status != 429:
         return ""
     return None
-
-
-def location(response: Response) -> str:
-    """Where a redirect leads, as browsers read it: in UTF-8, or else byte by byte."""
-    raw = response.headers.get("Location") or b""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def retry_at(header: str) -> float | None:

@@ -30,7 +30,7 @@ from crawler.fetch.robots import (
     retry_at,
 )
 from crawler.frontier import Discovered
-from crawler.urls import canonicalize
+from crawler.urls import address
 from tests.conftest import open_frontier
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
@@ -87,7 +87,7 @@ def test_the_rules_of_real_files_are_those_of_rfc_9309(conformance):
                 compared += 1
                 forbidden += not whole.can_fetch(url, "*")
                 assert ours.allow(url) is whole.can_fetch(url, "*"), (body[:80], agent, url)
-        vouched = (canonicalize(sitemap, URL) for sitemap in sitemaps[:1000])
+        vouched = (address(sitemap, URL) for sitemap in sitemaps[:1000])
         assert ours.sitemaps(URL) == tuple(dict.fromkeys(filter(None, vouched))), body[:80]
     assert len(files) == 4231
     assert compared > 50_000
