@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, FrontierConfig, product_token
 from ranker.config import WalkConfig
 from tinylm.config import in_force, layers
 from tinylm.terminal import say
@@ -110,7 +110,6 @@ def worker(
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
     walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
     """
-    from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
     from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
