@@ -13,7 +13,7 @@ from itertools import accumulate, islice
 from typing import NamedTuple
 from urllib.parse import quote
 
-from crawler.urls import canonicalize, domain, locate, respelled
+from crawler.urls import canonical, canonicalize, domain, locate, normal_escapes
 from tinylm.errors import ConfigError
 
 SCOPES = ("any", "domains", "hosts", "prefix")
@@ -50,13 +50,12 @@ def marks_of(seed: str) -> Iterator[Mark]:
 
 def page_mark(role: str, url: str) -> Mark:
     """That a page is a `SEED` or a `LIST`."""
-    canonical = canonicalize(url) or url
-    return Mark(locate(canonical).host, f"{role} {canonical}")
+    return Mark(locate(url).host, f"{role} {canonical(url)}")
 
 
 def _folders(url: str) -> Iterator[tuple[int, str]]:
     """The folders that a URL is in, the widest first, `/`, each with its level; whatever scheme and port."""
-    path = locate(canonicalize(url) or url).member.partition("?")[0]
+    path = locate(canonical(url)).member.partition("?")[0]
     *folders, _ = path[path.index("/") :].split("/")
     return enumerate(accumulate(f"{folder}/" for folder in islice(folders, _DEEPEST)))
 
@@ -80,7 +79,7 @@ class Scope:
         if not near and self.kind != "any":
             return f"scope_{self.kind}"
         path = url.index("/", len("https://"))
-        spelled, reason = url[:path] + respelled(url[path:]), ""
+        spelled, reason = url[:path] + normal_escapes(url[path:]), ""
         if self.kind == "prefix" and not any(
             known(Mark(host, f"level {level} {host}")) and known(Mark(host, f"below {host}{folder}"))
             for level, folder in _folders(url)
@@ -131,7 +130,7 @@ def _expressions(setting: str, pattern: str) -> Iterator[str]:
 
 
 def _glob(text: str) -> str:
-    first, *others = map(re.escape, re.split(r"\*+", respelled(quote(text, _PRINTABLE))))
+    first, *others = map(re.escape, re.split(r"\*+", normal_escapes(quote(text, _PRINTABLE))))
     if not others:
         return first
     return first + "".join(f"(?>.*?{other})" for other in others[:-1]) + f".*{others[-1]}"
