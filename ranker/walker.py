@@ -21,7 +21,7 @@ from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
 from crawler.seeds.seed import Seed
-from crawler.urls import domain, fingerprint, locate
+from crawler.urls import canonical, domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
@@ -253,6 +253,8 @@ class Walker:
 
     def _judge(self, page: Page) -> _Fetched | None:
         """Judge a page; graph, traps and policy learn of it. None if that was done before."""
+        # From here on it is the page that counts, whichever of its addresses was asked for.
+        page = replace(page, url=canonical(page.url))
         target = Target(fingerprint(page.url), page.url)
         fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
@@ -289,7 +291,7 @@ class Walker:
         if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
             return []
-        targets = []
+        targets: dict[int, Target] = {}
         for link in page.links:
             to_list = link.tag_path in PATHS_TO_SITEMAPS
             if link.nofollow or (link.url.partition("?")[0].lower().endswith(_BINARY) and not to_list):
@@ -297,9 +299,12 @@ class Walker:
             if trap := self.traps.reason(link.url):
                 self.dropped[trap] += 1
             else:
-                targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
+                # Of two addresses of a page the first is asked for.
+                key = fingerprint(link.url)
+                targets.setdefault(key, Target(key, link.url, link.anchor, link.tag_path))
         # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
-        return targets if page.reason == "redirect" else self._admitted(page, targets)
+        found = list(targets.values())
+        return found if page.reason == "redirect" else self._admitted(page, found)
 
     def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
         """Of `targets` those that the page's domain may name: names cost their inventor nothing."""
@@ -366,7 +371,7 @@ class Walker:
             links = [
                 LinkRow(
                     src_id=about["id"],
-                    dst_url=link.url,
+                    dst_url=canonical(link.url),
                     anchor=link.anchor,
                     tag_path=link.tag_path,
                     position=position,

@@ -19,7 +19,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from protego import Protego
-from scrapy.http import Response
 
 from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
@@ -27,7 +26,7 @@ from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
 from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, usage
-from crawler.urls import MOST_CHARACTERS, canonicalize
+from crawler.urls import MOST_CHARACTERS, address
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
@@ -180,7 +179,7 @@ class Rules:
 
     def sitemaps(self, url: str) -> tuple[str, ...]:
         """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
-        named = (canonicalize(sitemap, url) for sitemap in self._sitemaps)
+        named = (address(sitemap, url) for sitemap in self._sitemaps)
         return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))
 
 
@@ -270,7 +269,7 @@ class HostRules:
 
     def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
         moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location else None
+        target = address(location, url) if moved and location else None
         if target is None:
             text = interpret(404 if moved else status, body)
             rules = Rules(text or "", self._agent)
@@ -343,15 +342,6 @@ def interpret(status: int, body: bytes) -> str | None:
 def product_token(user_agent: str) -> str:
     """The name by which robots.txt addresses a crawler: the first word of its User-Agent, without version."""
     return "".join(user_agent.partition("/")[0].split()[:1]) or "*"
-
-
-def location(response: Response) -> str:
-    """Where a redirect leads, as browsers read it: in UTF-8, or else byte by byte."""
-    raw = response.headers.get("Location") or b""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def retry_at(header: str) -> float | None:

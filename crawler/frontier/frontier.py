@@ -29,13 +29,15 @@ from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Leas
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
 from crawler.seeds.seed import Seed, checked
-from crawler.urls import Address, domain, fingerprint, locate, url_at
+from crawler.urls import Address, canonical, domain, fingerprint, locate, url_at
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
-STATE_VERSION = 6
+STATE_VERSION = 7
 # Begun by version 4 and gone on with: its hosts are in partitions by their own names, not by their domains,
-# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed.
-_TAKEN_OVER, _TAKEN_OVER_FROM = 5, 4
+# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed; version 6 queued URLs
+# in their canonical form, which is an address too.
+_TAKEN_OVER = 5
+_GOES_ON_AS = {4: _TAKEN_OVER, 6: STATE_VERSION}
 # What a promise of 1 is for the server: a whole number costs a listpack 3 bytes, its decimals 8.
 _PROMISE = 10_000
 # Sets of URLs seen, over all partitions: of 10 million URLs each holds 300 numbers, a sorted array. With half
@@ -136,10 +138,10 @@ class Frontier(Ends):
         crawl, config = f"crawl {self.config.crawl_id!r}", self.config
         if version is not None:
             self._version = int(version)
-        if self._version == _TAKEN_OVER_FROM:
-            self._version = _TAKEN_OVER
+        if self._version in _GOES_ON_AS:
+            self._version = _GOES_ON_AS[self._version]
             self._everywhere("note", "meta", 0, "version", self._version)
-            self._store_rules(self.prefixes, keep=True)  # those that version 4 did not know
+            self._store_rules(self.prefixes, keep=True)  # those that the other did not know
         if self._version not in (_TAKEN_OVER, STATE_VERSION):
             raise FrontierError(
                 f"{crawl} has version {self._version}, not {STATE_VERSION}: finish it with the tinylm that "
@@ -299,7 +301,8 @@ class Frontier(Ends):
             referrers, arguments = hosts.setdefault(host, (set(), []))
             arguments += (member, round(promise * _PROMISE), *self._seen(url))
             if referrer:
-                referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+                digest = hashlib.blake2b(referrer.encode(), digest_size=8).digest()
+                referrers.add(SEED if referrer == SEED else int.from_bytes(digest[4:], "big"))
         return hosts
 
     def lease(self, n: int) -> list[Lease]:
@@ -321,7 +324,22 @@ class Frontier(Ends):
             times: dict[str, Any] = {"told": now.decode(), "given": uptime(), "deadline": asked + seconds}
             self._heed_time(partition, times["told"], asked, times["given"])
             leases += [_lease(json.loads(lease), partition, **times) for lease in found]
-        return leases
+        return self._not_taken_down(leases)
+
+    def _not_taken_down(self, leases: list[Lease]) -> list[Lease]:
+        """Skip those of a page that was taken down under another address; the script knows its own."""
+        if not (others := [lease for lease in leases if canonical(lease.url) != lease.url]):
+            return leases
+        names = [f"{lease.host} {self.locate(canonical(lease.url)).member}" for lease in others]
+        calls = [
+            Call("SISMEMBER", self.prefixes[lease.partition], ("gone", name))
+            for lease, name in zip(others, names, strict=True)
+        ]
+        gone = [lease for lease, found in zip(others, self._store.run_all(calls), strict=True) if found]
+        for lease in gone:
+            with suppress(LeaseLost):
+                self.skip(lease, "taken_down")
+        return [lease for lease in leases if lease not in gone]
 
     def _clock(self, partition: int) -> tuple[Any, ...]:
         """What a partition told us as the time, how many ms ago, after how many, and how far it is ahead."""
@@ -489,15 +507,18 @@ class Frontier(Ends):
         return _EVERYTHING if everything else self.prefixes[0]
 
     def take_down(self, host_or_url: str) -> bool:
-        """Never fetch a host, or one canonical URL, again; returns whether it was known.
+        """Never fetch a host, or the page at a URL, again; returns whether it was known.
 
         What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost. The
         walker adds it to the corpus's tombstones at its next commit.
         """
-        self._run("note", 0, "tombstones", 0, host_or_url, 1)
-        if "://" not in host_or_url:  # of a corpus of before, a host may have its port
-            return self._tell_host(self.locate(f"https://{host_or_url}/").host, "take_down")
-        return self._tell_url(host_or_url, "take_down")
+        is_url = "://" in host_or_url
+        name = canonical(host_or_url) if is_url else host_or_url
+        self._run("note", 0, "tombstones", 0, name, 1)
+        if is_url:
+            return self._tell_url(name, "take_down")
+        # Of a corpus of before, a host may have its port.
+        return self._tell_host(self.locate(f"https://{name}/").host, "take_down")
 
     def taken_down(self) -> set[str]:
         """All hosts and URLs that were taken down."""

@@ -29,7 +29,7 @@ class Discovered(NamedTuple):
     """A URL somebody links to, and what the policy expects of it."""
 
     url: str
-    """Canonical."""
+    """An address: of several of a page, the first is asked for."""
     promise: float
     """Kept to four decimals."""
     referrer: str = ""

@@ -13,6 +13,7 @@ from rich.table import Table
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.records import ASIDE
+from crawler.urls import canonical
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
@@ -128,7 +129,9 @@ def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfi
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
     if every:
         return [url for url, _ in frontier.dead_letters()]
-    return [name for url in urls for name in ([url] if url.startswith(ASIDE) else urls_named(url))]
+    pages = {page for url in urls if not url.startswith(ASIDE) for page in urls_named(url)}
+    letters = [url for url, _ in frontier.dead_letters()]
+    return [letter for letter in letters if letter in urls or canonical(letter) in pages]
 
 
 def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:

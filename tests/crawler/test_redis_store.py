@@ -192,9 +192,9 @@ def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server
             client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
         keys = client.keys("tinylm:{old/*")
         before = [client.dump(key) for key in keys]
-        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 6: finish it with"):
+        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 7: finish it with"):
             open_frontier(server, crawl_id="old")
-        with pytest.raises(FrontierError, match="version 3, not 6"):
+        with pytest.raises(FrontierError, match="version 3, not 7"):
             open_frontier(server, crawl_id="old", partitions=2)
         assert client.keys("tinylm:{old/*") == keys
         assert [client.dump(key) for key in keys] == before

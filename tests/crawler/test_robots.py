@@ -23,7 +23,7 @@ from crawler.fetch.robots import (
     retry_at,
 )
 from crawler.frontier import Discovered
-from crawler.urls import canonicalize
+from crawler.urls import address
 from tests.conftest import open_frontier
 
 AGENT = "tinylm/0.1 (+https://lab.example/crawler)"
@@ -54,7 +54,7 @@ def test_the_group_that_is_ours_says_what_the_whole_file_says(conformance):
                 assert ours.allow(url) is whole.can_fetch(url, token), (body[:80], agent, url)
             assert ours.crawl_delay == (whole.crawl_delay(token) or 0.0), (body[:80], agent)
             delayed += ours.crawl_delay > 0
-        vouched = (canonicalize(sitemap, URL) for sitemap in [*whole.sitemaps][:1000])
+        vouched = (address(sitemap, URL) for sitemap in [*whole.sitemaps][:1000])
         assert ours.sitemaps(URL) == tuple(dict.fromkeys(filter(None, vouched))), body[:80]
     assert len(files) == 4231
     assert compared > 50_000
