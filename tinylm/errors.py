@@ -29,7 +29,7 @@ from importlib import metadata
 from tinylm.terminal import say
 
 # Where a distribution has another name than its module.
-_DISTRIBUTIONS = {"fasttext": "fasttext-predict", "backports": "backports.zstd"}
+_DISTRIBUTIONS = {"fasttext": "fasttext-predict", "backports": "backports-zstd"}
 
 
 class Exit(IntEnum):
@@ -89,7 +89,7 @@ def extra_with(module: str) -> str:
     extras = []
     for requirement in metadata.requires("tinylm") or ():
         found = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)", requirement)
-        if found and found[1].replace("_", "-") == wanted:
+        if found and re.sub(r"[._]", "-", found[1]) == wanted:
             extras.append(found[2])
     # What users need before what developers do; each list has most of the other's.
     return min(extras, key=lambda extra: (extra in ("dev", "bench"), extra), default="")
