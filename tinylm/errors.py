@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tinylm.terminal import say
+from tinylm.terminal import let_streams_take_anything, say
 
 
 class TinylmError(Exception):
@@ -43,6 +43,7 @@ def exit_on_error() -> Iterator[None]:
 
     So does what the system refuses: a path that is none, a full disk, a missing right. Bugs keep their trace.
     """
+    let_streams_take_anything()
     try:
         yield
     except TinylmError as error:
