@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from importlib import metadata
 
-from tinylm.terminal import say
+from tinylm.terminal import let_streams_take_anything, say
 
 # Where a distribution has another name than its module.
 _DISTRIBUTIONS = {"fasttext": "fasttext-predict", "backports": "backports-zstd"}
@@ -64,6 +64,7 @@ def exit_on_error() -> Iterator[None]:
     So does what the system refuses (a path that is none, a full disk, a missing right), and a package that
     was not installed, with the extra that has it. Bugs keep their trace.
     """
+    let_streams_take_anything()
     try:
         yield
     except TinylmError as error:
