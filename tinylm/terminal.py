@@ -4,6 +4,8 @@ A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `d
 """
 
 import re
+import sys
+from contextlib import suppress
 from typing import IO
 
 # Never shown, and each used to deceive: C0 but tab and line feed, DEL and C1 (terminals obey them: clipboard,
@@ -27,3 +29,9 @@ def clean(text: str) -> str:
 def say(text: object = "", *, end: str = "\n", file: IO[str] | None = None) -> None:
     """Print the clean `text` at once, to stdout or `file`."""
     print(clean(str(text)), end=end, file=file, flush=True)
+
+
+def say_at_once(text: str) -> None:
+    """`say` to stderr, out of a signal handler: where that interrupted another print it says nothing."""
+    with suppress(RuntimeError):
+        say(text, file=sys.stderr)

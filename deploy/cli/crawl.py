@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 app = App()
 # Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
 _SAMPLE_SECONDS = 1.0
+_GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
 _FRONTIER = layers(frontier=FrontierConfig)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 
@@ -144,6 +145,7 @@ def worker(
         opened.set_limits_if_none(limits_from_now(crawl))
         screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
         run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_ALL)
@@ -162,6 +164,7 @@ def walk(
     with open_frontier(frontier) as opened:
         opened.check_rules(frontier, said())
         run(opened, frontier, crawl, walk)
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_FRONTIER)
