@@ -7,7 +7,6 @@ effect; a call costs one round trip a partition, whatever the batch.
 
 import hashlib
 import json
-import logging
 import math
 import random
 import secrets
@@ -31,6 +30,8 @@ from crawler.page import Page, inflated
 from crawler.scope import LIST, Mark, marks_of, page_mark, scope_of
 from crawler.seeds.seed import Seed, checked
 from crawler.urls import Address, canonical, domain, fingerprint, locate, url_at
+from tinylm.config import without_password
+from tinylm.errors import ConfigError
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
 STATE_VERSION = 7
@@ -95,17 +96,15 @@ RULES: dict[str, Callable[[bytes], Any]] = {
     "scope": bytes.decode, "include": _strings, "exclude": _strings,
 }  # fmt: skip
 
-log = logging.getLogger(__name__)
-
 
 class Frontier(Ends):
     """One crawl's frontier.
 
     Its `config` is the given one with the rules in force: those that are stored with the crawl, which are the
-    given ones only if nobody began it before. `set_rules` changes them; the first `lease` or `put` warns of
-    what was given and does not hold. Who only looks, or brings seeds, does not `begin`: a crawl that is new
-    then has no rules yet. Raises ServerError if the server does not answer or is too old,
-    FrontierError if the crawl on it was begun with other partitions or by another version of tinylm.
+    given ones only if nobody began it before. `set_rules` changes them; `check_rules` refuses others. Who
+    only looks, or brings seeds, does not `begin`: a crawl that is new then has no rules yet. Raises
+    ServerError if the server does not answer or is too old, FrontierError if the crawl on it was begun with
+    other partitions or by another version of tinylm.
     """
 
     has_scope = True
@@ -136,12 +135,6 @@ class Frontier(Ends):
             self._store_rules(self.prefixes[:1], keep=True)
             self._heed_identity()
         self.heed_rules()
-        default = FrontierConfig()  # a rule left at it was not asked for
-        self._unheeded = [
-            f"{name} = {getattr(self.config, name)}, not {getattr(config, name)}"
-            for name in RULES
-            if getattr(config, name) not in (getattr(self.config, name), getattr(default, name))
-        ]
         if begin:
             self._store_rules(self.prefixes[1:], keep=True)
             # A server that lost its last second may have lost them, and no script goes on without.
@@ -179,8 +172,22 @@ class Frontier(Ends):
     def set_rules(self, config: FrontierConfig, names: Collection[str] = tuple(RULES)) -> None:
         """From now on all workers of the crawl go by the rules `names` of `config`, those that run too."""
         self.config = replace(self.config, **{name: getattr(config, name) for name in names})
-        self._unheeded = []
         self._store_rules(self.prefixes, keep=False)
+
+    def check_rules(self, config: FrontierConfig, names: Collection[str]) -> None:
+        """Raise ConfigError if one of the rules among `names` is another in `config` than the crawl's."""
+        ours, theirs = asdict(self.config), asdict(config)
+        if others := [name for name in RULES if name in names and theirs[name] != ours[name]]:
+            at = f"--data {config.data}"
+            if url := without_password(config.redis_url):
+                at = f"--redis-url {url} --crawl-id {config.crawl_id}"
+            values = {name: v if isinstance(v := theirs[name], tuple) else (v,) for name in others}
+            flags = [f"--{name.replace('_', '-')} {value}" for name in others for value in values[name]]
+            raise ConfigError(
+                "; ".join(f"{name} = {theirs[name]}, not {ours[name]}" for name in others)
+                + f": all workers of crawl {config.crawl_id!r} go by its rules. Leave that out, or change it "
+                f"for all of them: `tinylm begin {at} {' '.join(flags)}`"
+            )
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
@@ -191,16 +198,6 @@ class Frontier(Ends):
         meta |= {name: json.dumps(rule) if isinstance(rule, tuple) else rule for name, rule in rules.items()}
         arguments = "meta", int(keep), *chain.from_iterable(meta.items())
         self._store.run_all([Call("note", prefix, arguments) for prefix in prefixes])
-
-    def _warn(self) -> None:
-        """Say once which rules of ours do not hold."""
-        if self._unheeded:
-            log.warning(
-                "crawl %r goes by what it was begun with: %s. `tinylm crawl` or `tinylm begin` changes it",
-                self.config.crawl_id,
-                "; ".join(self._unheeded),
-            )
-            self._unheeded = []
 
     def close(self) -> None:
         """Give up the connection."""
@@ -262,7 +259,6 @@ class Frontier(Ends):
 
         Raises FrontierFull if the server is at its memory limit, FrontierError if a promise is no number.
         """
-        self._warn()
         links = list(discovered)
         self._say_again()
         new = self._push(links)
@@ -332,7 +328,6 @@ class Frontier(Ends):
 
         Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags.
         """
-        self._warn()
         n = min(n, self._remaining(), _LEASED_AT_ONCE)
         leases: list[Lease] = []
         for _ in range(_MOST_OUT_OF_SCOPE):

@@ -24,6 +24,7 @@ from tests.crawler.driving import (
     pages,
     put,
 )
+from tinylm.errors import ConfigError
 
 
 @pytest.fixture
@@ -500,15 +501,19 @@ def test_a_crawl_begun_with_other_partitions_is_refused(store):
 
 
 @EVERYWHERE
-def test_all_workers_go_by_the_rules_that_are_stored_and_hear_which_of_theirs_do_not_hold(store, caplog):
+def test_all_workers_go_by_the_rules_that_are_stored_and_others_are_refused_by_name(store):
     begun = store.open(crawl_id="rules", partitions=2, delay=60, attempts=1)
     other = store.open(crawl_id="rules", partitions=2, delay=0, attempts=7)
     assert (other.config.delay, other.config.attempts) == (60, 1)
-    assert caplog.messages == []
+    given = replace(other.config, delay=0.0, attempts=7, delay_of=("a.test=3",))
+    with pytest.raises(
+        ConfigError, match=r"^delay = 0\.0, not 60\.0: all workers of crawl '[^']*rules' go by"
+    ):
+        other.check_rules(given, {"delay", "user_agent"})
+    with pytest.raises(ConfigError, match=r"`tinylm begin .* --attempts 7 --delay-of a\.test=3`"):
+        other.check_rules(given, {"attempts", "delay_of"})
+    other.check_rules(given, {"pages_per_host"})  # as said as the crawl has it
     put(other, *(f"https://{host}.test/1" for host in "abcdef"))
-    [warning] = caplog.messages
-    assert "delay = 60.0, not 0" in warning
-    assert "attempts = 1, not 7" in warning
     for lease in other.lease(6):
         ack(other, lease)
     assert other.why_idle()["next_wake_seconds"] > 50, "whoever ends a lease"
@@ -518,7 +523,6 @@ def test_all_workers_go_by_the_rules_that_are_stored_and_hear_which_of_theirs_do
     other.ack_robots(lease, "", valid=DAY, crawl_delay=0, latency=0, size=0)
     assert lease_one(other).host == "g.test", "those that run go by the new rules at once"
     assert store.open(crawl_id="rules", partitions=2).config.attempts == 7
-    assert len(caplog.messages) == 1
 
 
 def test_two_crawls_on_a_server_know_nothing_of_each_other(store):
