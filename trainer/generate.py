@@ -55,6 +55,7 @@ class Generator:
         self._threads = 1 if small else torch.get_num_threads()
         quick = self._device.type == "cpu" and (weights == "fp16" or fits(model.config))
         self._decoder = Decoder(model, weights) if weights and quick else None
+        self._ends = (tokenizer.endoftext, *tokenizer.ends)
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "cpu", weights: Weights = "fp32") -> "Generator":
@@ -64,10 +65,11 @@ class Generator:
     def complete(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Pieces of the text after `prompt`; `sampling`: the fields of `SamplingConfig`.
 
-        Ends at `<|endoftext|>`; of a prompt longer than the context only the end is seen.
+        Ends at `<|endoftext|>`, or at what ended texts in the model this one began as; of a prompt longer
+        than the context only the end is seen.
         """
         config = SamplingConfig(**sampling)
-        tokens = self.tokens(self._prompt(prompt), config, ends=(self.tokenizer.endoftext,))
+        tokens = self.tokens(self._prompt(prompt), config, self._ends)
         return stream(tokens, self.tokenizer, config.stop)
 
     def complete_all(self, prompts: Sequence[str], **sampling: Any) -> list[str]:
@@ -77,7 +79,7 @@ class Generator:
         texts = [""] * len(prompts)
         done: set[int] = set()
         rows = [self._prompt(prompt) for prompt in prompts]
-        for step in self.together(rows, config, (tokenizer.endoftext,), done):
+        for step in self.together(rows, config, self._ends, done):
             for row, token in step.items():
                 texts[row] += streams[row].add(token)
                 if streams[row].stopped:
@@ -91,7 +93,7 @@ class Generator:
         """
         config, tokenizer = SamplingConfig(**sampling), self.tokenizer
         stream = TextStream(tokenizer, config.stop)
-        for token, logits in self._drawn(self._prompt(prompt), config, (tokenizer.endoftext,)):
+        for token, logits in self._drawn(self._prompt(prompt), config, self._ends):
             stream.add(token)
             if stream.stopped:
                 return
@@ -105,7 +107,7 @@ class Generator:
         """
         tokenizer, config = self.tokenizer, SamplingConfig(**sampling)
         ids = self._fitting_prompt(parse_messages(list(messages)), config.max_tokens)
-        tokens = self.tokens(ids, config, ends=(tokenizer.im_end, tokenizer.endoftext))
+        tokens = self.tokens(ids, config, (tokenizer.im_end, *self._ends))
         return stream(tokens, tokenizer, config.stop)
 
     def score(self, ids: Sequence[int], likeliest: int = 0) -> list[Token]:
@@ -222,10 +224,8 @@ class Generator:
 
     def _forbidden(self, ends: Sequence[int]) -> Tensor:
         """Special tokens other than `ends`, and ids that the tokenizer does not have."""
-        tokenizer = self.tokenizer
-        special = {tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end}
-        missing = range(tokenizer.vocab_size, self.model.config.vocab_size)
-        return torch.tensor([*(special - {*ends}), *missing], dtype=torch.long)
+        missing = range(self.tokenizer.vocab_size, self.model.config.vocab_size)
+        return torch.tensor([*(self.tokenizer.special - {*ends}), *missing], dtype=torch.long)
 
     def _fitting_prompt(self, messages: list[Message], max_tokens: int) -> list[int]:
         if messages[-1]["role"] != "user":

@@ -151,7 +151,7 @@ def _print_tokens(tokens: "Iterable[Token]", tokenizer: "Tokenizer") -> None:
     """Print a token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
     for token in tokens:
         likeliest = "  ".join(
-            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
+            f"{tokenizer.shown(one)} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
         )
-        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.decode((token.id,))!r:<16}"
+        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.shown(token.id):<16}"
         say(f"{shown} {likeliest}".rstrip())

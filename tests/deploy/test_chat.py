@@ -45,9 +45,23 @@ def test_completion_shows_how_likely_each_token_was(talk, tmp_path, capsys):
         app([*complete, "--logprobs", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  '.*' 0\.0%", line) for line in lines), (
+    assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  \S+ 0\.0%", line) for line in lines), (
         lines
     )
+
+
+def test_unlike_tokens_look_unlike(talk, tmp_path, capsys):
+    half, other = TOKENIZER.encode("é")
+    talk(half)
+    asked = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "1", "--temperature", "0"]
+    with pytest.raises(SystemExit):
+        app([*asked, "--logprobs", "270"])
+    said = capsys.readouterr().out
+    assert re.match(r" +-?0\.\d{3} +100\.0%  b'\\xc3' +b'\\xc3' 100\.0%  ", said)
+    assert all(f"  {shown} 0.0%" in said for shown in (r"b'\xa9'", "<|im_end|>", "'x'"))
+    everything = [TOKENIZER.shown(token) for token in range(TOKENIZER.vocab_size)]
+    assert everything[other] == r"b'\xa9'"
+    assert len({*everything}) == len(everything)
 
 
 def test_the_conversation_goes_on_after_an_answer_of_nothing(talk):
