@@ -12,8 +12,10 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 from cyclopts import App, CycloptsError
 from cyclopts.argument import ArgumentCollection
@@ -24,6 +26,8 @@ from tinylm.files import replacing
 
 CONFIG_VARIABLE = "TINYLM_CONFIG"
 _PREFIX = "TINYLM_"
+# What floats count without a fraction: no setting is as large, and what is would overflow somewhere.
+MOST = 10**15
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
 
 
@@ -57,6 +61,10 @@ class _Section:
             raise ConfigError(f"{path}: {_one_line(error)}") from error
         except RecursionError as error:
             raise ConfigError(f"{path}: nested too deeply") from error
+        for argument in own:
+            for token in argument.tokens:  # which cyclopts would round
+                if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
+                    raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
 
 
 def layers(**sections: type) -> list[_Section]:
@@ -170,7 +178,30 @@ def require(config: object, field: str, holds: bool, rule: str) -> None:
         raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")
 
 
-def require_positive(config: object, *fields: str) -> None:
-    """Raise `ConfigError` for the first of `fields` that is not above zero."""
-    for field in fields:
-        require(config, field, getattr(config, field) > 0, "must be above 0")
+def require_within(config: Any, least: float, most: float, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no number from `least` to `most`.
+
+    One that is declared an int has to be whole; None is what it is where that is declared.
+    """
+    kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(config)}
+    for name in names:
+        value, whole = getattr(config, name), float not in kinds[name]
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        holds = (number and least <= value <= most) or (value is None and NoneType in kinds[name])
+        require(config, name, holds, f"a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is not above zero, or no such number."""
+    for name in names:
+        require_within(config, 0, MOST, name)
+        require(config, name, getattr(config, name) > 0, "must be above 0")
+
+
+def require_several(config: object, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no texts; one alone is the list of it."""
+    for name in names:
+        if isinstance(value := getattr(config, name), str):
+            object.__setattr__(config, name, (value,))
+        elif not all(isinstance(each, str) for each in value):
+            require(config, name, False, "each must be text")

@@ -25,6 +25,8 @@ from trainer.tokenizer import Tokenizer
 # Parameters from which a step is split between threads: on a busy machine their waiting for each other costs
 # a model of 27 M parameters nine tenths of its speed, so that one stays on one thread.
 _WORTH_SHARING = 2**25
+# A temperature at which only the likeliest token can be drawn; some 1e-28 less, and logits overflow.
+_AS_ZERO = 1e-9
 
 
 class Token(NamedTuple):
@@ -272,12 +274,13 @@ def _threads(count: int) -> Iterator[None]:
 
 def sample(logits: Tensor, config: SamplingConfig, rng: torch.Generator) -> int:
     """A token id drawn from `logits` (V,): temperature, top-k, top-p (arXiv:1904.09751), min-p."""
-    if config.temperature == 0:
+    if config.temperature < _AS_ZERO:
         return int(logits.argmax())
     # Sorted, so that top-p is a running sum; what is cut off has probability 0 and is drawn never.
     likeliest = logits.topk(min(config.top_k or len(logits), len(logits)))
     p = torch.softmax(likeliest.values / config.temperature, dim=-1)
     kept = (p >= config.min_p * p[0]) & (p.cumsum(0) - p < config.top_p)
+    kept[0] = True  # whatever of a tiny top_p is left in fp32
     return int(likeliest.indices[torch.multinomial(p * kept, 1, generator=rng)])
 
 
