@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from cyclopts import Parameter
 
-from tinylm.config import require, require_positive
+from tinylm.config import require, require_positive, require_within
 
 # The quality model a crawl trains itself.
 ONLINE = "online"
@@ -40,4 +40,5 @@ class WalkConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "shard_seconds", "row_group_rows")
+        require_within(self, 0, 1, "held_out", "language_score")
         require(self, "held_out", 0 < self.held_out < 0.5, "a share above 0 and below 0.5")
