@@ -14,6 +14,7 @@ another host names: it is fetched, and counts for its own host. A feed's links a
 import gzip
 import re
 import zlib
+from codecs import iterdecode
 from collections.abc import Iterator
 from contextlib import suppress
 from io import BytesIO
@@ -24,7 +25,7 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from crawler.page import Link
-from crawler.read.encoding import codec, decode
+from crawler.read.encoding import codec
 from crawler.urls import address
 
 MOST_LINKS = 5000
@@ -32,7 +33,7 @@ _MOST_ENTRIES = 50_000
 # Of a list as it comes, and without its server's encodings: 50,000 entries of 200 bytes. A worker may hold as
 # much for each of its requests; at half, the end of many a sitemap is lost, where some have what is new.
 MOST_BYTES = 10 * 1024 * 1024
-# Of a list out of a gzip file. The child that reads it takes up to four times as much of its 512 MB.
+# Of a list out of a gzip file: the child that reads it takes five times as much, of its 512 MB.
 _MOST_UNPACKED = 50 * 1024 * 1024
 _MOST_LAYERS = 2  # a file that is packed, and packed again by who serves it
 _PIECE = 1 << 16  # bytes unpacked at a time
@@ -52,7 +53,15 @@ _PROLOGUE = re.compile(rb"(?>(?:<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>|\s|\xef\xbb\x
 _ROOT = re.compile(rb"<(?:\w+:)?(?:urlset|sitemapindex|rss|RDF|feed)[\s>]")
 _BARE_AMPERSAND = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&(?![A-Za-z]\w*;|#x?[0-9A-Fa-f]+;)", re.DOTALL)
 _XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
-_LINE = re.compile(r"[^\r\n]+")
+_LINE = re.compile(rb"[^\r\n]+")
+# Of UTF-16 also what an XML begins with.
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16le"),
+    (b"\xfe\xff", "utf-16be"),
+    (b"<\0", "utf-16le"),
+    (b"\0<", "utf-16be"),
+)
 _DATE = re.compile(r"\d{4}(-\d\d.*)?")
 
 
@@ -91,16 +100,12 @@ def may_list(body: bytes, url: str, media_type: str) -> bool:
 def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, ...]]:
     """Read the list `body`: its kind, `sitemap` or `feed`, and its links; empty if it is none."""
     content, is_whole = _unpacked(body, _MOST_UNPACKED)
-    # RFC 7303: a mark, the charset of the header, what the XML says of itself.
-    header = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-    label = next(filter(codec, (header, _declared(content[:_SNIFFED]))), "")
-    text = decode(content if is_whole else complete(content), f"text/plain;charset={label}")
-    text = text.lstrip("\ufeff \t\r\n")
-    if text.startswith("<"):
-        kind, entries = _read_xml(_mended(text.encode("utf-8", "replace")))
+    content = _in_utf8(content if is_whole else complete(content), content_type)
+    if content.startswith(b"<"):
+        kind, entries = _read_xml(_mended(content))
         return kind, _links(entries, kind, url)
-    lines = islice(_LINE.finditer(text), _MOST_ENTRIES)
-    links = _links([Entry(line[0], "sitemap") for line in lines], "sitemap", url)
+    lines = islice(_LINE.finditer(content), _MOST_ENTRIES)
+    links = _links([Entry(line[0].decode("utf-8", "replace"), "sitemap") for line in lines], "sitemap", url)
     return ("sitemap" if links else ""), links
 
 
@@ -110,11 +115,16 @@ def complete(part: bytes) -> bytes:
     return part if part.startswith(_GZIP) else part[:end]
 
 
-def _declared(head: bytes) -> str:
-    if b"\0" in head[:2]:
-        return "utf-16le" if head[0] else "utf-16be"
-    match = _XML_ENCODING.match(head)
-    return match[1].decode() if match else ""
+def _in_utf8(content: bytes, content_type: str) -> bytes:
+    """By RFC 7303 a mark says the encoding, then the header, then the XML; a piece at a time, for memory."""
+    header = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
+    declared = match[1].decode() if (match := _XML_ENCODING.match(content[:_SNIFFED])) else ""
+    mark = next((label for start, label in _MARKS if content.startswith(start)), "")
+    name = next(filter(None, map(codec, (mark, header, declared))), "utf-8")
+    if name != "utf-8":
+        pieces = (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
+        content = b"".join(piece.encode("utf-8", "replace") for piece in iterdecode(pieces, name, "replace"))
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
 def _links(entries: list[Entry], kind: str, page: str) -> tuple[Link, ...]:
