@@ -14,6 +14,18 @@ from tinylm.config import require
 from tinylm.errors import ConfigError
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
+# Names in the User-Agent of browsers, and of crawlers that pass for one.
+_BROWSERS = frozenset(
+    re.findall(
+        r"\w+",
+        "mozilla compatible applewebkit khtml gecko chrome chromium headlesschrome safari mobile version "
+        "firefox edge edg opr opera presto trident msie build",
+    )
+)
+_PRODUCTS = re.compile(r"[^\s();,]+")
+_COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
+# RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
+_TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -100,6 +112,22 @@ def _port(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= _HIGHEST_PORT):
         raise ValueError(text)
     return int(text)
+
+
+def product_token(user_agent: str) -> str:
+    """The name by which robots.txt, headers and pages address a crawler; "*" if none can be told.
+
+    Of a User-Agent that begins as browsers' do it is what follows `compatible;`, or else the one name with a
+    version that is no browser's; of any other the first word, without its version.
+    """
+    words: list[str] = _PRODUCTS.findall(user_agent)
+    versioned = [word for word in words if "/" in word]
+    for named in (words[:1], _COMPATIBLE.findall(user_agent), versioned):
+        names = {word.partition("/")[0] for word in named}
+        found = [name for name in names if _TOKEN.fullmatch(name) and name.lower() not in _BROWSERS]
+        if len(found) == 1:
+            return found[0]
+    return "*"
 
 
 def _require_within(config: object, least: float, most: float, *names: str) -> None:
@@ -257,7 +285,7 @@ class CrawlConfig:
             parse_address(entry)
 
     def check_user_agent(self) -> None:
-        """Check that `user_agent` carries a contact; needed unless only loopback may be contacted.
+        """Check that `user_agent` has a name and a contact; needed unless only loopback may be contacted.
 
         Raises ConfigError.
         """
@@ -267,6 +295,11 @@ class CrawlConfig:
             'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"'
         )
         require(self, "user_agent", loopback or bool(_CONTACT.search(self.user_agent)), rule)
+        rule = (
+            "robots.txt could address the crawler by no name in it: "
+            'write "NAME/1.0 (+https://…)" or "Mozilla/5.0 (compatible; NAME/1.0; +https://…)"'
+        )
+        require(self, "user_agent", loopback or product_token(self.user_agent) != "*", rule)
 
     def check_lease(self, lease_seconds: float) -> None:
         """Raise ConfigError if a lease could run out while its request is out: that would go out twice."""

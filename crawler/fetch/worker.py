@@ -17,11 +17,11 @@ from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import EXTRACTION_MARGIN, CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig, product_token
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import MOST_BYTES, HostRules, product_token, retry_at
+from crawler.fetch.robots import MOST_BYTES, HostRules, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch

@@ -804,17 +804,22 @@ class Frontier(Ends):
         return _totals(self._everywhere("counts"))
 
     def why_idle(self) -> dict[str, Any]:
-        """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
+        """Hosts by why they give nothing now, and in how many seconds which one wakes next (None: never).
 
         `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
         `no_robots` for a robots.txt that answers; `domain_busy` are domains with hosts that wait for a turn.
         """
         causes: Counter[str] = Counter()
-        wakes: list[float] = []
-        for *found, wake in self._everywhere("idle"):
+        wakes: list[tuple[float, str]] = []
+        for *found, wake, which in self._everywhere("idle"):
             causes.update(dict(zip(_CAUSES, found, strict=True)))
-            wakes += [wake / 1000] if wake >= 0 else []
-        return {**{cause: causes[cause] for cause in _CAUSES}, "next_wake_seconds": min(wakes, default=None)}
+            wakes += [(wake / 1000, which.decode().partition(" ")[0])] if wake >= 0 else []
+        seconds, host = min(wakes, default=(None, ""))
+        return {
+            **{cause: causes[cause] for cause in _CAUSES},
+            "next_wake_seconds": seconds,
+            "next_wake": host,
+        }
 
     def finished(self) -> bool:
         """Whether there is nothing left to do: nothing queued that may be asked, nothing in flight."""
