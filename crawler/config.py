@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import require
+from tinylm.config import listed, require
 from tinylm.errors import ConfigError
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
@@ -211,6 +211,8 @@ class CrawlConfig:
             require(self, name, 0 < getattr(self, name) <= _MOST, f"a number above 0, at most {_MOST:.0e}")
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
+        for name in ("allowed_networks", "resolve"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         for entry in self.allowed_networks:
             parse_network(entry)
         for entry in self.resolve:

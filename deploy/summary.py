@@ -77,7 +77,8 @@ def moment(at: float) -> str:
 
 def listed(reasons: Mapping[str, int]) -> str:
     """Reasons and how often, the most frequent first."""
-    return ", ".join(f"{name} {count:,}" for name, count in Counter(reasons).most_common(_REASONS_SAID))
+    frequent = Counter(reasons).most_common(_REASONS_SAID)
+    return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +199,7 @@ class Summary:
         said = [
             f"{name} {count:,}" + (f" ({_REMEDIES[name]})" if name in _REMEDIES else "")
             for name, count in reasons.most_common(_REASONS_SAID)
+            if count
         ]
         what = "kept" if self.fetched else "fetched"
         why = ", ".join(said) or (self.ended if self.discovered else "no seed that may be asked for")

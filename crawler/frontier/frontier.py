@@ -25,7 +25,7 @@ from typing import Any
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, HostFacts, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
 from crawler.seeds.seed import Seed, checked
@@ -54,6 +54,8 @@ _CLAIM_SECONDS = 30.0
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# Keys of one call of a scan: the server takes half a millisecond for them.
+_SCANNED_AT_ONCE = 2000
 # What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
 # have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
 _READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
@@ -480,6 +482,41 @@ class Frontier(Ends):
         best = int(self._run("ZCARD", partition, f"q:{host}"))
         return None if met is None else best + sum(int(count or 0) for count in lists)
 
+    def hosts(self) -> Iterator[str]:
+        """Every host that was met, in no order: of all keys of the server in turn, some thousands a call."""
+        for prefix in self.prefixes:
+            start = f"{prefix}h:"
+            for key in self.client.scan_iter(match=f"{start}*", count=_SCANNED_AT_ONCE):
+                yield key.decode().removeprefix(start)
+
+    def facts(self, hosts: Iterable[str]) -> list[HostFacts]:
+        """What is known of those of `hosts` that were met, 500 at the most."""
+        by_partition: dict[int, list[str]] = {}
+        for host in hosts:
+            by_partition.setdefault(self.partition_of(host), []).append(host)
+        calls = [Call("facts", self.prefixes[s], tuple(names)) for s, names in by_partition.items()]
+        answers = chain.from_iterable(self._store.run_all(calls))
+        pairs = zip(chain.from_iterable(by_partition.values()), answers, strict=True)
+        return [HostFacts.read(host, json.loads(told)) for host, told in pairs if told]
+
+    def place(self, url: str) -> tuple[str, int]:
+        """Where a URL is: `asked`, `queued` behind so many of its host, `due` in so many seconds, or ""."""
+        host, member = self.locate(url)
+        prefix, name = self.prefixes[self.partition_of(host)], f"{host} {member}"
+        token, behind, due = self._store.run_all(
+            [
+                Call("HGET", prefix, (f"h:{host}", "inflight")),
+                Call("ZREVRANK", prefix, (f"q:{host}", member)),
+                Call("ZSCORE", prefix, ("due", name)),
+            ]
+        )
+        lease = self._store.run(Call("HGET", prefix, ("leases", token))) if token else None
+        if lease and json.loads(lease)["member"] == member:
+            return "asked", 0
+        if behind is not None:
+            return "queued", int(behind)
+        return ("due", int(due / 1000 - time.time())) if due else ("", 0)
+
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds)."""
         self._tell_host(host, "block", max(0, ms(at - time.time())))
@@ -535,19 +572,19 @@ class Frontier(Ends):
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
+        """URLs given up after too many attempts, or that a rule refused, and why; entries set aside."""
         letters = []
         for s, found in enumerate(self._everywhere("HGETALL", "aside")):
             for entry_id, value in found.items():
                 letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
-        for found in self._everywhere("HGETALL", "dead"):
+        for found in [*self._everywhere("HGETALL", "dead"), *self._everywhere("HGETALL", "refused")]:
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        """Queue a dead letter again, its host as chosen as it was; returns whether it was one that may be."""
         if url.startswith(ASIDE):
             return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))
