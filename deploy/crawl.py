@@ -4,9 +4,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +15,10 @@ from crawler.frontier import Frontier, Limits, connect
 from crawler.frontier.server import EmbeddedServer, OwnSocket
 from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
+from deploy.summary import NothingKept, Summary, moment
 from ranker.config import WalkConfig
 from tinylm.config import inherited_environment, write_file
+from tinylm.errors import TinylmError
 from tinylm.processes import start, stop
 
 # Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
@@ -27,8 +28,6 @@ _POLL_SECONDS, _IDLE_POLLS = 0.25, 8
 _FULL_POLLS = 120
 # A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
-# Reasons named at the end, the most frequent first: what more there are is in `tinylm status`.
-_REASONS_SAID = 4
 # For the walker to judge what is in the stream and commit, before it is killed.
 _DRAIN_SECONDS = 120.0
 
@@ -77,16 +76,6 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     )
 
 
-def not_fetched(counts: Mapping[str, int]) -> Counter[str]:
-    """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
-    reasons: Counter[str] = Counter()
-    for name, count in counts.items():
-        kind, colon, reason = name.partition(":")
-        if colon and kind in ("skipped", "failed"):
-            reasons[reason] += count
-    return reasons
-
-
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Turn SIGTERM into a KeyboardInterrupt, as Ctrl-C is, inside the block."""
@@ -115,15 +104,16 @@ class Crawl:
     ) -> str:
         """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
 
-        Raises CrawlError if the server or, again and again, another part dies, or if the walker ends before
-        all that was fetched is in a shard; nothing is lost then.
+        However it ends, its `Summary` is in the directory then. Raises CrawlError if the server or, again
+        and again, another part dies, or if the walker ends before all that was fetched is in a shard; nothing
+        is lost then.
         """
         self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
         with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
             counts = frontier.counts()
             if not (seeds or counts["discovered"] or counts["backlog"]):
-                raise CrawlError(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
+                raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
             frontier.set_rules(config)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
@@ -136,6 +126,7 @@ class Crawl:
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
             self._parts = {name: self._start(name) for name in names}
+            reason, before = "", Summary.of(frontier, config.shards)
             try:
                 with show(frontier) as refresh:
                     reason = self._watch(frontier, refresh)
@@ -148,12 +139,18 @@ class Crawl:
                 walker = self._parts.pop("walk")
                 stop(self._parts.values(), patience=self._crawl.timeout + 10)
                 stop([walker], patience=_DRAIN_SECONDS)
+                ended = reason or str(sys.exc_info()[1]) or "interrupted"
+                with (
+                    nullcontext() if reason else suppress(TinylmError)
+                ):  # the error that it ends with says more
+                    summary = Summary.of(frontier, config.shards, ended)
+                    summary.write(self._data)
             if walker.returncode:
                 raise CrawlError(
                     f"walk ended with code {walker.returncode} before all pages were in a shard: "
                     f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
                 )
-            return reason
+            return f"{reason}; it had finished before" if summary.work == before.work else reason
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
@@ -178,13 +175,22 @@ class Crawl:
                         frontier.publish("walker", {})
                     self._parts[name] = self._restart(name, code)
             # When the walker said where it is, all that came in was judged and what came of it queued.
-            resting = frontier.finished() and walker and not frontier.read_stream(walker["positions"], 1)
+            over = frontier.finished() or _asleep(frontier)
+            resting = over and walker and not frontier.read_stream(walker["positions"], 1)
             waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
             idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
             if not waiting and idle >= _IDLE_POLLS:
-                return _nothing_left(frontier)
+                return self._nothing_left(frontier)
             if waiting and idle >= _FULL_POLLS:
                 return self._full(waiting)
+
+    def _nothing_left(self, frontier: Frontier) -> str:
+        """The end of a crawl that may fetch nothing more."""
+        if asleep := _asleep(frontier):
+            return asleep
+        summary = Summary.of(frontier, self._frontier_config.shards)
+        left = f"nothing more may be fetched: {'; '.join(summary.left())}"
+        return left if summary.queued else "nothing left to fetch"
 
     def _full(self, waiting: int) -> str:
         """The end of a crawl whose server has no room for anything that is left."""
@@ -210,14 +216,13 @@ class Crawl:
         return self._start(name)
 
 
-def _nothing_left(frontier: Frontier) -> str:
-    """The end of a crawl that has fetched all it may; of one that could fetch nothing, why."""
-    spent = frontier.why_idle()["budget_spent"]
-    reasons = not_fetched(frontier.counts()).most_common(_REASONS_SAID)
-    words = ["nothing left to fetch"]
-    words += [f"hosts that have spent their budget: {spent:,}"] if spent else []
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
-    return "; ".join(words + ([f"attempts without a page: {listed}"] if listed else []))
+def _asleep(frontier: Frontier) -> str:
+    """That nothing may be asked until after the crawl's time is up, and whom it waits for; "" if it may."""
+    idle, limits = frontier.why_idle(), frontier.limits()
+    wake = time.time() + (idle["next_wake_seconds"] or 0.0)
+    if not limits or wake < limits.until or any(idle[cause] for cause in ("ready", "in_flight", "paused")):
+        return ""
+    return f"nothing may be asked before its time is up: {idle['next_wake']} rests until {moment(wake)}"
 
 
 def _last_line(log: Path) -> str:

@@ -27,19 +27,44 @@ def open_bytes(location: Path | str, name: str) -> Any:
         return fsspec.open(f"{str(location).rstrip('/')}/{name}", "rb").open()
 
 
-def names_below(url: str) -> list[str]:
-    """Files at `url`, however deep, none if it is not there; by HTTP those that index pages link to.
+def names_below(location: Path | str) -> list[str]:
+    """Files in the folder or at the URL `location`, however deep, none if it is not there.
+
+    By HTTP those that index pages link to; links of a file system to folders are not followed. Left out are
+    files and folders whose names begin with `.` or `_`, which tools keep for themselves: `._a.parquet`,
+    `.ipynb_checkpoints`, `_temporary`, `_delta_log`. Raises ShardError.
+    """
+    with suppress(FileNotFoundError), _reaching(location):
+        files, root = _file_system(location)
+        folders = files.walk(root, on_error="raise")  # `find` leaves out a folder that cannot be read
+        paths = [
+            f"{folder}/{name}".removeprefix(root).lstrip("/") for folder, _, ns in folders for name in ns
+        ]
+        return [path for path in paths if not any(part[:1] in (".", "_") for part in path.split("/"))]
+    return []
+
+
+def is_folder(location: Path | str) -> bool:
+    """Whether `location` is a folder and no file; by HTTP one is what is answered with a page.
 
     Raises ShardError.
     """
-    with suppress(FileNotFoundError), _reaching(url):
-        import fsspec
+    with suppress(FileNotFoundError), _reaching(location):
+        files, root = _file_system(location)
+        found = files.info(root)
+        return bool(found["type"] == "directory" or found.get("mimetype") == "text/html")
+    return False
 
-        files, root = fsspec.core.url_to_fs(url)
-        folders = files.walk(root, on_error="raise")  # `find` leaves out a folder that cannot be read
-        paths = [f"{folder}/{name}" for folder, _, names in folders for name in names]
-        return [path.removeprefix(root).lstrip("/") for path in paths]
-    return []
+
+def _file_system(location: Path | str) -> tuple[Any, str]:
+    """fsspec's of `location`, and its name there: one code for all of them, so that all give one answer."""
+    import fsspec
+
+    if is_url(location):
+        found: tuple[Any, str] = fsspec.core.url_to_fs(str(location))
+        return found
+    # Not by `url_to_fs`, to which a path with `::` is several URLs.
+    return fsspec.filesystem("file"), str(Path(location).resolve())
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 A location is a folder, a file, or an fsspec URL of either (s3://, hf://). What lies there is listed once,
 by the size and the footer of each file, and whoever pins it keeps the listing: files that come later are not
 seen, and a file that changed is an error that names it. A footer has the offset, size and extremes of every
-part of every column, but no digest of the values. Only the column `text` is needed; rows where it is null do
-not count.
+part of every column, but no digest of the values. Only the column `text` is needed, of strings in any of
+Arrow's forms; rows where it is null, empty or white space do not count, and U+FFFD stands for what is not
+UTF-8.
 """
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,19 +21,26 @@ from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError, unread
-from shards.files import is_url, names_below, open_bytes, size_of
-from shards.manifest import is_corpus
+from shards.files import is_folder, names_below, open_bytes, size_of
+from shards.manifest import FILE_NAME as MANIFEST
+from shards.manifest import Manifest, is_corpus
 from shards.reader import Reader, RowGroup, documents_of
 from tinylm.errors import FileError
 from tinylm.files import read_json, write_json
 from tinylm.records import record
+from tinylm.terminal import say
 
 FILE_NAME = "listing.json"
 # Files whose footers are read at once: over a network they wait, and take no CPU.
 _AT_ONCE = 16
+_SUFFIX = ".parquet"
+_STRINGS = ("string", "large_string", "string_view", "null")
+# A character that is no white space, in RE2's words.
+_SEEN = r"[^\s\pZ]"
 # Bytes after the footer: its length in four, and the magic number.
 _FOOTER_END = 8
 
@@ -51,11 +61,16 @@ class Listing:
     """The Parquet files of a location at one moment, by name."""
 
     files: tuple[ListedFile, ...]
+    blank_counts: bool = True
+    """Whether a text of no more than white space is a document, as it was in listings from before 2026-12."""
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hex SHA-256 of names, sizes and footers."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Hex SHA-256 of names, sizes and footers, and of how they are read."""
+        seen = asdict(self)
+        if self.blank_counts:  # what was pinned before keeps its fingerprint, and its documents
+            del seen["blank_counts"]
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def of(cls, location: Path | str) -> Self:
@@ -65,7 +80,9 @@ class Listing:
         """
         folder, names = _found(location)
         with ThreadPoolExecutor(_AT_ONCE) as threads:
-            return cls(tuple(threads.map(lambda name: _listed(folder, name), names)))
+            listed = threads.map(lambda name: _listed(folder, name), names)
+            files = tuple(file for each in listed for file in each)
+        return cls(files, blank_counts=False)
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
@@ -89,8 +106,9 @@ class ParquetReader(Reader):
 
     def __init__(self, location: Path | str, listing: Listing | None = None) -> None:
         self.listing = listing or Listing.of(location)
-        self._folder = _folder_of(location)
+        self._folder, _ = _split(location)
         self._files = {file.name: file for file in self.listing.files}
+        self._said: set[str] = set()  # files of which it was said that some of their text is not UTF-8
         files = ((file.name, file.row_groups) for file in self.listing.files)
         text_bytes = sum(file.text_bytes for file in self.listing.files)
         super().__init__(location, self.listing.fingerprint, text_bytes, files)
@@ -101,47 +119,78 @@ class ParquetReader(Reader):
         """Those `rows` that have a text."""
         table = self._read(group, [*{*columns, "text"}])
         numbers = np.arange(group.rows)[rows]
-        numbers = numbers[table["text"].is_valid().to_numpy()[numbers]]
+        texts = table["text"].take(pa.array(numbers))
+        counts = texts.is_valid() if self.listing.blank_counts else pc.match_substring_regex(texts, _SEEN)
+        numbers = numbers[counts.fill_null(False).to_numpy()]
         return documents_of(table.select(columns), numbers)
 
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        """`columns` of `group`, of which `text` is of strings that are valid."""
         path, listed = f"{self._folder}/{group.shard}", self._files[group.shard]
         try:
             with open_bytes(self._folder, group.shard) as source:
                 if size_of(source) != listed.bytes or _footer(source, listed.bytes) != listed.footer:
                     raise ShardCorrupt(f"{path} is another file than was listed: give the old one back")
                 file = pq.ParquetFile(source, page_checksum_verification=True)
-                return file.read_row_group(group.index, columns=columns, use_threads=False)
+                table = file.read_row_group(group.index, columns=columns, use_threads=False)
+            if len(table) != group.rows:
+                raise pa.ArrowInvalid(f"{len(table)} rows, its footer says {group.rows}")
+            raw = table["text"].cast(pa.large_binary())
         except FileNotFoundError:
             raise ShardCorrupt(f"{path} was listed, but it is not there") from None
         except (pa.ArrowException, OSError) as error:
             raise unread(path, error, f"row group {group.index} is damaged ({error})") from error
+        try:
+            texts = raw.cast(pa.large_string())  # looks at every byte
+        except pa.ArrowInvalid:
+            if group.shard not in self._said:
+                self._said.add(group.shard)
+                where = f"{path}: text in row group {group.index}"
+                say(f"warning: {where} is not UTF-8: U+FFFD is read there and in the others", file=sys.stderr)
+            replaced = [text and text.decode("utf-8", "replace") for text in raw.to_pylist()]
+            texts = pa.chunked_array([replaced], pa.large_string())
+        return table.set_column(table.schema.get_field_index("text"), "text", texts)
 
 
 def _found(location: Path | str) -> tuple[str, list[str]]:
     """The folder of `location`, and the names of the Parquet files in it, however deep."""
-    folder = _folder_of(location)
-    if folder != str(location).rstrip("/"):
+    folder, name = _split(location)
+    if name:
         if is_corpus(folder):  # what is held out, and what was taken down, stands in its manifest
             raise ShardError(f"{location}: a file of the corpus in {folder}; name that folder instead")
-        return folder, [str(location).rpartition("/")[2]]
-    if is_url(location):
-        paths = names_below(folder)
-    else:
-        paths = [path.relative_to(folder).as_posix() for path in Path(folder).rglob("*.parquet")]
-    names = sorted(path for path in paths if path.endswith(".parquet"))
+        return folder, [name]
+    below = sorted(names_below(folder))
+    for name in below:
+        inner = f"{folder}/{name.rpartition('/')[0]}"
+        if name.endswith(f"/{MANIFEST}") and _is_ours(inner):
+            raise ShardError(f"{location}: no corpus, but {inner} is one: did you mean that?")
+    names = [name for name in below if name.lower().endswith(_SUFFIX)]
     if not names:
-        raise ShardError(f"{location}: no manifest.json here, so no corpus, and no other Parquet either")
+        raise ShardError(
+            f"{location}: no manifest.json here, so no corpus, and no other Parquet either (names that begin "
+            "with . or _ are left out)"
+        )
     return folder, names
 
 
-def _folder_of(location: Path | str) -> str:
-    path = str(location).rstrip("/")
-    is_file = path.endswith(".parquet") and not Path(path).is_dir()
-    return path.rpartition("/")[0] or "." if is_file else path
+def _split(location: Path | str) -> tuple[str, str]:
+    """The folder that `location` is, or that it is a Parquet file in, and the name of that file, else ""."""
+    path = str(location)
+    if path.lower().endswith(_SUFFIX) and not is_folder(path):
+        folder, slash, name = path.rpartition("/")
+        return folder or slash or ".", name
+    return path.rstrip("/") or "/", ""
 
 
-def _listed(folder: str, name: str) -> ListedFile:
+def _is_ours(folder: str) -> bool:
+    """Whether the manifest in `folder` is of a corpus; other programs have files of that name."""
+    with suppress(ShardError):
+        return bool(Manifest.load(folder))
+    return False
+
+
+def _listed(folder: str, name: str) -> list[ListedFile]:
+    """The file `name`, or those of the folder that it leads to: a symbolic link, a link without a slash."""
     path = f"{folder}/{name}"
     try:
         with open_bytes(folder, name) as source:
@@ -149,16 +198,24 @@ def _listed(folder: str, name: str) -> ListedFile:
             footer = _footer(source, size)
             file = pq.ParquetFile(source)
             schema, metadata = file.schema_arrow, file.metadata
-    except (pa.ArrowException, OSError, ValueError) as error:  # the last of a server without ranges
+    except (pa.ArrowException, OSError, ShardError, ValueError) as error:  # the last: a server without ranges
+        if is_folder(path):
+            _, names = _found(path)
+            return [file for inner in names for file in _listed(folder, f"{name}/{inner}")]
         raise ShardError(f"{path} cannot be read as Parquet ({error})") from error
-    if "text" not in schema.names:
-        raise ShardError(f"{path}: no column `text`; there are: {', '.join(schema.names)}")
-    if str(kind := schema.field("text").type) not in ("string", "large_string"):
+    if (times := schema.names.count("text")) != 1:
+        which = "two columns" if times else "no column"
+        raise ShardError(f"{path}: {which} `text`; there are: {', '.join(schema.names)}")
+    kind = schema.field("text").type
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if str(values) not in _STRINGS:
         raise ShardError(f"{path}: its column `text` is of {kind}, not of strings")
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    # Of type null is a column in which its writer saw nothing but nulls: there is nothing to read.
+    count = 0 if pa.types.is_null(kind) else metadata.num_row_groups
+    groups = [metadata.row_group(index) for index in range(count)]
     column = next(n for n in range(metadata.num_columns) if metadata.schema.column(n).path == "text")
     text_bytes = sum(group.column(column).total_uncompressed_size for group in groups)
-    return ListedFile(name, size, text_bytes, footer, tuple(group.num_rows for group in groups))
+    return [ListedFile(name, size, text_bytes, footer, tuple(group.num_rows for group in groups))]
 
 
 def _footer(source: Any, size: int) -> str:

@@ -165,7 +165,10 @@ class Manifest:
                 raise ValueError("a file is listed twice, or the manifest itself")
             return manifest
         except (FileNotFoundError, NotADirectoryError):
-            raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; crawl one first") from None
+            hint = (
+                f"did you mean {below}?" if is_corpus(below := f"{directory}/shards") else "crawl one first"
+            )
+            raise ShardError(f"{directory}: no {FILE_NAME} here, so no corpus; {hint}") from None
         except MALFORMED as error:
             raise ShardCorrupt(f"{path}: not a manifest ({error}); restore it from a backup") from error
 

@@ -6,6 +6,7 @@ TinylmError
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
 │   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), OwnFault; deploy's NoServer
+│   ├── NothingKept             deploy/summary.py
 │   ├── NotYet
 │   │   └── AddressBusy, RulesMissing
 │   └── FrontierError
@@ -21,12 +22,26 @@ TinylmError
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 
 from tinylm.terminal import say
 
 
+class Exit(IntEnum):
+    """How a command ended: the table for users is docs/exit-codes.md."""
+
+    DONE = 0
+    FAILED = 1
+    ERROR = 2
+    NOTHING_KEPT = 3
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
 class TinylmError(Exception):
     """Something the user can act on: the message says what is wrong, where, and what to do."""
+
+    exit = Exit.ERROR
 
 
 class ConfigError(TinylmError):
@@ -39,21 +54,21 @@ class FileError(TinylmError):
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """At a command's edge: a `TinylmError` becomes one line on stderr and exit code 2, Ctrl-C exit 130.
+    """At a command's edge: a `TinylmError` becomes one line on stderr and its exit code, Ctrl-C exit 130.
 
     So does what the system refuses: a path that is none, a full disk, a missing right. Bugs keep their trace.
     """
     try:
         yield
     except TinylmError as error:
-        sys.exit(_fail(f"error: {error}", 2))
+        sys.exit(_fail(f"error: {error}", error.exit))
     except OSError as error:
         if not error.strerror:
             raise
         where = "" if error.filename is None else f"{error.filename}: "
-        sys.exit(_fail(f"error: {where}{error.strerror}", 2))
+        sys.exit(_fail(f"error: {where}{error.strerror}", Exit.ERROR))
     except KeyboardInterrupt:
-        sys.exit(_fail("interrupted; the same command goes on from here", 130))
+        sys.exit(_fail("interrupted; the same command goes on from here", Exit.INTERRUPTED))
 
 
 def _fail(message: str, code: int) -> int:

@@ -22,7 +22,7 @@ from cyclopts import App, Parameter
 from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
-from tinylm.files import replacing
+from tinylm.files import alone, replacing
 from tinylm.terminal import say
 from trainer.config import InstructionsConfig
 from trainer.post.chat import held_out_file
@@ -125,17 +125,18 @@ def make(config: InstructionsConfig) -> Tally:
 
     Raises `InstructionError` if the corpus yields nothing, `ShardError` if it cannot be read.
     """
-    examples, tally = collect(ShardReader(config.shards, split="train"), config)
-    if not examples:
-        raise InstructionError(
-            f"{config.shards}: no document defines, explains or describes anything in a form that can be "
-            f"asked for (dropped: {_listed(tally.dropped) or 'none, no candidate at all'}); crawl more prose"
-        )
-    train, held_out = split(examples, config.held_out)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    for path, part in ((held_out_file(config.out), held_out), (config.out, train)):
-        with replacing(path) as temporary:
-            temporary.write_text("".join(example.line + "\n" for example in part))
+    with alone(config.out, config.out.with_name(f".{config.out.name}.lock")):
+        examples, tally = collect(ShardReader(config.shards, split="train"), config)
+        if not examples:
+            dropped = _listed(tally.dropped) or "none, no candidate at all"
+            raise InstructionError(
+                f"{config.shards}: no document defines, explains or describes anything in a form that can be "
+                f"asked for (dropped: {dropped}); crawl more prose"
+            )
+        train, held_out = split(examples, config.held_out)
+        for path, part in ((held_out_file(config.out), held_out), (config.out, train)):
+            with replacing(path) as temporary:
+                temporary.write_text("".join(example.line + "\n" for example in part))
     return tally
 
 

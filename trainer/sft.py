@@ -30,10 +30,13 @@ from trainer.post.conversations import (
 )
 from trainer.run import checkpoint
 from trainer.run.distributed import World, connect
-from trainer.run.lifecycle import command, finish, finished
+from trainer.run.lifecycle import command, finish, finished, holding
 from trainer.run.loop import Run
 from trainer.run.preflight import check
 from trainer.tokenizer import Tokenizer
+
+# Most keys and faults that are named of a file: of a good one there are few, a bad one may have one a line.
+_NAMED = 10
 
 
 def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None:
@@ -46,6 +49,11 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
     check_length(config, start)
     sequence_len = config.sequence_len or start.shape.sequence_len
     check(config, replace(start.shape, sequence_len=sequence_len), steps=1)  # as many as the data say
+    with holding(config.out):
+        _train(config, known, start, sequence_len)
+
+
+def _train(config: SFTConfig, known: dict[str, Any], start: Start, sequence_len: int) -> None:
     with connect() as world:
         model, tokenizer = start.load(sequence_len, world.device), start.tokenizer
         data = read_conversations(config.data, tokenizer, sequence_len, config.on_bad_line)
@@ -58,7 +66,6 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
         before = evaluate()  # ahead of `Run`, which puts a checkpoint's weights in place of the first ones
         run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate, identity=known)
         if world.is_main:
-            config.out.mkdir(parents=True, exist_ok=True)
             tokenizer.save(config.out / checkpoint.TOKENIZER)
             say(start.describe())
             say(summary(data, held_out, source.steps, config))
@@ -105,11 +112,19 @@ def summary(data: Conversations, held_out: Conversations | None, steps: int, con
         f"{len(held_out.examples) if held_out else 0:,} conversations held out"
     )
     for part in (data, held_out):
-        if part and (part.cut or part.bad_lines or part.unanswered):
+        if not part:
+            continue
+        if part.cut or part.bad or part.unanswered:
             text += (
                 f"\n{part.path}: {part.cut} conversations cut to the model's sequence_len, "
                 f"{part.unanswered} without an answer and {part.bad_lines} bad lines left out"
             )
+        if part.bad:
+            text += f" ({', '.join(f'{field}: {count}' for field, count in part.bad.most_common(_NAMED))})"
+        if part.masked:
+            text += f"\n{part.path}: {part.masked} answers are not learned, as they say themselves"
+        if part.unread:
+            text += f"\n{part.path}: nothing is done with {', '.join(sorted(part.unread)[:_NAMED])}"
     return text
 
 

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from ipaddress import ip_address
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +29,7 @@ from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
+    from yarl import URL
 
 # Content encodings on each other: a bomb that is packed 20 times grows at each.
 _MOST_ENCODINGS = 3
@@ -53,6 +54,8 @@ class Permit:
     deadline: float
     sent: bool = False
     """Whether the request was written: it counts, whatever became of it."""
+    empty_query: bool = False
+    """Whether what is asked for ends in a question mark."""
 
     def check(self) -> None:
         """Raise LeaseLost if it is over."""
@@ -69,8 +72,27 @@ class _Request(aiohttp.ClientRequest):
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         permit = _permit.get()
         permit.check()
-        permit.sent = True
-        return await super().send(conn)
+        permit.sent, url = True, self.url
+        if permit.empty_query:
+            self.url = cast("URL", _EmptyQuery(url))
+        try:
+            return await super().send(conn)
+        finally:
+            self.url = url
+
+
+class _EmptyQuery:
+    """A URL that is written with its empty query, which yarl leaves out."""
+
+    def __init__(self, url: "URL") -> None:
+        self._url = url
+
+    @property
+    def raw_path_qs(self) -> str:
+        return f"{self._url.raw_path_qs}?"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._url, name)
 
 
 class AddressCap:
@@ -181,6 +203,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         hold = timeout + _HOLD_MARGIN_SECONDS
         async with self._spider.cap.held(address, hold):
             permit.deadline = min(permit.deadline, uptime() + hold)
+            permit.empty_query = request.url.endswith("?")
             _permit.set(permit)
             # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:

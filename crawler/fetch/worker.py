@@ -17,21 +17,22 @@ from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import EXTRACTION_MARGIN, CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig, product_token
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import MOST_BYTES, HostRules, location, product_token, retry_at
+from crawler.fetch.robots import MOST_BYTES, HostRules, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from crawler.frontier.records import uptime
+from crawler.message import content_type, header_url
 from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import canonicalize, domain
+from crawler.urls import address, canonical, domain
 from crawler.warc import WarcWriter
 from shards.text.content import values
 from tinylm.errors import TinylmError
@@ -256,6 +257,8 @@ class LeaseSpider(Spider):
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
+        elif spelled := _other_address(response, lease):
+            await self._finish(lease, Batch.respelled, spelled, **cost)
         else:
             try:
                 page = await self._page(response, lease, opt_out, cost)
@@ -298,9 +301,8 @@ class LeaseSpider(Spider):
             )
 
     async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
-        settled = await self._rules.settled(
-            lease, response.url, response.status, location(response), response.body
-        )
+        moved = header_url(_header(response, "Location"))
+        settled = await self._rules.settled(lease, response.url, response.status, moved, response.body)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
         page = _page(lease, response.status, reason="robots", links=links) if links else None
         await self._finish(lease, settled.end, page=page, **cost)
@@ -329,13 +331,15 @@ class LeaseSpider(Spider):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
         if 300 <= status < 400:
-            target = canonicalize(moved, response.url) if (moved := location(response)) else None
+            moved = header_url(_header(response, "Location"))
+            target = address(moved, response.url) if moved else None
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
             return _page(lease, status, reason=f"status_{status}", **validators)
-        content_type = _header(response, "Content-Type")
-        media_type = content_type.partition(";")[0].strip().lower()
+        said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
+        type_ = content_type(said, response.body)
+        media_type = type_.partition(";")[0]
         if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
             return _page(lease, status, reason="media_type", **validators)
         headers = (
@@ -346,7 +350,7 @@ class LeaseSpider(Spider):
         heard = from_headers(headers, self._token)
         extracted, slow = await self._extract(
             domain(lease.host),
-            *(response.body, response.url, content_type, heard.nofollow),
+            *(response.body, response.url, type_, heard.nofollow),
             until=lease.deadline - EXTRACTION_MARGIN,
         )
         cost["latency"] += slow
@@ -389,6 +393,13 @@ def _page(lease: Lease, status: int, **found: Any) -> Page:
         propensity=lease.propensity,
         **found,
     )
+
+
+def _other_address(response: Response, lease: Lease) -> str:
+    """Where a redirect leads that stays with its page, as to a query in another order; "" for any other."""
+    moved = header_url(_header(response, "Location")) if 300 <= response.status < 400 else ""
+    target = address(moved, lease.url) if moved else None
+    return target if target and target != lease.url and canonical(target) == canonical(lease.url) else ""
 
 
 def _header(response: Response, name: str) -> str:

@@ -25,6 +25,7 @@ from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.markdown import main_text
 from crawler.read.optout import from_metas
 from crawler.read.sitemaps import is_text, listed, may_list
+from crawler.urls import canonical
 from shards.text.filters import FIRST_LOOK, judge
 
 # Name and version of the extractor, as written with each document.
@@ -106,7 +107,7 @@ class Extractor:
         title_node = tree.css_first("title")
         title = clean(title_node.text())[:MOST_TITLE_CHARACTERS] if title_node else ""
         digest = seen = ""
-        if original := self._canonicals.elsewhere(markup.canonicals(), url, title):
+        if original := self._canonicals.elsewhere(markup.canonicals(), canonical(url), title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)
         elif self._screen:

@@ -22,7 +22,7 @@ from lxml import etree
 
 from crawler.page import Link
 from crawler.read.encoding import decode
-from crawler.urls import canonicalize
+from crawler.urls import address
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
@@ -87,7 +87,7 @@ def _links(entries: list[Entry], kind: str, page: str) -> tuple[Link, ...]:
     """The latest of `entries` that may be listed at `page`."""
     links: dict[str, Link] = {}
     for entry in sorted(entries, key=lambda entry: entry.modified, reverse=True):
-        url = canonicalize(entry.url.strip(), page if kind == "feed" else None)
+        url = address(entry.url.strip(), page if kind == "feed" else None)
         if url and url != page and (kind == "feed" or _site(url) == _site(page)):
             links.setdefault(url, Link(url, entry.title, entry.tag_path, False))
         if len(links) == MOST_LINKS:
@@ -191,7 +191,7 @@ def _feed_entry(element: "etree._Element") -> Iterator[Entry]:
         if name == "link" and child.get("rel", "alternate") == "alternate":
             alternates.append(child.get("href") or "")
     url = next(filter(None, [*alternates, texts.get("link")]), "")
-    if not url and canonicalize(texts.get("guid", "")):
+    if not url and address(texts.get("guid", "")):
         url = texts["guid"]
     if url:
         path = "feed/entry/link" if _name(element) == "entry" else "rss/item/link"

@@ -1,6 +1,7 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -9,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, FrontierConfig, product_token
+from crawler.errors import SeedError
 from ranker.config import WalkConfig
 from tinylm.config import in_force, layers
 from tinylm.terminal import say
 
 if TYPE_CHECKING:
     from crawler.seeds.seed import Seed
+    from deploy.summary import Summary
 
 # What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
@@ -40,9 +43,23 @@ def crawl(
     """
     from deploy.crawl import Crawl
     from deploy.status import show_crawl
+    from deploy.summary import NothingKept, Summary
 
-    reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
-    say(f"done: {reason}; the corpus is in {frontier.shards}")
+    try:
+        reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
+    except KeyboardInterrupt:
+        _say_summary(Summary.load(frontier.data))
+        raise
+    say(f"done: {reason}")
+    summary = _say_summary(Summary.load(frontier.data))
+    if summary and not summary.kept:
+        raise NothingKept(summary.nothing_kept())
+
+
+def _say_summary(summary: "Summary | None") -> "Summary | None":
+    for line in summary.lines() if summary else ():
+        say(line)
+    return summary
 
 
 @app.command(config=_FRONTIER)
@@ -50,7 +67,8 @@ def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> No
     """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
     from deploy.crawl import open_frontier
 
-    found = _read(seeds)
+    if not (found := _read(seeds)):
+        raise SeedError("nothing was given: no seed has a URL")
     with open_frontier(frontier, begin=False) as opened:
         say(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
 
@@ -58,7 +76,13 @@ def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> No
 def _read(given: Iterable[str]) -> "list[Seed]":
     from crawler.seeds.read import read_seeds
 
-    return [seed for each in given for seed in read_seeds(each)]
+    found: list[Seed] = []
+    for each in given:
+        before = len(found)
+        found += read_seeds(each)
+        if len(found) == before:
+            say(f"{each}: no URL is in it", file=sys.stderr)
+    return found
 
 
 @app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
@@ -110,7 +134,6 @@ def worker(
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
     walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
     """
-    from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
     from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
@@ -158,10 +181,20 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
     from deploy.console import Console
-    from deploy.crawl import attach
+    from deploy.crawl import NoServer, attach
     from deploy.status import StatusReader, table, verdict
+    from deploy.summary import Summary, moment
 
-    attached = attach(frontier)
+    try:
+        attached = attach(frontier)
+    except NoServer:
+        if not (summary := Summary.load(frontier.data)):
+            raise
+        age = (time.time() - summary.at) / 60
+        say(f"no server runs; this was so at {moment(summary.at)}, {age:,.0f} minutes ago")
+        say(f"{'ended':<10} {summary.ended or 'not in order: it ran then'}")
+        _say_summary(summary)
+        return
     reader = StatusReader(attached)
     # Twice, as one reading has no rate: without one a crawl that goes well reads like one that stands still.
     reader.read()

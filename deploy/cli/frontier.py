@@ -13,10 +13,12 @@ from rich.table import Table
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.records import ASIDE
+from crawler.urls import canonical
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
-from deploy.status import PAUSED
+from deploy.status import next_turn
+from deploy.summary import CAUSES, PAUSED
 from ranker.config import GOOD_LABEL, ONLINE
 from shards.errors import ShardError
 from shards.manifest import is_corpus
@@ -32,16 +34,6 @@ app = App(
 )
 
 _LONGEST_BLOCK = 10 * 365 * 24 * 3600  # seconds; a longer one is a typing error
-_CAUSES = {
-    "ready": "may be asked now",
-    "cooling": "rest between requests",
-    "blocked": "of those, asked for their rest (Retry-After, back-off) or were told to",
-    "in_flight": "are being asked",
-    "budget_spent": "have spent their budget, or their domain has",
-    "paused": "were paused",
-    "on_disk": "wait for what was spilled to come back",
-    "no_robots": "have no robots.txt that answers",
-}
 
 
 @app.command
@@ -50,14 +42,13 @@ def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     opened = attach(frontier)
     idle = opened.why_idle()
     table = Table.grid(padding=(0, 2))
-    for cause, words in _CAUSES.items():
+    for cause, words in CAUSES.items():
         table.add_row(f"{idle[cause]:,}", "hosts" if idle[cause] != 1 else "host", words)
     Console().print(table)
     if opened.paused():
         say(PAUSED)
         return
-    wake = idle["next_wake_seconds"]
-    say("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
+    say("nothing wakes by itself" if idle["next_wake_seconds"] is None else next_turn(idle))
 
 
 @app.command
@@ -138,7 +129,9 @@ def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfi
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
     if every:
         return [url for url, _ in frontier.dead_letters()]
-    return [name for url in urls for name in ([url] if url.startswith(ASIDE) else urls_named(url))]
+    pages = {page for url in urls if not url.startswith(ASIDE) for page in urls_named(url)}
+    letters = [url for url, _ in frontier.dead_letters()]
+    return [letter for letter in letters if letter in urls or canonical(letter) in pages]
 
 
 def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:

@@ -27,7 +27,7 @@ from shards.reader import ShardReader
 from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, Exit
 from tinylm.terminal import say
 
 app = App(name="shards", help="Look after a corpus.")
@@ -61,7 +61,7 @@ def verify(directory: Path) -> None:
     for name, what in damage:
         say(f"{directory / name}: {what}", file=sys.stderr)
     if damage:
-        sys.exit(1)
+        sys.exit(Exit.FAILED)
     say(f"{directory}: every file is as it was committed")
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.errors import ServerError
-from crawler.urls import canonicalize, fingerprint, locate
+from crawler.urls import canonical, canonicalize, fingerprint, locate
 from deploy.console import Console
 from deploy.crawl import NoServer, attach
 from ranker.policy.promise import WORDS
@@ -64,7 +64,7 @@ def _said_by_frontier(config: FrontierConfig, url: str) -> str:
         frontier = attach(config)
         if {url, locate(url).host} & frontier.taken_down():
             return "was taken down: nothing is told of it"
-        reason = dict(frontier.dead_letters()).get(url)
+        reason = {canonical(each): why for each, why in frontier.dead_letters()}.get(url)
     except (NoServer, ServerError):
         return ""
     return f"was given up ({reason}): `tinylm frontier retry {url}` queues it again" if reason else ""

@@ -95,12 +95,12 @@ class CrawlReader:
                 return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
         status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
-        self._rates.append((round(time.time(), 1), round(status.rate, 2)))
+        self._rates.append((round(time.time(), 1), round(status.rate or 0.0, 2)))
         counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
         return {name: counts[name] for name in counted} | {
             "crawl_id": frontier.config.crawl_id,
             "verdict": verdict(status, frontier.config.backlog)._asdict(),
-            "pages_per_second": status.rate,
+            "pages_per_second": status.rate or 0.0,
             "rates": list(self._rates),
             "dead_letters": counts["dead"],
             "backlog_limit": frontier.config.backlog,

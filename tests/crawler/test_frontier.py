@@ -583,6 +583,56 @@ def drain_some(frontier):
 
 
 @EVERYWHERE
+def test_of_two_addresses_of_a_page_the_first_is_asked_for(frontier):
+    admit(frontier, "h.test")
+    first, other = "https://h.test/t?v=1&id=2", "https://h.test/t?id=2&v=1&utm_source=x"
+    assert put(frontier, first, other) == 1
+    assert put(frontier, other, "https://h.test/t?id=2&v=1", promise=0.9) == 0
+    assert sorted(drain(frontier)) == ["https://h.test/0", first]
+
+
+@EVERYWHERE
+def test_a_page_that_is_at_another_of_its_addresses_is_asked_for_there_after_the_rest(store):
+    frontier = store.open(partitions=store.partitions, delay=0.1)
+    for url in ("https://h.test/a?x", "https://h.test:8443/b?y"):
+        put(frontier, url)
+        lease = next_page(frontier)
+        frontier.respelled(lease, f"{url}&", latency=0, size=7)
+        assert frontier.lease(1) == []
+        with pytest.raises(LeaseLost):
+            ack(frontier, lease)
+        again = next_page(frontier)
+        assert (again.url, lease.attempt, again.attempt) == (f"{url}&", 1, 2)
+        ack(frontier, again)
+    assert frontier.counts()["queued"] == 0
+
+
+def test_a_page_that_moves_between_its_addresses_keeps_its_number_when_it_is_fetched_again(store):
+    frontier = store.open(delay=0, recrawl_days=0.05 / 86400, attempts=2)
+    put(frontier, "https://h.test/a?x")
+    ack(frontier, next_page(frontier))
+    due = lease_one(frontier)
+    assert due.fetch_no == 2
+    frontier.respelled(due, "https://h.test/a?x&", latency=0, size=0)
+    moved = lease_one(frontier)
+    assert (moved.fetch_no, moved.url) == (2, "https://h.test/a?x&")
+    frontier.respelled(moved, "https://h.test/a?x", latency=0, size=0)
+    assert frontier.dead_letters() == [("https://h.test/a?x", "respelled")]
+    assert frontier.retry("https://h.test/a?x")
+    assert lease_one(frontier).url == "https://h.test/a?x"
+
+
+@EVERYWHERE
+def test_a_page_that_was_taken_down_is_not_fetched_at_another_of_its_addresses(frontier):
+    admit(frontier, "h.test")
+    put(frontier, "https://h.test/t?v=1&id=2", "https://h.test/t?v=2&id=2")
+    frontier.take_down("https://h.test/t?v=1&utm_source=x&id=2")
+    assert sorted(drain(frontier)) == ["https://h.test/0", "https://h.test/t?v=2&id=2"]
+    assert frontier.counts()["skipped:taken_down"] == 1
+    assert frontier.taken_down() == {"https://h.test/t?id=2&v=1"}
+
+
+@EVERYWHERE
 def test_what_was_taken_down_is_never_fetched_again(frontier):
     admit(frontier, "gone.test", "page.test")
     put(frontier, "https://gone.test/1", "https://page.test/1", "https://page.test/2", promise=0.9)

@@ -34,7 +34,7 @@ CRAWLER_COMMONS = {
     "sitemaps/sitemap.badns.xml": ("http://www.example.com/", "sitemap", 2, "http://www.example.com/1"),
     "sitemaps/sitemap.ns.xml": ("http://www.example.com/", "sitemap", 2, "http://www.example.com/1"),
     "sitemaps/sitemap.index.xml": ("http://www.example.com/", "sitemap", 15,
-                                   "https://example.com/sitemap.jss?lang=en&portalCode=10260"),
+                                   "https://example.com/sitemap.jss?portalCode=10260&lang=en"),
     "sitemaps/sitemap.txt": ("http://www.domain.com/", "sitemap", 2, "http://www.domain.com/page1.html"),
     "sitemaps/sitemap-with-bom.txt": ("http://www.domain.com/", "sitemap", 2, "http://www.domain.com/page1.html"),
     "sitemaps/xmlSitemap.gz": ("http://www.example.com/", "sitemap", 5, "http://www.example.com/"),
@@ -55,7 +55,7 @@ CRAWLER_COMMONS = {
     "sitemaps/extension/shinpaideshou-news-sitemap.xml": (
         "https://shinpaideshou.wordpress.com/", "sitemap", 3, None
     ),
-    "rss/feed.rss": ("http://www.example.com/", "feed", 4, "https://www.example.com/foo?l=fr&q=a"),
+    "rss/feed.rss": ("http://www.example.com/", "feed", 4, "https://www.example.com/foo?q=a&l=fr"),
     "rss/xmlRss_pubDate.xml": ("http://www.example.com/", "feed", 7, "http://www.example.com/article_1"),
 }  # fmt: skip
 

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError
 from crawler.seeds.seed import Seed
 from deploy.crawl import Crawl
+from deploy.summary import Summary
 from ranker.config import WalkConfig
 from shards.manifest import Manifest
 from tests.conftest import article, eventually, reply
@@ -103,13 +105,16 @@ def test_a_crawl_that_ends_because_its_server_is_full_says_so_and_goes_on_with_m
     crawl, site, monkeypatch
 ):
     monkeypatch.setattr("deploy.crawl._FULL_POLLS", 8)
+    running, front = crawl(), site.answers["a.test", "/"]
 
-    def fill(frontier):
-        if frontier.counts()["fetched"]:
-            frontier.client.config_set("maxmemory", "1")
+    def fill_and_answer(handler):
+        with redis.Redis.from_url(running._server.url) as client:
+            client.config_set("maxmemory", "1")
+        front(handler)
 
+    site.on("a.test", "/", fill_and_answer)
     full = r"the server is full (memory = 1gb): 6 links wait; raise --memory and start the same command again"
-    assert crawl().run(SEEDS, shown(each=fill)) == full
+    assert running.run(SEEDS, shown()) == full
     assert [hit.path for hit in site.asked("a.test")] == ["/robots.txt", "/"]
     assert crawl().run(SEEDS, shown()) == "nothing left to fetch"
     assert len(site.asked("a.test")) == 8
@@ -155,7 +160,10 @@ def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(cra
 def test_a_crawl_of_hosts_that_have_spent_their_budget_says_so(crawl):
     running = crawl()
     running._frontier_config = replace(running._frontier_config, pages_per_host=3)
-    assert running.run(SEEDS, shown()) == "nothing left to fetch; hosts that have spent their budget: 1"
+    assert running.run(SEEDS, shown()) == (
+        "nothing more may be fetched: 5 queued URLs; "
+        "hosts that have spent their budget, or their domain has: 1"
+    )
 
 
 def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their_own_limit(crawl, site):
@@ -173,14 +181,16 @@ def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their
     assert counts[-1]["fetched"] == len(site.asked("a.test")) == 2
 
 
-def test_a_crawl_that_could_fetch_nothing_says_why(crawl):
+def test_a_crawl_that_could_fetch_nothing_says_why(crawl, tmp_path):
     running = crawl("gone.test")
     running._crawl = replace(
         running._crawl, allowed_networks=("127.0.0.1/32",), resolve=("gone.test=127.0.0.1:1",)
     )
     running._frontier_config = replace(running._frontier_config, attempts=1)
     seeds = [Seed("http://gone.test/", 1.0, "test")]
-    assert running.run(seeds, shown()) == "nothing left to fetch; attempts without a page: refused 1"
+    assert running.run(seeds, shown()) == "nothing left to fetch"
+    said = Summary.load(tmp_path / "data").nothing_kept()
+    assert said == "nothing was fetched in all runs of this crawl: refused 1 (nobody listens there)"
 
 
 def test_without_seeds_there_must_be_something_to_go_on_with(crawl, tmp_path):

@@ -10,7 +10,7 @@ from crawler.errors import LeaseLost
 from deploy.cli.app import main
 from shards.errors import ShardCorrupt
 from tinylm import errors
-from tinylm.errors import ConfigError, TinylmError, exit_on_error
+from tinylm.errors import ConfigError, Exit, TinylmError, exit_on_error
 
 
 @pytest.mark.parametrize("kind", [TinylmError, ConfigError, ShardCorrupt, LeaseLost])
@@ -81,3 +81,10 @@ def test_the_tree_in_the_docstring_is_that_of_the_code():
         ours |= more
     tree = errors.__doc__.partition("\n")[2]
     assert set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", tree)) == {name for name in ours if name[0] != "_"}
+
+
+def test_the_table_of_exit_codes_is_the_one_there_is():
+    page = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text()
+    assert re.findall(r"^\| (\d+) \| `(\w+)` \| \S", page, re.MULTILINE) == [
+        (str(code.value), code.name) for code in Exit
+    ]

@@ -18,6 +18,7 @@ from trainer.model.architecture import PRESETS
 from trainer.post.chat import template
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
+from trainer.run.checkpoint import CheckpointError
 from trainer.tokenizer import Tokenizer, TokenizerError
 
 gguf = pytest.importorskip("gguf", reason="not installed: pip install '.[export]'")
@@ -146,6 +147,12 @@ def test_matrices_are_as_precise_as_asked_for_and_vectors_always(preset, precisi
 def test_what_llamacpp_has_not_is_refused_by_field(field, settings, tmp_path):
     with pytest.raises(ConfigError, match=f"^{field} = "):
         written(tmp_path, **settings)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(CheckpointError):
+        llamacpp.export_gguf(tmp_path / "nowhere", tmp_path / "some" / "model.gguf")
     assert not [*tmp_path.iterdir()]
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinylm.config import require
 from tinylm.errors import ConfigError
-from tinylm.files import replacing
+from tinylm.files import alone, replacing
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of
 from trainer.model.architecture import ModelConfig, Refusal
@@ -76,12 +76,12 @@ def export_gguf(run: Path, out: Path, precision: Precision = "fp16") -> str:
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
     """
-    if out.exists():
-        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
-    model, tokenizer = load_model(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        write(model, temporary, precision, tokenizer)
+    with alone(out, out.with_name(f".{out.name}.lock")):
+        if out.exists():
+            raise ConfigError(f"out = {str(out)!r}: is there already: give another")
+        model, tokenizer = load_model(run)
+        with replacing(out) as temporary:
+            write(model, temporary, precision, tokenizer)
     return str(gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[layout_of(model.config).preset]])
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tinylm.errors import ConfigError
-from tinylm.files import sha256, sync_directory, sync_file
+from tinylm.files import alone, sha256, sync_directory, sync_file
 from tinylm.records import MALFORMED, typed
 from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
 from trainer.model.architecture import ModelConfig
@@ -98,21 +98,25 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises `ConfigError` if there is something in `out` already.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
     # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            sync_file(path)
-        sync_directory(temporary)
-        temporary.rename(out)
-        sync_directory(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with alone(out, out.with_name(f".{out.name}.lock")):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise ConfigError(f"out = {str(out)!r}: is there already: give another")
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+        temporary.mkdir()
+        try:
+            yield temporary
+            # Who writes safetensors makes a file for its owner alone: all are as the umask has them.
+            mode = (temporary / CONFIG).stat().st_mode
+            for path in temporary.iterdir():
+                path.chmod(mode)
+                sync_file(path)
+            sync_directory(temporary)
+            temporary.rename(out)
+            sync_directory(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_hf(path: Path) -> bool:

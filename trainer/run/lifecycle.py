@@ -6,7 +6,10 @@ text, first weights. It is compared here, as far as it is known before text is r
 the checkpoint is restored.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -14,13 +17,15 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
-from tinylm.files import write_json
+from tinylm.files import alone, write_json
 from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.run import checkpoint
 from trainer.run.distributed import environment
+from trainer.run.metrics import METRICS
 
 EVALUATION = "evaluation.json"
+_LOCK = "run.lock"
 
 
 def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
@@ -38,6 +43,25 @@ def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
     if environment("RANK", 0) == 0:  # the ranks are not connected yet
         say(f"{config.out}: finished, {state['steps']} steps; start another run with another --out")
     return True
+
+
+@contextmanager
+def holding(out: Path) -> Iterator[None]:
+    """The folder of a run, ours alone: rank 0 holds it for all. A start that is refused leaves none behind.
+
+    Raises `FileError` naming the process that trains there.
+    """
+    if environment("RANK", 0) > 0:
+        yield
+        return
+    new = not out.exists()
+    with alone(out, out / _LOCK):
+        try:
+            yield
+        except BaseException:
+            if new and not (out / METRICS).exists():  # what was written before the first step takes seconds
+                shutil.rmtree(out)
+            raise
 
 
 def finish(config: TrainConfig, found: Mapping[str, Any]) -> None:
