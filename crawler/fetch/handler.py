@@ -47,6 +47,9 @@ _HOLD_MARGIN_SECONDS = 5.0
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
+# In which an address is connected to if its name has others: the first packet is sent again after 1 and 3 s.
+_CONNECT_SECONDS = 5.0
+_NO_ANSWER = (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError, TimeoutError)
 # What connect() says of a machine without network, but of hosts out of reach too.
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
@@ -63,6 +66,8 @@ class Permit:
     deadline: float
     sent: bool = False
     """Whether the request was written: it counts, whatever became of it."""
+    connecting: asyncio.Timeout | None = None
+    """Until when there has to be a connection."""
     empty_query: bool = False
     """Whether what is asked for ends in a question mark."""
 
@@ -82,6 +87,8 @@ class _Request(aiohttp.ClientRequest):
         permit = _permit.get()
         permit.check()
         permit.sent, url = True, self.url
+        if permit.connecting:
+            permit.connecting.reschedule(None)
         if permit.empty_query:
             self.url = cast("URL", _EmptyQuery(url))
         try:
@@ -260,29 +267,37 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     @asynccontextmanager
     async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
         loop = asyncio.get_running_loop()
-        over = loop.time() + timeout
+        over, tried = loop.time() + timeout, set[str]()
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        address, port = await self._address(name, port, timeout)
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
-        async with self._spider.cap.held(address, hold):
-            permit.deadline = min(permit.deadline, uptime() + hold)
-            permit.empty_query = request.url.endswith("?")
-            _permit.set(permit)
-            answered = False
-            # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
+        while True:
+            found = await self._addresses(name, port, over - loop.time())
+            address, at_port = found[0]
+            tried.add(address)
+            is_last, answered = all(other in tried for other, _ in found), False
             try:
-                async with super()._make_request(request, max(0.001, over - loop.time())) as response:
-                    self._reached, answered = (address, port), True
-                    cast("_Response", response).address = cast("_Response", response).address or address
-                    yield response
-            except (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError) as error:
+                async with self._spider.cap.held(address, hold), asyncio.timeout(None) as permit.connecting:
+                    permit.deadline = min(permit.deadline, uptime() + hold)
+                    permit.empty_query = request.url.endswith("?")
+                    _permit.set(permit)
+                    if not is_last:
+                        permit.connecting.reschedule(loop.time() + _CONNECT_SECONDS)
+                    # What lookups and the cap took is part of the timeout; 0 seconds would be no limit.
+                    async with super()._make_request(request, max(0.001, over - loop.time())) as response:
+                        self._reached, answered = (address, at_port), True
+                        cast("_Response", response).address = cast("_Response", response).address or address
+                        yield response
+                return
+            except _NO_ANSWER as error:
                 if not permit.sent:
-                    self._blame_network(error, address, port)
+                    self._blame_network(error, address, at_port)
                 if not answered:
                     self._resolver.next_address(name, address)
-                raise
+                # One lease is one request; this was none.
+                if permit.sent or is_last or loop.time() >= over:
+                    raise
 
     def _blame_network(self, error: Exception, address: str, port: int) -> None:
         """Raise OwnFault if this machine has no route: neither to `address` nor to what it reached last.
@@ -310,13 +325,13 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         error: Exception | None = None
         cut_at = request.meta.get("cut_at", 0)
         most = cut_at or self._default_maxsize
-        too_large = not cut_at and (head.length() or 0) > most
+        too_large = not cut_at and (response.answer.length or 0) > most
         try:
             while not too_large and (chunk := await response.content.readany()):
                 raw += chunk
                 too_large = len(raw) > most
             if not too_large and not response.answer.whole:
-                error = Truncated(f"{len(raw):,} bytes of {head.length() or 'some'}")
+                error = Truncated(f"{len(raw):,} bytes, of {response.answer.length or 'some'}")
         except TimeoutError as timeout:
             error = timeout
         sent = body = bytes(raw[:most])
@@ -345,16 +360,15 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         flags = ["too_large"] if too_large else []
         return Response(request.url, head.status, headers, body, flags)
 
-    async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
-        """The address and the port that the connection will go to."""
+    async def _addresses(self, name: str, port: int, timeout: float) -> list[tuple[str, int]]:
+        """The address and the port that the connection will go to, and those that come next."""
         try:
-            return str(ip_address(name)), port
+            return [(str(ip_address(name)), port)]
         except ValueError:
             pass
         try:
             async with asyncio.timeout(timeout):
-                [found] = await self._resolver.resolve(name, port)
-                return found["host"], found["port"]
+                return [(found["host"], found["port"]) for found in await self._resolver.choices(name, port)]
         except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:
