@@ -4,9 +4,9 @@
 duplicates dropped, and an even sample of the kinds written. One pass over the corpus, memory for
 `max_examples` of each kind and two hashes of each candidate kept.
 
-    python -m trainer.instructions --shards DIR --out chat.jsonl
+    python -m trainer.instructions --shards runs/crawl/shards --out runs/instructions.jsonl
 
-writes `chat.jsonl` and, from documents of their own, `chat.val.jsonl`; only the training side of the corpus
+writes that file and, from documents of their own, `runs/instructions.val.jsonl`; only the training side of the corpus
 is read. The result is a pure function of the manifest and the settings.
 """
 

@@ -41,7 +41,7 @@ _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
 def complete(
     prompt: str,
     *,
-    run: Run = Path("runs/demo/pretrain"),
+    run: Run = Path("runs/model"),
     sampling: Annotated[SamplingConfig, Parameter(name="*")] = _COMPLETION,
     logprobs: int | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
@@ -71,7 +71,7 @@ def complete(
 def chat(
     message: str | None = None,
     *,
-    run: Path = Path("runs/demo/sft"),
+    run: Path = Path("runs/chat"),
     sampling: Annotated[ChatSampling, Parameter(name="*")] = _CHAT,
 ) -> None:
     """Talk to a fine-tuned model; with MESSAGE, ask once and end.
