@@ -32,8 +32,8 @@ SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # Characters of a piece that merges are learned from as one; from longer ones (base64, a line of dashes) in
-# parts, and no token is longer. Learning takes time in proportion to it: a word of 2 MB took hours, and made a
-# token of 64 KB, which the encoder cannot hold. With half of it rules of dashes that people write are cut.
+# parts, and no token is longer. Learning takes time in proportion to it: a word of 2 MB took hours. A token of
+# 64 KB, of dashes, is more than the encoder can hold. Half of it would cut rules of dashes that people write.
 LONGEST_PIECE = 256
 # In the order of their ids; Qwen's names, which every chat program knows.
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

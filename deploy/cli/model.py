@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
 from tinylm.terminal import say, typed
-from trainer.config import SamplingConfig
+from trainer.config import PretrainConfig, SamplingConfig, SFTConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
     from trainer.generate import Token
@@ -35,13 +35,15 @@ class ChatSampling(SamplingConfig):
 
 
 _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
+# Where training writes if it is not told otherwise.
+_MODEL, _CHAT_MODEL = PretrainConfig().out, SFTConfig().out
 
 
 @app.command
 def complete(
     prompt: str,
     *,
-    run: Run = Path("runs/model"),
+    run: Run = _MODEL,
     sampling: Annotated[SamplingConfig, Parameter(name="*")] = _COMPLETION,
     logprobs: int | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
@@ -71,7 +73,7 @@ def complete(
 def chat(
     message: str | None = None,
     *,
-    run: Path = Path("runs/chat"),
+    run: Path = _CHAT_MODEL,
     sampling: Annotated[ChatSampling, Parameter(name="*")] = _CHAT,
 ) -> None:
     """Talk to a fine-tuned model; with MESSAGE, ask once and end.
