@@ -31,8 +31,8 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Characters of a piece that merges are learned from as one; from longer ones (base64, a line of dashes) in
-# parts, and no token is longer. Learning takes time in proportion to it: a word of 2 MB took hours. A token of
+# Characters of a piece that merges are learned from as one; longer ones (base64, dashes) are cut for that,
+# and no token is longer. Learning takes time in proportion to it: a word of 2 MB took hours; and a token of
 # 64 KB, of dashes, is more than the encoder can hold. Half of it would cut rules of dashes that people write.
 LONGEST_PIECE = 256
 # In the order of their ids; Qwen's names, which every chat program knows.

@@ -91,9 +91,7 @@ def test_what_is_there_is_replaced_by_nothing_else(corpus, tmp_path):
     made, held_out = config.out.read_bytes(), held_out_file(config.out).read_bytes()
     make(config)
     assert config.out.read_bytes() == made
-    with pytest.raises(
-        InstructionError, match=r"chat\.val\.jsonl holds something else than"
-    ):
+    with pytest.raises(InstructionError, match=r"chat\.val\.jsonl holds something else than"):
         make(replace(config, max_examples=9))
     held_out_file(config.out).unlink()
     config.out.write_text("mine\xff\n", encoding="latin-1")
