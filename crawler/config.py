@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import require, require_positive
+from tinylm.config import listed, require, require_positive
 from tinylm.config import require_within as _require_within
 from tinylm.errors import ConfigError
+from tinylm.terminal import typed
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 # Names in the User-Agent of browsers, and of crawlers that pass for one.
@@ -199,6 +200,8 @@ class FrontierConfig:
             is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
         except ValueError:
             is_server = False
+        # It becomes part of a URL, and of a file of settings.
+        require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
         _require_within(self, 0, 1, "exploration")
@@ -277,6 +280,8 @@ class CrawlConfig:
         require_positive(self, *above)
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
+        for name in ("allowed_networks", "resolve"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         for entry in self.allowed_networks:
             parse_network(entry)
         for entry in self.resolve:

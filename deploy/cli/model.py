@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
-from tinylm.terminal import say
+from tinylm.terminal import say, typed
 from trainer.config import SamplingConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
@@ -59,6 +59,7 @@ def complete(
     """
     from trainer.generate import Generator
 
+    prompt = typed(prompt)
     generator, options = Generator.load(run, weights=weights), _options(sampling)
     if logprobs is not None:
         if logprobs < 0:
@@ -90,14 +91,14 @@ def chat(
 
     generator, options = Generator.load(run), _options(sampling)
     if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": message}], **options))
+        print_stream(generator.chat([{"role": "user", "content": typed(message)}], **options))
         return
     console = Console()
     console.print("Ctrl-D ends the conversation.", style="dim")
     messages: list[Message] = []
     while True:
         try:
-            asked = console.input("[bold]> [/bold]").strip()
+            asked = typed(console.input("[bold]> [/bold]")).strip()
         except EOFError:
             return
         if not asked:

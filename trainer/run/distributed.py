@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from tinylm.errors import TinylmError
 from tinylm.processes import die_with_parent
+from tinylm.terminal import say_at_once
 from trainer.config import TrainConfig
 from trainer.model.model import GPT
 
@@ -135,7 +136,7 @@ def _initialise(rank: int, size: int, device: torch.device, timeout: timedelta) 
     except dist.DistNetworkError as error:
         if not ours:
             raise DistributedError(
-                f"rank {rank} found nobody at MASTER_ADDR={address}, MASTER_PORT={port}, where rank 0 is to be"
+                f"rank {rank} found nobody at MASTER_ADDR={address}, MASTER_PORT={port}, where rank 0 belongs"
             ) from error
         why = "is taken" if "EADDRINUSE" in str(error) else f"cannot be listened at ({error})"
         raise DistributedError(f"MASTER_PORT={port} {why}: give another port") from error
@@ -247,6 +248,8 @@ class StopSignal:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if not any(self._seen.values()) and environment("RANK", 0) == 0:
+            say_at_once("stopping: the step under way is ended, and saved")
         self._seen[signal.Signals(signum)] = True
 
     def flags(self) -> list[float]:
