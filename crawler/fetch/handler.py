@@ -4,8 +4,8 @@ import asyncio
 import errno
 import socket
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,8 @@ from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, un
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
-from crawler.message import Answer, Head, MessageError, Truncated, decoded, ends
+from crawler.message import Answer, Head, MessageError, Truncated, content_type, decoded, ends
+from crawler.read.sitemaps import MOST_LIST_BYTES, SNIFFED, may_list
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _HOLD_MARGIN_SECONDS = 5.0
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
+# Bytes of a body that tell whether it is a list, if it is packed; few of what they unpack to are looked at.
+_BEGUN = 4096
 # What connect() says of a machine without network, but of hosts out of reach too.
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
@@ -212,6 +215,19 @@ class _Response(_ClientResponse):
         return cast("Head", self.answer.head)
 
 
+@dataclass
+class _Came:
+    """What came of a body."""
+
+    raw: bytearray
+    most: int
+    """Bytes of it that may be used."""
+    is_list: bool = False
+    too_large: bool = False
+    error: Exception | None = None
+    """Why there is no more of it."""
+
+
 class GuardedDownloadHandler(AiohttpDownloadHandler):
     """Every connection's address is checked as its socket is made; no proxy, no cookies, no redirects.
 
@@ -302,34 +318,27 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.
 
-        What is announced to be too large is not read. Of an answer whose head suffices the body may be
-        anything: it is kept as it came, as far as it came.
+        Of an answer whose head suffices the body may be anything: it is kept as it came, as far as it came.
         """
         response = cast("_Response", response)
-        head, raw = response.head, bytearray()
-        error: Exception | None = None
+        head = response.head
         cut_at = request.meta.get("cut_at", 0)
-        most = cut_at or self._default_maxsize
-        too_large = not cut_at and (head.length() or 0) > most
-        try:
-            while not too_large and (chunk := await response.content.readany()):
-                raw += chunk
-                too_large = len(raw) > most
-            if not too_large and not response.answer.whole:
-                error = Truncated(f"{len(raw):,} bytes of {head.length() or 'some'}")
-        except TimeoutError as timeout:
-            error = timeout
-        sent = body = bytes(raw[:most])
+        came = await self._come(response, request.url, cut_at)
+        sent = body = bytes(came.raw[: came.most])
+        too_large, is_list, error = came.too_large, came.is_list, came.error
         fault = None
         if not head.suffices:
             try:
-                body, whole = decoded(sent, head.codings, most)
+                body, whole = decoded(sent, head.codings, came.most)
+                if not (whole or cut_at or is_list) and (is_list := _may_list(request.url, head, body, ())):
+                    body, whole = decoded(sent, head.codings, max(came.most, MOST_LIST_BYTES))
                 too_large = too_large or not whole
             except MessageError as cannot:
                 fault = cannot
             if error and not ends(body):
                 raise error
-        if (warc := self._spider.warc) and (head.suffices or cut_at or len(raw) <= most):
+        fits = is_list or len(came.raw) <= came.most
+        if (warc := self._spider.warc) and (head.suffices or cut_at or fits):
             truncated = "length" if too_large else "time" if isinstance(error, TimeoutError) else "disconnect"
             exchange = _exchange(response, request, sent, truncated if too_large or error else "")
             try:
@@ -344,6 +353,27 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
             headers.appendlist(name, value)
         flags = ["too_large"] if too_large else []
         return Response(request.url, head.status, headers, body, flags)
+
+    async def _come(self, response: _Response, url: str, cut_at: int) -> "_Came":
+        """Read a body up to `cut_at` bytes or, without, to what a page may have, or a list.
+
+        Of what is announced to be larger only the beginning is read, unless that is a list's.
+        """
+        came = _Came(bytearray(), cut_at or self._default_maxsize)
+        announced = 0 if cut_at else response.head.length() or 0
+        try:
+            while not came.too_large and (chunk := await response.content.readany()):
+                came.raw += chunk
+                if max(announced, len(came.raw)) > came.most and not (cut_at or came.is_list):
+                    begun = bytes(came.raw[:_BEGUN])
+                    came.is_list = _may_list(url, response.head, begun, response.head.codings)
+                    came.most = max(came.most, MOST_LIST_BYTES) if came.is_list else came.most
+                came.too_large = len(came.raw) > came.most or (announced > came.most and not came.is_list)
+            if not came.too_large and not response.answer.whole:
+                came.error = Truncated(f"{len(came.raw):,} bytes of {response.head.length() or 'some'}")
+        except TimeoutError as timeout:
+            came.error = timeout
+        return came
 
     async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
         """The address and the port that the connection will go to."""
@@ -363,6 +393,14 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def close(self) -> None:
         await super().close()
         await self._resolver.close()
+
+
+def _may_list(url: str, head: Head, begun: bytes, codings: Iterable[str]) -> bool:
+    """Whether an answer that begins so may be a list."""
+    with suppress(MessageError):
+        begun, _ = decoded(begun, codings, SNIFFED)
+    said = (value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type")
+    return may_list(begun, url, content_type(said, begun).partition(";")[0])
 
 
 def _exchange(response: _Response, request: Request, body: bytes, truncated: str) -> Exchange:
