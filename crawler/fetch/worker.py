@@ -370,6 +370,7 @@ class LeaseSpider(Spider):
         """Scrapy's last call: what is downloaded is ended, what was not begun goes back at once."""
         self._closing = True
         if self._tasks:
+            self.logger.info("waits for %d responses under way, then gives back the rest", len(self._tasks))
             await asyncio.wait(self._tasks)
         self._extract.close()
         self._trips.give_back(list(self._open.values()))
