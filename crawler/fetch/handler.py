@@ -215,19 +215,6 @@ class _Response(_ClientResponse):
         return cast("Head", self.answer.head)
 
 
-@dataclass
-class _Came:
-    """What came of a body."""
-
-    raw: bytearray
-    most: int
-    """Bytes of it that may be used."""
-    is_list: bool = False
-    too_large: bool = False
-    error: Exception | None = None
-    """Why there is no more of it."""
-
-
 class GuardedDownloadHandler(AiohttpDownloadHandler):
     """Every connection's address is checked as its socket is made; no proxy, no cookies, no redirects.
 
@@ -318,26 +305,26 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.
 
-        Of an answer whose head suffices the body may be anything: it is kept as it came, as far as it came.
+        So is a whole list that is more than a page may be: it might turn out to be no list. Of an answer
+        whose head suffices the body may be anything: it is kept as it came, as far as it came.
         """
         response = cast("_Response", response)
         head = response.head
         cut_at = request.meta.get("cut_at", 0)
-        came = await self._come(response, request.url, cut_at)
-        sent = body = bytes(came.raw[: came.most])
-        too_large, is_list, error = came.too_large, came.is_list, came.error
-        fault = None
+        raw, most, too_large, error = await self._come(response, request.url, cut_at)
+        sent = body = bytes(raw[:most])
+        is_list, fault = most > (cut_at or self._default_maxsize), None
         if not head.suffices:
             try:
-                body, whole = decoded(sent, head.codings, came.most)
-                if not (whole or cut_at or is_list) and (is_list := _may_list(request.url, head, body, ())):
-                    body, whole = decoded(sent, head.codings, max(came.most, MOST_LIST_BYTES))
+                body, whole = decoded(sent, head.codings, most)
+                if not (whole or cut_at or is_list) and _may_list(request.url, head, body, ()):
+                    body, whole = decoded(sent, head.codings, max(most, MOST_LIST_BYTES))
                 too_large = too_large or not whole
             except MessageError as cannot:
                 fault = cannot
             if error and not ends(body):
                 raise error
-        fits = is_list or len(came.raw) <= came.most
+        fits = is_list or len(raw) <= most
         if (warc := self._spider.warc) and (head.suffices or cut_at or fits):
             truncated = "length" if too_large else "time" if isinstance(error, TimeoutError) else "disconnect"
             exchange = _exchange(response, request, sent, truncated if too_large or error else "")
@@ -351,29 +338,32 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         headers = Headers()  # as they came: decoded and encoded again, some bytes would be an error
         for name, value in head.headers:
             headers.appendlist(name, value)
+        too_large = too_large or (not cut_at and len(body) > self._default_maxsize)
         flags = ["too_large"] if too_large else []
         return Response(request.url, head.status, headers, body, flags)
 
-    async def _come(self, response: _Response, url: str, cut_at: int) -> "_Came":
+    async def _come(
+        self, response: _Response, url: str, cut_at: int
+    ) -> tuple[bytearray, int, bool, Exception | None]:
         """Read a body up to `cut_at` bytes or, without, to what a page may have, or a list.
 
-        Of what is announced to be larger only the beginning is read, unless that is a list's.
+        Of what is announced to be larger only the beginning is read, unless that is a list's. Returns what
+        came, how much of it may be used, whether there was more, and else why there is no more.
         """
-        came = _Came(bytearray(), cut_at or self._default_maxsize)
+        raw, most, too_large, is_list = bytearray(), cut_at or self._default_maxsize, False, False
         announced = 0 if cut_at else response.head.length() or 0
         try:
-            while not came.too_large and (chunk := await response.content.readany()):
-                came.raw += chunk
-                if max(announced, len(came.raw)) > came.most and not (cut_at or came.is_list):
-                    begun = bytes(came.raw[:_BEGUN])
-                    came.is_list = _may_list(url, response.head, begun, response.head.codings)
-                    came.most = max(came.most, MOST_LIST_BYTES) if came.is_list else came.most
-                came.too_large = len(came.raw) > came.most or (announced > came.most and not came.is_list)
-            if not came.too_large and not response.answer.whole:
-                came.error = Truncated(f"{len(came.raw):,} bytes of {response.head.length() or 'some'}")
+            while not too_large and (chunk := await response.content.readany()):
+                raw += chunk
+                if max(announced, len(raw)) > most and not (cut_at or is_list):
+                    is_list = _may_list(url, response.head, bytes(raw[:_BEGUN]), response.head.codings)
+                    most = max(most, MOST_LIST_BYTES) if is_list else most
+                too_large = len(raw) > most or (announced > most and not is_list)
         except TimeoutError as timeout:
-            came.error = timeout
-        return came
+            return raw, most, too_large, timeout
+        cut = not too_large and not response.answer.whole
+        error = Truncated(f"{len(raw):,} bytes of {response.head.length() or 'some'}") if cut else None
+        return raw, most, too_large, error
 
     async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
         """The address and the port that the connection will go to."""

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from crawler.page import Link
-from crawler.read.encoding import codec
+from crawler.read.encoding import codec, declared
 from crawler.urls import address
 
 MOST_LINKS = 5000
@@ -52,16 +52,7 @@ _ROOTS = {"urlset": "sitemap", "sitemapindex": "sitemap", "rss": "feed", "RDF": 
 _PROLOGUE = re.compile(rb"(?>(?:<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>|\s|\xef\xbb\xbf)*)", re.DOTALL)
 _ROOT = re.compile(rb"<(?:\w+:)?(?:urlset|sitemapindex|rss|RDF|feed)[\s>]")
 _BARE_AMPERSAND = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&(?![A-Za-z]\w*;|#x?[0-9A-Fa-f]+;)", re.DOTALL)
-_XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
 _LINE = re.compile(rb"[^\r\n]+")
-# Of UTF-16 also what an XML begins with.
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8"),
-    (b"\xff\xfe", "utf-16le"),
-    (b"\xfe\xff", "utf-16be"),
-    (b"<\0", "utf-16le"),
-    (b"\0<", "utf-16be"),
-)
 _DATE = re.compile(r"\d{4}(-\d\d.*)?")
 
 
@@ -114,9 +105,9 @@ def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, .
 def _in_utf8(content: bytes, content_type: str) -> bytes:
     """By RFC 7303 a mark says the encoding, then the header, then the XML; a piece at a time, for memory."""
     header = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-    declared = match[1].decode() if (match := _XML_ENCODING.match(content[:SNIFFED])) else ""
-    mark = next((label for start, label in _MARKS if content.startswith(start)), "")
-    name = next(filter(None, map(codec, (mark, header, declared))), "utf-8")
+    # Six bytes are what tells UTF-16 without a mark, 200 hold all that an XML says before its content.
+    said = (declared(content[:6]), codec(header), declared(content[:200]))
+    name = next(filter(None, said), "utf-8")
     if name != "utf-8":
         pieces = (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
         content = b"".join(piece.encode("utf-8", "replace") for piece in iterdecode(pieces, name, "replace"))

@@ -17,7 +17,7 @@ ROBOTS = (
 INDEX = "<sitemapindex><sitemap><loc>http://a.test/sitemap1.xml.gz</loc></sitemap></sitemapindex>"
 URLSET = "<urlset><url><loc>http://a.test/listed</loc></url><url><loc>http://b.test/no</loc></url></urlset>"
 ENTRY = f"<url><loc>http://big.test/{'p' * 90}/%d</loc><lastmod>2024</lastmod></url>"
-LARGE = ("<urlset>" + "".join(ENTRY % n for n in range(40_000))).encode()  # 5.6 MB, and a page may have 4
+LARGE = ("<urlset>" + "".join(ENTRY % n for n in range(6000))).encode()  # 850 kB, and a page may have 500
 RSS = "<rss><channel><item><title>News</title><link>/news</link></item></channel></rss>"
 
 
@@ -57,7 +57,7 @@ def crawled(server, tmp_path_factory):
     for path, answer in {
         "/robots.txt": reply(404),
         "/large.xml": reply(200, LARGE, Content_Type="text/xml"),
-        "/larger": without_length(LARGE * 2),
+        "/larger": without_length(LARGE * 13),
         "/packed.xml": reply(200, gzip.compress(LARGE), Content_Type="text/xml", **gzipped),
         "/brotli": reply(200, brotli.compress(LARGE, quality=1), Content_Encoding="br", **octets),
         "/file.xml.gz": reply(200, gzip.compress(LARGE * 3), Content_Type="application/gzip"),
@@ -65,9 +65,9 @@ def crawled(server, tmp_path_factory):
         "/once.xml.gz": reply(200, packed_small, Content_Type="application/x-gzip", **gzipped),
         "/twice": reply(200, gzip.compress(packed_small), **octets, **gzipped),
         "/members": reply(200, in_two, **octets),
-        "/page": reply(200, article("a page") + " " * 5_000_000),
-        "/sitemap-notes": reply(200, "notes\n" * 1_000_000, Content_Type="text/plain"),
-        "/packed": reply(200, gzip.compress(bytes(5_000_000)), **octets, **gzipped),
+        "/page": reply(200, article("a page") + " " * 600_000),
+        "/sitemap-notes": reply(200, "notes\n" * 100_000, Content_Type="text/plain"),
+        "/packed": reply(200, gzip.compress(bytes(600_000)), **octets, **gzipped),
     }.items():
         site.on("big.test", path, answer)
     site.on("b.test", "/tdm", reply(200, body, TDM_Reservation="1", Content_Usage="train-ai=n, search=y"))
@@ -88,7 +88,8 @@ def crawled(server, tmp_path_factory):
         "round.test": ("page",),
     }
     frontier.put(Discovered(f"http://{host}/{path}", 0.5) for host in paths for path in paths[host])
-    with worker(server, frontier, site, tmp_path_factory.mktemp("worker") / "log") as process:
+    log = tmp_path_factory.mktemp("worker") / "log"
+    with worker(server, frontier, site, log, "--megabytes-per-page", "0.5") as process:
         eventually(frontier.finished)
         process.terminate()
         assert process.wait(60) == 0
