@@ -50,6 +50,9 @@ _HOLD_MARGIN_SECONDS = 5.0
 _KEPT_SECONDS = 5.0
 # Bytes of a body that tell whether it is a list, if it is packed; few of what they unpack to are looked at.
 _BEGUN = 4096
+# In which an address is connected to if its name has others: the first packet is sent again after 1 and 3 s.
+_CONNECT_SECONDS = 5.0
+_NO_ANSWER = (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError, TimeoutError)
 # What connect() says of a machine without network, but of hosts out of reach too.
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
@@ -66,6 +69,8 @@ class Permit:
     deadline: float
     sent: bool = False
     """Whether the request was written: it counts, whatever became of it."""
+    connecting: asyncio.Timeout | None = None
+    """Until when there has to be a connection."""
     empty_query: bool = False
     """Whether what is asked for ends in a question mark."""
 
@@ -85,6 +90,8 @@ class _Request(aiohttp.ClientRequest):
         permit = _permit.get()
         permit.check()
         permit.sent, url = True, self.url
+        if permit.connecting:
+            permit.connecting.reschedule(None)
         if permit.empty_query:
             self.url = cast("URL", _EmptyQuery(url))
         try:
@@ -263,29 +270,37 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     @asynccontextmanager
     async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
         loop = asyncio.get_running_loop()
-        over = loop.time() + timeout
+        over, tried = loop.time() + timeout, set[str]()
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        address, port = await self._address(name, port, timeout)
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
-        async with self._spider.cap.held(address, hold):
-            permit.deadline = min(permit.deadline, uptime() + hold)
-            permit.empty_query = request.url.endswith("?")
-            _permit.set(permit)
-            answered = False
-            # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
+        while True:
+            found = await self._addresses(name, port, over - loop.time())
+            address, at_port = found[0]
+            tried.add(address)
+            is_last, answered = all(other in tried for other, _ in found), False
             try:
-                async with super()._make_request(request, max(0.001, over - loop.time())) as response:
-                    self._reached, answered = (address, port), True
-                    cast("_Response", response).address = cast("_Response", response).address or address
-                    yield response
-            except (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError) as error:
+                async with self._spider.cap.held(address, hold), asyncio.timeout(None) as permit.connecting:
+                    permit.deadline = min(permit.deadline, uptime() + hold)
+                    permit.empty_query = request.url.endswith("?")
+                    _permit.set(permit)
+                    if not is_last:
+                        permit.connecting.reschedule(loop.time() + _CONNECT_SECONDS)
+                    # What lookups and the cap took is part of the timeout; 0 seconds would be no limit.
+                    async with super()._make_request(request, max(0.001, over - loop.time())) as response:
+                        self._reached, answered = (address, at_port), True
+                        cast("_Response", response).address = cast("_Response", response).address or address
+                        yield response
+                return
+            except _NO_ANSWER as error:
                 if not permit.sent:
-                    self._blame_network(error, address, port)
+                    self._blame_network(error, address, at_port)
                 if not answered:
                     self._resolver.next_address(name, address)
-                raise
+                # One lease is one request; this was none.
+                if permit.sent or is_last or loop.time() >= over:
+                    raise
 
     def _blame_network(self, error: Exception, address: str, port: int) -> None:
         """Raise OwnFault if this machine has no route: neither to `address` nor to what it reached last.
@@ -351,7 +366,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         came, how much of it may be used, whether there was more, and else why there is no more.
         """
         raw, most, too_large, is_list = bytearray(), cut_at or self._default_maxsize, False, False
-        announced = 0 if cut_at else response.head.length() or 0
+        announced = 0 if cut_at else response.answer.length or 0
         try:
             while not too_large and (chunk := await response.content.readany()):
                 raw += chunk
@@ -362,19 +377,18 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         except TimeoutError as timeout:
             return raw, most, too_large, timeout
         cut = not too_large and not response.answer.whole
-        error = Truncated(f"{len(raw):,} bytes of {response.head.length() or 'some'}") if cut else None
+        error = Truncated(f"{len(raw):,} bytes, of {response.answer.length or 'some'}") if cut else None
         return raw, most, too_large, error
 
-    async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
-        """The address and the port that the connection will go to."""
+    async def _addresses(self, name: str, port: int, timeout: float) -> list[tuple[str, int]]:
+        """The address and the port that the connection will go to, and those that come next."""
         try:
-            return str(ip_address(name)), port
+            return [(str(ip_address(name)), port)]
         except ValueError:
             pass
         try:
             async with asyncio.timeout(timeout):
-                [found] = await self._resolver.resolve(name, port)
-                return found["host"], found["port"]
+                return [(found["host"], found["port"]) for found in await self._resolver.choices(name, port)]
         except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:
