@@ -17,12 +17,10 @@ from tinylm.terminal import typed
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 # Names in the User-Agent of browsers, and of crawlers that pass for one.
-_BROWSERS = frozenset(
-    re.findall(
-        r"\w+",
-        "mozilla compatible applewebkit khtml gecko chrome chromium headlesschrome safari mobile version "
-        "firefox edge edg opr opera presto trident msie build",
-    )
+_BROWSERS = re.compile(
+    "mozilla|compatible|applewebkit|khtml|gecko|chrome|chromium|headlesschrome|safari|mobile|version|firefox|edge|edg|"
+    "opr|opera|presto|trident|msie|build",
+    re.IGNORECASE,
 )
 _PRODUCTS = re.compile(r"[^\s();,]+")
 _COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
@@ -126,7 +124,7 @@ def product_token(user_agent: str) -> str:
     versioned = [word for word in words if "/" in word]
     for named in (words[:1], _COMPATIBLE.findall(user_agent), versioned):
         names = {word.partition("/")[0] for word in named}
-        found = [name for name in names if _TOKEN.fullmatch(name) and name.lower() not in _BROWSERS]
+        found = [name for name in names if _TOKEN.fullmatch(name) and not _BROWSERS.fullmatch(name)]
         if len(found) == 1:
             return found[0]
     return "*"
@@ -243,7 +241,8 @@ class CrawlConfig:
     """What may be fetched, how, and when to stop."""
 
     user_agent: str = ""
-    """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
+    """Sent to servers: a name, by which robots.txt may address the crawler, and a contact, such as
+    "mylab-crawler/1.0 (+https://lab.example/crawler)"."""
     pages: int = 10_000
     """Stop after this many fetches; robots.txt, redirects and errors count."""
     failed_connections: int = 100_000
@@ -275,7 +274,7 @@ class CrawlConfig:
     prescreen: bool = True
     """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
-    """Larger bodies are given up."""
+    """Larger bodies are given up; of a sitemap or feed up to 10.5 are read."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
     deepest: int = 30
