@@ -27,7 +27,7 @@ from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
-from ranker.policy import POLICIES, Policy
+from ranker.policy import Policy, policy_named
 from ranker.state import State
 from ranker.traps import HOSTS, URLS, Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
@@ -35,7 +35,7 @@ from shards.text.content import Content, values
 from shards.text.filters import Verdict
 from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
-from tinylm.errors import ConfigError, TinylmError
+from tinylm.errors import TinylmError
 
 # Entries of the stream that are judged, learned from and priced together.
 _ENTRIES = 64
@@ -95,15 +95,13 @@ class Walker:
         spill: Spill | None = None,
         open_model: Open = open_model,
     ) -> None:
-        if config.policy not in POLICIES:
-            raise ConfigError(f"policy = {config.policy!r}: there is {', '.join(sorted(POLICIES))}")
         self._frontier = frontier
         self._deepest = deepest
         self._writer = writer
         self._config = config
         self._spill = spill
         self.graph = LinkGraph()
-        self.policy: Policy = POLICIES[config.policy](self.graph)
+        self.policy: Policy = policy_named(config.policy)(self.graph)
         self.judge = Judge(config, open_model)
         self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)

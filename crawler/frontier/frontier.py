@@ -7,7 +7,6 @@ effect; a call costs one round trip a partition, whatever the batch.
 
 import hashlib
 import json
-import logging
 import math
 import random
 import secrets
@@ -19,18 +18,20 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, HostFacts, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
 from crawler.scope import LIST, Mark, marks_of, page_mark, scope_of
 from crawler.seeds.seed import Seed, checked
 from crawler.urls import Address, canonical, domain, fingerprint, locate, url_at
+from tinylm.config import without_password
+from tinylm.errors import ConfigError
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
 STATE_VERSION = 7
@@ -55,6 +56,10 @@ _CLAIM_SECONDS = 30.0
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# Hosts of one call, of 20 µs each.
+_LOOKED_AT_AT_ONCE = 200
+# Keys of one call of a scan: the server takes half a millisecond for them.
+_SCANNED_AT_ONCE = 2000
 # What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
 # have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
 _READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
@@ -95,17 +100,15 @@ RULES: dict[str, Callable[[bytes], Any]] = {
     "scope": bytes.decode, "include": _strings, "exclude": _strings,
 }  # fmt: skip
 
-log = logging.getLogger(__name__)
-
 
 class Frontier(Ends):
     """One crawl's frontier.
 
     Its `config` is the given one with the rules in force: those that are stored with the crawl, which are the
-    given ones only if nobody began it before. `set_rules` changes them; the first `lease` or `put` warns of
-    what was given and does not hold. Who only looks, or brings seeds, does not `begin`: a crawl that is new
-    then has no rules yet. Raises ServerError if the server does not answer or is too old,
-    FrontierError if the crawl on it was begun with other partitions or by another version of tinylm.
+    given ones only if nobody began it before. `set_rules` changes them; `check_rules` refuses others. Who
+    only looks, or brings seeds, does not `begin`: a crawl that is new then has no rules yet. Raises
+    ServerError if the server does not answer or is too old, FrontierError if the crawl on it was begun with
+    other partitions or by another version of tinylm.
     """
 
     has_scope = True
@@ -136,12 +139,6 @@ class Frontier(Ends):
             self._store_rules(self.prefixes[:1], keep=True)
             self._heed_identity()
         self.heed_rules()
-        default = FrontierConfig()  # a rule left at it was not asked for
-        self._unheeded = [
-            f"{name} = {getattr(self.config, name)}, not {getattr(config, name)}"
-            for name in RULES
-            if getattr(config, name) not in (getattr(self.config, name), getattr(default, name))
-        ]
         if begin:
             self._store_rules(self.prefixes[1:], keep=True)
             # A server that lost its last second may have lost them, and no script goes on without.
@@ -179,8 +176,22 @@ class Frontier(Ends):
     def set_rules(self, config: FrontierConfig, names: Collection[str] = tuple(RULES)) -> None:
         """From now on all workers of the crawl go by the rules `names` of `config`, those that run too."""
         self.config = replace(self.config, **{name: getattr(config, name) for name in names})
-        self._unheeded = []
         self._store_rules(self.prefixes, keep=False)
+
+    def check_rules(self, config: FrontierConfig, names: Collection[str]) -> None:
+        """Raise ConfigError if one of the rules among `names` is another in `config` than the crawl's."""
+        ours, theirs = asdict(self.config), asdict(config)
+        if others := [name for name in RULES if name in names and theirs[name] != ours[name]]:
+            at = f"--data {config.data}"
+            if url := without_password(config.redis_url):
+                at = f"--redis-url {url} --crawl-id {config.crawl_id}"
+            values = {name: v if isinstance(v := theirs[name], tuple) else (v,) for name in others}
+            flags = [f"--{name.replace('_', '-')} {value}" for name in others for value in values[name]]
+            raise ConfigError(
+                "; ".join(f"{name} = {theirs[name]}, not {ours[name]}" for name in others)
+                + f": all workers of crawl {config.crawl_id!r} go by its rules. Leave that out, or change it "
+                f"for all of them: `tinylm begin {at} {' '.join(flags)}`"
+            )
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
@@ -191,16 +202,6 @@ class Frontier(Ends):
         meta |= {name: json.dumps(rule) if isinstance(rule, tuple) else rule for name, rule in rules.items()}
         arguments = "meta", int(keep), *chain.from_iterable(meta.items())
         self._store.run_all([Call("note", prefix, arguments) for prefix in prefixes])
-
-    def _warn(self) -> None:
-        """Say once which rules of ours do not hold."""
-        if self._unheeded:
-            log.warning(
-                "crawl %r goes by what it was begun with: %s. `tinylm crawl` or `tinylm begin` changes it",
-                self.config.crawl_id,
-                "; ".join(self._unheeded),
-            )
-            self._unheeded = []
 
     def close(self) -> None:
         """Give up the connection."""
@@ -262,7 +263,6 @@ class Frontier(Ends):
 
         Raises FrontierFull if the server is at its memory limit, FrontierError if a promise is no number.
         """
-        self._warn()
         links = list(discovered)
         self._say_again()
         new = self._push(links)
@@ -332,7 +332,6 @@ class Frontier(Ends):
 
         Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags.
         """
-        self._warn()
         n = min(n, self._remaining(), _LEASED_AT_ONCE)
         leases: list[Lease] = []
         for _ in range(_MOST_OUT_OF_SCOPE):
@@ -574,9 +573,45 @@ class Frontier(Ends):
         best = int(self._run("ZCARD", partition, f"q:{host}"))
         return None if met is None else best + sum(int(count or 0) for count in lists)
 
+    def hosts(self) -> Iterator[str]:
+        """Every host that was met, in no order: of all keys of the server in turn, some thousands a call."""
+        for prefix in self.prefixes:
+            start = f"{prefix}h:"
+            for key in self.client.scan_iter(match=f"{start}*", count=_SCANNED_AT_ONCE):
+                yield key.decode().removeprefix(start)
+
+    def facts(self, hosts: Iterable[str]) -> Iterator[HostFacts]:
+        """What is known of those of `hosts` that were met."""
+        iterator = iter(hosts)
+        while names := list(islice(iterator, _LOOKED_AT_AT_ONCE)):
+            together = [(s, tuple(hosts)) for s, hosts in groupby(names, self.partition_of)]
+            answers = self._store.run_all([Call("facts", self.prefixes[s], hosts) for s, hosts in together])
+            for host, told in zip(names, chain.from_iterable(answers), strict=True):
+                if told:
+                    yield HostFacts.read(host, json.loads(told))
+
+    def place(self, url: str) -> tuple[str, int]:
+        """Where a URL is: `asked`, `queued` behind so many of its host, `due` in so many seconds, or ""."""
+        host, member = self.locate(url)
+        prefix, name = self.prefixes[self.partition_of(host)], f"{host} {member}"
+        token, behind, due = self._store.run_all(
+            [
+                Call("HGET", prefix, (f"h:{host}", "inflight")),
+                Call("ZREVRANK", prefix, (f"q:{host}", member)),
+                Call("ZSCORE", prefix, ("due", name)),
+            ]
+        )
+        lease = self._store.run(Call("HGET", prefix, ("leases", token))) if token else None
+        if lease and json.loads(lease)["member"] == member:
+            return "asked", 0
+        if behind is not None:
+            return "queued", int(behind)
+        return ("due", int(due / 1000 - time.time())) if due else ("", 0)
+
     def block_until(self, host: str, at: float) -> None:
-        """Ask nothing of `host` before `at` (epoch seconds)."""
-        self._tell_host(host, "block", max(0, ms(at - time.time())))
+        """Ask nothing of `host` before `at` (epoch seconds); if that is over, nothing it was told holds."""
+        wait = ms(at - time.time())
+        self._tell_host(host, *(("block", wait) if wait > 0 else ("unblock",)))
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
@@ -629,19 +664,19 @@ class Frontier(Ends):
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
+        """URLs given up after too many attempts, or that a rule refused, and why; entries set aside."""
         letters = []
         for s, found in enumerate(self._everywhere("HGETALL", "aside")):
             for entry_id, value in found.items():
                 letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
-        for found in self._everywhere("HGETALL", "dead"):
+        for found in [*self._everywhere("HGETALL", "dead"), *self._everywhere("HGETALL", "refused")]:
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        """Queue a dead letter again, its host as chosen as it was; returns whether it was one that may be."""
         if url.startswith(ASIDE):
             return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))
