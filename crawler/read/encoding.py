@@ -115,11 +115,16 @@ def declared(body: bytes) -> str | None:
     head = body[:_READ]
     if head.startswith((b"<\0?\0x\0", b"\0<\0?\0x")):
         return "utf-16-le" if head[0] else "utf-16-be"
-    named = [(raw, at, name) for raw, at, attributes in _metas(head) if (name := _of_attributes(attributes))]
-    name = _of_mark(head) or next((name for raw, _, name in named if not raw), None)
+    name, within = _of_mark(head), None
+    for raw, place, attributes in () if name else _metas(head):
+        if found := _of_attributes(attributes):
+            if not raw:
+                name = found
+                break
+            within = within or (found if place < _PRESCANNED else None)
     if name is None and (match := _XML_ENCODING.match(head)):
         name = _codec_within(match[1] or match[2])
-    return name or next((name for _, at, name in named if at < _PRESCANNED), None)
+    return name or within
 
 
 def codec(label: str) -> str | None:
