@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from tinylm.config import require
 from tinylm.errors import ConfigError
+from tinylm.terminal import typed
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 # Names in the User-Agent of browsers, and of crawlers that pass for one.
@@ -203,6 +204,8 @@ class FrontierConfig:
             is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
         except ValueError:
             is_server = False
+        # It becomes part of a URL, and of a file of settings.
+        require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")

@@ -570,8 +570,9 @@ class Frontier(Ends):
         return None if met is None else best + sum(int(count or 0) for count in lists)
 
     def block_until(self, host: str, at: float) -> None:
-        """Ask nothing of `host` before `at` (epoch seconds)."""
-        self._tell_host(host, "block", max(0, ms(at - time.time())))
+        """Ask nothing of `host` before `at` (epoch seconds); if that is over, nothing it was told holds."""
+        wait = ms(at - time.time())
+        self._tell_host(host, *(("block", wait) if wait > 0 else ("unblock",)))
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""

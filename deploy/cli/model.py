@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
-from tinylm.terminal import say
+from tinylm.terminal import say, typed
 from trainer.config import SamplingConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
@@ -57,6 +57,7 @@ def complete(
     """
     from trainer.generate import Generator
 
+    prompt = typed(prompt)
     generator = Generator.load(run, weights=weights)
     if logprobs is not None:
         tokens = generator.complete_tokens(prompt, logprobs, **asdict(sampling))
@@ -86,14 +87,14 @@ def chat(
 
     generator, options = Generator.load(run), asdict(sampling)
     if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": message}], **options))
+        print_stream(generator.chat([{"role": "user", "content": typed(message)}], **options))
         return
     console = Console()
     console.print("Ctrl-D ends the conversation.", style="dim")
     messages: list[Message] = []
     while True:
         try:
-            asked = console.input("[bold]> [/bold]").strip()
+            asked = typed(console.input("[bold]> [/bold]")).strip()
         except EOFError:
             return
         if not asked:

@@ -1,6 +1,7 @@
 """Settings of the crawl: what cannot work is refused by name and value."""
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from tinylm.errors import ConfigError
         ("crawl_id", "a b"),
         ("crawl_id", "a/b"),
         ("crawl_id", "main\n"),
+        ("data", Path("caf\udce9")),  # a byte that is not UTF-8, as Python hands it over
         ("redis_url", "localhost:6379"),
         ("redis_url", "http://localhost:6379"),
         ("redis_url", "redis://localhost:no"),

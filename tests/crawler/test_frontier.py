@@ -586,6 +586,20 @@ def drain_some(frontier):
     return urls
 
 
+def test_a_rest_that_a_host_was_told_can_be_ended_but_not_its_delay(store):
+    frontier = store.open(delay=0.2)
+    admit(frontier, "h.test", "i.test")
+    time.sleep(0.25)
+    ended = time.time()
+    for lease in frontier.lease(2):
+        frontier.nack(lease, "status_503", retry_at=time.time() + 3600)
+    assert frontier.why_idle()["blocked"] == 2
+    frontier.block_until("h.test", 0)
+    assert (frontier.why_idle()["blocked"], frontier.lease(2)) == (1, [])
+    assert lease_one(frontier).host == "h.test"
+    assert time.time() - ended >= 0.2 - RESOLUTION
+
+
 @EVERYWHERE
 def test_of_two_addresses_of_a_page_the_first_is_asked_for(frontier):
     admit(frontier, "h.test")

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from deploy.cli.app import app
+from deploy.cli.app import app, main
 from deploy.cli.model import ChatSampling, chat
 from tests.trainer.runs import save
 from trainer.config import PretrainConfig
@@ -59,3 +59,28 @@ def test_the_conversation_goes_on_after_a_question_that_is_too_long(talk):
     shown = talk(letter, "one", "long " * 100, "two")
     assert "ask something shorter" in shown
     assert shown.count("xxxx\n") == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_no_byte_of_a_person_and_no_character_that_cannot_be_shown_ends_it(
+    talk, tmp_path, monkeypatch, encoding
+):
+    def said(*words, typed=b""):
+        """What a command writes to a terminal that knows no more than `encoding`, and is strict about it."""
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(typed), encoding))
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding, write_through=True))
+        with pytest.raises(SystemExit) as ended:
+            main([*words])
+        assert not ended.value.code
+        return written.getvalue().decode(encoding)
+
+    (letter,) = TOKENIZER.encode("x")
+    talk(letter)
+    run = ("--run", str(tmp_path / "run"), "--max-tokens", "2", "--temperature", "0")
+    shown = said("complete", "caf\udce9 你", *run)  # as Python hands over a byte that is no character
+    assert shown == {"utf-8": "caf\ufffd 你xx\n"}.get(encoding, "caf? ?xx\n")
+    assert said("chat", "caf\udce9", *run) == "xx\n"
+    shown = said("chat", *run, typed=b"hello\ncaf\xe9\n\xe4\xbd\xa0\n")
+    assert shown.count("xx\n") == 3
+    assert "section" in said("config")  # a table with characters of its own
