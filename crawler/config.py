@@ -27,6 +27,7 @@ _PRODUCTS = re.compile(r"[^\s();,]+")
 _COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
 # RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
 _TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
+_MEMORY = re.compile(r"(?i)\d+([kmg]b?|b)?")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -208,6 +209,7 @@ class FrontierConfig:
         require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
+        require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
         _require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
