@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import require
+from tinylm.config import listed, require, require_positive
+from tinylm.config import require_within as _require_within
 from tinylm.errors import ConfigError
 from tinylm.terminal import typed
 
@@ -132,11 +133,6 @@ def product_token(user_agent: str) -> str:
     return "*"
 
 
-def _require_within(config: object, least: float, most: float, *names: str) -> None:
-    for name in names:
-        require(config, name, least <= getattr(config, name) <= most, f"a number from {least:g} to {most:g}")
-
-
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrontierConfig:
@@ -210,6 +206,7 @@ class FrontierConfig:
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
         require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
+        _require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
         _require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
@@ -224,7 +221,7 @@ class FrontierConfig:
             from crawler.scope import scope_of  # it needs the parser of URLs, as `parse_own`
 
             scope_of(self.scope, self.include, self.exclude)
-        require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
+        _require_within(self, 1, 128, "hot_per_host")  # a listpack
 
     @property
     def shards(self) -> Path:
@@ -280,10 +277,13 @@ class CrawlConfig:
         _require_within(self, 1, _MOST_PAGES, "pages", "failed_connections")
         _require_within(self, 1, _MOST_AT_ONCE, "workers", "concurrency", "extractors")
         _require_within(self, 0, _MOST, "disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay")
-        for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
-            require(self, name, 0 < getattr(self, name) <= _MOST, f"a number above 0, at most {_MOST:.0e}")
+        above = "gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"
+        _require_within(self, 0, _MOST, *above)
+        require_positive(self, *above)
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
+        for name in ("allowed_networks", "resolve"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         for entry in self.allowed_networks:
             parse_network(entry)
         for entry in self.resolve:

@@ -29,7 +29,7 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 class Mark(NamedTuple):
-    """Something of a seed; `host` tells in which partition it is kept."""
+    """Something of a seed; `host`, or its domain, tells in which partition it is kept."""
 
     host: str
     text: str
@@ -43,9 +43,15 @@ def marks_of(seed: str) -> Iterator[Mark]:
     """All that a seed brings into one scope or another."""
     host = locate(seed).host
     level, folder = list(_folders(seed))[-1]
-    for text in (f"host {host}", f"domain {domain(host)}", f"level {level} {host}", f"below {host}{folder}"):
-        yield Mark(host, text)
+    yield _mark("domain", domain(host))
+    yield _mark("host", host)
+    yield _mark("level", host, str(level))
+    yield _mark("below", host, folder)
     yield page_mark(SEED, seed)
+
+
+def _mark(what: str, host: str, detail: str = "") -> Mark:
+    return Mark(host, f"{what} {host} {detail}")
 
 
 def page_mark(role: str, url: str) -> Mark:
@@ -55,8 +61,8 @@ def page_mark(role: str, url: str) -> Mark:
 
 def _folders(url: str) -> Iterator[tuple[int, str]]:
     """The folders that a URL is in, the widest first, `/`, each with its level; whatever scheme and port."""
-    path = locate(canonical(url)).member.partition("?")[0]
-    *folders, _ = path[path.index("/") :].split("/")
+    _, _, path = locate(canonical(url)).member.partition("?")[0].partition("/")
+    *folders, _ = ("", *path.split("/"))
     return enumerate(accumulate(f"{folder}/" for folder in islice(folders, _DEEPEST)))
 
 
@@ -75,13 +81,13 @@ class Scope:
         """
         host = locate(url).host
         by_host = self.kind in ("hosts", "prefix")
-        near = known(Mark(host, f"host {host}" if by_host else f"domain {domain(host)}"))
+        near = known(_mark("host", host) if by_host else _mark("domain", domain(host)))
         if not near and self.kind != "any":
             return f"scope_{self.kind}"
         path = url.index("/", len("https://"))
         spelled, reason = url[:path] + normal_escapes(url[path:]), ""
         if self.kind == "prefix" and not any(
-            known(Mark(host, f"level {level} {host}")) and known(Mark(host, f"below {host}{folder}"))
+            known(_mark("level", host, str(level))) and known(_mark("below", host, folder))
             for level, folder in _folders(url)
         ):
             reason = "scope_prefix"

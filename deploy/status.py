@@ -15,7 +15,16 @@ from rich.table import Table
 from crawler.frontier import Frontier, Limits
 from crawler.read.pool import Times
 from deploy.console import Console
-from deploy.summary import PAUSED, QUIET_SECONDS, moment, not_fetched, waiting_for
+from deploy.summary import (
+    PAUSED,
+    QUIET_SECONDS,
+    elsewhere,
+    listed,
+    not_fetched,
+    pages_and_links,
+    waiting_for,
+    when,
+)
 from ranker.config import ONLINE
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
@@ -24,8 +33,6 @@ _RATE_SECONDS = 10.0
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
-# A turn that is further away has its date said too.
-_LONG_SECONDS = 600.0
 # As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
@@ -127,9 +134,7 @@ def verdict(status: Status, backlog: int) -> Verdict:
 
 def next_turn(idle: Mapping[str, Any]) -> str:
     """When the next host may be asked, and which: a rest may be of a second or of a year."""
-    seconds = idle["next_wake_seconds"]
-    at = f", at {moment(time.time() + seconds)}" if seconds > _LONG_SECONDS else ""
-    return f"the next, {idle['next_wake'] or 'one of them'}, may be asked in {seconds:,.1f} s{at}"
+    return f"the next, {idle['next_wake'] or 'one of them'}, may be asked {when(idle['next_wake_seconds'])}"
 
 
 def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
@@ -172,9 +177,11 @@ def table(status: Status, now: str = "") -> Group:
     rate = "" if status.rate is None else f", {status.rate:.1f} pages/s"
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
-    reasons = (Counter(walker.get("dropped", {})) + status.not_fetched).most_common(_REASONS_SHOWN)
+    dropped, links = pages_and_links(walker.get("dropped", {}))
+    reasons = (dropped + status.not_fetched).most_common(_REASONS_SHOWN)
     facts = {
         "fetched": f"{counts['fetched']:,} of {pages:,}{rate}, {counts['bytes'] / 1e6:.1f} MB",
+        "elsewhere": elsewhere(counts["fetched"], counts["fetched_elsewhere"]),
         "queued": f"{counts['queued']:,} of {counts['discovered']:,} discovered",
         "kept": f"{walker.get('kept', 0):,} in {walker.get('shards', 0):,} shards, "
         f"{walker.get('text_bytes', 0) / 1e6:.1f} MB of text",
@@ -185,6 +192,7 @@ def table(status: Status, now: str = "") -> Group:
         "clock jumps": f"{counts['clock_jumps']:,}" if counts["clock_jumps"] else "",
         "extraction": times if extraction["extracted"] else "nothing yet",
         "dropped": "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet",
+        "unfollowed": listed(links),
         "now": now,
     }
     rows = Table.grid(padding=(0, 2))

@@ -15,8 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
 from cyclopts import App, CycloptsError, Token
 from cyclopts.argument import ArgumentCollection
@@ -40,6 +42,8 @@ _TABLES = {
     "sft": "trainer.config:SFTConfig",
 }
 _PREFIX = "TINYLM_"
+# What floats count without a fraction: no setting is as large, and what is would overflow somewhere.
+MOST = 10**15
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
 # Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
 _OTHERS = frozenset(
@@ -110,6 +114,10 @@ class _Sources:
         for name, token in _given(own).items():
             places = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
             self.found[name] = places.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
+        for argument in (argument for mine in own.values() for argument in mine):
+            for token in argument.tokens:  # which cyclopts would round
+                if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
+                    raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
 
     @staticmethod
     def _apply(path: Path, known: Mapping[str, type], app: App, commands: Any, own: dict[str, Any]) -> None:
@@ -282,6 +290,11 @@ def _toml_value(value: Any) -> str:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def listed(values: Iterable[str]) -> tuple[str, ...]:
+    """The entries of a setting that lists names: given one by one, or several with commas between them."""
+    return tuple(entry for value in values for each in value.split(",") if (entry := each.strip()))
+
+
 def require(config: object, field: str, holds: bool, rule: str) -> None:
     """Raise `ConfigError` that names `field`, its value in `config` and the `rule`, unless that `holds`."""
     if not holds:
@@ -290,7 +303,30 @@ def require(config: object, field: str, holds: bool, rule: str) -> None:
         raise ConfigError(f"{field} = {shown!r}: {rule}")
 
 
-def require_positive(config: object, *fields: str) -> None:
-    """Raise `ConfigError` for the first of `fields` that is not above zero."""
-    for field in fields:
-        require(config, field, getattr(config, field) > 0, "must be above 0")
+def require_within(config: Any, least: float, most: float, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no number from `least` to `most`.
+
+    One that is declared an int has to be whole; None is what it is where that is declared.
+    """
+    kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(config)}
+    for name in names:
+        value, whole = getattr(config, name), float not in kinds[name]
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        holds = (number and least <= value <= most) or (value is None and NoneType in kinds[name])
+        require(config, name, holds, f"a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is not above zero, or no such number."""
+    for name in names:
+        require_within(config, 0, MOST, name)
+        require(config, name, getattr(config, name) > 0, "must be above 0")
+
+
+def require_several(config: object, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no texts; one alone is the list of it."""
+    for name in names:
+        if isinstance(value := getattr(config, name), str):
+            object.__setattr__(config, name, (value,))
+        elif not all(isinstance(each, str) for each in value):
+            require(config, name, False, "each must be text")

@@ -52,6 +52,17 @@ class Crew:
     sailors: int = 1
 
 
+@pytest.mark.parametrize("where", ["flag", "environment", "file"])
+def test_a_fraction_of_what_is_counted_is_refused_and_not_rounded(where, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    if where == "environment":
+        monkeypatch.setenv("TINYLM_BOAT_OARS", "2.5")
+    if where == "file":
+        Path("tinylm.toml").write_text("[boat]\noars = 2.5\n")
+    with pytest.raises(ConfigError, match=r"^oars = 2\.5: must be a whole number"):
+        command(["--oars", "2.5"] if where == "flag" else [])
+
+
 def command(argv):
     app = App(config=layers(boat=Boat, crew=Crew))
 
