@@ -129,8 +129,8 @@ def _alone(data: Path) -> Iterator[None]:
     path = data / "crawl.lock"
     if not (held := lock(path)):
         raise CrawlError(
-            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules: "
-            f"`tinylm begin --data {data} --pages N`"
+            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules, or "
+            f"give it seeds: `tinylm begin --data {data}`"
         )
     with held:
         held.truncate(0)

@@ -14,6 +14,7 @@ import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
+from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from deploy.cli.app import app
 from deploy.crawl import Crawl, _alone, remember
@@ -306,6 +307,20 @@ def test_a_server_that_ends_with_the_command_that_started_it_is_taken_over(crawl
                 other.wait()
 
         assert running.run(SEEDS, shown(each=end_the_other)) == "6 pages fetched"
+
+
+def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it_ends(tmp_path):
+    argv = [sys.executable, "-m", "deploy.cli.app", "server", "--data", str(tmp_path)]
+    with (
+        EmbeddedServer(tmp_path / "redis") as first,
+        subprocess.Popen(argv, stdout=subprocess.PIPE) as second,
+    ):
+        assert b"redis.sock" in second.stdout.readline()
+        first.stop()
+        assert eventually(first.answers)
+        second.terminate()
+        second.wait()
+        eventually(lambda: not first.answers())
 
 
 def test_a_crawl_that_was_killed_keeps_nobody_out(tmp_path):
