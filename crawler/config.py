@@ -26,6 +26,7 @@ _PRODUCTS = re.compile(r"[^\s();,]+")
 _COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
 # RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
 _TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
+_MEMORY = re.compile(r"(?i)\d+([kmg]b?|b)?")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -218,6 +219,7 @@ class FrontierConfig(CrawlPlace):
 
     def __post_init__(self) -> None:
         CrawlPlace.__post_init__(self)  # by its name: a class with slots is made twice
+        require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
         _require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
