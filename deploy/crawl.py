@@ -1,11 +1,12 @@
 """`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,16 @@ from pathlib import Path
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
+from crawler.frontier.frontier import RULES
 from crawler.frontier.server import EmbeddedServer, OwnSocket
 from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
 from crawler.urls import canonical
 from deploy.summary import NothingKept, Summary, moment
-from ranker.config import WalkConfig
-from tinylm.config import inherited_environment, write_file
-from tinylm.errors import TinylmError
-from tinylm.processes import start, stop
+from ranker.config import ONLINE, WalkConfig
+from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
+from tinylm.errors import ConfigError, TinylmError
+from tinylm.processes import lock, start, stop
 from tinylm.terminal import say
 
 # Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
@@ -64,6 +66,11 @@ def attach(config: FrontierConfig) -> Frontier:
 
 def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
     """The server that `config` names, or the embedded one: whose socket that is, is looked at each time."""
+    if HIDDEN in config.redis_url:
+        raise ConfigError(
+            f"redis_url = {config.redis_url!r}, as {config.data / KEPT} has it: passwords are not written "
+            "there. Give it again, best as the variable TINYLM_FRONTIER_REDIS_URL"
+        )
     if config.redis_url not in ("", server.url):
         return connect(config.redis_url)
     return connect(server.url, connection_class=OwnSocket)
@@ -115,15 +122,52 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Crawl:
-    """One run of a crawl; `run` may be called again later to go on."""
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Keep every other `tinylm crawl` out of a directory. Raises CrawlError if one is there."""
+    path = data / "crawl.lock"
+    if not (held := lock(path)):
+        raise CrawlError(
+            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules: "
+            f"`tinylm begin --data {data} --pages N`"
+        )
+    with held:
+        held.truncate(0)
+        held.write(f"{os.getpid()}\n".encode())
+        held.flush()
+        yield
 
-    def __init__(self, frontier: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
+
+def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> None:
+    """Write the settings of a crawl down in its directory, and print which are others than they were."""
+    url = without_password(frontier.redis_url)
+    # Not where the directory is: it may be moved.
+    kept = replace(frontier, data=FrontierConfig().data, redis_url=url)
+    for difference in keep(frontier.data / KEPT, frontier=kept, **others):
+        say(difference)
+
+
+class Crawl:
+    """One run of a crawl; `run` may be called again later to go on.
+
+    Of the rules of a crawl that was begun before those that were `said` are set, the others stay as they are.
+    """
+
+    def __init__(
+        self,
+        frontier: FrontierConfig,
+        crawl: CrawlConfig,
+        walk: WalkConfig,
+        said: Collection[str] = tuple(RULES),
+    ) -> None:
         crawl.check_user_agent()
         crawl.check_lease(frontier.lease_seconds)
+        if walk.quality != ONLINE:  # a path, which is written down and has to hold elsewhere too
+            walk = replace(walk, quality=str(Path(walk.quality).resolve()))
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
+        self._said = RULES.keys() & said
         self._data = frontier.data
-        self._settings = frontier.data / "tinylm.toml"
+        self._settings = frontier.data / KEPT
         self._server = embedded(frontier)
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: list[float] = []
@@ -137,13 +181,15 @@ class Crawl:
         and again, another part dies, or if the walker ends before all that was fetched is in a shard; nothing
         is lost then.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
-        with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
+        self._check_walker()
+        self._data.mkdir(parents=True, exist_ok=True)
+        with sigterm_as_interrupt(), _alone(self._data), open_frontier(config, self._server) as frontier:
             counts = frontier.counts()
             if not (seeds or counts["discovered"] or counts["backlog"]):
                 raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
-            frontier.set_rules(config)
+            frontier.set_rules(config, self._said)
+            remember(frontier.config, crawl=self._crawl, walk=self._walk)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
                 again = give_seeds(frontier, seeds, self._crawl)
@@ -151,9 +197,6 @@ class Crawl:
                 raise CrawlError(self._full(len(seeds))) from error
             if again:
                 say(f"{again:,} URLs that were refused or given up are queued again")
-            url = config.redis_url or self._server.url
-            shared = replace(config, redis_url=url, data=self._data.resolve())
-            write_file(self._settings, frontier=shared, crawl=self._crawl, walk=self._walk)
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
             self._parts = {name: self._start(name) for name in names}
@@ -163,6 +206,10 @@ class Crawl:
                     reason = self._watch(frontier, refresh)
             except ServerError:
                 self._check_server()  # that it died says more than that it does not answer
+                raise
+            except KeyboardInterrupt:
+                most = f"{self._crawl.timeout:g} s at most"
+                say(f"stopping: waits for what is under way ({most}), then commits", file=sys.stderr)
                 raise
             finally:
                 # Workers first: the walker then judges the last pages they fetched, and commits. A worker
@@ -183,9 +230,25 @@ class Crawl:
                 )
             return f"{reason}; it had finished before" if summary.work == before.work else reason
 
+    def _check_walker(self) -> None:
+        """Raise what the walker would end with at its start, before there is a server."""
+        from deploy.walk import open_any_model
+        from ranker.policy import policy_named
+        from shards.manifest import is_corpus
+        from shards.writer import manifest_of
+
+        policy_named(self._walk.policy)
+        if self._walk.quality != ONLINE:
+            open_any_model(self._walk.quality, self._walk.quality_label).close()
+        if is_corpus(self._frontier_config.shards):
+            manifest_of(self._frontier_config.shards, self._frontier_config.crawl_id)
+
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
-        return start(argv, log=self._log(name), env=inherited_environment(self._settings))
+        # What is not written down, or not as it is here.
+        url, data = self._frontier_config.redis_url or self._server.url, str(self._data.resolve())
+        own = {"TINYLM_FRONTIER_REDIS_URL": url, "TINYLM_FRONTIER_DATA": data}
+        return start(argv, log=self._log(name), env=inherited_environment(self._settings) | own)
 
     def _log(self, name: str) -> Path:
         return self._data / "logs" / f"{name}.log"

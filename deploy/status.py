@@ -15,7 +15,16 @@ from rich.table import Table
 from crawler.frontier import Frontier, Limits
 from crawler.read.pool import Times
 from deploy.console import Console
-from deploy.summary import PAUSED, QUIET_SECONDS, not_fetched, waiting_for, when
+from deploy.summary import (
+    PAUSED,
+    QUIET_SECONDS,
+    elsewhere,
+    listed,
+    not_fetched,
+    pages_and_links,
+    waiting_for,
+    when,
+)
 from ranker.config import ONLINE
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
@@ -168,9 +177,11 @@ def table(status: Status, now: str = "") -> Group:
     rate = "" if status.rate is None else f", {status.rate:.1f} pages/s"
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
-    reasons = (Counter(walker.get("dropped", {})) + status.not_fetched).most_common(_REASONS_SHOWN)
+    dropped, links = pages_and_links(walker.get("dropped", {}))
+    reasons = (dropped + status.not_fetched).most_common(_REASONS_SHOWN)
     facts = {
         "fetched": f"{counts['fetched']:,} of {pages:,}{rate}, {counts['bytes'] / 1e6:.1f} MB",
+        "elsewhere": elsewhere(counts["fetched"], counts["fetched_elsewhere"]),
         "queued": f"{counts['queued']:,} of {counts['discovered']:,} discovered",
         "kept": f"{walker.get('kept', 0):,} in {walker.get('shards', 0):,} shards, "
         f"{walker.get('text_bytes', 0) / 1e6:.1f} MB of text",
@@ -181,6 +192,7 @@ def table(status: Status, now: str = "") -> Group:
         "clock jumps": f"{counts['clock_jumps']:,}" if counts["clock_jumps"] else "",
         "extraction": times if extraction["extracted"] else "nothing yet",
         "dropped": "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet",
+        "unfollowed": listed(links),
         "now": now,
     }
     rows = Table.grid(padding=(0, 2))

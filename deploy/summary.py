@@ -34,6 +34,8 @@ CAUSES = {
     "on_disk": "wait for what was spilled to come back",
     "no_robots": "have no robots.txt that answers",
 }
+# What the reasons begin with for which the walker leaves out a link; for the others, a page.
+_OF_LINKS = ("scope_", "trap_", "links_")
 # What makes good what was refused or dropped for a reason.
 _REMEDIES = {
     "forbidden_network": "its address is in none of allowed_networks; allow it and start the command again",
@@ -62,6 +64,17 @@ def not_fetched(counts: Mapping[str, int], *kinds: str) -> Counter[str]:
         if colon and kind in (kinds or ("skipped", "failed")):
             reasons[reason] += count
     return reasons
+
+
+def pages_and_links(dropped: Mapping[str, int]) -> tuple[Counter[str], Counter[str]]:
+    """What the walker dropped by reason: pages, and links."""
+    links = Counter({reason: number for reason, number in dropped.items() if reason.startswith(_OF_LINKS)})
+    return Counter(dropped) - links, links
+
+
+def elsewhere(fetched: int, of_these: int) -> str:
+    """What share of all that was `fetched` came from hosts that no seed named; empty if none did."""
+    return f"{of_these / fetched:.0%} of it from hosts that no seed named" if of_these else ""
 
 
 def waiting_for(workers: Iterable[Mapping[str, Any]]) -> str:
@@ -104,6 +117,8 @@ class Summary:
     shards: str
     """Where the corpus is."""
     fetched: int
+    fetched_elsewhere: int
+    """Of hosts that no seed named."""
     bytes: int
     hosts: int
     kept: int
@@ -111,6 +126,8 @@ class Summary:
     text_bytes: int
     dropped: dict[str, int]
     """Pages that were fetched and not kept, by reason."""
+    not_followed: dict[str, int]
+    """Links that lead out of the scope or into a trap."""
     failed: dict[str, int]
     skipped: dict[str, int]
     """URLs that were not asked for."""
@@ -132,14 +149,17 @@ class Summary:
         counts, idle, now = frontier.counts(), frontier.why_idle(), time.time()
         corpus = Manifest.load(shards) if is_corpus(shards) else Manifest()
         wake = idle.pop("next_wake_seconds")
+        pages, links = pages_and_links(corpus.dropped)
+        counted = ("fetched", "fetched_elsewhere", "bytes", "hosts", "dead", "discovered", "queued")
         return cls(
             at=now,
             ended=ended,
             shards=str(shards),
-            **{name: counts[name] for name in ("fetched", "bytes", "hosts", "dead", "discovered", "queued")},
+            **{name: counts[name] for name in counted},
             kept=corpus.rows,
             text_bytes=corpus.text_bytes,
-            dropped=dict(corpus.dropped),
+            dropped=dict(pages),
+            not_followed=dict(links),
             failed=dict(not_fetched(counts, "failed")),
             skipped=dict(not_fetched(counts, "skipped")),
             paused=frontier.paused(),
@@ -173,10 +193,12 @@ class Summary:
         """Say it all, a row a line."""
         rows = {
             "fetched": f"{self.fetched:,} answers of {self.hosts:,} hosts, {self.bytes / 1e6:,.1f} MB",
+            "elsewhere": elsewhere(self.fetched, self.fetched_elsewhere),
             "kept": f"{self.kept:,} documents, {self.text_bytes / 1e6:,.1f} MB of text, in {self.shards}",
             "dropped": listed(self.dropped),
             "failed": listed(self.failed),
             "not asked": listed(self.skipped),
+            "unfollowed": listed(self.not_followed),
             "dead": f"{self.dead:,}: `tinylm frontier dead` says which" if self.dead else "",
             "left": "; ".join(self.left()),
             "next": self._next_step(),

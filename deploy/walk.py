@@ -28,6 +28,7 @@ from shards.manifest import Manifest, is_corpus
 from shards.writer import ShardWriter, locked
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import Child, beat
+from tinylm.terminal import say_at_once
 
 # Seconds between tries to become the one that walks: how long a crawl stands still after its walker was
 # killed. A try costs one flock and one question to the server.
@@ -45,8 +46,14 @@ log = logging.getLogger(__name__)
 def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
     """Walk until SIGTERM or SIGINT, then judge what is in the stream, commit and return."""
     stopping = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        if not stopping.is_set():
+            say_at_once("stopping: judges what was fetched, then commits")
+        stopping.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stopping.set())
+        signal.signal(signum, ask_to_stop)
 
     summed_up = time.monotonic()
 

@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 from cyclopts import Parameter
 
-from tinylm.config import listed, require, require_positive
+from tinylm.config import listed, require, require_positive, require_within
 
 # The quality model a crawl trains itself.
 ONLINE = "online"
@@ -62,4 +62,5 @@ class WalkConfig:
             rule = f"{code!r} is no code of a language that can be told, such as en, de or zh{near}"
             require(self, "languages", code in LANGUAGES, rule)
         require_positive(self, "shard_seconds", "row_group_rows")
+        require_within(self, 0, 1, "held_out", "language_score")
         require(self, "held_out", 0 < self.held_out < 0.5, "a share above 0 and below 0.5")

@@ -3,7 +3,10 @@
 A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `deploy.console`, or by the log.
 """
 
+import io
 import re
+import sys
+from contextlib import suppress
 from typing import IO
 
 # Never shown, and each used to deceive: C0 but tab and line feed, DEL and C1 (terminals obey them: clipboard,
@@ -27,3 +30,23 @@ def clean(text: str) -> str:
 def say(text: object = "", *, end: str = "\n", file: IO[str] | None = None) -> None:
     """Print the clean `text` at once, to stdout or `file`."""
     print(clean(str(text)), end=end, file=file, flush=True)
+
+
+def typed(text: str) -> str:
+    """What a person wrote, as an argument or on stdin: U+FFFD where its bytes are not UTF-8."""
+    # Python gives half surrogates for bytes that it cannot decode: for all but ASCII, where it knows no more.
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def let_streams_take_anything() -> None:
+    """Let no character end this process: what stdout cannot show is `?`, what stdin brings is for `typed`."""
+    # Python's stderr writes escapes, always. What is no such wrapper is closed, or a test's.
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
+
+
+def say_at_once(text: str) -> None:
+    """`say` to stderr, out of a signal handler: where that interrupted another print it says nothing."""
+    with suppress(RuntimeError):
+        say(text, file=sys.stderr)

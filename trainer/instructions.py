@@ -171,6 +171,7 @@ def main() -> None:
             name="python -m trainer.instructions",
             help=__doc__,
             config=layers(instructions=InstructionsConfig),
+            suppress_keyboard_interrupt=False,  # it is for `exit_on_error`
         )
         app.default(instructions)
         app()

@@ -35,6 +35,9 @@ from trainer.run.loop import Run
 from trainer.run.preflight import check
 from trainer.tokenizer import Tokenizer
 
+# Most keys and faults that are named of a file: of a good one there are few, a bad one may have one a line.
+_NAMED = 10
+
 
 def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None:
     """Fine-tune to the end, or say that it is done; raises a `TinylmError` for what the user can mend."""
@@ -109,11 +112,19 @@ def summary(data: Conversations, held_out: Conversations | None, steps: int, con
         f"{len(held_out.examples) if held_out else 0:,} conversations held out"
     )
     for part in (data, held_out):
-        if part and (part.cut or part.bad_lines or part.unanswered):
+        if not part:
+            continue
+        if part.cut or part.bad or part.unanswered:
             text += (
                 f"\n{part.path}: {part.cut} conversations cut to the model's sequence_len, "
                 f"{part.unanswered} without an answer and {part.bad_lines} bad lines left out"
             )
+        if part.bad:
+            text += f" ({', '.join(f'{field}: {count}' for field, count in part.bad.most_common(_NAMED))})"
+        if part.masked:
+            text += f"\n{part.path}: {part.masked} answers are not learned, as they say themselves"
+        if part.unread:
+            text += f"\n{part.path}: nothing is done with {', '.join(sorted(part.unread)[:_NAMED])}"
     return text
 
 

@@ -11,17 +11,17 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import EXTRACTION_MARGIN, CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig, product_token
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import MOST_BYTES, HostRules, product_token, retry_at
+from crawler.fetch.robots import MOST_BYTES, HostRules, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
@@ -47,6 +47,7 @@ _FILLED_UP_AT = 0.75
 _LONGEST_VALIDATOR = 512
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
     "Accept-Language": "en",
 }
 
@@ -86,7 +87,6 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "CONCURRENT_REQUESTS": config.concurrency,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
-        "DOWNLOADER_MIDDLEWARES": {"crawler.fetch.handler.BoundedCompression": 590},
         # Empty instead of one by one, so that nothing a later Scrapy adds is on.
         "DOWNLOAD_HANDLERS_BASE": {},  # no file:, ftp:, s3: or data: URL can be fetched
         "DOWNLOADER_MIDDLEWARES_BASE": {},  # no proxy of the environment, no second request for one lease
@@ -130,9 +130,9 @@ class LeaseSpider(Spider):
     async def start(self) -> AsyncIterator[Request]:
         """Scrapy's source of requests yields none: each lease is a task that downloads and ends it.
 
-        So a page goes through Scrapy's downloader middlewares and handler, but not through its scheduler,
-        downloader and scraper, whose queues have nothing to do here and cost a dozen tasks and deferreds a
-        page. It ends only when the frontier cannot be used any more.
+        So a page goes through Scrapy's handler, but not through its scheduler, downloader, middlewares and
+        scraper, which have nothing to do here and cost a dozen tasks and deferreds a page. It ends only when
+        the frontier cannot be used any more.
         """
         try:
             await self._work()
@@ -224,11 +224,8 @@ class LeaseSpider(Spider):
         request = Request(
             lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
         )
-        downloader = self.crawler.engine.downloader
         try:
-            found = await downloader.middleware.download_async(
-                downloader.handlers.download_request_async, request
-            )
+            response = await self.crawler.engine.downloader.handlers.download_request_async(request)
         except Exception as error:
             if fault := own_fault(error):
                 latency = request.meta.get("download_latency", 0.0) if permit.sent else None
@@ -236,7 +233,6 @@ class LeaseSpider(Spider):
             else:
                 await self._on_failure(error, lease, sent=permit.sent)
         else:
-            response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
             if lease.kind != "page" and response.status not in (429, 503):
                 await self._on_robots(response, lease, cost)
@@ -280,9 +276,6 @@ class LeaseSpider(Spider):
             if lease.kind != "page":
                 await asyncio.to_thread(self._rules.forbid, lease)
             await self._finish(lease, Batch.skip, reason)
-        elif reason == "too_large" and lease.kind == "page":
-            most = int(self.config.megabytes_per_page * 1e6)
-            await self._finish(lease, Batch.ack, _page(lease, 0, reason=reason), latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
             await self._tell(lease, None)
@@ -337,6 +330,8 @@ class LeaseSpider(Spider):
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
             return _page(lease, status, reason=f"status_{status}", **validators)
+        if "too_large" in response.flags:
+            return _page(lease, status, reason="too_large", **validators)
         said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
         type_ = content_type(said, response.body)
         media_type = type_.partition(";")[0]
@@ -373,6 +368,7 @@ class LeaseSpider(Spider):
         """Scrapy's last call: what is downloaded is ended, what was not begun goes back at once."""
         self._closing = True
         if self._tasks:
+            self.logger.info("waits for %d responses under way, then gives back the rest", len(self._tasks))
             await asyncio.wait(self._tasks)
         self._extract.close()
         self._trips.give_back(list(self._open.values()))

@@ -76,6 +76,8 @@ class Lease:
     """Who is to be told what the robots.txt at this URL says, beside the host itself."""
     robots_of: Asker | None = None
     """The origin whose robots.txt it is, if not an errand."""
+    sought: str = ""
+    """The page that it is leased for, itself or one whose robots.txt it is; empty of an errand."""
 
     @property
     def key(self) -> tuple[int, int]:

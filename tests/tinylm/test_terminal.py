@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm.terminal import clean
+from tinylm.terminal import clean, typed
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ["crawler", "deploy", "ranker", "shards", "tinylm", "trainer"]
@@ -37,6 +37,13 @@ def test_nothing_is_left_that_unicode_calls_a_control_or_bidirectional(text):
 @given(st.text(), st.integers(0, 50))
 def test_what_comes_in_pieces_is_cleaned_alike(text, at):
     assert clean(text[:at]) + clean(text[at:]) == clean(text)
+
+
+@given(st.binary(), st.sampled_from(["utf-8", "ascii", "latin-1"]))
+def test_what_was_typed_is_utf8_wherever_the_locale_left_bytes_alone(raw, encoding):
+    text = typed(raw.decode(encoding, "surrogateescape"))
+    assert text == raw.decode("latin-1" if encoding == "latin-1" else "utf-8", "replace")
+    text.encode()
 
 
 def test_a_record_of_a_log_is_one_line_and_cannot_be_forged():

@@ -15,7 +15,7 @@ TURNS = st.lists(st.tuples(CONTENT, CONTENT), min_size=1, max_size=3)
 
 
 def conversation(turns, system=None):
-    head = [{"role": "system", "content": system}] if system else []
+    head = [{"role": "system", "content": system}] if system is not None else []
     roles = ("user", "assistant")
     return head + [
         {"role": role, "content": content}
@@ -24,7 +24,7 @@ def conversation(turns, system=None):
     ]
 
 
-@given(TURNS, st.none() | CONTENT)
+@given(TURNS, st.none() | st.just("") | CONTENT)
 def test_the_mask_is_exactly_the_answers_and_the_token_that_ends_each(turns, system):
     ids, mask = render(parse_messages(conversation(turns, system)), TOKENIZER)
     learned = [token for token, on in zip(ids, mask, strict=True) if on]
@@ -40,7 +40,7 @@ def test_the_mask_is_exactly_the_answers_and_the_token_that_ends_each(turns, sys
     ]
 
 
-@given(TURNS, st.none() | CONTENT)
+@given(TURNS, st.none() | st.just("") | CONTENT)
 def test_no_content_can_open_or_close_a_message(turns, system):
     messages = parse_messages(conversation(turns, system))
     ids, _ = render(messages, TOKENIZER)
@@ -63,6 +63,77 @@ def test_a_conversation_reads_as_chatml():
     marks = {TOKENIZER.im_start: "<|im_start|>", TOKENIZER.im_end: "<|im_end|>"}
     text = "".join(marks.get(token) or TOKENIZER.decode([token]) for token in ids)
     assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n"
+
+
+# How others say that an answer is context only, or that it is not.
+MASKED = [{"weight": 0}, {"train": False}, {"loss": 0}, {"loss_mask": 0}, {"loss": False, "weight": 1}]
+LEARNED = [
+    {"weight": 1},
+    {"train": True},
+    {"loss": 1.0},
+    {"loss_mask": 1, "weight": None},
+    {"tool_calls": []},
+]
+
+
+@pytest.mark.parametrize("marks", MASKED + LEARNED, ids=str)
+def test_an_answer_that_says_so_is_context_only(marks):
+    first, second = conversation([("a", "BAD")]), conversation([("b", "good")])
+    first[1] |= marks
+    first[0] |= {"weight": 0}  # of a user, who is not learned anyway
+    ids, mask = render(parse_messages(first + second), TOKENIZER)
+    plain_ids, plain_mask = render(parse_messages(conversation([("a", "BAD"), ("b", "good")])), TOKENIZER)
+    assert ids == plain_ids
+    answers = ["good"] if marks in MASKED else ["BAD", "good"]
+    assert [TOKENIZER.decode([token]) for token, on in zip(ids, mask, strict=True) if on] == [
+        piece for text in answers for piece in (*map(chr, text.encode()), "")
+    ]
+    assert (mask == plain_mask) == (marks in LEARNED)
+
+
+@pytest.mark.parametrize(
+    ("more", "where"),
+    [
+        ({"weight": 0.5}, r"messages\[1\]\.weight: expected 0 or 1, found 0\.5"),
+        ({"train": "no"}, r"messages\[1\]\.train: expected 0 or 1, found 'no'"),
+        ({"loss_mask": [1, 0]}, r"messages\[1\]\.loss_mask: expected 0 or 1"),
+        (
+            {"tool_calls": [{"id": "1", "function": {"name": "f"}}]},
+            r"messages\[1\]\.tool_calls: not rendered",
+        ),
+        ({"reasoning_content": "hm"}, r"messages\[1\]\.reasoning_content: not rendered"),
+        ({"function_call": {"name": "f"}, "content": None}, r"messages\[1\]\.function_call: not rendered"),
+        ({"content": None}, r"messages\[1\]\.content: expected text"),
+        ({"content": []}, r"messages\[1\]\.content: expected text"),
+        ({"content": ["b"]}, r"messages\[1\]\.content\[0\]: expected a part of type 'text'.*'b'"),
+        (
+            {"content": [{"type": "text"}]},
+            r"messages\[1\]\.content\[0\]: expected a part of type 'text' with",
+        ),
+        (
+            {"content": [{"type": "text", "text": "b"}, {"type": "image_url", "image_url": {"url": "x"}}]},
+            r"messages\[1\]\.content\[1\]: expected a part of type 'text' with a text, found 'image_url'",
+        ),
+    ],
+)
+def test_what_would_be_learned_as_something_else_is_refused(more, where):
+    messages = conversation([("a", "b")])
+    messages[1] |= more
+    with pytest.raises(ConversationError, match=where):
+        parse_messages(messages)
+
+
+def test_a_user_is_not_learned_whatever_the_message_says():
+    messages = conversation([("a", "b")])
+    messages[0]["train"] = True
+    with pytest.raises(ConversationError, match=r"messages\[0\]\.train: only what the assistant says"):
+        parse_messages(messages)
+
+
+def test_a_content_in_parts_is_their_text():
+    parts = [{"type": "text", "text": "tell me a "}, {"type": "text", "text": "riddle", "annotations": []}]
+    given = [{"role": "user", "content": parts}, {"role": "assistant", "content": parts[1:]}]
+    assert parse_messages(given) == conversation([("tell me a riddle", "riddle")])
 
 
 @pytest.mark.parametrize(

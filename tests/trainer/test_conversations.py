@@ -146,6 +146,41 @@ def test_a_bad_line_is_named_by_file_number_and_field(tmp_path, line, problem):
     assert (len(data.examples), data.bad_lines) == (2, 1)
 
 
+def test_lines_are_counted_by_what_is_wrong_with_them_and_keys_that_nobody_reads_are_named(tmp_path):
+    good, calls = conversation(Random(0)), conversation(Random(0))
+    calls[1]["tool_calls"] = [{"id": "1"}]
+    masked = conversation(Random(0)) + conversation(Random(0))
+    masked[1] |= {"train": False, "toxic": False, "id": None}
+    lines = [
+        {"messages": good, "source": "a"},
+        {"messages": masked, "tools": [], "score": 1},
+        {"messages": calls},
+        {"messages": calls, "unseen": 1},
+        {"messages": good, "tools": [{"type": "function"}]},
+        {"messages": good, "system": "Be brief."},
+        {"messages": good, "weight": 0.3},
+        {"messages": good, "weight": 0},
+        {"messages": [{"role": "tool", "content": "x"}]},
+    ]
+    path = tmp_path / "chat.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + "no json\n")
+    with pytest.raises(DataError, match=r"chat\.jsonl:3: messages\[1\]\.tool_calls: not rendered here"):
+        read_conversations(path, TOKENIZER, SEQUENCE_LEN)
+    data = read_conversations(path, TOKENIZER, 4 * SEQUENCE_LEN, "skip")
+    assert data.bad == {
+        "messages.tool_calls": 2,
+        "tools": 1,
+        "system": 1,
+        "weight": 1,
+        "messages.role": 1,
+        "not JSON": 1,
+    }
+    assert (data.bad_lines, data.masked, data.unanswered) == (7, 2, 1)
+    assert data.unread == {"source", "score", "toxic"}
+    learned = [[target for target in example.targets if target != IGNORE] for example in data.examples]
+    assert learned == [[*TOKENIZER.encode(good[1]["content"]), TOKENIZER.im_end]] * 2
+
+
 def test_bytes_that_are_no_text_are_a_bad_line(tmp_path):
     path = tmp_path / "chat.jsonl"
     path.write_bytes(b'{"messages": "\xff\xfe"}\n')

@@ -167,14 +167,20 @@ def test_a_run_is_not_continued_with_another_setting(finished):
 
 def test_conversations_that_were_cut_or_left_out_are_told(tuning, tmp_path, capsys):
     path = write(tmp_path / "long.jsonl", ANSWERS | {"Why?": "because " * 200, "so " * 200: "Yes."}, copies=1)
-    path.write_text(path.read_text() + "not json\n")
+    line = {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}]
+    }
+    path.write_text(path.read_text() + f"not json\n{json.dumps(line | {'split': 'a'})}\n")
     with pytest.raises(DataError, match=r"long\.jsonl:7: not JSON"):
         sft(tuning(data=path, epochs=1))
     sft(tuning(data=path, epochs=1, on_bad_line="skip"))
+    said = capsys.readouterr().out
     assert (
-        "2 conversations cut to the model's sequence_len, 1 without an answer and 1 bad lines left out"
-        in capsys.readouterr().out
-    )
+        "2 conversations cut to the model's sequence_len, 2 without an answer and 1 bad lines left out "
+        "(not JSON: 1)\n"
+    ) in said
+    assert f"{path}: 1 answers are not learned, as they say themselves\n" in said
+    assert f"{path}: nothing is done with split\n" in said
 
 
 def test_a_run_does_not_overwrite_the_one_it_starts_from():

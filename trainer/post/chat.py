@@ -7,15 +7,26 @@ cannot open another role. Every piece is encoded on its own, so a prompt is alwa
 conversation that goes on from it; a merge across the line break after the role is the price.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from tinylm.errors import TinylmError
 from trainer.tokenizer import Tokenizer
 
 ROLES = ("system", "user", "assistant")
+# 0 or false in one of them keeps a message from being learned: OpenAI and mistral-finetune, axolotl, ms-swift
+# and slime, verl.
+MARKS = ("weight", "train", "loss", "loss_mask")
+# What a message or a conversation says beside its texts. No token is made of it, so what would be learned is
+# something else: a call of a tool would end before the call.
+UNSAID = (
+    *("tool_calls", "tool_call_id", "function_call", "tools", "functions", "tool_choice"),
+    *("reasoning_content", "reasoning", "thinking", "refusal", "system", "system_prompt", "prefix"),
+    *("images", "image", "videos", "video", "audios", "audio", "documents", "chat_template_kwargs"),
+    *("mask", "masked", "train_detail", "loss_scale", "rejected_response"),
+)
 
 
 class ConversationError(TinylmError):
@@ -27,6 +38,8 @@ class Message(TypedDict):
 
     role: str
     content: str
+    learned: NotRequired[bool]
+    """False in a message of the assistant's that is context only."""
 
 
 def held_out_file(path: Path) -> Path:
@@ -55,7 +68,7 @@ def parse_messages(value: Any) -> list[Message]:
 
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Token ids and a mask of the same length: 1 on the assistant's content and the `<|im_end|>` after it.
+    """Token ids and a mask of the same length: 1 on what is learned of a message, content and `<|im_end|>`.
 
     The content is inserted as text, whatever markers it spells. Validate first with `parse_messages`.
     """
@@ -65,7 +78,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int]
         # Each part is encoded by itself, as the prompt is when the model is asked.
         head, tail = _frame(message["role"], tokenizer)
         body = [*tokenizer.encode(message["content"]), tokenizer.im_end]
-        learned = int(message["role"] == "assistant")
+        learned = int(message["role"] == "assistant" and message.get("learned", True))
         ids += head + body + tail
         mask += [0] * len(head) + [learned] * len(body) + [0] * len(tail)
     return ids, mask
@@ -98,12 +111,44 @@ def _frame(role: str, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return [tokenizer.im_start, *tokenizer.encode(f"{role}\n")], tokenizer.encode("\n")
 
 
+def is_learned(value: Mapping[str, Any], where: str = "") -> bool:
+    """Whether nothing in a message or a line, which is named `where`, keeps it from being learned.
+
+    Raises `ConversationError` for a key that would change what is learned and that nobody obeys here.
+    """
+    for key in UNSAID:
+        if value.get(key) not in (None, "", [], {}):
+            raise ConversationError(
+                f"{where}{key}: not rendered here, so something else would be learned: leave out the line"
+            )
+    marks = {key: value[key] for key in MARKS if value.get(key) is not None}
+    for key, mark in marks.items():
+        if mark not in (0, 1):
+            raise ConversationError(f"{where}{key}: expected 0 or 1, found {repr(mark)[:40]}")
+        if mark and value.get("role", "assistant") != "assistant":
+            raise ConversationError(f"{where}{key}: only what the assistant says is learned; leave it out")
+    return all(marks.values())
+
+
 def _parse_message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise ConversationError(f"{where}: expected an object with role and content")
     role, content = value.get("role"), value.get("content")
     if role not in ROLES:
         raise ConversationError(f"{where}.role: expected one of {', '.join(ROLES)}, found {role!r}")
-    if not isinstance(content, str) or not content.strip():
+    learned = is_learned(value, f"{where}.")
+    if isinstance(content, list):
+        content = "".join(_text_of(part, f"{where}.content[{n}]") for n, part in enumerate(content))
+    # An empty system message is one: templates render it, the one that is exported with the model too.
+    if not isinstance(content, str) or not (content.strip() or role == "system"):
         raise ConversationError(f"{where}.content: expected text that is not empty")
-    return Message(role=role, content=content)
+    if learned:
+        return Message(role=role, content=content)
+    return Message(role=role, content=content, learned=False)
+
+
+def _text_of(part: Any, where: str) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
+        return text
+    kind = part.get("type") if isinstance(part, dict) else part
+    raise ConversationError(f"{where}: expected a part of type 'text' with a text, found {repr(kind)[:40]}")

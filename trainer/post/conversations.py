@@ -1,13 +1,16 @@
 """Conversations of a JSONL file as rows of fixed length, each conversation by itself in its row.
 
-A line is {"messages": [{"role": ..., "content": ...}, ...]}, more keys are left alone. Rows are packed best
-fit, longest first (arXiv:2404.10830): no conversation is split, about 3 % is padding, and a segment
-number keeps the conversations of a row from seeing each other. The order is a pure function of the
-file's SHA-256, the seed and the epoch; all rows of a run are planned before it starts (one integer a
-conversation and epoch), so a reading position is a step number.
+A line is {"messages": [{"role": ..., "content": ...}, ...]}; which more keys are obeyed or refused says
+trainer/post/chat.py, others are left alone and named. Rows are packed best fit, longest first
+(arXiv:2404.10830): no conversation is split, about 3 % is padding, and a segment number keeps the
+conversations of a row from seeing each other. The order is a pure function of the file's SHA-256, the seed
+and the epoch; all rows of a run are planned before it starts (one integer a conversation and epoch), so a
+reading position is a step number.
 """
 
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -20,9 +23,12 @@ import torch
 from trainer.config import SFTConfig
 from trainer.data.batch import IGNORE, Batch, DataError
 from trainer.data.packing import best_fit
-from trainer.post.chat import ConversationError, parse_messages, render
+from trainer.post.chat import MARKS, UNSAID, ConversationError, is_learned, parse_messages, render
 from trainer.run.distributed import World
 from trainer.tokenizer import Tokenizer
+
+_READ = frozenset({"messages", "role", "content", *MARKS, *UNSAID})
+_INDEX = re.compile(r"\[\d+\]")
 
 
 class Example(NamedTuple):
@@ -40,12 +46,21 @@ class Conversations:
     path: Path
     sha256: str
     examples: list[Example]
-    bad_lines: int
-    """Lines left out because they hold no valid conversation."""
+    bad: Counter[str]
+    """Lines left out because they hold no valid conversation, by the field that is at fault."""
+    masked: int
+    """Answers that are read and not learned, as they say themselves."""
+    unread: frozenset[str]
+    """Keys of lines and messages that nothing is done with."""
     cut: int
     """Conversations longer than a row, cut at its end."""
     unanswered: int
     """Conversations left out because nothing of an answer was left after the cut."""
+
+    @property
+    def bad_lines(self) -> int:
+        """Lines left out because they hold no valid conversation."""
+        return self.bad.total()
 
     @property
     def supervised(self) -> int:
@@ -62,17 +77,26 @@ def read_conversations(
     would be learned.
     """
     content = _content(path)
-    examples, bad, cut, unanswered = [], 0, 0, 0
+    examples, cut, masked, unanswered = [], 0, 0, 0
+    bad: Counter[str] = Counter()
+    unread: set[str] = set()
     for number, line in enumerate(content.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            ids, mask = render(parse_messages(_messages(line)), tokenizer)
+            value = _decoded(line)
+            messages = parse_messages(value["messages"])
+            if not is_learned(value):
+                messages = [{**message, "learned": False} for message in messages]
         except (ConversationError, ValueError) as error:
             if on_bad_line == "error":
                 raise DataError(f"{path}:{number}: {error}") from None
-            bad += 1
+            bad[_INDEX.sub("", str(error)).partition(":")[0].partition(" (")[0]] += 1
             continue
+        for each in (value, *value["messages"]):
+            unread |= {key[:40] for key, said in each.items() if said is not None and key not in _READ}
+        masked += sum(message["role"] == "assistant" and "learned" in message for message in messages)
+        ids, mask = render(messages, tokenizer)
         inputs, targets = _example(ids, mask)
         cut += len(inputs) > sequence_len
         example = Example(inputs[:sequence_len], targets[:sequence_len])
@@ -82,12 +106,19 @@ def read_conversations(
             examples.append(example)
     if not examples:
         raise DataError(
-            f"{path}: no token to learn ({bad} bad lines, {unanswered} conversations without an answer in "
+            f"{path}: no token to learn ({bad.total()} bad lines, {unanswered} without an answer to learn in "
             f"the first {sequence_len} tokens); give conversations with an assistant's message"
         )
     digest = sha256(content).hexdigest()
     return Conversations(
-        path=path, sha256=digest, examples=examples, bad_lines=bad, cut=cut, unanswered=unanswered
+        path=path,
+        sha256=digest,
+        examples=examples,
+        bad=bad,
+        masked=masked,
+        unread=frozenset(unread),
+        cut=cut,
+        unanswered=unanswered,
     )
 
 
@@ -190,15 +221,15 @@ def _content(path: Path) -> bytes:
         raise DataError(f"{path}: {error.strerror}; `python -m trainer.instructions` makes one") from None
 
 
-def _messages(line: bytes) -> Any:
-    """The `messages` of a line; raises `ValueError` (so do bad JSON and bad UTF-8)."""
+def _decoded(line: bytes) -> dict[str, Any]:
+    """A line, which has `messages`; raises `ValueError` (so do bad JSON and bad UTF-8)."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not JSON ({error})") from None
     if not isinstance(value, dict) or "messages" not in value:
         raise ValueError('expected an object with the key "messages"')
-    return value["messages"]
+    return value
 
 
 def _example(ids: list[int], mask: list[int]) -> Example:

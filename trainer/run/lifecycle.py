@@ -74,6 +74,12 @@ def command(train: Callable[..., None], config: type[TrainConfig], text: str | N
     """Be `python -m trainer.TRAIN`: the settings of `config` as flags, `text` as help."""
     with exit_on_error():
         name = train.__name__
-        app = App(name=f"python -m trainer.{name}", help=text, config=layers(**{name: config}))
+        # Ctrl-C is for `exit_on_error`, which says what it means.
+        app = App(
+            name=f"python -m trainer.{name}",
+            help=text,
+            config=layers(**{name: config}),
+            suppress_keyboard_interrupt=False,
+        )
         app.default(train)
         app()

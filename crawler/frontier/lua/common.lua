@@ -45,7 +45,8 @@
 --                     units; offset (of the crawl's clock) and jumps (so far); robots_bytes; of partition 0 also
 --                     limits, stopped, paused; run_id and restarted (of the server, see lease.lua); walker,
 --                     walker_until, walker_lock, walker_at (see claim.lua); trimmed (what the stream begins with since)
---   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
+--   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed, of URLs and of marks (crawler.scope)
+--   counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
 
@@ -74,8 +75,25 @@ end
 -- Rules of the crawl, which all its workers go by. They are stored, so that no two can disagree.
 local function rules(...)
   local found = call('HMGET', p .. 'meta', ...)
-  for i = 1, #found do found[i] = tonumber(found[i]) end
+  for i = 1, #found do found[i] = tonumber(found[i]) or found[i] end
   return unpack(found)
+end
+
+-- What a host has of its own instead of a rule, nil if nothing: of the entries 'HOST=NUMBER' and '*.HOST=NUMBER', which
+-- is also of all below it, the one that names it most closely. The entries are read once for many hosts.
+local function own(entries)
+  local given, any = {}, false
+  for host, number in string.gmatch(entries or '', '"([^"=]+)=([^"]+)"') do
+    given[host], any = tonumber(number), true
+  end
+  return function(host)
+    if not any then return nil end
+    local found, name = given[host], host
+    while name and not found do
+      found, name = given['*.' .. name], string.match(name, '%.(.*)$')
+    end
+    return found
+  end
 end
 
 local function count(what, n)
@@ -259,18 +277,19 @@ local function requeue(lease, promise)
   end
 end
 
--- The rest after a request, in ms: the crawl's delay, some times the latency, or the Crawl-delay, whichever is longest.
--- The rules are read once for many.
-local function resting(delay, factor, longest)
-  return function(latency, crawl_delay)
-    local rest = math.max(1000 * delay, math.min(factor * latency, 1000 * longest))
+-- The rest of a host after a request, in ms: the crawl's delay or its own, some times the latency, or the Crawl-delay,
+-- whichever is longest. The rules are read once for many.
+local function resting(delay, factor, longest, delay_of)
+  local own_delay = own(delay_of)
+  return function(host, latency, crawl_delay)
+    local rest = math.max(1000 * (own_delay(host) or delay), math.min(factor * latency, 1000 * longest))
     return math.floor(math.max(rest, tonumber(crawl_delay or 0)))
   end
 end
 
 local function rest(host, latency)
-  local rest_after = resting(rules('delay', 'latency_factor', 'longest_delay'))
-  return rest_after(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
+  local rest_after = resting(rules('delay', 'latency_factor', 'longest_delay', 'delay_of'))
+  return rest_after(host, latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
 end
 
 -- A connection was made, and a request sent.
@@ -280,6 +299,7 @@ local function count_request(lease, bytes)
   call('HDEL', h, 'unreached', 'given_up')
   if lease.domain then call('HINCRBY', p .. 'd:' .. lease.domain, 'fetched', 1) end
   count('fetched')
+  if lease.found then count('fetched_elsewhere') end
   count('bytes', bytes)
 end
 
