@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
 from crawler.frontier.frontier import RULES
@@ -56,12 +56,13 @@ def open_frontier(
         yield Frontier(_connected(config, server), config, begin=begin)
 
 
-def attach(config: FrontierConfig) -> Frontier:
+def attach(config: CrawlPlace) -> Frontier:
     """The frontier as `open_frontier` has it, of a server that runs already; raises NoServer if none does."""
-    server = embedded(config)
+    frontier = FrontierConfig(**asdict(config))
+    server = embedded(frontier)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
-    return Frontier(_connected(config, server), config, begin=False)
+    return Frontier(_connected(frontier, server), frontier, begin=False)
 
 
 def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:

@@ -42,8 +42,8 @@ _TABLES = {
     "sft": "trainer.config:SFTConfig",
 }
 _PREFIX = "TINYLM_"
-# What floats count without a fraction: no setting is as large, and what is would overflow somewhere.
-MOST = 10**15
+# What floats count without a fraction: nothing is as many; and the largest fp32, in which torch computes.
+MOST, _MOST_FP32 = 10**15, 3e38
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
 # Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
 _OTHERS = frozenset(
@@ -319,7 +319,7 @@ def require_within(config: Any, least: float, most: float, *names: str) -> None:
 def require_positive(config: Any, *names: str) -> None:
     """Raise `ConfigError` for the first of these fields that is not above zero, or no such number."""
     for name in names:
-        require_within(config, 0, MOST, name)
+        require_within(config, 0, MOST if isinstance(getattr(config, name), int) else _MOST_FP32, name)
         require(config, name, getattr(config, name) > 0, "must be above 0")
 
 

@@ -27,7 +27,7 @@ from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from crawler.frontier.records import uptime
 from crawler.message import content_type, header_url
-from crawler.page import Extracted, Link, Page
+from crawler.page import LISTS, Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
@@ -330,13 +330,13 @@ class LeaseSpider(Spider):
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
             return _page(lease, status, reason=f"status_{status}", **validators)
-        if "too_large" in response.flags:
-            return _page(lease, status, reason="too_large", **validators)
         said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
         type_ = content_type(said, response.body)
         media_type = type_.partition(";")[0]
-        if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
-            return _page(lease, status, reason="media_type", **validators)
+        too_large = "too_large" in response.flags
+        if (too_large or not is_text(media_type)) and not may_list(response.body, lease.url, media_type):
+            reason = "too_large" if too_large else "media_type"
+            return _page(lease, status, reason=reason, **validators)
         headers = (
             (name.decode("latin-1").lower(), value.decode("latin-1"))
             for name in response.headers
@@ -349,6 +349,8 @@ class LeaseSpider(Spider):
             until=lease.deadline - EXTRACTION_MARGIN,
         )
         cost["latency"] += slow
+        if too_large and extracted.reason not in LISTS:
+            extracted = Extracted(reason="too_large")
         opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
         return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
 

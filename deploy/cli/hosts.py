@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from crawler.config import FrontierConfig
+from crawler.config import CrawlPlace
 from crawler.frontier import Frontier
 from crawler.frontier.records import HostFacts
 from deploy.cli.names import host_named
@@ -33,7 +33,7 @@ def hosts(
     host: tuple[str, ...] = (),
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
     by: Literal["queued", "fetched", "failed", "next"] = "queued",
-    frontier: FrontierConfig = FrontierConfig(),
+    frontier: CrawlPlace = CrawlPlace(),
 ) -> None:
     """List hosts: queued, fetched, kept and failed URLs, the delay, and what each waits for.
 

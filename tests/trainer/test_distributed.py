@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from typing import Annotated
 
 import pytest
@@ -61,6 +62,39 @@ def test_losing_a_rank_is_an_error_that_says_what_to_do():
 def test_a_strange_environment_is_named(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(DistributedError, match="WORLD_SIZE='two'"), connect(1):
+        pass
+
+
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with (
+            pytest.raises(DistributedError, match=f"^MASTER_PORT={port} is taken: give another port$"),
+            connect(1),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000, which is no port"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT=0, which is no port"),
+        ({"RANK": "2"}, "RANK=2, WORLD_SIZE=2: ranks are below"),
+        (
+            {"RANK": "1", "MASTER_PORT": "1"},
+            "rank 1 found nobody at MASTER_ADDR=127.0.0.1, MASTER_PORT=1, where",
+        ),
+    ],
+)
+def test_where_the_ranks_cannot_meet_the_reason_is_said(monkeypatch, changes, says):
+    for name, value in ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"} | changes).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DistributedError, match=says), connect(1):
         pass
 
 
