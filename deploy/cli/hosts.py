@@ -76,9 +76,7 @@ def say_host(host: str, frontier: Frontier | None, corpus: Path) -> None:
     """Print what is known of a host, and why nothing of it is asked for now."""
     ended = {reason: count for (_, reason), count in ended_of(corpus, {host}).items()}
     say(f"kept {ended.pop('', 0):,}{''.join(f', {reason} {count:,}' for reason, count in ended.items())}")
-    for line in (
-        waits(frontier, host) if frontier else ("no server runs, which would know what it waits for",)
-    ):
+    for line in waits(frontier, host) if frontier else ("no server runs, which would say why it waits",):
         say(line)
 
 
