@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import require, require_positive
+from tinylm.config import listed, require, require_positive
 from tinylm.config import require_within as _require_within
 from tinylm.errors import ConfigError
 from tinylm.terminal import typed
@@ -280,6 +280,8 @@ class CrawlConfig:
         require_positive(self, *above)
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
+        for name in ("allowed_networks", "resolve"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         for entry in self.allowed_networks:
             parse_network(entry)
         for entry in self.resolve:

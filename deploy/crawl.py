@@ -1,5 +1,6 @@
 """`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from crawler.frontier.frontier import RULES
 from crawler.frontier.server import EmbeddedServer, OwnSocket
 from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
+from crawler.urls import canonical
 from deploy.summary import NothingKept, Summary, moment
 from ranker.config import ONLINE, WalkConfig
 from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
@@ -72,6 +74,32 @@ def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
     if config.redis_url not in ("", server.url):
         return connect(config.redis_url)
     return connect(server.url, connection_class=OwnSocket)
+
+
+# What depends on a setting, by the reasons under which it is refused or given up.
+_REFUSES = {
+    "allowed_networks": ("forbidden_network",),
+    "resolve": ("forbidden_network", "dns", "refused", "unreachable", "connect_timeout", "tls"),
+    "user_agent": ("robots",),
+    "timeout": ("timeout", "connect_timeout"),
+}
+
+
+def give_seeds(frontier: Frontier, seeds: list[Seed], crawl: CrawlConfig | None = None) -> int:
+    """Give seeds; queue again those that were refused or given up, and what another setting than now did.
+
+    Returns how many were queued again. Raises FrontierFull if the server is at its memory limit.
+    """
+    reasons: set[str] = set()
+    if crawl:
+        said = {name: json.loads(json.dumps(getattr(crawl, name))) for name in _REFUSES}
+        before = said | frontier.published("settings")
+        reasons = {reason for name in said if said[name] != before[name] for reason in _REFUSES[name]}
+        frontier.publish("settings", said)
+    frontier.put_seeds(seeds)
+    given = {canonical(seed.url) for seed in seeds}
+    letters = frontier.dead_letters() if given or reasons else ()
+    return sum(frontier.retry(url) for url, reason in letters if reason in reasons or canonical(url) in given)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
@@ -164,9 +192,11 @@ class Crawl:
             remember(frontier.config, crawl=self._crawl, walk=self._walk)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
-                frontier.put_seeds(seeds)
+                again = give_seeds(frontier, seeds, self._crawl)
             except FrontierFull as error:
                 raise CrawlError(self._full(len(seeds))) from error
+            if again:
+                say(f"{again:,} URLs that were refused or given up are queued again")
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
             self._parts = {name: self._start(name) for name in names}

@@ -20,10 +20,10 @@ from deploy.summary import (
     QUIET_SECONDS,
     elsewhere,
     listed,
-    moment,
     not_fetched,
     pages_and_links,
     waiting_for,
+    when,
 )
 from ranker.config import ONLINE
 
@@ -33,8 +33,6 @@ _RATE_SECONDS = 10.0
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
-# A turn that is further away has its date said too.
-_LONG_SECONDS = 600.0
 # As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
@@ -136,9 +134,7 @@ def verdict(status: Status, backlog: int) -> Verdict:
 
 def next_turn(idle: Mapping[str, Any]) -> str:
     """When the next host may be asked, and which: a rest may be of a second or of a year."""
-    seconds = idle["next_wake_seconds"]
-    at = f", at {moment(time.time() + seconds)}" if seconds > _LONG_SECONDS else ""
-    return f"the next, {idle['next_wake'] or 'one of them'}, may be asked in {seconds:,.1f} s{at}"
+    return f"the next, {idle['next_wake'] or 'one of them'}, may be asked {when(idle['next_wake_seconds'])}"
 
 
 def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:

@@ -20,6 +20,7 @@ FILE_NAME = "summary.json"
 PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if that was paused, lets it go on."
 # Without an answer for two timeouts of a response, workers are asked after.
 QUIET_SECONDS = 60.0
+_LONG_SECONDS = 600.0
 # The most frequent; the file has them all.
 _REASONS_SAID = 8
 # Why hosts give nothing, by the names of `Frontier.why_idle`.
@@ -88,9 +89,21 @@ def moment(at: float) -> str:
     return f"{datetime.fromtimestamp(min(at, 253e9), UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
+def when(seconds: float) -> str:
+    """How far away a turn is; its date too if that is more than minutes."""
+    soon = f"in {max(0.0, seconds):,.1f} s"
+    return f"{soon}, at {moment(time.time() + seconds)}" if seconds > _LONG_SECONDS else soon
+
+
+def remedy(reason: str) -> str:
+    """What makes good what was refused or dropped for a reason, in brackets, if that can be said."""
+    return f" ({_REMEDIES[reason]})" if reason in _REMEDIES else ""
+
+
 def listed(reasons: Mapping[str, int]) -> str:
     """Reasons and how often, the most frequent first."""
-    return ", ".join(f"{name} {count:,}" for name, count in Counter(reasons).most_common(_REASONS_SAID))
+    frequent = Counter(reasons).most_common(_REASONS_SAID)
+    return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -218,8 +231,7 @@ class Summary:
         """Why a crawl has brought nothing."""
         reasons = Counter(self.dropped) + Counter(self.failed) + Counter(self.skipped)
         said = [
-            f"{name} {count:,}" + (f" ({_REMEDIES[name]})" if name in _REMEDIES else "")
-            for name, count in reasons.most_common(_REASONS_SAID)
+            f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(_REASONS_SAID) if count
         ]
         what = "kept" if self.fetched else "fetched"
         why = ", ".join(said) or (self.ended if self.discovered else "no seed that may be asked for")

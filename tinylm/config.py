@@ -290,6 +290,11 @@ def _toml_value(value: Any) -> str:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def listed(values: Iterable[str]) -> tuple[str, ...]:
+    """The entries of a setting that lists names: given one by one, or several with commas between them."""
+    return tuple(entry for value in values for each in value.split(",") if (entry := each.strip()))
+
+
 def require(config: object, field: str, holds: bool, rule: str) -> None:
     """Raise `ConfigError` that names `field`, its value in `config` and the `rule`, unless that `holds`."""
     if not holds:

@@ -18,13 +18,13 @@ from collections.abc import Callable, Collection, Container, Iterable, Iterator,
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, HostFacts, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
 from crawler.scope import LIST_MARK, marks_of, scope_of
@@ -56,6 +56,10 @@ _CLAIM_SECONDS = 30.0
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# Hosts of one call, of 20 µs each.
+_LOOKED_AT_AT_ONCE = 200
+# Keys of one call of a scan: the server takes half a millisecond for them.
+_SCANNED_AT_ONCE = 2000
 # What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
 # have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
 _READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
@@ -556,6 +560,41 @@ class Frontier(Ends):
         best = int(self._run("ZCARD", partition, f"q:{host}"))
         return None if met is None else best + sum(int(count or 0) for count in lists)
 
+    def hosts(self) -> Iterator[str]:
+        """Every host that was met, in no order: of all keys of the server in turn, some thousands a call."""
+        for prefix in self.prefixes:
+            start = f"{prefix}h:"
+            for key in self.client.scan_iter(match=f"{start}*", count=_SCANNED_AT_ONCE):
+                yield key.decode().removeprefix(start)
+
+    def facts(self, hosts: Iterable[str]) -> Iterator[HostFacts]:
+        """What is known of those of `hosts` that were met."""
+        iterator = iter(hosts)
+        while names := list(islice(iterator, _LOOKED_AT_AT_ONCE)):
+            together = [(s, tuple(hosts)) for s, hosts in groupby(names, self.partition_of)]
+            answers = self._store.run_all([Call("facts", self.prefixes[s], hosts) for s, hosts in together])
+            for host, told in zip(names, chain.from_iterable(answers), strict=True):
+                if told:
+                    yield HostFacts.read(host, json.loads(told))
+
+    def place(self, url: str) -> tuple[str, int]:
+        """Where a URL is: `asked`, `queued` behind so many of its host, `due` in so many seconds, or ""."""
+        host, member = self.locate(url)
+        prefix, name = self.prefixes[self.partition_of(host)], f"{host} {member}"
+        token, behind, due = self._store.run_all(
+            [
+                Call("HGET", prefix, (f"h:{host}", "inflight")),
+                Call("ZREVRANK", prefix, (f"q:{host}", member)),
+                Call("ZSCORE", prefix, ("due", name)),
+            ]
+        )
+        lease = self._store.run(Call("HGET", prefix, ("leases", token))) if token else None
+        if lease and json.loads(lease)["member"] == member:
+            return "asked", 0
+        if behind is not None:
+            return "queued", int(behind)
+        return ("due", int(due / 1000 - time.time())) if due else ("", 0)
+
     def block_until(self, host: str, at: float) -> None:
         """Ask nothing of `host` before `at` (epoch seconds); if that is over, nothing it was told holds."""
         wait = ms(at - time.time())
@@ -612,19 +651,19 @@ class Frontier(Ends):
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
+        """URLs given up after too many attempts, or that a rule refused, and why; entries set aside."""
         letters = []
         for s, found in enumerate(self._everywhere("HGETALL", "aside")):
             for entry_id, value in found.items():
                 letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
-        for found in self._everywhere("HGETALL", "dead"):
+        for found in [*self._everywhere("HGETALL", "dead"), *self._everywhere("HGETALL", "refused")]:
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        """Queue a dead letter again, its host as chosen as it was; returns whether it was one that may be."""
         if url.startswith(ASIDE):
             return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))

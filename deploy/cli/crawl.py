@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 from crawler.config import CrawlConfig, FrontierConfig, product_token
 from crawler.errors import SeedError
 from ranker.config import WalkConfig
-from tinylm.config import KEPT, layers, of_this_crawl, said
+from tinylm.config import KEPT, layers, listed, of_this_crawl, said
 from tinylm.terminal import say
 
 if TYPE_CHECKING:
@@ -66,12 +66,14 @@ def _say_summary(summary: "Summary | None") -> "Summary | None":
 @app.command(config=_FRONTIER)
 def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
-    from deploy.crawl import open_frontier
+    from deploy.crawl import give_seeds, open_frontier
 
     if not (found := _read(seeds)):
         raise SeedError("nothing was given: no seed has a URL")
     with open_frontier(frontier, begin=False) as opened:
-        say(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+        again = give_seeds(opened, found)
+    more = f", {again:,} of them queued again that were refused or given up" if again else ""
+    say(f"{len(found):,} seeds given to crawl {frontier.crawl_id!r}{more}; those it has had count once")
 
 
 def _read(given: Iterable[str]) -> "list[Seed]":
@@ -100,7 +102,7 @@ def begin(
     said, by flag, variable or tinylm.toml, stay as they are.
     """
     from crawler.frontier.frontier import RULES
-    from deploy.crawl import limits_from_now, open_frontier, remember
+    from deploy.crawl import give_seeds, limits_from_now, open_frontier, remember
 
     crawl.check_user_agent()
     found = _read(seeds)
@@ -111,10 +113,11 @@ def begin(
         if not frontier.redis_url or of_this_crawl(frontier.data / KEPT, identity):
             remember(opened.config, crawl=crawl)
         opened.set_limits(limits_from_now(crawl))
-        given = opened.put_seeds(found)
+        again = give_seeds(opened, found, crawl)
         delay = opened.config.delay
     say(
-        f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages; "
+        f"crawl {frontier.crawl_id!r}: {len(found):,} seeds given; those it has had count once, and "
+        f"{again:,} URLs that were refused or given up are queued again; stops at {crawl.pages:,} pages; "
         f"a host rests {delay:g} s"
     )
 
@@ -231,5 +234,5 @@ def dashboard(
     from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    ours = {host_named(name) for name in names}
+    ours = {host_named(name) for name in listed(names)}
     serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port, names=ours)

@@ -14,6 +14,7 @@ from crawler.config import FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.records import ASIDE
 from crawler.urls import canonical
+from deploy.cli.hosts import hosts
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
@@ -32,6 +33,8 @@ app = App(
     help="Look after a crawl: what waits and why, hosts to pause or take down, dead letters, quality.",
     config=layers(frontier=FrontierConfig),
 )
+
+app.command(hosts)
 
 _LONGEST_BLOCK = 10 * 365 * 24 * 3600  # seconds; a longer one is a typing error
 
@@ -108,9 +111,12 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 
 @app.command
 def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """List the dead letters, and why: URLs given up on, and entries of the stream that cannot be read."""
-    for url, reason in attach(frontier).dead_letters():
+    """List the dead letters, and why: URLs given up on or refused, entries of the stream not to be read."""
+    letters = attach(frontier).dead_letters()
+    for url, reason in letters:
         say(f"{reason}\t{url}")
+    if not letters:
+        say("no dead letters", file=sys.stderr)
 
 
 @app.command

@@ -17,7 +17,7 @@ from deploy.console import Console
 from ranker.replay.experiment import Experiment, Run, draw_starts, policies, run, summarize
 from ranker.replay.simulator import Clock
 from ranker.replay.web import PAGERANK, RecordedWeb, read_edges, read_shards, read_warc
-from tinylm.config import require
+from tinylm.config import listed, require
 from tinylm.errors import ConfigError
 from tinylm.files import write_json
 
@@ -77,7 +77,7 @@ def simulate(*, options: SimulationOptions = _DEFAULTS) -> None:
     if options.plot is not None:
         check_plot(options.plot)
     web = read_web(options)
-    names = [name for given in options.policy for name in given.split(",") if name]
+    names = list(listed(options.policy))
     if options.start in (None, "hosts"):
         of_hosts = options.start == "hosts"
         starts = draw_starts(web, options.seeds, options.draws, options.seed, of_hosts=of_hosts)

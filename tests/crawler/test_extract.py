@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crawler.read.extract
+import crawler.read.markdown
 from crawler.page import Link
 from crawler.read.bounds import oversized
 from crawler.read.extract import EXTRACTOR, Extractor, Screen, detect_language
@@ -230,7 +230,7 @@ def test_what_a_library_raises_is_a_reason(monkeypatch):
     def broken(*args, **kwargs):
         raise AttributeError("a bug")
 
-    monkeypatch.setattr(crawler.read.extract.trafilatura, "extract", broken)
+    monkeypatch.setattr(crawler.read.markdown.trafilatura, "bare_extraction", broken)
     found = run(page('<a href="/a">a</a>', head='<title>T</title><meta name="robots" content="noai">'))
     assert found.reason == "extract_AttributeError"
     assert (found.title, found.opt_out, len(found.links)) == ("T", ("meta:noai",), 1)
@@ -244,7 +244,7 @@ def test_a_page_that_takes_too_long_is_given_up_even_if_a_library_catches_everyt
         except Exception:
             return "text"
 
-    monkeypatch.setattr(crawler.read.extract.trafilatura, "extract", stubborn)
+    monkeypatch.setattr(crawler.read.markdown.trafilatura, "bare_extraction", stubborn)
     assert run(page(), seconds=0.05).reason == "extract_timeout"
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

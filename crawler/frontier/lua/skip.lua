@@ -32,6 +32,7 @@ elseif lease.kind == 'robots' then
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
+  if lease.kind == 'page' and arg.reason ~= 'taken_down' then bury(host, lease.member, arg.reason, 'refused') end
 end
 local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
 place(host, math.max(tonumber(call('HGET', h, 'next') or 0), now_ms() + wait))
