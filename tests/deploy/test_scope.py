@@ -2,6 +2,7 @@
 
 import pytest
 
+from crawler.frontier import SEED, Discovered
 from deploy.cli.app import app
 from deploy.summary import Summary
 from tests.conftest import article, command, open_frontier, reply
@@ -44,26 +45,33 @@ def test_a_crawl_stays_in_its_scope_once_that_is_said_and_says_what_it_left_out(
     assert "unfollowed scope_" in said
 
 
-def test_a_crawl_elsewhere_is_told_its_scope_by_begin(server, tmp_path, monkeypatch):
+def test_a_crawl_elsewhere_is_told_its_scope_by_begin_and_says_what_it_goes_by(
+    server, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
     frontier = open_frontier(server)
-    crawl = [
-        "--redis-url",
-        server.url,
-        "--crawl-id",
-        frontier.config.crawl_id,
-        "--user-agent",
-        "t (t@a.test)",
-    ]
+    crawl = ["--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
 
-    def begin(*words):
+    def tell(*words):
         with pytest.raises(SystemExit) as ended:
-            app(["begin", *words, *crawl])
+            app([*words, *crawl])
         assert not ended.value.code
         frontier.reap()
+        return capsys.readouterr().out
 
-    begin("https://a.test/", "--scope", "domains", "--exclude", "/tag/*", "--delay-of", "A.test=3")
-    assert frontier.config.scope == "domains"
-    assert (frontier.config.exclude, frontier.config.delay_of) == (("/tag/*",), ("a.test=3",))
-    begin("--scope", "any")
-    assert (frontier.config.scope, frontier.config.exclude) == ("any", ("/tag/*",))
+    begin = ["begin", "--user-agent", "t (t@a.test)"]
+    own = ["--delay-of", "A.test=3,b.test=0.5", "--pages-of", "*.test=20"]
+    tell(*begin, "https://a.test/", "--scope", "domains", "--exclude", "/tag/*", "--exclude", "*.pdf", *own)
+    assert (frontier.config.scope, frontier.config.exclude) == ("domains", ("/tag/*", "*.pdf"))
+    frontier.put([Discovered("https://a.test/", 0.5, SEED), Discovered("https://c.test/", 0.5)])
+    assert "out of the crawl's scope: scope_domains" in tell("why", "https://b.test/x")
+    assert "out of the crawl's scope: scope_exclude" in tell("why", "https://a.test/x.pdf")
+    said = tell("why", "a.test")
+    assert "delay_of gives it 3 of its own" in said
+    assert "pages_of gives it 20 of its own" in said
+    rows = [[cell.strip() for cell in line.split("│")] for line in tell("frontier", "hosts").splitlines()]
+    delays = {row[1]: row[6] for row in rows if len(row) == 9}
+    assert delays == {"a.test": "3 s", "c.test": "0.03 s"}
+    tell(*begin, "--scope", "any")
+    assert (frontier.config.scope, frontier.config.exclude) == ("any", ("/tag/*", "*.pdf"))
