@@ -288,7 +288,7 @@ class Frontier(Ends):
         links = list(links)
         if self.has_scope:
             seeds = (link.url for link in links if link.referrer == SEED)
-            self.marked((mark for seed in seeds for mark in marks_of(seed)), add=True)
+            self.marked(dict.fromkeys(mark for seed in seeds for mark in marks_of(seed)), add=True)
         calls = list(self._pushes(links))
         return sum(self._store.run_all(calls)) if calls else 0
 
