@@ -4,8 +4,8 @@ import asyncio
 import errno
 import socket
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,8 @@ from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, un
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
-from crawler.message import Answer, Head, MessageError, Truncated, decoded, ends
+from crawler.message import Answer, Head, MessageError, Truncated, content_type, decoded, ends
+from crawler.read.sitemaps import MOST_LIST_BYTES, SNIFFED, may_list
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ _HOLD_MARGIN_SECONDS = 5.0
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
+# Bytes of a body that tell whether it is a list, if it is packed; few of what they unpack to are looked at.
+_BEGUN = 4096
 # In which an address is connected to if its name has others: the first packet is sent again after 1 and 3 s.
 _CONNECT_SECONDS = 5.0
 _NO_ANSWER = (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError, TimeoutError)
@@ -317,34 +320,27 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.
 
-        What is announced to be too large is not read. Of an answer whose head suffices the body may be
-        anything: it is kept as it came, as far as it came.
+        So is a whole list that is more than a page may be: it might turn out to be no list. Of an answer
+        whose head suffices the body may be anything: it is kept as it came, as far as it came.
         """
         response = cast("_Response", response)
-        head, raw = response.head, bytearray()
-        error: Exception | None = None
+        head = response.head
         cut_at = request.meta.get("cut_at", 0)
-        most = cut_at or self._default_maxsize
-        too_large = not cut_at and (response.answer.length or 0) > most
-        try:
-            while not too_large and (chunk := await response.content.readany()):
-                raw += chunk
-                too_large = len(raw) > most
-            if not too_large and not response.answer.whole:
-                error = Truncated(f"{len(raw):,} bytes, of {response.answer.length or 'some'}")
-        except TimeoutError as timeout:
-            error = timeout
+        raw, most, too_large, error = await self._come(response, request.url, cut_at)
         sent = body = bytes(raw[:most])
-        fault = None
+        is_list, fault = most > (cut_at or self._default_maxsize), None
         if not head.suffices:
             try:
                 body, whole = decoded(sent, head.codings, most)
+                if not (whole or cut_at or is_list) and _may_list(request.url, head, body, ()):
+                    body, whole = decoded(sent, head.codings, max(most, MOST_LIST_BYTES))
                 too_large = too_large or not whole
             except MessageError as cannot:
                 fault = cannot
             if error and not ends(body):
                 raise error
-        if (warc := self._spider.warc) and (head.suffices or cut_at or len(raw) <= most):
+        fits = is_list or len(raw) <= most
+        if (warc := self._spider.warc) and (head.suffices or cut_at or fits):
             truncated = "length" if too_large else "time" if isinstance(error, TimeoutError) else "disconnect"
             exchange = _exchange(response, request, sent, truncated if too_large or error else "")
             try:
@@ -357,8 +353,32 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         headers = Headers()  # as they came: decoded and encoded again, some bytes would be an error
         for name, value in head.headers:
             headers.appendlist(name, value)
+        too_large = too_large or (not cut_at and len(body) > self._default_maxsize)
         flags = ["too_large"] if too_large else []
         return Response(request.url, head.status, headers, body, flags)
+
+    async def _come(
+        self, response: _Response, url: str, cut_at: int
+    ) -> tuple[bytearray, int, bool, Exception | None]:
+        """Read a body up to `cut_at` bytes or, without, to what a page may have, or a list.
+
+        Of what is announced to be larger only the beginning is read, unless that is a list's. Returns what
+        came, how much of it may be used, whether there was more, and else why there is no more.
+        """
+        raw, most, too_large, is_list = bytearray(), cut_at or self._default_maxsize, False, False
+        announced = 0 if cut_at else response.answer.length or 0
+        try:
+            while not too_large and (chunk := await response.content.readany()):
+                raw += chunk
+                if max(announced, len(raw)) > most and not (cut_at or is_list):
+                    is_list = _may_list(url, response.head, bytes(raw[:_BEGUN]), response.head.codings)
+                    most = max(most, MOST_LIST_BYTES) if is_list else most
+                too_large = len(raw) > most or (announced > most and not is_list)
+        except TimeoutError as timeout:
+            return raw, most, too_large, timeout
+        cut = not too_large and not response.answer.whole
+        error = Truncated(f"{len(raw):,} bytes, of {response.answer.length or 'some'}") if cut else None
+        return raw, most, too_large, error
 
     async def _addresses(self, name: str, port: int, timeout: float) -> list[tuple[str, int]]:
         """The address and the port that the connection will go to, and those that come next."""
@@ -377,6 +397,14 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def close(self) -> None:
         await super().close()
         await self._resolver.close()
+
+
+def _may_list(url: str, head: Head, begun: bytes, codings: Iterable[str]) -> bool:
+    """Whether an answer that begins so may be a list."""
+    with suppress(MessageError):
+        begun, _ = decoded(begun, codings, SNIFFED)
+    said = (value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type")
+    return may_list(begun, url, content_type(said, begun).partition(";")[0])
 
 
 def _exchange(response: _Response, request: Request, body: bytes, truncated: str) -> Exchange:
