@@ -83,6 +83,8 @@ def read_whole(name):
         "packed-on-the-way": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunks(packed),
         "types": b"HTTP/1.1 200 OK\r\nContent-Type: text/html, */*\r\nContent-Type: html\r\n\r\n" + body,
         "no-type": b"HTTP/1.1 200 OK\r\n\r\n" + body,
+        "elsewhere": OK.replace(b"200 OK", b"203 Non-Authoritative Information") + b"\r\n" + body,
+        "text": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nThe text " + OPEN,
     }  # fmt: skip
 
 
@@ -151,6 +153,11 @@ def answered(server, tmp_path_factory):
     serve("moved.robots.test", "/robots.txt", MOVED + NOT_NEEDED["packed"])
     site.on("moved.robots.test", "/caf%C3%A9", reply(200, "User-agent: *\nDisallow: /page"))
     serve("moved.robots.test", "/page", whole["unframed"])
+    serve(
+        "cookie.itself.test",
+        "/page",
+        MOVED.replace(b"/caf\xc3\xa9", b"#seen") + b"Set-Cookie: seen=1\r\n\r\n",
+    )
     for name, (data, _) in LOST.items():
         serve(f"{name}.lost.test", "/page", data)
     frontier = open_frontier(server, attempts=1, backoff=0.1)
@@ -188,6 +195,11 @@ def test_a_redirect_and_a_missing_page_need_no_body(answered):
     assert {found.reason for found in missing.values()} == {"status_404"}
     targets = {name: [link.url for link in found.links] for name, found in moved.items()}
     assert targets == {name: [f"http://{name}.moved.test/caf%C3%A9"] for name in NOT_NEEDED}
+
+
+def test_a_redirect_to_itself_is_counted_as_that_and_leads_nowhere(answered):
+    [found] = named(answered[0], "itself").values()
+    assert (found.reason, found.links) == ("redirect_to_itself", ())
 
 
 def test_a_robots_txt_that_is_refused_allows_all_whatever_comes_with_it(answered):
