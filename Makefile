@@ -17,8 +17,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,train,serve,dev]'
 	@touch $@
 
-bench-setup: setup  ## the peers that benches run beside us
+# A peer whose packages break others' gets an environment of its own, .venv-NAME, and runs there: MosaicML's
+# torchvision has to be of torch's own build (CPU or CUDA), or transformers is not loaded either.
+PEERS := .venv-mosaicml
+
+bench-setup: setup $(PEERS:%=%/.installed)  ## the peers that benches run beside us
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+
+.venv-%/.installed: pyproject.toml constraints.txt
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,bench-$*]'
+	@touch $@
 
 setup-system:  ## Debian's packages that some tests and benches use: a system Redis, Chromium, nginx
 	apt-get update -q
@@ -46,4 +55,4 @@ test-release: setup  ## what takes minutes a case: before a release
 	$(BIN)/python -m bench.kills
 
 clean:  ## removes the environment and what the demo made, nothing else
-	rm -rf $(VENV) runs/demo
+	rm -rf $(VENV) $(PEERS) runs/demo

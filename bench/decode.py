@@ -50,6 +50,8 @@ class Vocabulary(NamedTuple):
     endoftext: int = 0
     im_start: int = 0
     im_end: int = 0
+    special: frozenset[int] = frozenset({0})
+    ends: tuple[int, ...] = ()
 
 
 @app.default

@@ -5,15 +5,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import require
+from tinylm.config import listed, require, require_positive
+from tinylm.config import require_within as _require_within
 from tinylm.errors import ConfigError
 from tinylm.terminal import typed
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
+# Names in the User-Agent of browsers, and of crawlers that pass for one.
+_BROWSERS = frozenset(
+    re.findall(
+        r"\w+",
+        "mozilla compatible applewebkit khtml gecko chrome chromium headlesschrome safari mobile version "
+        "firefox edge edg opr opera presto trident msie build",
+    )
+)
+_PRODUCTS = re.compile(r"[^\s();,]+")
+_COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
+# RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
+_TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -73,6 +87,28 @@ def parse_address(entry: str) -> tuple[str, tuple[str, int]]:
     return host.lower(), found
 
 
+def parse_own(setting: str, entry: str, most: float) -> str:
+    """An entry HOST=NUMBER of `setting`, with the host as in URLs; `*.` before it: and of all below it.
+
+    Raises ConfigError if it is none, or the number is not from 0 to `most`.
+    """
+    from crawler.urls import canonicalize  # when it is first needed: its parser takes 30 ms to load
+
+    name, _, number = entry.rpartition("=")
+    below = "*." if name.startswith("*.") else ""
+    host = (canonicalize(f"http://{name.removeprefix('*.')}/") or "")[len("http://") : -1]
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not host or re.search(r"[/\\@?#\s]|:[0-9]*$", name) or not 0 <= value <= most:
+        raise ConfigError(
+            f"{setting}: {entry!r} is not HOST=NUMBER or *.HOST=NUMBER, with a number from 0 to {most:g}, "
+            "such as docs.example.org=5"
+        )
+    return f"{below}{host}={value:.15g}"
+
+
 def _port(text: str) -> int:
     """A port's number; raises ValueError if it is none: `int` takes signs, blanks and the world's digits."""
     if not (text.isascii() and text.isdigit() and len(text) <= 5 and 1 <= int(text) <= _HIGHEST_PORT):
@@ -80,9 +116,20 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _require_within(config: object, least: float, most: float, *names: str) -> None:
-    for name in names:
-        require(config, name, least <= getattr(config, name) <= most, f"a number from {least:g} to {most:g}")
+def product_token(user_agent: str) -> str:
+    """The name by which robots.txt, headers and pages address a crawler; "*" if none can be told.
+
+    Of a User-Agent that begins as browsers' do it is what follows `compatible;`, or else the one name with a
+    version that is no browser's; of any other the first word, without its version.
+    """
+    words: list[str] = _PRODUCTS.findall(user_agent)
+    versioned = [word for word in words if "/" in word]
+    for named in (words[:1], _COMPATIBLE.findall(user_agent), versioned):
+        names = {word.partition("/")[0] for word in named}
+        found = [name for name in names if _TOKEN.fullmatch(name) and name.lower() not in _BROWSERS]
+        if len(found) == 1:
+            return found[0]
+    return "*"
 
 
 @Parameter(name="*")
@@ -101,6 +148,8 @@ class FrontierConfig:
     """Hash-tagged partitions of the frontier; more only for Redis Cluster. Fixed once a crawl has begun."""
     delay: float = 1.0
     """Seconds between the end of one request to a host and the start of the next, by all workers together."""
+    delay_of: tuple[str, ...] = ()
+    """HOST=SECONDS, a host's own delay; *.HOST=SECONDS, of all below it too. A Crawl-delay may be longer."""
     latency_factor: float = 5.0
     """A host also rests this many times as long as it took to answer (Heritrix)."""
     longest_delay: float = 30.0
@@ -115,6 +164,8 @@ class FrontierConfig:
     """Fetches of a host, or of a domain, that nobody chose and nobody else refers to (IRLbot's STAR)."""
     pages_per_referring_domain: int = 100
     """And more for each other domain that refers to its domain."""
+    pages_of: tuple[str, ...] = ()
+    """HOST=PAGES, most fetches of a host, whoever refers to it; *.HOST=PAGES, of each below it too."""
     hosts_per_domain: int = 1000
     """Most hosts of a registrable domain that are known at a time; links to others are counted and left."""
     domain_concurrency: int = 4
@@ -123,6 +174,12 @@ class FrontierConfig:
     """Fetch a page again after so many days, sooner if it changes, later if not; 0: never."""
     hot_per_host: int = 48
     """URLs of a host that the server compares; what promises less waits in lists, or on the walker's disk."""
+    scope: Literal["any", "domains", "hosts", "prefix"] = "any"
+    """What is followed: any link, or those that stay in the seeds' domains, hosts, or folders."""
+    include: tuple[str, ...] = ()
+    """Of these only what a pattern matches: HOST/PATH, *.HOST/PATH, /PATH or *; * is any characters."""
+    exclude: tuple[str, ...] = ()
+    """Of these nothing that one of such patterns matches."""
     spill: bool = True
     """Whether the walker takes what waits to disk, to bound the server's memory."""
     attempts: int = 3
@@ -147,6 +204,7 @@ class FrontierConfig:
         require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
+        _require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
         _require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
@@ -154,7 +212,14 @@ class FrontierConfig:
         _require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
         _require_within(self, 5, _MOST, "lease_seconds")
         _require_within(self, 1, 4096, "partitions")
-        require(self, "hot_per_host", 1 <= self.hot_per_host <= 128, "1 to 128 (a listpack)")
+        for name, most in (("delay_of", _MOST), ("pages_of", _MOST_PAGES)):
+            own = tuple(parse_own(name, entry, most) for entry in getattr(self, name))
+            object.__setattr__(self, name, own)  # as the frontier compares and stores them
+        if (self.scope, self.include, self.exclude) != ("any", (), ()):
+            from crawler.scope import scope_of  # it needs the parser of URLs, as `parse_own`
+
+            scope_of(self.scope, self.include, self.exclude)
+        _require_within(self, 1, 128, "hot_per_host")  # a listpack
 
     @property
     def shards(self) -> Path:
@@ -210,17 +275,20 @@ class CrawlConfig:
         _require_within(self, 1, _MOST_PAGES, "pages", "failed_connections")
         _require_within(self, 1, _MOST_AT_ONCE, "workers", "concurrency", "extractors")
         _require_within(self, 0, _MOST, "disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay")
-        for name in ("gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"):
-            require(self, name, 0 < getattr(self, name) <= _MOST, f"a number above 0, at most {_MOST:.0e}")
+        above = "gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"
+        _require_within(self, 0, _MOST, *above)
+        require_positive(self, *above)
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)
+        for name in ("allowed_networks", "resolve"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         for entry in self.allowed_networks:
             parse_network(entry)
         for entry in self.resolve:
             parse_address(entry)
 
     def check_user_agent(self) -> None:
-        """Check that `user_agent` carries a contact; needed unless only loopback may be contacted.
+        """Check that `user_agent` has a name and a contact; needed unless only loopback may be contacted.
 
         Raises ConfigError.
         """
@@ -230,6 +298,11 @@ class CrawlConfig:
             'a crawl of other people\'s servers needs a contact in it: "NAME (+https://…)" or "NAME (you@…)"'
         )
         require(self, "user_agent", loopback or bool(_CONTACT.search(self.user_agent)), rule)
+        rule = (
+            "robots.txt could address the crawler by no name in it: "
+            'write "NAME/1.0 (+https://…)" or "Mozilla/5.0 (compatible; NAME/1.0; +https://…)"'
+        )
+        require(self, "user_agent", loopback or product_token(self.user_agent) != "*", rule)
 
     def check_lease(self, lease_seconds: float) -> None:
         """Raise ConfigError if a lease could run out while its request is out: that would go out twice."""

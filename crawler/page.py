@@ -70,7 +70,7 @@ BOUNDS: dict[str, Bound] = {
 
 
 class Link(NamedTuple):
-    """An outgoing link, canonical, as it stands in the page."""
+    """An outgoing link as it stands in the page; its URL is an address."""
 
     url: str
     anchor: str

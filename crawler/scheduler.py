@@ -30,12 +30,13 @@ from twisted.python.failure import Failure
 from crawler.config import FrontierConfig
 from crawler.errors import LeaseLost, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
-from crawler.fetch.robots import HostRules, location, retry_at
+from crawler.fetch.robots import HostRules, retry_at
 from crawler.frontier import Lease, connect
 from crawler.frontier.frontier import RULES
 from crawler.frontier.records import uptime
 from crawler.frontier.requests import RequestFrontier
-from crawler.urls import canonicalize
+from crawler.message import header_url
+from crawler.urls import address
 
 _POLL_SECONDS = 0.05
 _REAP_SECONDS = 2.0
@@ -117,7 +118,7 @@ class FrontierScheduler(BaseScheduler):
         return not self._finished
 
     def enqueue_request(self, request: Request) -> bool:
-        url = canonicalize(request.url)
+        url = address(request.url)
         if url is None:
             log.error("%s cannot be queued: it has no http(s) URL", request)
             return False
@@ -269,9 +270,8 @@ class FrontierScheduler(BaseScheduler):
 
     async def _on_robots(self, response: Response, lease: Lease) -> None:
         held = self._held.pop(response.request)  # type: ignore[arg-type]
-        settled = await self._rules.settled(
-            lease, response.url, response.status, location(response), response.body
-        )
+        moved = header_url((response.headers.get("Location") or b"").decode("latin-1"))
+        settled = await self._rules.settled(lease, response.url, response.status, moved, response.body)
         with suppress(LeaseLost):
             await asyncio.to_thread(settled.end, self._frontier, lease, **held.cost)
 

@@ -1,7 +1,8 @@
-"""URL identity: which strings mean the same page, and where in the frontier a page lives.
+"""What a URL asks for, which page it means, and where in the frontier that lives.
 
-Canonical form: what a browser makes of the string (the WHATWG URL standard, by Ada), less what says nothing
-about the page: credentials, fragment, the dot after a host, escapes of characters that need none, the order
+Its address is what a browser makes of it (the WHATWG URL standard, by Ada), less credentials, fragment and
+the dot after a host: it is asked for as it was linked, and robots rules speak of that. Its canonical form
+tells pages apart. It lacks what says nothing about the page: escapes of characters that need none, the order
 of the query and its tracking parameters.
 """
 
@@ -26,20 +27,22 @@ _TRACKING = re.compile(
     r"(utm_\w+|fbclid|gclid|dclid|msclkid|yclid|igshid|mc_[ce]id|_hs(enc|mi)|ref_src|ref_url)(=|$)",
     re.IGNORECASE,
 )
-_LABEL_END = r"(?:[a-z0-9_-]{0,61}[a-z0-9_])?"
-_LABEL = rf"[a-z0-9_]{_LABEL_END}"
+# DNS takes any bytes (RFC 2181, section 11), browsers a hyphen at either end.
+_LABEL = r"[a-z0-9_-]{1,63}"
 # Of what the parser returns: a name that DNS could know or an address, and a port that somebody can have.
 _PARSED = re.compile(
     rf"(https?://)(?:[^/?#]*@)?((?:{_LABEL}\.)*{_LABEL}|\[[0-9a-f:]+\])\.?(:[1-9][0-9]*)?"
-    r"(/[^?#]*)(?:\?([^#]*))?(?:#.*)?"
+    r"(/[^?#]*(?:\?[^#]*)?)(?:#.*)?"
 )
 # An escape, a % that is none, and what the standard leaves as it is but other parsers choke on.
 _ODD = re.compile(r"%(?:([0-9A-Fa-f]{2})|)|[\[\\\]^`{|}]")
+# Without any of these an address is canonical.
+_NOT_CANONICAL = re.compile(r"[?#%\[\\\]^`{|}]")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _PLAIN_PATH = r"[A-Za-z0-9._~!$&'()*+,=@/-]*"
 _PLAIN = re.compile(
-    rf"(https?://((?:{_LABEL}\.)*[a-z]{_LABEL_END})/{_PLAIN_PATH})(?:\?([A-Za-z0-9._~!$&()*+,;=:@/?%-]*))?"
+    rf"https?://((?:{_LABEL}\.)*[a-z][a-z0-9_-]{{0,62}})/{_PLAIN_PATH}(?:\?[A-Za-z0-9._~!$&()*+,;=:@/?%-]*)?"
 )
 _PLAIN_LINK = re.compile(rf"(/|(?:\.\./)*)([A-Za-z0-9_~-]{_PLAIN_PATH})")
 
@@ -53,30 +56,48 @@ class Address(NamedTuple):
     """Origin, path and query; the origin is scheme:port less what is usual: nothing, `http:`, `http:8080`."""
 
 
-def canonicalize(url: str, base: str | None = None) -> str | None:
-    """The canonical form of `url`, relative to `base`; None if it is no http(s) URL a crawler can use."""
+def address(url: str, base: str | None = None) -> str | None:
+    """What to ask for at `url`, relative to `base`; None if it is no http(s) URL a crawler can use."""
     if len(url) > MOST_CHARACTERS:
         return None
     plain = _PLAIN.fullmatch(url)
-    if plain and len(plain[2]) <= _LONGEST_HOST and "/." not in url and "xn--" not in url:
-        # So are most. To see that takes 2 µs, to parse and check them 8.
-        canonical, query = plain[1], plain[3]
-    else:
-        if not url.isascii():
-            url = _SURROGATES.sub("\ufffd", url)
-        try:
-            parsed = _PARSED.fullmatch(normalize_url(url) if base is None else join_url(base, url))
-        except ValueError:
-            return None
-        if parsed is None or len(parsed[2]) > _LONGEST_HOST:
-            return None
-        scheme, host, port, path, query = parsed.groups("")
-        canonical = f"{scheme}{host}{port}{_ODD.sub(_escaped, path)}"
-    if query:
-        parameters = _ODD.sub(_escaped, query).split("&")
-        if query := "&".join(sorted(kept for kept in parameters if kept and not _TRACKING.match(kept))):
-            canonical = f"{canonical}?{query}"
-    return canonical if len(canonical) <= MOST_CHARACTERS else None
+    # So are most. To see that takes 2 µs, to parse and check them 8.
+    if plain and len(plain[1]) <= _LONGEST_HOST and "/." not in url and "xn--" not in url:
+        return url
+    if not url.isascii():
+        url = _SURROGATES.sub("\ufffd", url)
+    try:
+        parsed = _PARSED.fullmatch(normalize_url(url) if base is None else join_url(base, url))
+    except ValueError:
+        return None
+    if parsed is None or len(parsed[2]) > _LONGEST_HOST:
+        return None
+    found = "".join(parsed.groups(""))
+    return found if len(found) <= MOST_CHARACTERS else None
+
+
+def canonical(address: str) -> str:
+    """What all addresses of a page have in common. What follows a `#`, a spider's, stays."""
+    if not _NOT_CANONICAL.search(address):
+        return address
+    page, mark, ours = address.partition("#")
+    place, _, query = page.partition("?")
+    path = place.index("/", len("https://"))
+    place = place[:path] + _ODD.sub(_escaped, place[path:])
+    parameters = _ODD.sub(_escaped, query).split("&")
+    query = "&".join(sorted(kept for kept in parameters if kept and not _TRACKING.match(kept)))
+    return f"{place}{query and '?'}{query}{mark}{ours}"
+
+
+def canonicalize(url: str, base: str | None = None) -> str | None:
+    """The canonical form of `url`, relative to `base`; None if it has no address."""
+    found = address(url, base)
+    return found and canonical(found)
+
+
+def normal_escapes(path: str) -> str:
+    """A path and query with escapes as in the canonical form, but its parameters as they are."""
+    return _ODD.sub(_escaped, path)
 
 
 def _escaped(odd: re.Match[str]) -> str:
@@ -89,14 +110,14 @@ def _escaped(odd: re.Match[str]) -> str:
 
 @lru_cache(_LINKS_REMEMBERED)
 def resolve(href: str, folder: str) -> str | None:
-    """`canonicalize(href, folder)` for a canonical `folder`, one that ends in a slash.
+    """`address(href, folder)` for the address `folder`, one that ends in a slash.
 
     Pages of a site have most of their links in common, and most of the others are plain: to join those takes
     2 µs, to parse them 8.
     """
     plain = _PLAIN_LINK.fullmatch(href)
     if not plain or "/." in plain[2] or "//" in plain[2] or len(folder) + len(href) > MOST_CHARACTERS:
-        return canonicalize(href, folder)
+        return address(href, folder)
     up, path = plain.groups()
     origin = folder.index("/", len("https://"))
     end = origin if up == "/" else len(folder) - 1
@@ -105,14 +126,15 @@ def resolve(href: str, folder: str) -> str | None:
     return f"{folder[: end + 1]}{path}"
 
 
-def fingerprint(canonical_url: str, key: bytes = b"") -> int:
-    """64-bit BLAKE2b of a canonical URL, keyed if there is a `key`."""
-    return int.from_bytes(hashlib.blake2b(canonical_url.encode(), digest_size=8, key=key).digest(), "big")
+def fingerprint(address: str, key: bytes = b"") -> int:
+    """64-bit BLAKE2b of the page at `address`, of its canonical form; keyed if there is a `key`."""
+    page = canonical(address).encode()
+    return int.from_bytes(hashlib.blake2b(page, digest_size=8, key=key).digest(), "big")
 
 
-def locate(canonical_url: str) -> Address:
-    """The frontier's address of a canonical URL; `url_at` is its inverse."""
-    scheme, _, rest = canonical_url.partition("://")
+def locate(address: str) -> Address:
+    """Where an address lives in the frontier; `url_at` is its inverse."""
+    scheme, _, rest = address.partition("://")
     host, slash, path = rest.partition("/")
     port = ""
     if ":" in host and not host.endswith("]"):
@@ -122,7 +144,7 @@ def locate(canonical_url: str) -> Address:
 
 
 def url_at(host: str, member: str) -> str:
-    """The canonical URL that lives at `host` and `member`."""
+    """The address that lives at `host` and `member`."""
     if member.startswith("/"):
         return f"https://{host}{member}"
     origin, _, path = member.partition("/")

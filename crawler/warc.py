@@ -25,12 +25,11 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import brotli
-from backports import zstd
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from crawler.message import Answer, Header, MessageError, decoded, ends
 from tinylm import __version__
 from tinylm.processes import lock
 
@@ -43,8 +42,6 @@ _GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/1."
 _MEMBER = b"\x1f\x8b\x08" + bytes(5)
 # Of a body that is read, also without its encodings: 64 MiB.
 _MOST_BYTES = 1 << 26
-_MOST_ENCODINGS = 3
-Header = tuple[bytes, bytes]
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +57,8 @@ class Exchange:
     status_line: bytes
     headers: tuple[Header, ...]
     body: bytes
-    cut: bool = False
-    """Whether the body was longer than was read."""
+    truncated: str = ""
+    """Why that is not all of the body, in the words of WARC: `length`, `time`, `disconnect`."""
 
 
 class WarcWriter:
@@ -80,8 +77,8 @@ class WarcWriter:
         """Append the exchange, or nothing of it: raises OSError if it cannot be written."""
         response_id, now = _new_id(), _now()
         known = {"WARC-Target-URI": exchange.url, "WARC-Date": now, "WARC-IP-Address": exchange.address}
-        if exchange.cut:
-            known["WARC-Truncated"] = "length"
+        if exchange.truncated:
+            known["WARC-Truncated"] = exchange.truncated
         headers = (
             (b"X-Crawler-" + name if name.lower() == b"transfer-encoding" else name, value)
             for name, value in exchange.headers
@@ -226,7 +223,7 @@ def _digest(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archived:
-    """A response as a client saw it: its encodings undone."""
+    """A response as the crawler sees it: its encodings undone, if there is anything in it to be read."""
 
     url: str
     status: int
@@ -235,8 +232,8 @@ class Archived:
     body: bytes
 
     def header(self, name: str) -> str:
-        """The first of this name; empty if there is none."""
-        return next((value for known, value in self.headers if known == name), "")
+        """The last of this name, its bytes read as Latin-1; empty if there is none."""
+        return next((value for known, value in reversed(self.headers) if known == name), "")
 
 
 class WarcReader:
@@ -265,8 +262,9 @@ class WarcReader:
                 try:
                     for record in ArchiveIterator(file, parse_http=False, quirks_mode=True):
                         position = record.stream_pos
-                        is_response = record.record_type == WarcRecordType.response and record.is_http
-                        if is_response and (found := self._response(record)):
+                        is_response = record.record_type == WarcRecordType.response
+                        kind = (record.headers.get("Content-Type") or "application/http").lower()
+                        if is_response and "application/http" in kind and (found := self._response(record)):
                             yield found
                         sound = True
                     return
@@ -277,52 +275,19 @@ class WarcReader:
 
     def _response(self, record: WarcRecord) -> Archived | None:
         """None if it is none; raises OSError where the file is damaged."""
-        record.parse_http(auto_decode="transfer")
-        headers = tuple((name.lower(), value) for name, value in record.http_headers.to_tuples())
-        status, length = record.http_headers.status_code, record.content_length
-        body = record.reader.read(_MOST_BYTES + 1)
-        cut = len(body) < length and not any(name == "transfer-encoding" for name, _ in headers)
-        decoded = None if cut or len(body) > _MOST_BYTES else _decoded(body, headers)
-        if status is None or decoded is None:
+        length, answer = record.content_length, Answer(framed=False)
+        block = record.reader.read(_MOST_BYTES + 1)
+        try:
+            body = answer.feed(block) + answer.end()
+            head, whole = answer.head, answer.whole
+            if head and not head.suffices:
+                body, is_all = decoded(body, head.codings, _MOST_BYTES)
+                whole = is_all and (whole or ends(body))
+        except MessageError:
+            head = None
+        if head is None or len(block) < length or not (whole or head.suffices):
             self.broken += 1
             return None
+        headers = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in head.headers)
         url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-        return Archived(url=url, status=status, headers=headers, body=decoded)
-
-
-def _decoded(body: bytes, headers: tuple[tuple[str, str], ...]) -> bytes | None:
-    """The body without its content encodings; None if it is not what it says it is."""
-    named = ",".join(value for name, value in headers if name == "content-encoding")
-    encodings = [name for part in named.lower().split(",") if (name := part.strip()) not in ("", "identity")]
-    if len(encodings) > _MOST_ENCODINGS:
-        return None
-    try:
-        for encoding in reversed(encodings):
-            body = _decode(body, encoding)
-    except (zlib.error, zstd.ZstdError, brotli.error, ValueError):
-        return None
-    return body
-
-
-def _decode(body: bytes, encoding: str) -> bytes:
-    """Raises ValueError, or what the library raises, if it is damaged, too large, or of no known encoding."""
-    decoder: Any
-    if encoding in ("gzip", "x-gzip"):
-        decoder = zlib.decompressobj(wbits=31)
-    elif encoding == "deflate":
-        # Some servers leave out the zlib header, and browsers let them.
-        decoder = zlib.decompressobj(wbits=15 if body[:1] in (b"\x78", b"\x58", b"\x08") else -15)
-    elif encoding == "zstd":
-        decoder = zstd.ZstdDecompressor()
-    elif encoding == "br":
-        decoder = brotli.Decompressor()
-        decoded: bytes = decoder.process(body, output_buffer_limit=_MOST_BYTES)
-        if not decoder.is_finished():
-            raise ValueError(encoding)
-        return decoded
-    else:
-        raise ValueError(encoding)
-    decoded = decoder.decompress(body, _MOST_BYTES)
-    if not decoder.eof:
-        raise ValueError(encoding)
-    return decoded
+        return Archived(url=url, status=head.status, headers=tuple(headers), body=body)

@@ -1,24 +1,30 @@
 """`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
+import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
+from crawler.frontier.frontier import RULES
 from crawler.frontier.server import EmbeddedServer, OwnSocket
 from crawler.frontier.store import RedisStore
 from crawler.seeds.seed import Seed
-from ranker.config import WalkConfig
-from tinylm.config import inherited_environment, write_file
-from tinylm.processes import start, stop
+from crawler.urls import canonical
+from deploy.summary import NothingKept, Summary, moment
+from ranker.config import ONLINE, WalkConfig
+from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
+from tinylm.errors import ConfigError, TinylmError
+from tinylm.processes import lock, start, stop
+from tinylm.terminal import say
 
 # Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
 # two seconds a page on its way from one queue to the next is found in the next.
@@ -27,8 +33,6 @@ _POLL_SECONDS, _IDLE_POLLS = 0.25, 8
 _FULL_POLLS = 120
 # A part that dies of a bug dies at every start, within seconds; one that needs too much memory, now and then.
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 600.0
-# Reasons named at the end, the most frequent first: what more there are is in `tinylm status`.
-_REASONS_SAID = 4
 # For the walker to judge what is in the stream and commit, before it is killed.
 _DRAIN_SECONDS = 120.0
 
@@ -62,9 +66,40 @@ def attach(config: FrontierConfig) -> Frontier:
 
 def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
     """The server that `config` names, or the embedded one: whose socket that is, is looked at each time."""
+    if HIDDEN in config.redis_url:
+        raise ConfigError(
+            f"redis_url = {config.redis_url!r}, as {config.data / KEPT} has it: passwords are not written "
+            "there. Give it again, best as the variable TINYLM_FRONTIER_REDIS_URL"
+        )
     if config.redis_url not in ("", server.url):
         return connect(config.redis_url)
     return connect(server.url, connection_class=OwnSocket)
+
+
+# What depends on a setting, by the reasons under which it is refused or given up.
+_REFUSES = {
+    "allowed_networks": ("forbidden_network",),
+    "resolve": ("forbidden_network", "dns", "refused", "unreachable", "connect_timeout", "tls"),
+    "user_agent": ("robots",),
+    "timeout": ("timeout", "connect_timeout"),
+}
+
+
+def give_seeds(frontier: Frontier, seeds: list[Seed], crawl: CrawlConfig | None = None) -> int:
+    """Give seeds; queue again those that were refused or given up, and what another setting than now did.
+
+    Returns how many were queued again. Raises FrontierFull if the server is at its memory limit.
+    """
+    reasons: set[str] = set()
+    if crawl:
+        said = {name: json.loads(json.dumps(getattr(crawl, name))) for name in _REFUSES}
+        before = said | frontier.published("settings")
+        reasons = {reason for name in said if said[name] != before[name] for reason in _REFUSES[name]}
+        frontier.publish("settings", said)
+    frontier.put_seeds(seeds)
+    given = {canonical(seed.url) for seed in seeds}
+    letters = frontier.dead_letters() if given or reasons else ()
+    return sum(frontier.retry(url) for url, reason in letters if reason in reasons or canonical(url) in given)
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
@@ -77,16 +112,6 @@ def limits_from_now(crawl: CrawlConfig) -> Limits:
     )
 
 
-def not_fetched(counts: Mapping[str, int]) -> Counter[str]:
-    """Attempts without a page, by reason: refused by a rule of ours or the host's, or failed."""
-    reasons: Counter[str] = Counter()
-    for name, count in counts.items():
-        kind, colon, reason = name.partition(":")
-        if colon and kind in ("skipped", "failed"):
-            reasons[reason] += count
-    return reasons
-
-
 @contextmanager
 def sigterm_as_interrupt() -> Iterator[None]:
     """Turn SIGTERM into a KeyboardInterrupt, as Ctrl-C is, inside the block."""
@@ -97,15 +122,52 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class Crawl:
-    """One run of a crawl; `run` may be called again later to go on."""
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """Keep every other `tinylm crawl` out of a directory. Raises CrawlError if one is there."""
+    path = data / "crawl.lock"
+    if not (held := lock(path)):
+        raise CrawlError(
+            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules: "
+            f"`tinylm begin --data {data} --pages N`"
+        )
+    with held:
+        held.truncate(0)
+        held.write(f"{os.getpid()}\n".encode())
+        held.flush()
+        yield
 
-    def __init__(self, frontier: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
+
+def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> None:
+    """Write the settings of a crawl down in its directory, and print which are others than they were."""
+    url = without_password(frontier.redis_url)
+    # Not where the directory is: it may be moved.
+    kept = replace(frontier, data=FrontierConfig().data, redis_url=url)
+    for difference in keep(frontier.data / KEPT, frontier=kept, **others):
+        say(difference)
+
+
+class Crawl:
+    """One run of a crawl; `run` may be called again later to go on.
+
+    Of the rules of a crawl that was begun before those that were `said` are set, the others stay as they are.
+    """
+
+    def __init__(
+        self,
+        frontier: FrontierConfig,
+        crawl: CrawlConfig,
+        walk: WalkConfig,
+        said: Collection[str] = tuple(RULES),
+    ) -> None:
         crawl.check_user_agent()
         crawl.check_lease(frontier.lease_seconds)
+        if walk.quality != ONLINE:  # a path, which is written down and has to hold elsewhere too
+            walk = replace(walk, quality=str(Path(walk.quality).resolve()))
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
+        self._said = RULES.keys() & said
         self._data = frontier.data
-        self._settings = frontier.data / "tinylm.toml"
+        self._settings = frontier.data / KEPT
         self._server = embedded(frontier)
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: list[float] = []
@@ -115,32 +177,39 @@ class Crawl:
     ) -> str:
         """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
 
-        Raises CrawlError if the server or, again and again, another part dies, or if the walker ends before
-        all that was fetched is in a shard; nothing is lost then.
+        However it ends, its `Summary` is in the directory then. Raises CrawlError if the server or, again
+        and again, another part dies, or if the walker ends before all that was fetched is in a shard; nothing
+        is lost then.
         """
-        self._data.mkdir(parents=True, exist_ok=True)
         config = self._frontier_config
-        with sigterm_as_interrupt(), open_frontier(config, self._server) as frontier:
+        self._check_walker()
+        self._data.mkdir(parents=True, exist_ok=True)
+        with sigterm_as_interrupt(), _alone(self._data), open_frontier(config, self._server) as frontier:
             counts = frontier.counts()
             if not (seeds or counts["discovered"] or counts["backlog"]):
-                raise CrawlError(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
-            frontier.set_rules(config)
+                raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
+            frontier.set_rules(config, self._said)
+            remember(frontier.config, crawl=self._crawl, walk=self._walk)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
-                frontier.put_seeds(seeds)
+                again = give_seeds(frontier, seeds, self._crawl)
             except FrontierFull as error:
                 raise CrawlError(self._full(len(seeds))) from error
-            url = config.redis_url or self._server.url
-            shared = replace(config, redis_url=url, data=self._data.resolve())
-            write_file(self._settings, frontier=shared, crawl=self._crawl, walk=self._walk)
+            if again:
+                say(f"{again:,} URLs that were refused or given up are queued again")
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
             self._parts = {name: self._start(name) for name in names}
+            reason, before = "", Summary.of(frontier, config.shards)
             try:
                 with show(frontier) as refresh:
                     reason = self._watch(frontier, refresh)
             except ServerError:
                 self._check_server()  # that it died says more than that it does not answer
+                raise
+            except KeyboardInterrupt:
+                most = f"{self._crawl.timeout:g} s at most"
+                say(f"stopping: waits for what is under way ({most}), then commits", file=sys.stderr)
                 raise
             finally:
                 # Workers first: the walker then judges the last pages they fetched, and commits. A worker
@@ -148,16 +217,38 @@ class Crawl:
                 walker = self._parts.pop("walk")
                 stop(self._parts.values(), patience=self._crawl.timeout + 10)
                 stop([walker], patience=_DRAIN_SECONDS)
+                ended = reason or str(sys.exc_info()[1]) or "interrupted"
+                with (
+                    nullcontext() if reason else suppress(TinylmError)
+                ):  # the error that it ends with says more
+                    summary = Summary.of(frontier, config.shards, ended)
+                    summary.write(self._data)
             if walker.returncode:
                 raise CrawlError(
                     f"walk ended with code {walker.returncode} before all pages were in a shard: "
                     f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
                 )
-            return reason
+            return f"{reason}; it had finished before" if summary.work == before.work else reason
+
+    def _check_walker(self) -> None:
+        """Raise what the walker would end with at its start, before there is a server."""
+        from deploy.walk import open_any_model
+        from ranker.policy import policy_named
+        from shards.manifest import is_corpus
+        from shards.writer import manifest_of
+
+        policy_named(self._walk.policy)
+        if self._walk.quality != ONLINE:
+            open_any_model(self._walk.quality, self._walk.quality_label).close()
+        if is_corpus(self._frontier_config.shards):
+            manifest_of(self._frontier_config.shards, self._frontier_config.crawl_id)
 
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         argv = [sys.executable, "-m", "deploy.cli.app", name.partition("-")[0]]
-        return start(argv, log=self._log(name), env=inherited_environment(self._settings))
+        # What is not written down, or not as it is here.
+        url, data = self._frontier_config.redis_url or self._server.url, str(self._data.resolve())
+        own = {"TINYLM_FRONTIER_REDIS_URL": url, "TINYLM_FRONTIER_DATA": data}
+        return start(argv, log=self._log(name), env=inherited_environment(self._settings) | own)
 
     def _log(self, name: str) -> Path:
         return self._data / "logs" / f"{name}.log"
@@ -178,13 +269,22 @@ class Crawl:
                         frontier.publish("walker", {})
                     self._parts[name] = self._restart(name, code)
             # When the walker said where it is, all that came in was judged and what came of it queued.
-            resting = frontier.finished() and walker and not frontier.read_stream(walker["positions"], 1)
+            over = frontier.finished() or _asleep(frontier)
+            resting = over and walker and not frontier.read_stream(walker["positions"], 1)
             waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
             idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
             if not waiting and idle >= _IDLE_POLLS:
-                return _nothing_left(frontier)
+                return self._nothing_left(frontier)
             if waiting and idle >= _FULL_POLLS:
                 return self._full(waiting)
+
+    def _nothing_left(self, frontier: Frontier) -> str:
+        """The end of a crawl that may fetch nothing more."""
+        if asleep := _asleep(frontier):
+            return asleep
+        summary = Summary.of(frontier, self._frontier_config.shards)
+        left = f"nothing more may be fetched: {'; '.join(summary.left())}"
+        return left if summary.queued else "nothing left to fetch"
 
     def _full(self, waiting: int) -> str:
         """The end of a crawl whose server has no room for anything that is left."""
@@ -210,14 +310,13 @@ class Crawl:
         return self._start(name)
 
 
-def _nothing_left(frontier: Frontier) -> str:
-    """The end of a crawl that has fetched all it may; of one that could fetch nothing, why."""
-    spent = frontier.why_idle()["budget_spent"]
-    reasons = not_fetched(frontier.counts()).most_common(_REASONS_SAID)
-    words = ["nothing left to fetch"]
-    words += [f"hosts that have spent their budget: {spent:,}"] if spent else []
-    listed = ", ".join(f"{reason} {count:,}" for reason, count in reasons)
-    return "; ".join(words + ([f"attempts without a page: {listed}"] if listed else []))
+def _asleep(frontier: Frontier) -> str:
+    """That nothing may be asked until after the crawl's time is up, and whom it waits for; "" if it may."""
+    idle, limits = frontier.why_idle(), frontier.limits()
+    wake = time.time() + (idle["next_wake_seconds"] or 0.0)
+    if not limits or wake < limits.until or any(idle[cause] for cause in ("ready", "in_flight", "paused")):
+        return ""
+    return f"nothing may be asked before its time is up: {idle['next_wake']} rests until {moment(wake)}"
 
 
 def _last_line(log: Path) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -11,23 +11,28 @@ from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from crawler.frontier import Frontier, Limits
 from crawler.read.pool import Times
 from deploy.console import Console
-from deploy.crawl import not_fetched
+from deploy.summary import (
+    PAUSED,
+    QUIET_SECONDS,
+    elsewhere,
+    listed,
+    not_fetched,
+    pages_and_links,
+    waiting_for,
+    when,
+)
+from ranker.config import ONLINE
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0
-# Without an answer for two timeouts of a response, workers are asked after.
-_QUIET_SECONDS = 60.0
 # Between two lines where the output is no terminal: a crawl of 12 hours is 8,640 lines of log.
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
-# Said wherever somebody asks why nothing is fetched.
-PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if that was paused, lets it go on."
 # As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
 _REASONS_SHOWN = 8
 
@@ -43,7 +48,7 @@ class Status(NamedTuple):
     reached: str  # the limit that stopped the crawl; empty while none has
     paused: bool  # the crawl as a whole, by a person
     waiting_for: str  # what a worker's own machine lacks; empty while none says so
-    rate: float  # pages a second, of late
+    rate: float | None  # pages a second, of late; None while that cannot be told
     quiet: float  # seconds since a fetch last ended
 
     @property
@@ -74,12 +79,12 @@ class StatusReader:
             limits=frontier.limits(),
             reached=frontier.reached(),
             paused=frontier.paused(),
-            waiting_for=_waiting_for(workers),
+            waiting_for=waiting_for(workers),
             rate=rate,
             quiet=time.monotonic() - self._moved_at,
         )
 
-    def _rate(self, fetched: int) -> float:
+    def _rate(self, fetched: int) -> float | None:
         now = time.monotonic()
         # A robots.txt or a failure is a fetch too: whatever ends shows that workers are alive.
         if not self._fetched or fetched != self._fetched[-1][1]:
@@ -88,8 +93,11 @@ class StatusReader:
         while now - self._fetched[0][0] > _RATE_SECONDS:
             self._fetched.popleft()
         then, before = self._fetched[0]
+        # In a moment without a fetch a crawl may have stood still or not: 0 is said of some seconds only.
+        if fetched == before and now - then < _RATE_SECONDS / 2:
+            return None
         # A server that lost its last second counts less than before: that is no negative rate.
-        return max(0, fetched - before) / (now - then) if now > then else 0.0
+        return max(0, fetched - before) / (now - then)
 
 
 class Verdict(NamedTuple):
@@ -124,16 +132,14 @@ def verdict(status: Status, backlog: int) -> Verdict:
     return _why_nothing_moves(idle, status.quiet)
 
 
-def _waiting_for(workers: Iterable[Mapping[str, Any]]) -> str:
-    """What a worker that may still be there waits for; the word of one that was killed stays published."""
-    lately = time.time() - _QUIET_SECONDS
-    said = (each["waiting_for"] for each in workers if each.get("at", 0.0) > lately)
-    return next(filter(None, said), "")
+def next_turn(idle: Mapping[str, Any]) -> str:
+    """When the next host may be asked, and which: a rest may be of a second or of a year."""
+    return f"the next, {idle['next_wake'] or 'one of them'}, may be asked {when(idle['next_wake_seconds'])}"
 
 
 def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
     if idle["in_flight"]:
-        if quiet > _QUIET_SECONDS:
+        if quiet > QUIET_SECONDS:
             out = f"{idle['in_flight']:,} requests are out and none ended for {quiet:.0f} s"
             return Verdict("bad", f"{out}: are the workers alive?")
         return Verdict("good", f"Waiting for {idle['in_flight']:,} answers.")
@@ -142,55 +148,68 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
         level = "bad" if quiet > _RATE_SECONDS else "wait"
         return Verdict(level, "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
     if idle["cooling"]:
-        seconds = f"{idle['next_wake_seconds']:.0f} s"
-        return Verdict("wait", f"Every host with something queued rests; the next may be asked in {seconds}.")
+        return Verdict("wait", f"Every host with something queued rests; {next_turn(idle)}.")
+    if idle["paused"]:
+        return Verdict("wait", f"Hosts that were paused: {idle['paused']:,}; nothing else is queued.")
     if idle["budget_spent"]:
-        spent = f"{idle['budget_spent']:,} hosts have spent their budget"
-        return Verdict("done", f"Nothing left to fetch: {spent}, and the others have nothing queued.")
+        spent = f"hosts that have spent their budget: {idle['budget_spent']:,}"
+        return Verdict("done", f"Nothing more may be fetched: {spent}; the others have nothing queued.")
     return Verdict("done", "Nothing left to fetch.")
 
 
-def line(status: Status) -> str:
-    """One line of text."""
+def line(status: Status, backlog: int) -> str:
+    """One line of text; what is wrong, or waited for, at its end."""
     counts, walker, limits = status.counts, status.walker, status.limits
+    rate = "" if status.rate is None else f" ({status.rate:.0f}/s)"
+    how = verdict(status, backlog)
     return (
-        f"fetched {counts['fetched']:,} of {limits.pages if limits else 0:,} ({status.rate:.0f}/s)  "
+        f"fetched {counts['fetched']:,} of {limits.pages if limits else 0:,}{rate}  "
         f"hosts {counts['hosts']:,}  queued {counts['queued']:,}  kept {walker.get('kept', 0):,}  "
         f"text {walker.get('text_bytes', 0) / 1e6:.1f} MB  quality {walker.get('quality', 0):.2f}"
+        + ("" if how.level == "good" or status.quiet < _LINE_SECONDS else f"  {how.text}")
     )
 
 
-def table(status: Status) -> Group:
-    """The live view."""
+def table(status: Status, now: str = "") -> Group:
+    """The live view: a bar, and a line for each fact, however narrow the terminal is; `now` is the last."""
     counts, walker, idle, extraction = status.counts, status.walker, status.idle, status.extraction
-    rows = Table.grid(padding=(0, 3))
-    rows.add_row("fetched", f"{counts['fetched']:,}", "pages/s", f"{status.rate:.1f}")
-    rows.add_row("queued", f"{counts['queued']:,}", "discovered", f"{counts['discovered']:,}")
-    rows.add_row("kept", f"{walker.get('kept', 0):,}", "shards", f"{walker.get('shards', 0):,}")
-    text, downloaded = walker.get("text_bytes", 0) / 1e6, counts["bytes"] / 1e6
-    rows.add_row("text", f"{text:.1f} MB", "downloaded", f"{downloaded:.1f} MB")
-    hosts = f"{idle['ready']} ready, {idle['cooling']} resting, {idle['in_flight']} asked"
-    rows.add_row("quality", _quality(walker), "hosts", f"{counts['hosts']:,} ({hosts})")
+    pages = status.limits.pages if status.limits else 0
+    rate = "" if status.rate is None else f", {status.rate:.1f} pages/s"
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
-    rows.add_row(
-        "no connection", f"{counts['failed_connections']:,}", "set aside", f"{counts['set_aside']:,}"
-    )
-    if counts["clock_jumps"]:
-        rows.add_row("clock jumps", f"{counts['clock_jumps']:,}")
-    rows.add_row("extraction", times if extraction["extracted"] else "nothing yet")
-    reasons = (Counter(walker.get("dropped", {})) + status.not_fetched).most_common(_REASONS_SHOWN)
-    dropped = "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet"
-    pages = status.limits.pages if status.limits else 0
+    dropped, links = pages_and_links(walker.get("dropped", {}))
+    reasons = (dropped + status.not_fetched).most_common(_REASONS_SHOWN)
+    facts = {
+        "fetched": f"{counts['fetched']:,} of {pages:,}{rate}, {counts['bytes'] / 1e6:.1f} MB",
+        "elsewhere": elsewhere(counts["fetched"], counts["fetched_elsewhere"]),
+        "queued": f"{counts['queued']:,} of {counts['discovered']:,} discovered",
+        "kept": f"{walker.get('kept', 0):,} in {walker.get('shards', 0):,} shards, "
+        f"{walker.get('text_bytes', 0) / 1e6:.1f} MB of text",
+        "quality": _quality(walker),
+        "hosts": f"{counts['hosts']:,} ({idle['ready']} ready, {idle['cooling']} resting, "
+        f"{idle['in_flight']} asked), no connection to {counts['failed_connections']:,}",
+        "set aside": f"{counts['set_aside']:,}" if counts["set_aside"] else "",
+        "clock jumps": f"{counts['clock_jumps']:,}" if counts["clock_jumps"] else "",
+        "extraction": times if extraction["extracted"] else "nothing yet",
+        "dropped": "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet",
+        "unfollowed": listed(links),
+        "now": now,
+    }
+    rows = Table.grid(padding=(0, 2))
+    for name, fact in facts.items():
+        if fact:
+            rows.add_row(name, fact)
     bar = ProgressBar(total=max(1, pages), completed=counts["fetched"], width=60)
     # Padded, since a bar alone ends without a new line.
-    return Group(Padding(bar, 0), rows, Text(f"dropped  {dropped}", style="dim"))
+    return Group(Padding(bar, 0), rows)
 
 
 def _quality(walker: Mapping[str, Any]) -> str:
     """The mean of what is kept, and how far to trust it; ECE and PSI are explained in docs/quality.md."""
     if "quality_model" not in walker:
         return "no walker yet"
+    if walker["quality_model"] == ONLINE and (missing := walker["votes_missing"]):
+        return f"tells nothing before people's votes: {missing} pages with some are missing, or see --quality"
     error = walker["calibration_error"]
     parts = [
         walker["quality_model"],
@@ -204,10 +223,15 @@ def _quality(walker: Mapping[str, Any]) -> str:
 @contextmanager
 def show_crawl(frontier: Frontier) -> Iterator[Callable[[], None]]:
     """Yield what refreshes the display: a live table on a terminal, elsewhere a line every few seconds."""
-    console, reader = Console(), StatusReader(frontier)
+    console, reader, backlog = Console(), StatusReader(frontier), frontier.config.backlog
     if console.is_terminal:
-        with Live(table(reader.read()), console=console, transient=True, auto_refresh=False) as live:
-            yield lambda: live.update(table(reader.read()), refresh=True)
+
+        def view() -> Group:
+            status = reader.read()
+            return table(status, verdict(status, backlog).text)
+
+        with Live(view(), console=console, transient=True, auto_refresh=False) as live:
+            yield lambda: live.update(view(), refresh=True)
         return
     shown = 0.0
 
@@ -215,6 +239,6 @@ def show_crawl(frontier: Frontier) -> Iterator[Callable[[], None]]:
         nonlocal shown
         if time.monotonic() - shown >= _LINE_SECONDS:
             shown = time.monotonic()
-            console.print(line(reader.read()), soft_wrap=True, highlight=False)
+            console.print(line(reader.read(), backlog), soft_wrap=True, highlight=False)
 
     yield refresh

@@ -9,7 +9,8 @@ import shutil
 import signal
 import socket
 import threading
-from contextlib import ExitStack, closing, nullcontext
+import time
+from contextlib import ExitStack, closing, nullcontext, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import WalkerLost
 from crawler.frontier import Frontier
 from crawler.frontier.spill import Spill
+from deploy.summary import Summary
 from ranker.config import WalkConfig
 from ranker.judge.quality import QualityModel, open_model
 from ranker.walker import Walker
@@ -26,10 +28,14 @@ from shards.manifest import Manifest, is_corpus
 from shards.writer import ShardWriter, locked
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import Child, beat
+from tinylm.terminal import say_at_once
 
 # Seconds between tries to become the one that walks: how long a crawl stands still after its walker was
 # killed. A try costs one flock and one question to the server.
 _STANDBY_SECONDS = 2.0
+# Between two summaries of a crawl that runs: of one that is killed, the last is so old. Each is ten commands
+# to the server and a file of 2 KB.
+_SUMMARY_SECONDS = 30.0
 
 # A text that no model has trouble with.
 _HARMLESS = "A word."
@@ -40,11 +46,27 @@ log = logging.getLogger(__name__)
 def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
     """Walk until SIGTERM or SIGINT, then judge what is in the stream, commit and return."""
     stopping = threading.Event()
+
+    def ask_to_stop(*_: object) -> None:
+        if not stopping.is_set():
+            say_at_once("stopping: judges what was fetched, then commits")
+        stopping.set()
+
     for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, lambda *_: stopping.set())
+        signal.signal(signum, ask_to_stop)
+
+    summed_up = time.monotonic()
+
+    def sum_up(ended: str = "") -> None:
+        with suppress(TinylmError):  # what fails the walker too, it says itself
+            Summary.of(frontier, config.shards, ended).write(config.data)
 
     def stop() -> bool:
+        nonlocal summed_up
         beat()
+        if time.monotonic() - summed_up > _SUMMARY_SECONDS:
+            summed_up = time.monotonic()
+            sum_up()
         if shutil.disk_usage(config.data).free >= crawl.disk_reserve_gigabytes * 1e9:
             return stopping.is_set()
         frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
@@ -62,6 +84,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
                     )
                     with closing(walker.judge):
                         walker.walk(stop)
+                sum_up(frontier.reached() or "its walker was told to stop")
                 return
             except WalkerLost as error:
                 log.warning("%s; what was not committed here is judged there", error)

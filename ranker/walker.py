@@ -20,13 +20,14 @@ from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
+from crawler.scope import LIST
 from crawler.seeds.seed import Seed
-from crawler.urls import domain, fingerprint, locate
+from crawler.urls import canonical, domain, fingerprint, locate
 from ranker.config import WalkConfig
 from ranker.graph import Evidence, Fetch, Known, LinkGraph, Rows, Target
 from ranker.judge.judge import Judge, Judged
 from ranker.judge.quality import Open, open_model
-from ranker.policy import POLICIES, Policy
+from ranker.policy import Policy, policy_named
 from ranker.state import State
 from ranker.traps import HOSTS, URLS, Traps
 from shards.schema import Document, FetchRow, LinkRow, document_id
@@ -34,7 +35,7 @@ from shards.text.content import Content, values
 from shards.text.filters import Verdict
 from shards.text.signals import GOLDEN
 from shards.writer import ShardWriter
-from tinylm.errors import ConfigError, TinylmError
+from tinylm.errors import TinylmError
 
 # Entries of the stream that are judged, learned from and priced together.
 _ENTRIES = 64
@@ -47,6 +48,9 @@ _FEWEST_AGAIN, _MOST_AGAIN = 64, 1 << 16
 # that is held for it, links and fetches too: a page of 5 KB with 200 links takes 45 KB. At double, the 2 GB
 # of docker-compose.yml are not enough for a commit's copies.
 _SHARD_BYTES, _HELD_BYTES = 128e6, 384e6
+# Redirects after which a seed is still one, as many as are followed of a robots.txt: to https, to www, to
+# a language; with each it may lead to somebody else's host.
+_SEED_MOVES = 5
 # Links to files that hold no text for us cost no fetch.
 _BINARY = (
     ".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp", ".ico", ".pdf", ".zip", ".gz", ".bz2", ".xz", ".tar",
@@ -91,15 +95,13 @@ class Walker:
         spill: Spill | None = None,
         open_model: Open = open_model,
     ) -> None:
-        if config.policy not in POLICIES:
-            raise ConfigError(f"policy = {config.policy!r}: there is {', '.join(sorted(POLICIES))}")
         self._frontier = frontier
         self._deepest = deepest
         self._writer = writer
         self._config = config
         self._spill = spill
         self.graph = LinkGraph()
-        self.policy: Policy = POLICIES[config.policy](self.graph)
+        self.policy: Policy = policy_named(config.policy)(self.graph)
         self.judge = Judge(config, open_model)
         self.traps = Traps()
         self.dropped: Counter[str] = Counter(writer.manifest.dropped)
@@ -132,6 +134,7 @@ class Walker:
     def step(self, wait: float = 0.0) -> int:
         """Judge the next entries of the stream; returns how many there were."""
         self._frontier.hold()
+        self._frontier.heed_rules()
         self.judge.heed(self._frontier.published("quality"))
         entries = self._frontier.read_stream(self._positions, _ENTRIES, wait)
         fetched: list[_Fetched] = []
@@ -253,6 +256,8 @@ class Walker:
 
     def _judge(self, page: Page) -> _Fetched | None:
         """Judge a page; graph, traps and policy learn of it. None if that was done before."""
+        # From here on it is the page that counts, whichever of its addresses was asked for.
+        page = replace(page, url=canonical(page.url))
         target = Target(fingerprint(page.url), page.url)
         fetch = target.key ^ page.fetch_no * GOLDEN % 2**64  # 64 bits instead of an id's string
         if fetch in self._ids:
@@ -289,17 +294,30 @@ class Walker:
         if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
             return []
-        targets = []
-        for link in page.links:
-            to_list = link.tag_path in PATHS_TO_SITEMAPS
-            if link.nofollow or (link.url.partition("?")[0].lower().endswith(_BINARY) and not to_list):
-                continue
-            if trap := self.traps.reason(link.url):
-                self.dropped[trap] += 1
+        moved = page.reason == "redirect"
+        if moved and depth < _SEED_MOVES and self._frontier.has_role(SEED, page.url):
+            self._unpushed.update(link.url for link in page.links)
+            return [Target(fingerprint(link.url), link.url) for link in page.links]
+        all_lists = moved and self._frontier.has_role(LIST, page.url)
+        lists = {link.url for link in page.links if all_lists or link.tag_path in PATHS_TO_SITEMAPS}
+        followed = [
+            link
+            for link in page.links
+            if not link.nofollow
+            and (link.url in lists or not link.url.partition("?")[0].lower().endswith(_BINARY))
+        ]
+        out_of_scope = self._frontier.out_of_scope({link.url for link in followed}, lists)
+        targets: dict[int, Target] = {}
+        for link in followed:
+            if reason := out_of_scope.get(link.url) or self.traps.reason(link.url):
+                self.dropped[reason] += 1
             else:
-                targets.append(Target(fingerprint(link.url), link.url, link.anchor, link.tag_path))
+                # Of two addresses of a page the first is asked for.
+                key = fingerprint(link.url)
+                targets.setdefault(key, Target(key, link.url, link.anchor, link.tag_path))
         # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
-        return targets if page.reason == "redirect" else self._admitted(page, targets)
+        found = list(targets.values())
+        return found if page.reason == "redirect" else self._admitted(page, found)
 
     def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
         """Of `targets` those that the page's domain may name: names cost their inventor nothing."""
@@ -366,7 +384,7 @@ class Walker:
             links = [
                 LinkRow(
                     src_id=about["id"],
-                    dst_url=link.url,
+                    dst_url=canonical(link.url),
                     anchor=link.anchor,
                     tag_path=link.tag_path,
                     position=position,

@@ -49,6 +49,17 @@ def locked(directory: Path) -> BinaryIO:
     return held
 
 
+def manifest_of(directory: Path, crawl_id: str) -> Manifest:
+    """The manifest of the corpus in `directory`; raises ShardError if it is not of the crawl `crawl_id`."""
+    manifest = Manifest.load(directory)
+    if crawl_id and manifest.crawl_id != crawl_id:
+        raise ShardError(
+            f"{directory} holds crawl {manifest.crawl_id!r}, not {crawl_id!r}: "
+            "give this crawl a directory of its own"
+        )
+    return manifest
+
+
 def write_table(
     path: Path, table: pa.Table, dictionaries: Sequence[str] = (), row_group_rows: int | None = None
 ) -> FileEntry:
@@ -107,12 +118,7 @@ class ShardWriter:
             # At once, so that shards without a manifest are never taken for the remains of a crash.
             self.manifest = Manifest(crawl_id=crawl_id).save(self.directory)
             return
-        self.manifest = Manifest.load(self.directory)
-        if crawl_id and self.manifest.crawl_id != crawl_id:
-            raise ShardError(
-                f"{self.directory} holds crawl {self.manifest.crawl_id!r}, not {crawl_id!r}: "
-                "give this crawl a directory of its own"
-            )
+        self.manifest = manifest_of(self.directory, crawl_id)
         self.remove_unlisted()
 
     def remove_unlisted(self) -> None:

@@ -24,6 +24,7 @@ from crawler.read.extract import detect_language
 from crawler.read.links import clean
 from crawler.read.optout import from_headers, from_metas
 from crawler.read.sitemaps import listed, may_list
+from crawler.scope import scope_of
 from crawler.seeds.karma import linked_url
 from crawler.urls import canonicalize, domain, resolve
 from ranker.features import groups, words
@@ -171,6 +172,8 @@ def signals(text):
         getattr(measured, name)
 
 
+PATTERNS = scope_of("any", ("*a*b*c", "*.a*a*a*.pdf", "*"), ("/a/*a/*/a*?",))
+FOLDERS = scope_of("prefix", (), ())
 FUNCTIONS = {
     "oversized": oversized,
     "decode": lambda text: decode(text.encode(), "text/html"),
@@ -185,6 +188,10 @@ FUNCTIONS = {
     "canonicalize": lambda text: canonicalize(f"http://a.test/{text}", "http://b.test/"),
     "canonicalize a host": lambda text: canonicalize(f"http://{text}/"),
     "resolve": lambda text: resolve(text, "http://a.test/b/"),
+    "patterns of a scope": lambda text: PATTERNS.why_not(f"http://a.test/{text}", lambda _: False),
+    "folders of a scope": lambda text: FOLDERS.why_not(
+        f"http://a.test/{text}", lambda mark: "below" not in mark.text
+    ),
     "domain": domain,
     "linked_url": lambda text: linked_url({"url": f"http://a.test/{text}", "title": text, "selftext": text}),
     "groups": lambda text: groups(f"http://a.test/{text}", "a.test"),

@@ -1,30 +1,63 @@
-"""Where a setting comes from: flags over the environment over `tinylm.toml` over defaults.
+"""Where a setting comes from: flags over the environment over `tinylm.toml` over the crawl's directory.
 
 Each room declares its settings as one frozen dataclass beside their owner. A command names the dataclasses
-it takes, and `layers` gives cyclopts the two outer sources for each: for `crawl=CrawlConfig` the variables
-`TINYLM_CRAWL_<FIELD>` and the table `[crawl]` of the file that `TINYLM_CONFIG` names (default: `tinylm.toml`
-in the working directory). A key or a variable that the dataclass does not have is an error, not a silence.
+it takes, and `layers` gives cyclopts the outer sources for each: for `crawl=CrawlConfig` the variables
+`TINYLM_CRAWL_<FIELD>`, the table `[crawl]` of the file that `TINYLM_CONFIG` names (default: `tinylm.toml` in
+the working directory), and what was said of the same crawl before and written down in its directory (`keep`).
+A table, a key or a variable that names no setting is an error for every command, whichever it takes.
 """
 
 import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
+from importlib import import_module
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, NamedTuple, get_args
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Token
 from cyclopts.argument import ArgumentCollection
-from cyclopts.config import Env, Toml
+from cyclopts.config import Dict, Env
 
 from tinylm.errors import ConfigError
 from tinylm.files import replacing
 
 CONFIG_VARIABLE = "TINYLM_CONFIG"
+# Where a crawl's directory has its settings, and in which form; `keep` writes them.
+KEPT, _KEPT_VERSION = "settings.toml", 1
+HIDDEN = "***"
+"""What stands in a URL for a password that is not written."""
+# The tables of tinylm.toml and whose settings they are: by name, as this room imports none of the others.
+_TABLES = {
+    "frontier": "crawler.config:FrontierConfig",
+    "crawl": "crawler.config:CrawlConfig",
+    "walk": "ranker.config:WalkConfig",
+    "pretrain": "trainer.config:PretrainConfig",
+    "instructions": "trainer.config:InstructionsConfig",
+    "sft": "trainer.config:SFTConfig",
+}
 _PREFIX = "TINYLM_"
+# What floats count without a fraction: no setting is as large, and what is would overflow somewhere.
+MOST = 10**15
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
+# Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
+_OTHERS = frozenset(
+    _PREFIX + name
+    for name in (
+        "CONFIG", "LOG", "HEARTBEAT", "PARENT", "SEEDS", "IMAGE", "CLUSTER", "REDIS_MEMORY",
+        "REDIS_CONTAINER_MEMORY", "WORKER_MEMORY", "WALKER_MEMORY", "DASHBOARD_PORT", "COMPOSE_OVERRIDE",
+        "MACHINE_EXAMPLES", "TEST_DATA", "WRITE_GOLDEN",
+    )
+)  # fmt: skip
+# And what Kubernetes sets in every container beside a Service called tinylm or tinylm-….
+_OF_A_SERVICE = re.compile(rf"{_PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+)")
+
+_said: frozenset[str] = frozenset()
 
 
 def config_file() -> Path:
@@ -32,47 +65,172 @@ def config_file() -> Path:
     return Path(os.environ.get(CONFIG_VARIABLE, "tinylm.toml"))
 
 
-class _Section:
-    """The outer sources of one dataclass; no other dataclass's arguments are visible to them."""
+def tables() -> dict[str, type]:
+    """The tables of tinylm.toml, with the dataclasses of their settings."""
+    places = {table: place.split(":") for table, place in _TABLES.items()}
+    return {table: getattr(import_module(module), name) for table, (module, name) in places.items()}
 
-    def __init__(self, name: str, owner: type) -> None:
-        self._name = name
-        self._fields = {field.name for field in fields(owner)}
+
+def said() -> frozenset[str]:
+    """The settings of a crawl that this command was given by flag, variable or file: not by its directory."""
+    return _said
+
+
+class _Sources:
+    """The outer sources of `sections` (table = dataclass); no arguments but theirs are visible to them.
+
+    With the settings of a frontier among them, the one that its directory holds is the last; or `kept` is.
+    """
+
+    def __init__(self, sections: dict[str, type], kept: Path | None = None) -> None:
+        self._sections = sections
+        self.kept = kept
+        self.found: dict[str, str] = {}
+        """Where the settings that are no defaults were found, for the last command."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
-        path = config_file()
+        global _said
+        path, known, self.found = config_file(), tables(), {}
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise ConfigError(f"{CONFIG_VARIABLE}={path}: there is no such file")
-        prefix = f"{_PREFIX}{self._name.upper()}_"
-        known = {prefix + field.upper() for field in self._fields}
-        for variable in sorted(os.environ):
-            if variable.startswith(prefix) and variable not in known:
-                raise ConfigError(f"{variable}: [{self._name}] has no such setting")
-        own: Any = [argument for argument in arguments if argument.field_info.name in self._fields]
-        visible = ArgumentCollection(own)  # type: ignore[no-untyped-call]
-        Env(prefix, command=False)(app, commands, visible)
-        try:
-            Toml(path, root_keys=(self._name,), use_commands_as_keys=False)(app, commands, visible)
-        except CycloptsError as error:
-            raise ConfigError(f"{path}: {_one_line(error)}") from error
-        except RecursionError as error:
-            raise ConfigError(f"{path}: nested too deeply") from error
+        _check_variables(known)
+        own: dict[str, Any] = {}
+        for table, owner in self._sections.items():
+            names = {field.name for field in fields(owner)}
+            mine: Any = [argument for argument in arguments if argument.field_info.name in names]
+            own[table] = ArgumentCollection(mine)  # type: ignore[no-untyped-call]
+            Env(f"{_PREFIX}{table.upper()}_", command=False)(app, commands, own[table])
+        self._apply(path, known, app, commands, own)
+        given = _given(own)
+        if "frontier" in own:
+            data = given["data"].value if "data" in given else known["frontier"]().data
+            kept = (Path(data) / KEPT).absolute()
+            # The children of `tinylm crawl` are told to read it as their file; nobody said it to them.
+            _said = frozenset(name for name, token in given.items() if token.source != str(kept))
+            identity = {name: token.value for name, token in given.items()}
+            self.kept = kept if of_this_crawl(kept, identity) else None
+        if self.kept:
+            self._apply(self.kept, known, app, commands, own)
+        for name, token in _given(own).items():
+            places = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
+            self.found[name] = places.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
+        for argument in (argument for mine in own.values() for argument in mine):
+            for token in argument.tokens:  # which cyclopts would round
+                if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
+                    raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
+
+    @staticmethod
+    def _apply(path: Path, known: Mapping[str, type], app: App, commands: Any, own: dict[str, Any]) -> None:
+        """Give those of our arguments that have no value yet the one that the file at `path` has."""
+        settings, source = _read(path, known), str(path.absolute())
+        for table, mine in own.items():
+            layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
+            try:
+                layer(app, commands, mine)
+            except CycloptsError as error:
+                raise ConfigError(f"{path}: {_one_line(error)}") from error
 
 
-def layers(**sections: type) -> list[_Section]:
+def layers(**sections: type) -> list[_Sources]:
     """The outer sources of `sections` (table name = dataclass), for `cyclopts.App(config=...)`.
 
-    A command raises ConfigError if `TINYLM_CONFIG` names a file that is not there, if the file is not TOML,
-    and for a key or a variable that names no setting.
+    A command raises ConfigError if `TINYLM_CONFIG` names a file that is not there, if a file is not TOML, and
+    for a table, a key or a variable that names no setting.
     """
-    return [_Section(name, owner) for name, owner in sections.items()]
+    return [_Sources(sections)]
 
 
-def write_file(path: Path, **sections: Any) -> None:
-    """Write the settings of `sections` (table name = dataclass instance) to `path`, as a `tinylm.toml`."""
-    tables = [f"[{name}]\n{_toml_table(settings)}\n" for name, settings in sections.items()]
+def _given(own: Mapping[str, ArgumentCollection]) -> dict[str, Token]:
+    """The first word of each setting that has some, by its name."""
+    every = [argument for mine in own.values() for argument in mine if argument.tokens]
+    return {argument.field_info.name: argument.tokens[0] for argument in every}
+
+
+def _read(path: Path, known: Mapping[str, type]) -> dict[str, Any]:
+    """The tables of a file of settings, {} if it is not there; raises ConfigError for a name not `known`."""
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if (version := found.pop("version", _KEPT_VERSION)) != _KEPT_VERSION:
+        raise ConfigError(f"{path} has version {version}, not {_KEPT_VERSION}: another tinylm wrote it")
+    names = {table: {field.name for field in fields(owner)} for table, owner in known.items()}
+
+    def right(name: str, among: Iterable[str]) -> str:
+        owners = [f"[{table}]" for table in known if name.replace("-", "_") in names[table]]
+        return f"it is one of {' and '.join(owners)}" if owners else _nearest(name, among)
+
+    for table, settings in found.items():
+        if table not in known:
+            raise ConfigError(f"{path}: {table} is no table of settings: {right(table, known)}")
+        for name in settings if isinstance(settings, dict) else ():
+            if name.replace("-", "_") not in names[table]:
+                raise ConfigError(f"{path}: [{table}] has no setting {name}: {right(name, names[table])}")
+    return found
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    close = get_close_matches(name, names, 1)
+    return f"did you mean {close[0]}?" if close else "`tinylm config` shows what there is"
+
+
+def _check_variables(known: Mapping[str, type]) -> None:
+    """Raise ConfigError for a variable that is named as ours are, and is none."""
+    settings = {
+        f"{_PREFIX}{table.upper()}_{field.name.upper()}": _PREFIX + field.name.upper()
+        for table, owner in known.items()
+        for field in fields(owner)
+    }
+    names = settings.keys() | _OTHERS
+    for name in sorted(os.environ):
+        if name.startswith(_PREFIX) and name not in names and not _OF_A_SERVICE.fullmatch(name):
+            without_table = [full for full, short in settings.items() if short == name]
+            right = _nearest(name, without_table or names)
+            raise ConfigError(f"{name}: there is no such variable: {right}")
+
+
+def of_this_crawl(kept: Path, said: Mapping[str, str]) -> bool:
+    """Whether the file `kept` has settings of the crawl that is `said`: on that server, of that name."""
+    usual = tables()["frontier"]()
+    stored = _read(kept, tables()).get("frontier", {})
+    return kept.is_file() and all(
+        without_password(said[name]) == stored.get(name, getattr(usual, name))
+        for name in ("redis_url", "crawl_id")
+        if name in said
+    )
+
+
+def without_password(url: str) -> str:
+    """A server's URL as it may be written."""
+    url = re.sub(r"([?&]password=)[^&#]*", rf"\1{HIDDEN}", url)
+    return re.sub(r"(?<=://)([^/:]*):.*@", rf"\1:{HIDDEN}@", url)
+
+
+def keep(path: Path, **sections: Any) -> list[str]:
+    """Write the settings of `sections` (table name = dataclass instance) to `path`, as a `tinylm.toml`.
+
+    What is at its default is left out, and other tables stay as they are. Returns a line for each setting
+    that was another before, if there was a file.
+    """
+    known = path.is_file()
+    stored = _read(path, tables())
+    differences = []
+    for table, settings in sections.items():
+        usual, was = type(settings)(), stored.get(table, {})
+        now = stored[table] = {}
+        for name in (field.name for field in fields(settings)):
+            value, default = getattr(settings, name), getattr(usual, name)
+            if value != default and value is not None:
+                now[name] = value
+            old, new = _toml_value(was.get(name, default)), _toml_value(value)
+            differences += [f"[{table}] {name} = {new}, was {old}"] if new != old else []
+    text = [f"version = {_KEPT_VERSION}\n"]
+    for table, settings in stored.items():
+        lines = [f"{name} = {_toml_value(value)}\n" for name, value in settings.items()]
+        text.append("".join([f"\n[{table}]\n", *lines]))
     with replacing(path) as temporary:
-        temporary.write_text("\n".join(tables), encoding="utf-8")
+        temporary.write_text("".join(text), encoding="utf-8")
+    return differences if known else []
 
 
 def inherited_environment(path: Path) -> dict[str, str]:
@@ -90,66 +248,34 @@ class Setting(NamedTuple):
     source: str
 
 
-def in_force(**sections: type) -> Iterator[Setting]:
-    """Every setting of `sections` as a command started now, here, without flags would see it.
+def in_force(*flags: str) -> Iterator[Setting]:
+    """Every setting as a command started now, here, would see it, those of the frontier with `flags`.
 
-    Raises ConfigError as the command would, and for a table of the file that is none of `sections`.
+    Raises ConfigError as the command would.
     """
-    _refuse_unknown_tables(sections)
-    for section, owner in sections.items():
-        app = App(config=layers(**{section: owner}))
+    kept = None
+    for section, owner in tables().items():
+        sources = _Sources({section: owner}, kept)
+        app = App(config=[sources])
 
         def probe(*, settings: Any = owner()) -> Any:  # noqa: B008 (frozen)
             return settings
 
         probe.__annotations__["settings"] = owner
         app.default(probe)
-        arguments = app.assemble_argument_collection()
+        argv = flags if section == "frontier" else ()
         try:
-            for layer in app.config:
-                layer(app, (), arguments)
-            settings = app([], result_action="return_value", exit_on_error=False, print_error=False)
+            settings = app(argv, result_action="return_value", exit_on_error=False, print_error=False)
         except CycloptsError as error:
             raise ConfigError(_one_line(error)) from error
-        sources = {
-            argument.field_info.name: _describe(argument.tokens[0].source, argument.tokens[0].keyword)
-            for argument in arguments
-            if argument.tokens
-        }
+        kept = sources.kept
         for field in fields(owner):
-            yield Setting(
-                section, field.name, getattr(settings, field.name), sources.get(field.name, "default")
-            )
-
-
-def _refuse_unknown_tables(sections: Iterable[str]) -> None:
-    path = config_file()
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: {error}") from error
-    for table in tables:
-        if table not in sections:
-            raise ConfigError(f"{path}: [{table}] is none of [{'], ['.join(sections)}]")
+            value, source = getattr(settings, field.name), sources.found.get(field.name, "default")
+            yield Setting(section, field.name, value, source)
 
 
 def _one_line(error: CycloptsError) -> str:
     return " ".join(str(error).removeprefix(type(error).__name__).split())
-
-
-def _describe(source: str, keyword: str | None) -> str:
-    return f"environment {keyword}" if source == "env" else source
-
-
-def _toml_table(settings: Any) -> str:
-    """The fields of `settings` that differ from their defaults, as lines of a TOML table."""
-    lines = []
-    for field in fields(settings):
-        value = getattr(settings, field.name)
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        if value != default and value is not None:
-            lines.append(f"{field.name} = {_toml_value(value)}")
-    return "\n".join(lines)
 
 
 def _toml_value(value: Any) -> str:
@@ -164,13 +290,43 @@ def _toml_value(value: Any) -> str:
             return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+def listed(values: Iterable[str]) -> tuple[str, ...]:
+    """The entries of a setting that lists names: given one by one, or several with commas between them."""
+    return tuple(entry for value in values for each in value.split(",") if (entry := each.strip()))
+
+
 def require(config: object, field: str, holds: bool, rule: str) -> None:
     """Raise `ConfigError` that names `field`, its value in `config` and the `rule`, unless that `holds`."""
     if not holds:
-        raise ConfigError(f"{field} = {getattr(config, field)!r}: {rule}")
+        value = getattr(config, field)
+        shown = without_password(value) if isinstance(value, str) else value
+        raise ConfigError(f"{field} = {shown!r}: {rule}")
 
 
-def require_positive(config: object, *fields: str) -> None:
-    """Raise `ConfigError` for the first of `fields` that is not above zero."""
-    for field in fields:
-        require(config, field, getattr(config, field) > 0, "must be above 0")
+def require_within(config: Any, least: float, most: float, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no number from `least` to `most`.
+
+    One that is declared an int has to be whole; None is what it is where that is declared.
+    """
+    kinds = {field.name: get_args(field.type) or (field.type,) for field in fields(config)}
+    for name in names:
+        value, whole = getattr(config, name), float not in kinds[name]
+        number = isinstance(value, Integral if whole else Real) and not isinstance(value, bool)
+        holds = (number and least <= value <= most) or (value is None and NoneType in kinds[name])
+        require(config, name, holds, f"a {'whole ' if whole else ''}number from {least:g} to {most:g}")
+
+
+def require_positive(config: Any, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is not above zero, or no such number."""
+    for name in names:
+        require_within(config, 0, MOST, name)
+        require(config, name, getattr(config, name) > 0, "must be above 0")
+
+
+def require_several(config: object, *names: str) -> None:
+    """Raise `ConfigError` for the first of these fields that is no texts; one alone is the list of it."""
+    for name in names:
+        if isinstance(value := getattr(config, name), str):
+            object.__setattr__(config, name, (value,))
+        elif not all(isinstance(each, str) for each in value):
+            require(config, name, False, "each must be text")

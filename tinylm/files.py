@@ -1,17 +1,23 @@
-"""Files that are complete or absent: write to a temporary name, fsync, rename, fsync the directory."""
+"""Files that are complete or absent: write to a temporary name, fsync, rename, fsync the directory.
+
+And places where one process writes at a time.
+"""
 
 import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from tinylm.errors import FileError
+from tinylm.processes import lock
 
 TEMPORARY_SUFFIX = ".tmp"
+# What a write fails with where room is what is lacking.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Bytes read at once to digest a file: half or double makes no difference that can be measured.
 _BLOCK = 1 << 20
 
@@ -30,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_directory(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_ROOM:
             raise FileError(
                 f"{path}: the disk is full. Nothing written before is lost: free some space and start again"
             ) from error
@@ -38,6 +44,39 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def alone(out: Path, lock_file: Path) -> Iterator[None]:
+    """Hold `lock_file`: who else would write `out` is refused with our pid. It is gone again at the end.
+
+    Its folder is made if need be; if the block fails, folders that were made and are empty go again.
+    """
+    made = [folder for folder in lock_file.parents if not folder.exists()]
+    try:
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        held = _held(out, lock_file)
+        try:
+            yield
+        finally:
+            lock_file.unlink(missing_ok=True)
+            held.close()
+    except BaseException:
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+def _held(out: Path, lock_file: Path) -> BinaryIO:
+    while held := lock(lock_file):
+        # Who had it before us removes it at its end, perhaps after we opened it: then ours is no lock.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held.fileno()), lock_file.stat()):
+                return held
+        held.close()
+    pid = lock_file.read_text() if lock_file.exists() else ""
+    raise FileError(f"{out}: process {pid} is writing here; wait until it ends, or give another --out")
 
 
 def sync_file(path: Path) -> None:

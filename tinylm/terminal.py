@@ -6,6 +6,7 @@ A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `d
 import io
 import re
 import sys
+from contextlib import suppress
 from typing import IO
 
 # Never shown, and each used to deceive: C0 but tab and line feed, DEL and C1 (terminals obey them: clipboard,
@@ -43,3 +44,9 @@ def let_streams_take_anything() -> None:
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=errors)
+
+
+def say_at_once(text: str) -> None:
+    """`say` to stderr, out of a signal handler: where that interrupted another print it says nothing."""
+    with suppress(RuntimeError):
+        say(text, file=sys.stderr)

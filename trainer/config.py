@@ -8,9 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from tinylm.config import require, require_positive
+from tinylm.config import MOST, require, require_positive, require_several, require_within
 from tinylm.errors import ConfigError
 from trainer.model.architecture import ModelConfig as ModelConfig  # the first part of PretrainConfig
+
+_MOST_SEED = 2**63 - 1  # that torch takes, whatever a row is to be added
+_HOTTEST = 100.0  # where all of a model's tokens are as good as alike; far above, numbers overflow
 
 
 @dataclass(frozen=True, kw_only=True)  # no slots: they would keep PretrainConfig from having two bases
@@ -80,15 +83,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         require_positive(self, "device_batch_size", "tokens_per_step", "learning_rate")
-        require_positive(self, "checkpoint_every", "keep_last", "log_every")
-        for share in ("warmup", "decay"):
-            require(self, share, 0 <= getattr(self, share) <= 1, "must be a share between 0 and 1")
+        require_positive(self, "checkpoint_every", "keep_last", "log_every", "bad_steps")
+        require_within(self, 0, MOST, "weight_decay", "eval_every", "grad_clip", "z_loss", "spike_sigmas")
+        require_within(self, 0, _MOST_SEED, "seed")
+        require_within(self, 0, 1, "warmup", "decay")
         require(
             self, "warmup", self.warmup + self.decay <= 1, f"warmup + decay = {self.decay} must not exceed 1"
         )
-        require_positive(self, "bad_steps")
-        for least in ("weight_decay", "eval_every", "grad_clip", "z_loss", "spike_sigmas"):
-            require(self, least, getattr(self, least) >= 0, "must not be negative")
 
     def micro_batches_per_step(self, sequence_len: int) -> int:
         """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
@@ -142,6 +143,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
         ModelConfig.__post_init__(self)
         TrainConfig.__post_init__(self)
         require_positive(self, "steps", "sample_power", "lanes", "baseline_bytes")
+        require_several(self, "mix")
         self.micro_batches_per_step(self.sequence_len)
         require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
         for place, share in self.sources[1:]:
@@ -183,7 +185,8 @@ class InstructionsConfig:
     """Longer answers are cut at the end of a sentence, or dropped."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_examples", "min_answer_chars")
+        require_positive(self, "max_examples", "min_answer_chars", "max_answer_chars")
+        require_within(self, 0, 1, "held_out")
         require(self, "held_out", 0 <= self.held_out < 1, "must be a share, below 1")
         least = self.min_answer_chars
         require(self, "max_answer_chars", self.max_answer_chars > least, f"must be above {least}, the least")
@@ -215,7 +218,7 @@ class SFTConfig(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         require_positive(self, "epochs")
-        require(self, "sequence_len", self.sequence_len >= 0, "must not be negative")
+        require_within(self, 0, MOST, "sequence_len")
         require(self, "out", self.out != self.init_from, "must not be init_from, the run it starts from")
 
 
@@ -236,18 +239,18 @@ class SamplingConfig:
     seed: int | None = None
     """The same seed gives the same text; without one it is another each time."""
     stop: tuple[str, ...] = ()
-    """End before this string; may be given several times."""
+    """End before this string; may be given several times. In a command \\n is a new line, \\t a tab."""
     speculate: int = 0
     """Guess so many tokens ahead, from where the last three stood before: the same text, sooner where it
     repeats itself. Of one text alone, not of several together."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "max_tokens")
-        require(self, "temperature", self.temperature >= 0, "must not be negative")
-        require(self, "top_k", self.top_k >= 0, "must not be negative")
-        require(self, "top_p", 0 < self.top_p <= 1, "must be above 0, at most 1")
-        require(self, "min_p", 0 <= self.min_p <= 1, "must be between 0 and 1")
-        require(self, "speculate", self.speculate >= 0, "must not be negative")
+        require_positive(self, "max_tokens", "top_p")
+        require_within(self, 0, 1, "top_p", "min_p")
+        require_within(self, 0, _HOTTEST, "temperature")
+        require_within(self, 0, MOST, "top_k", "speculate")
+        require_within(self, 0, _MOST_SEED, "seed")
+        require_several(self, "stop")
         require(self, "stop", all(self.stop), "an empty string would stop everything")
 
 

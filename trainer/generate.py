@@ -25,6 +25,8 @@ from trainer.tokenizer import Tokenizer
 # Parameters from which a step is split between threads: on a busy machine their waiting for each other costs
 # a model of 27 M parameters nine tenths of its speed, so that one stays on one thread.
 _WORTH_SHARING = 2**25
+# A temperature at which only the likeliest token can be drawn; some 1e-28 less, and logits overflow.
+_AS_ZERO = 1e-9
 
 
 class Token(NamedTuple):
@@ -55,6 +57,7 @@ class Generator:
         self._threads = 1 if small else torch.get_num_threads()
         quick = self._device.type == "cpu" and (weights == "fp16" or fits(model.config))
         self._decoder = Decoder(model, weights) if weights and quick else None
+        self._ends = (tokenizer.endoftext, *tokenizer.ends)
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "cpu", weights: Weights = "fp32") -> "Generator":
@@ -64,10 +67,11 @@ class Generator:
     def complete(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """Pieces of the text after `prompt`; `sampling`: the fields of `SamplingConfig`.
 
-        Ends at `<|endoftext|>`; of a prompt longer than the context only the end is seen.
+        Ends at `<|endoftext|>`, or at what ended texts in the model this one began as; of a prompt longer
+        than the context only the end is seen.
         """
         config = SamplingConfig(**sampling)
-        tokens = self.tokens(self._prompt(prompt), config, ends=(self.tokenizer.endoftext,))
+        tokens = self.tokens(self._prompt(prompt), config, self._ends)
         return stream(tokens, self.tokenizer, config.stop)
 
     def complete_all(self, prompts: Sequence[str], **sampling: Any) -> list[str]:
@@ -77,7 +81,7 @@ class Generator:
         texts = [""] * len(prompts)
         done: set[int] = set()
         rows = [self._prompt(prompt) for prompt in prompts]
-        for step in self.together(rows, config, (tokenizer.endoftext,), done):
+        for step in self.together(rows, config, self._ends, done):
             for row, token in step.items():
                 texts[row] += streams[row].add(token)
                 if streams[row].stopped:
@@ -91,7 +95,7 @@ class Generator:
         """
         config, tokenizer = SamplingConfig(**sampling), self.tokenizer
         stream = TextStream(tokenizer, config.stop)
-        for token, logits in self._drawn(self._prompt(prompt), config, (tokenizer.endoftext,)):
+        for token, logits in self._drawn(self._prompt(prompt), config, self._ends):
             stream.add(token)
             if stream.stopped:
                 return
@@ -105,7 +109,7 @@ class Generator:
         """
         tokenizer, config = self.tokenizer, SamplingConfig(**sampling)
         ids = self._fitting_prompt(parse_messages(list(messages)), config.max_tokens)
-        tokens = self.tokens(ids, config, ends=(tokenizer.im_end, tokenizer.endoftext))
+        tokens = self.tokens(ids, config, (tokenizer.im_end, *self._ends))
         return stream(tokens, tokenizer, config.stop)
 
     def score(self, ids: Sequence[int], likeliest: int = 0) -> list[Token]:
@@ -222,10 +226,8 @@ class Generator:
 
     def _forbidden(self, ends: Sequence[int]) -> Tensor:
         """Special tokens other than `ends`, and ids that the tokenizer does not have."""
-        tokenizer = self.tokenizer
-        special = {tokenizer.endoftext, tokenizer.im_start, tokenizer.im_end}
-        missing = range(tokenizer.vocab_size, self.model.config.vocab_size)
-        return torch.tensor([*(special - {*ends}), *missing], dtype=torch.long)
+        missing = range(self.tokenizer.vocab_size, self.model.config.vocab_size)
+        return torch.tensor([*(self.tokenizer.special - {*ends}), *missing], dtype=torch.long)
 
     def _fitting_prompt(self, messages: list[Message], max_tokens: int) -> list[int]:
         if messages[-1]["role"] != "user":
@@ -272,12 +274,13 @@ def _threads(count: int) -> Iterator[None]:
 
 def sample(logits: Tensor, config: SamplingConfig, rng: torch.Generator) -> int:
     """A token id drawn from `logits` (V,): temperature, top-k, top-p (arXiv:1904.09751), min-p."""
-    if config.temperature == 0:
+    if config.temperature < _AS_ZERO:
         return int(logits.argmax())
     # Sorted, so that top-p is a running sum; what is cut off has probability 0 and is drawn never.
     likeliest = logits.topk(min(config.top_k or len(logits), len(logits)))
     p = torch.softmax(likeliest.values / config.temperature, dim=-1)
     kept = (p >= config.min_p * p[0]) & (p.cumsum(0) - p < config.top_p)
+    kept[0] = True  # whatever of a tiny top_p is left in fp32
     return int(likeliest.indices[torch.multinomial(p * kept, 1, generator=rng)])
 
 

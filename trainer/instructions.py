@@ -23,7 +23,7 @@ from cyclopts import App, Parameter
 from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
-from tinylm.files import replacing
+from tinylm.files import alone, replacing
 from tinylm.terminal import say
 from trainer.config import InstructionsConfig
 from trainer.post.chat import held_out_file
@@ -127,25 +127,26 @@ def make(config: InstructionsConfig) -> Tally:
     Raises `InstructionError` if the corpus yields nothing or a file holds anything else, `ShardError` if the
     corpus cannot be read.
     """
-    examples, tally = collect(ShardReader(config.shards, split="train"), config)
-    if not examples:
-        raise InstructionError(
-            f"{config.shards}: no document defines, explains or describes anything in a form that can be "
-            f"asked for (dropped: {_listed(tally.dropped) or 'none, no candidate at all'}); crawl more prose"
-        )
-    train, held_out = split(examples, config.held_out)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    contents = {held_out_file(config.out): held_out, config.out: train}
-    written = {path: "".join(each.line + "\n" for each in part).encode() for path, part in contents.items()}
-    for path, content in written.items():
-        if path.exists() and path.read_bytes() != content:
+    with alone(config.out, config.out.with_name(f".{config.out.name}.lock")):
+        examples, tally = collect(ShardReader(config.shards, split="train"), config)
+        if not examples:
+            dropped = _listed(tally.dropped) or "none, no candidate at all"
             raise InstructionError(
-                f"{path} holds something else than {config.shards} gives with these settings: name another "
-                "--out, or remove it"
+                f"{config.shards}: no document defines, explains or describes anything in a form that can be "
+                f"asked for (dropped: {dropped}); crawl more prose"
             )
-    for path, content in written.items():
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        train, held_out = split(examples, config.held_out)
+        parts = {held_out_file(config.out): held_out, config.out: train}
+        written = {path: "".join(each.line + "\n" for each in part).encode() for path, part in parts.items()}
+        for path, content in written.items():
+            if path.exists() and path.read_bytes() != content:
+                raise InstructionError(
+                    f"{path} holds something else than {config.shards} gives with these settings: name "
+                    "another --out, or remove it"
+                )
+        for path, content in written.items():
+            with replacing(path) as temporary:
+                temporary.write_bytes(content)
     return tally
 
 
@@ -180,6 +181,7 @@ def main() -> None:
             name="python -m trainer.instructions",
             help=__doc__,
             config=layers(instructions=InstructionsConfig),
+            suppress_keyboard_interrupt=False,  # it is for `exit_on_error`
         )
         app.default(instructions)
         app()

@@ -29,9 +29,9 @@ from trainer.interop.start import Start, fingerprint, shaped
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.run.distributed import World, connect
-from trainer.run.lifecycle import command, finish, finished
+from trainer.run.lifecycle import command, finish, finished, holding
 from trainer.run.loop import Run
-from trainer.run.preflight import check, check_memory, describe_hardware
+from trainer.run.preflight import Estimate, check, check_memory, describe_hardware
 from trainer.tokenizer import LONGEST_PIECE, Tokenizer
 
 # Text the tokenizer is trained on, at most, of all sources by share: about 4 seconds, in proportion.
@@ -50,6 +50,11 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
     if finished(config, known):
         return
     expected = check(config, config.model(config.vocab_size), config.steps)
+    with holding(config.out):
+        _train(config, known, start, expected)
+
+
+def _train(config: PretrainConfig, known: dict[str, Any], start: Start | None, expected: Estimate) -> None:
     with connect() as world:
         if world.device.type != "cpu":  # which `check` has looked at
             check_memory(config, expected, world.device)

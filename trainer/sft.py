@@ -30,7 +30,7 @@ from trainer.post.conversations import (
 )
 from trainer.run import checkpoint
 from trainer.run.distributed import World, connect
-from trainer.run.lifecycle import command, finish, finished
+from trainer.run.lifecycle import command, finish, finished, holding
 from trainer.run.loop import Run
 from trainer.run.preflight import check
 from trainer.tokenizer import Tokenizer
@@ -49,6 +49,11 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
     check_length(config, start)
     sequence_len = config.sequence_len or start.shape.sequence_len
     check(config, replace(start.shape, sequence_len=sequence_len), steps=1)  # as many as the data say
+    with holding(config.out):
+        _train(config, known, start, sequence_len)
+
+
+def _train(config: SFTConfig, known: dict[str, Any], start: Start, sequence_len: int) -> None:
     with connect() as world:
         model, tokenizer = start.load(sequence_len, world.device), start.tokenizer
         data = read_conversations(config.data, tokenizer, sequence_len, config.on_bad_line)
@@ -61,7 +66,6 @@ def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()) -> None
         before = evaluate()  # ahead of `Run`, which puts a checkpoint's weights in place of the first ones
         run = Run(model, source, config, world, steps=source.steps, evaluate=evaluate, identity=known)
         if world.is_main:
-            config.out.mkdir(parents=True, exist_ok=True)
             tokenizer.save(config.out / checkpoint.TOKENIZER)
             say(start.describe())
             say(summary(data, held_out, source.steps, config))

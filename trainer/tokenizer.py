@@ -22,8 +22,9 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import Regex, decoders, models, pre_tokenizers, trainers
 
-from tinylm.errors import TinylmError
-from tinylm.files import replacing
+from tinylm.errors import FileError, TinylmError
+from tinylm.files import read_json, replacing, write_json
+from tinylm.records import MALFORMED, typed
 
 # Qwen2's pattern, to the letter: llama.cpp knows it by name (interop/gguf.py), and numbers are split digit by
 # digit (\p{N} without a count).
@@ -37,6 +38,8 @@ SPLIT = (
 LONGEST_PIECE = 256
 # In the order of their ids; Qwen's names, which every chat program knows.
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# Where transformers says which tokens end a text: beside a tokenizer that is adopted, and where it is saved.
+GENERATION, _ENDS = "generation_config.json", "eos_token_id"
 _SPACE_TO_ONE_ENCODER_ONLY = "\u180e"
 
 
@@ -47,11 +50,12 @@ class TokenizerError(TinylmError):
 class Tokenizer:
     """Text to token ids and back.
 
-    `endoftext`, `im_start` and `im_end` are the ids of the special tokens, `vocab_size` counts them too,
-    and `byte_lengths[id]` says how many bytes of text a token stands for (0 for the special ones).
+    `endoftext`, `im_start` and `im_end` are the ids of our special tokens, `special` those of all, and `ends`
+    what ends a text beside ours, in a tokenizer that was adopted. `vocab_size` counts them too, and
+    `byte_lengths[id]` says how many bytes of text a token stands for (0 for the special ones).
     """
 
-    def __init__(self, bpe: tokenizers.Tokenizer) -> None:
+    def __init__(self, bpe: tokenizers.Tokenizer, ends: Iterable[int] = ()) -> None:
         # Text is never trusted: a special token's name inside it is encoded as ordinary characters.
         bpe.encode_special_tokens = True
         self._bpe = bpe
@@ -61,6 +65,8 @@ class Tokenizer:
             raise TokenizerError(f"it has no {SPECIALS[ids.index(None)]} token")
         self.endoftext, self.im_start, self.im_end = ids
         added = bpe.get_added_tokens_decoder()
+        self.special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self.ends = tuple(sorted({*ends} & {*range(self.vocab_size)} - {*ids}))
         self._bytes: list[bytes] = []
         for token_id in range(self.vocab_size):
             if token_id in added:
@@ -97,7 +103,7 @@ class Tokenizer:
     def load(cls, path: Path) -> "Tokenizer":
         """Read what `save` wrote; raises `TokenizerError` when it is missing, damaged or of another kind."""
         try:
-            return cls(tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8")))
+            return cls(_built(path.read_text(encoding="utf-8")), _ends(path.parent))
         except TokenizerError as error:
             raise TokenizerError(f"{path} is not a tinylm tokenizer: {error}") from None
         except FileNotFoundError:
@@ -118,19 +124,19 @@ class Tokenizer:
         Those are added after its last token. Raises `TokenizerError` for anything but a byte-level BPE.
         """
         try:
-            bpe = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+            bpe = _built(path.read_text(encoding="utf-8"))
+        except TokenizerError as error:
+            raise TokenizerError(f"{path}: {error}") from None
         except Exception as error:  # tokenizers raises bare Exception for a file it cannot parse
             raise TokenizerError(f"{path} cannot be read ({error})") from None
-        own = set(bpe.get_vocab(with_added_tokens=False))
-        if not isinstance(bpe.model, models.BPE) or not own >= set(_BYTE_OF):
-            raise TokenizerError(f"{path}: must be a byte-level BPE, as GPT-2's, Qwen's and Llama 3's are")
         lacking = tuple(name for name in SPECIALS if bpe.token_to_id(name) is None)
         # A text's ids are all of its ids: some files say to cut texts, or to fill them up.
         bpe.no_truncation()
         bpe.no_padding()
+        bpe.model.dropout = None
         bpe.add_special_tokens(list(SPECIALS))
         try:
-            return cls(bpe), lacking
+            return cls(bpe, _ends(path.parent)), lacking
         except (KeyError, ValueError) as error:
             raise TokenizerError(f"{path}: not a byte-level BPE that is known here ({error})") from None
 
@@ -141,9 +147,17 @@ class Tokenizer:
         return found
 
     def save(self, path: Path) -> None:
-        """Write one JSON file, completely or not at all; Hugging Face's tools read it too."""
+        """Write one JSON file, completely or not at all; Hugging Face's tools read it too.
+
+        Ends beside ours go into a second one: a tokenizer.json has no place for them.
+        """
         with replacing(path) as temporary:
             temporary.write_text(self._bpe.to_str(), encoding="utf-8")
+        beside = path.with_name(GENERATION)
+        if self.ends:
+            write_json(beside, {_ENDS: self.ends})
+        else:
+            beside.unlink(missing_ok=True)  # of another tokenizer, which was here before
 
     def encode(self, text: str) -> list[int]:
         ids: list[int] = self.encode_array(text).tolist()
@@ -169,11 +183,59 @@ class Tokenizer:
         """As `decode_bytes`, with U+FFFD where a character is cut or malformed."""
         return self.decode_bytes(ids).decode("utf-8", errors="replace")
 
+    def shown(self, token_id: int) -> str:
+        """A token for people: 'text', b'bytes' that are no whole characters, or the name of a special one."""
+        if token_id in self.special:
+            return str(self._bpe.id_to_token(token_id))
+        try:
+            return repr(self._bytes[token_id].decode())
+        except UnicodeDecodeError:
+            return repr(self._bytes[token_id])
+
 
 # GPT-2's printable stand-ins: a byte that prints in Latin-1 stands for itself, others from U+0100 on.
 _PRINTABLE = [byte for byte in range(256) if chr(byte).isprintable() and chr(byte) != " "]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
 _BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
+
+
+def _built(text: str) -> tokenizers.Tokenizer:
+    """The tokenizer of a tokenizer.json; raises `TokenizerError` for one that would be another one here."""
+    found = json.loads(text)
+    model, splitter = found["model"], found.get("pre_tokenizer") or {}
+    parts = {part["type"] for part in splitter.get("pretokenizers", [splitter])} if splitter else set()
+    if (
+        model.get("type", "BPE") != "BPE"
+        or not model["vocab"].keys() >= _BYTE_OF.keys()
+        or "ByteLevel" not in parts
+    ):
+        raise TokenizerError("must be a byte-level BPE, as GPT-2's, Qwen's and Llama 3's are")
+    for key in ("continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(key):
+            raise TokenizerError(
+                f"{key} = {model[key]!r}: must not be there, its characters are not of the text"
+            )
+    ids = model["vocab"] | {token["content"]: token["id"] for token in found.get("added_tokens") or ()}
+    for due, token_id in enumerate(sorted(ids.values())):
+        if token_id != due:
+            gap = f"its ids have a gap: no token has {due}, the largest is {max(ids.values())}"
+            wrong = gap if token_id > due else f"two of its tokens have the id {token_id}"
+            raise TokenizerError(f"{wrong}; the rows of a model are counted, so ids must be too")
+    return tokenizers.Tokenizer.from_str(text)
+
+
+def _ends(folder: Path) -> set[int]:
+    """The ids that end a text by the files of transformers in `folder`; raises `TokenizerError`."""
+    found = set[int]()
+    for name in (GENERATION, "config.json"):
+        try:
+            said = typed(int | tuple[int, ...] | None, read_json(folder / name).get(_ENDS), _ENDS)
+        except FileNotFoundError:
+            continue
+        except (FileError, *MALFORMED) as error:
+            raise TokenizerError(f"{folder / name}: {error}") from None
+        found |= {said} if isinstance(said, int) else {*(said or ())}
+    return found
 
 
 def _encodable(text: str) -> str:

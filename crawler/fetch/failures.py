@@ -20,6 +20,7 @@ from scrapy.exceptions import (
 )
 
 from crawler.errors import NetworkForbidden, OwnFault
+from crawler.message import Truncated
 
 # Reasons that say more about the host than about the URL: all of it rests longer each time. Nothing was sent.
 OF_THE_HOST = frozenset({"dns", "refused", "unreachable", "tls", "connect_timeout"})
@@ -34,7 +35,7 @@ _REASONS: tuple[tuple[str, tuple[type[BaseException], ...]], ...] = (
     ("refused", (ConnectionRefusedError,)),
     ("reset", (ConnectionResetError, BrokenPipeError)),
     ("closed", (aiohttp.ServerDisconnectedError,)),
-    ("truncated", (ContentLengthError, aiohttp.http_exceptions.TransferEncodingError)),
+    ("truncated", (Truncated, ContentLengthError, aiohttp.http_exceptions.TransferEncodingError)),
     ("bad_url", (UnsupportedURLSchemeError,)),
     ("unreachable", (aiohttp.ClientConnectorError,)),
     ("bad_response", (ResponseDataLossError,)),

@@ -8,16 +8,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urlsplit
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.helpers import BaseTimerContext
+from aiohttp.http import HttpVersion, RawResponseMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDict, CIMultiDictProxy
 from scrapy import Request
 from scrapy.core.downloader.handlers._aiohttp import AiohttpDownloadHandler, _ClientResponse
-from scrapy.downloadermiddlewares.httpcompression import HttpCompressionMiddleware
-from scrapy.exceptions import CannotResolveHostError, DownloadConnectionRefusedError, DownloadTimeoutError
+from scrapy.exceptions import (
+    CannotResolveHostError,
+    DownloadConnectionRefusedError,
+    DownloadFailedError,
+    DownloadTimeoutError,
+)
 from scrapy.http import Headers, Response
 
 from crawler.errors import AddressBusy, LeaseLost, OwnFault
@@ -25,13 +35,13 @@ from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, un
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
+from crawler.message import Answer, Head, MessageError, Truncated, decoded, ends
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
+    from yarl import URL
 
-# Content encodings on each other: a bomb that is packed 20 times grows at each.
-_MOST_ENCODINGS = 3
 # Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
@@ -53,6 +63,8 @@ class Permit:
     deadline: float
     sent: bool = False
     """Whether the request was written: it counts, whatever became of it."""
+    empty_query: bool = False
+    """Whether what is asked for ends in a question mark."""
 
     def check(self) -> None:
         """Raise LeaseLost if it is over."""
@@ -69,8 +81,27 @@ class _Request(aiohttp.ClientRequest):
     async def send(self, conn: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         permit = _permit.get()
         permit.check()
-        permit.sent = True
-        return await super().send(conn)
+        permit.sent, url = True, self.url
+        if permit.empty_query:
+            self.url = cast("URL", _EmptyQuery(url))
+        try:
+            return await super().send(conn)
+        finally:
+            self.url = url
+
+
+class _EmptyQuery:
+    """A URL that is written with its empty query, which yarl leaves out."""
+
+    def __init__(self, url: "URL") -> None:
+        self._url = url
+
+    @property
+    def raw_path_qs(self) -> str:
+        return f"{self._url.raw_path_qs}?"
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._url, name)
 
 
 class AddressCap:
@@ -103,17 +134,6 @@ def address_group(address: str) -> str:
     return f"{type(judged)(int(judged) >> 64 << 64)}/64"
 
 
-class BoundedCompression(HttpCompressionMiddleware):
-    """Each encoding's output is bounded by Scrapy, the number of encodings on each other here."""
-
-    def _handle_encoding(
-        self, body: bytes, content_encoding: list[bytes], max_size: int
-    ) -> tuple[bytes, list[bytes]]:
-        if sum(value.count(b",") + 1 for value in content_encoding) > _MOST_ENCODINGS:
-            raise ValueError(f"more than {_MOST_ENCODINGS} content encodings")
-        return super()._handle_encoding(body, content_encoding, max_size)
-
-
 class _Careful(Protocol):
     """What the handler needs of the spider."""
 
@@ -121,10 +141,75 @@ class _Careful(Protocol):
     warc: WarcWriter | None
 
 
-class _Response(_ClientResponse):
-    """`cut_at` is how many bytes of the body are read at most; 0 for all."""
+class _Parser:
+    """What aiohttp asks of its parser, by `Answer`: its own gives up answers that can be read."""
 
-    cut_at = 0
+    def __init__(self, protocol: ResponseHandler, payload: StreamReader) -> None:
+        self.answer = Answer()
+        self._protocol, self._payload = protocol, payload
+        self._is_told = False
+
+    def feed_data(self, data: bytes) -> tuple[list[tuple[RawResponseMessage, StreamReader]], bool, bytes]:
+        if data and self.answer.over:
+            # Behind an answer that was read: nobody asked for it, and the next would be taken for its rest.
+            self._protocol.close()
+            return [], False, b""
+        return self._found(self.answer.feed(data)), False, b""
+
+    def feed_eof(self) -> None:
+        for message in self._found(self.answer.end()):
+            self._protocol.feed_data(message, 0)
+
+    def pause_reading(self) -> None:
+        """Nothing is held back here."""
+
+    def _found(self, body: bytes) -> list[tuple[RawResponseMessage, StreamReader]]:
+        """Hand over what was found of the body; the head, once."""
+        head, found = self.answer.head, list[tuple[RawResponseMessage, StreamReader]]()
+        if head and not self._is_told:
+            self._is_told, none = True, CIMultiDictProxy(CIMultiDict[str]())
+            version, closes = HttpVersion(*head.version), not self.answer.persistent
+            message = RawResponseMessage(
+                version, head.status, "", none, head.headers, closes, None, False, False
+            )
+            found = [(message, self._payload)]
+        if not self._payload.is_eof():
+            self._payload.feed_data(body)
+            if self.answer.over:
+                if not self.answer.persistent:
+                    self._protocol.force_close()
+                self._payload.feed_eof()
+        return found
+
+
+class _Protocol(ResponseHandler):
+    """A connection whose answers `_Parser` reads."""
+
+    answer: Answer
+
+    def set_response_params(self, *, timer: BaseTimerContext | None = None, **others: Any) -> None:
+        came, self._tail = self._tail, b""  # before anything was asked
+        super().set_response_params(timer=timer, **others)
+        parser = _Parser(self, StreamReader(self, self._read_bufsize, timer=timer, loop=self._loop))
+        self.answer, self._parser = parser.answer, cast("Any", parser)
+        if came:
+            self.data_received(came)
+
+
+class _Response(_ClientResponse):
+    answer: Answer
+    address = ""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
+        self.answer = cast("_Protocol", connection.protocol).answer
+        if connection.transport:  # not if the server has closed it behind its answer
+            self.address = connection.transport.get_extra_info("peername")[0]
+        return await aiohttp.ClientResponse.start(self, connection)
+
+    @property
+    def head(self) -> Head:
+        """Known as soon as there is a response."""
+        return cast("Head", self.answer.head)
 
 
 class GuardedDownloadHandler(AiohttpDownloadHandler):
@@ -141,20 +226,22 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         self._guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
         self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), self._guard)
         self._reached: tuple[str, int] | None = None  # the last address and port that answered
+        connector = aiohttp.TCPConnector(
+            resolver=self._resolver,
+            socket_factory=self._make_socket,
+            limit=self._pool_size_total,
+            keepalive_timeout=_KEPT_SECONDS,
+            # Names are remembered in the resolver, which knows which address it gave away.
+            use_dns_cache=False,
+        )
+        connector._factory = cast("Any", partial(_Protocol, loop=connector._loop))
         # Scrapy's own session, without a guard, is replaced before it is used; detached, it warns of nothing.
         unguarded, self._session = (
             self._session,
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
-                    resolver=self._resolver,
-                    socket_factory=self._make_socket,
-                    limit=self._pool_size_total,
-                    keepalive_timeout=_KEPT_SECONDS,
-                    # Names are remembered in the resolver, which knows which address it gave away.
-                    use_dns_cache=False,
-                ),
+                connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
-                # The middleware unpacks, within bounds; WARC files keep what was sent.
+                # `decoded` unpacks, within bounds; WARC files keep what was sent.
                 auto_decompress=False,
                 request_class=_Request,
                 response_class=_Response,
@@ -181,16 +268,19 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         hold = timeout + _HOLD_MARGIN_SECONDS
         async with self._spider.cap.held(address, hold):
             permit.deadline = min(permit.deadline, uptime() + hold)
+            permit.empty_query = request.url.endswith("?")
             _permit.set(permit)
+            answered = False
             # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
             try:
                 async with super()._make_request(request, max(0.001, over - loop.time())) as response:
-                    self._reached = address, port
-                    response.cut_at = request.meta.get("cut_at", 0)  # type: ignore[attr-defined]
+                    self._reached, answered = (address, port), True
+                    cast("_Response", response).address = cast("_Response", response).address or address
                     yield response
-            except (DownloadConnectionRefusedError, DownloadTimeoutError) as error:
+            except (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError) as error:
                 if not permit.sent:
                     self._blame_network(error, address, port)
+                if not answered:
                     self._resolver.next_address(name, address)
                 raise
 
@@ -210,14 +300,50 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         return self.crawler.spider  # type: ignore[return-value]
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
-        finished = await super()._read_response(response, request)
-        if warc := self._spider.warc:
+        """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.
+
+        What is announced to be too large is not read. Of an answer whose head suffices the body may be
+        anything: it is kept as it came, as far as it came.
+        """
+        response = cast("_Response", response)
+        head, raw = response.head, bytearray()
+        error: Exception | None = None
+        cut_at = request.meta.get("cut_at", 0)
+        most = cut_at or self._default_maxsize
+        too_large = not cut_at and (head.length() or 0) > most
+        try:
+            while not too_large and (chunk := await response.content.readany()):
+                raw += chunk
+                too_large = len(raw) > most
+            if not too_large and not response.answer.whole:
+                error = Truncated(f"{len(raw):,} bytes of {head.length() or 'some'}")
+        except TimeoutError as timeout:
+            error = timeout
+        sent = body = bytes(raw[:most])
+        fault = None
+        if not head.suffices:
             try:
-                await asyncio.to_thread(warc.write, _exchange(response, request, finished))
-            except OSError as error:  # whatever it is, it is in our files
-                where = f"{warc.directory}: {error.strerror or error}"
-                raise OwnFault(f"{where}: make room there, or crawl without warc") from error
-        return finished
+                body, whole = decoded(sent, head.codings, most)
+                too_large = too_large or not whole
+            except MessageError as cannot:
+                fault = cannot
+            if error and not ends(body):
+                raise error
+        if (warc := self._spider.warc) and (head.suffices or cut_at or len(raw) <= most):
+            truncated = "length" if too_large else "time" if isinstance(error, TimeoutError) else "disconnect"
+            exchange = _exchange(response, request, sent, truncated if too_large or error else "")
+            try:
+                await asyncio.to_thread(warc.write, exchange)
+            except OSError as failure:  # whatever it is, it is in our files
+                where = f"{warc.directory}: {failure.strerror or failure}"
+                raise OwnFault(f"{where}: make room there, or crawl without warc") from failure
+        if fault:
+            raise fault
+        headers = Headers()  # as they came: decoded and encoded again, some bytes would be an error
+        for name, value in head.headers:
+            headers.appendlist(name, value)
+        flags = ["too_large"] if too_large else []
+        return Response(request.url, head.status, headers, body, flags)
 
     async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
         """The address and the port that the connection will go to."""
@@ -234,45 +360,20 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         except (OSError, UnicodeError) as error:
             raise CannotResolveHostError(f"{name}: {error}") from error
 
-    @staticmethod
-    def _extract_headers(response: _ClientResponse) -> Headers:
-        # As they came: decoded and encoded again, bytes that are no UTF-8 would be an error.
-        headers = Headers()
-        for name, value in response.raw_headers:
-            headers.appendlist(name, value)
-        # By the announced length Scrapy would give up a body that is to be cut.
-        if getattr(response, "cut_at", 0):
-            headers.pop("Content-Length", None)
-        return headers
-
-    @staticmethod
-    async def _iter_body_chunks(response: _ClientResponse) -> AsyncIterator[bytes]:
-        left = getattr(response, "cut_at", 0)
-        async for chunk in response.content.iter_any():
-            yield chunk[:left] if left else chunk
-            if left:
-                left -= len(chunk)
-                if left <= 0:
-                    response.close()
-                    return
-
     async def close(self) -> None:
         await super().close()
         await self._resolver.close()
 
 
-def _exchange(response: _ClientResponse, request: Request, finished: Response) -> Exchange:
-    sent = response.request_info
-    version = response.version or aiohttp.HttpVersion11
-    status_line = f"HTTP/{version.major}.{version.minor} {response.status} {response.reason or ''}"
-    cut_at = getattr(response, "cut_at", 0)
+def _exchange(response: _Response, request: Request, body: bytes, truncated: str) -> Exchange:
+    sent, head = response.request_info, response.head
     return Exchange(
         url=request.url,
-        address=str(finished.ip_address),
+        address=response.address,
         request_line=f"{sent.method} {sent.url.raw_path_qs} HTTP/1.1".encode(),
         request_headers=tuple((name.encode(), value.encode()) for name, value in sent.headers.items()),
-        status_line=status_line.encode("utf-8", "surrogateescape"),
-        headers=response.raw_headers,
-        body=finished.body,
-        cut=bool(cut_at) and len(finished.body) >= cut_at,
+        status_line=b"HTTP/%d.%d %d %s" % (*head.version, head.status, head.reason),
+        headers=head.headers,
+        body=body,
+        truncated=truncated,
     )

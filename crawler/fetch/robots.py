@@ -11,23 +11,23 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from itertools import islice
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from protego import Protego
-from scrapy.http import Response
 
+from crawler.config import product_token
 from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
 from crawler.page import Page
-from crawler.read.optout import MOST_SIGNALS, usage
-from crawler.urls import MOST_CHARACTERS, canonicalize
+from crawler.read.optout import MOST_SIGNALS, addresses, usage
+from crawler.urls import MOST_CHARACTERS, address
 
 # RFC 9309 allows no longer.
 VALID_SECONDS = 24 * 3600.0
@@ -51,7 +51,7 @@ _LARGE, _REST_AFTER_LARGE = 32 * 1024, 4
 _OF_A_HOST, _OF_A_RULE, _OF_A_CHARACTER = 2000, 300, 10
 # As RFC 9309 asks.
 _MOST_HOPS = 5
-# The names of lines that protego knows, typos included, and what they are to us.
+# The names of lines that are heard, typos included as protego knows them, and what they are to us.
 _FIELDS = {
     name: kind
     for kind, names in {
@@ -60,12 +60,12 @@ _FIELDS = {
         "disallow": ("disallow", "dissallow", "dissalow", "disalow", "diasllow", "disallaw"),
         "delay": ("crawl-delay", "crawl delay"),
         "sitemap": ("sitemap", "sitemaps", "site-map"),
-        "host": ("host",),
-        "other": ("request-rate", "request rate", "visit-time", "visit time"),
+        "use": ("content-usage", "content-signal"),
     }.items()
     for name in names
 }
-_USES = ("content-usage", "content-signal")
+# What ends a line for Python, and so for protego, but not by RFC 9309 (section 2.2).
+_NO_LINE_ENDS = re.compile("[\x0b\x0c\x1c-\x1e\x85\u2028\u2029]")
 _SECONDS = re.compile(r"^[0-9]{1,9}$")
 
 
@@ -81,57 +81,57 @@ class _Group:
 
 
 def _group(text: str, token: str) -> _Group:
-    """Read what is for `token` in `text`: of its groups the one that protego would choose.
+    """Read what is for `token` in `text`: all groups with its name or, if there is none, all with `*`.
 
-    That is the one with the longest name which stands in `token`, at its beginning or behind a character that
-    no name has; all groups of that name are one. Else it is the one for `*`.
+    As RFC 9309 has it, only Allow and Disallow end the list of agents of a group (section 2.2.4: no other
+    line interferes); a line that it does not know is for the agents named since the last one of its kind.
     """
-    scores = {"*": 1} | {
-        token[first:end]: end - first
-        for first in range(len(token))
-        if first == 0 or not (token[first - 1].isalnum() or token[first - 1] in "-_")
-        for end in range(first + 1, len(token) + 1)
-    }
-    # Lines about use that stand before any group are for all; rules there are for nobody.
-    group, best, chosen, ours, listing = _Group(), 0, "*", True, False
-    for line in filter(None, text.splitlines()):
+    groups = {name: _Group() for name in ("*", token)}
+    # Which of them a line is for. Before any group a line about use is for all, and any other for nobody.
+    heard: dict[str, set[str]] = {"rule": set(), "use": set(groups), "delay": set()}
+    ended, named, sitemaps = {"use"}, {"*"}, list[str]()
+    for line in filter(None, text.replace("\ufeff", "").replace("\r", "\n").split("\n")):
         kind, value = _directive(line.partition("#")[0].strip())
         if kind == "agent":
-            ours, listing = ours and listing, True
-            for agent in (value.lower(), "" if value == "*" else value.lower().replace("*", "")):
-                if scores.get(agent, 0) > best:
-                    best, chosen = scores[agent], agent
-                    uses = group.uses if agent == "*" else []
-                    group = _Group(uses=uses, sitemaps=group.sitemaps)
-                ours = ours or agent == chosen
+            agents = {name for name in groups if addresses(value.lower(), name)}
+            named |= agents
+            heard = {about: agents if about in ended else agents | heard[about] for about in heard}
+            ended = set()
         elif kind == "sitemap":
-            if 0 < len(value) <= MOST_CHARACTERS and len(group.sitemaps) < _MOST_SITEMAPS:
-                group.sitemaps.append(value)
-        elif kind and kind != "host":  # which are in no group
-            listing = False
-            if ours and value and kind == "use":
-                group.uses.append(value)
-            elif ours and value and best and kind == "delay":
-                with suppress(ValueError):
-                    seconds = float(value)
-                    group.delay = seconds if 0 <= seconds < math.inf else group.delay
-            elif ours and value and best and kind != "other":
-                group.rules.append((kind == "disallow", value))
-    return group
+            if 0 < len(value) <= MOST_CHARACTERS and len(sitemaps) < _MOST_SITEMAPS:
+                sitemaps.append(value)
+        elif kind in ("allow", "disallow"):
+            ended = set(heard)
+            for group in (groups[name] for name in heard["rule"] if value):
+                group.rules.append((kind == "disallow", _NO_LINE_ENDS.sub(lambda end: quote(end[0]), value)))
+        elif kind:
+            ended.add(kind)
+            for group in (groups[name] for name in heard[kind] if value):
+                if kind == "use":
+                    group.uses.append(value)
+                elif 0 <= (seconds := _number(value)) < math.inf:
+                    group.delay = seconds
+    return replace(groups[token if token in named else "*"], sitemaps=sitemaps)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _directive(line: str) -> tuple[str, str]:
-    """What a line is to us, by the names that protego knows, and its value; "" and "" if it says nothing."""
+    """What a line is to us, by the names in `_FIELDS`, and its value; "" and "" if it says nothing."""
     name, colon, value = line.partition(":")
-    name = name.strip().lower()
-    if colon and (known := "use" if name in _USES else _FIELDS.get(name)):
+    if colon and (known := _FIELDS.get(name.strip().lower())):
         return known, value.strip()
     if not colon or value[:1].strip():  # Disallow /x, or Sitemap https://h/s.xml
         words = line.split(None, 2)
         for count in (1, 2):
             if known := _FIELDS.get(" ".join(words[:count]).lower()):
                 return known, " ".join(" ".join(words[count:]).split())
-    return ("other" if colon else ""), ""
+    return "", ""
 
 
 def _affordable(rules: Iterable[tuple[bool, str]]) -> Iterator[str]:
@@ -180,7 +180,7 @@ class Rules:
 
     def sitemaps(self, url: str) -> tuple[str, ...]:
         """The sitemaps that the robots.txt at `url` names, of whatever host: it vouches for them."""
-        named = (canonicalize(sitemap, url) for sitemap in self._sitemaps)
+        named = (address(sitemap, url) for sitemap in self._sitemaps)
         return tuple(dict.fromkeys(sitemap for sitemap in named if sitemap))
 
 
@@ -270,7 +270,7 @@ class HostRules:
 
     def _settled(self, lease: Lease, url: str, status: int, location: str, body: bytes) -> "Settled":
         moved = 300 <= status < 400
-        target = canonicalize(location, url) if moved and location else None
+        target = address(location, url) if moved and location else None
         if target is None:
             text = interpret(404 if moved else status, body)
             rules = Rules(text or "", self._agent)
@@ -338,20 +338,6 @@ def interpret(status: int, body: bytes) -> str | None:
     if 400 <= status < 500 and status != 429:
         return ""
     return None
-
-
-def product_token(user_agent: str) -> str:
-    """The name by which robots.txt addresses a crawler: the first word of its User-Agent, without version."""
-    return "".join(user_agent.partition("/")[0].split()[:1]) or "*"
-
-
-def location(response: Response) -> str:
-    """Where a redirect leads, as browsers read it: in UTF-8, or else byte by byte."""
-    raw = response.headers.get("Location") or b""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
 
 
 def retry_at(header: str) -> float | None:

@@ -11,27 +11,28 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
 from scrapy.http import Response
 
-from crawler.config import EXTRACTION_MARGIN, CrawlConfig
+from crawler.config import EXTRACTION_MARGIN, CrawlConfig, product_token
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
 from crawler.fetch.handler import AddressCap, Permit
-from crawler.fetch.robots import MOST_BYTES, HostRules, location, product_token, retry_at
+from crawler.fetch.robots import MOST_BYTES, HostRules, retry_at
 from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from crawler.frontier.records import uptime
+from crawler.message import content_type, header_url
 from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import canonicalize, domain
+from crawler.urls import address, canonical, domain
 from crawler.warc import WarcWriter
 from shards.text.content import values
 from tinylm.errors import TinylmError
@@ -46,6 +47,7 @@ _FILLED_UP_AT = 0.75
 _LONGEST_VALIDATOR = 512
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "Accept-Encoding": "gzip, deflate, br, zstd",
     "Accept-Language": "en",
 }
 
@@ -85,7 +87,6 @@ def _settings(config: CrawlConfig) -> dict[str, object]:
         "CONCURRENT_REQUESTS": config.concurrency,
         "DOWNLOAD_MAXSIZE": int(config.megabytes_per_page * 1e6),
         "DOWNLOAD_WARNSIZE": 0,
-        "DOWNLOADER_MIDDLEWARES": {"crawler.fetch.handler.BoundedCompression": 590},
         # Empty instead of one by one, so that nothing a later Scrapy adds is on.
         "DOWNLOAD_HANDLERS_BASE": {},  # no file:, ftp:, s3: or data: URL can be fetched
         "DOWNLOADER_MIDDLEWARES_BASE": {},  # no proxy of the environment, no second request for one lease
@@ -129,9 +130,9 @@ class LeaseSpider(Spider):
     async def start(self) -> AsyncIterator[Request]:
         """Scrapy's source of requests yields none: each lease is a task that downloads and ends it.
 
-        So a page goes through Scrapy's downloader middlewares and handler, but not through its scheduler,
-        downloader and scraper, whose queues have nothing to do here and cost a dozen tasks and deferreds a
-        page. It ends only when the frontier cannot be used any more.
+        So a page goes through Scrapy's handler, but not through its scheduler, downloader, middlewares and
+        scraper, which have nothing to do here and cost a dozen tasks and deferreds a page. It ends only when
+        the frontier cannot be used any more.
         """
         try:
             await self._work()
@@ -223,11 +224,8 @@ class LeaseSpider(Spider):
         request = Request(
             lease.url, headers={name: value for name, value in headers.items() if value}, meta=meta
         )
-        downloader = self.crawler.engine.downloader
         try:
-            found = await downloader.middleware.download_async(
-                downloader.handlers.download_request_async, request
-            )
+            response = await self.crawler.engine.downloader.handlers.download_request_async(request)
         except Exception as error:
             if fault := own_fault(error):
                 latency = request.meta.get("download_latency", 0.0) if permit.sent else None
@@ -235,7 +233,6 @@ class LeaseSpider(Spider):
             else:
                 await self._on_failure(error, lease, sent=permit.sent)
         else:
-            response = cast("Response", found)
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
             if lease.kind != "page" and response.status not in (429, 503):
                 await self._on_robots(response, lease, cost)
@@ -256,6 +253,8 @@ class LeaseSpider(Spider):
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
+        elif spelled := _other_address(response, lease):
+            await self._finish(lease, Batch.respelled, spelled, **cost)
         else:
             try:
                 page = await self._page(response, lease, opt_out, cost)
@@ -277,9 +276,6 @@ class LeaseSpider(Spider):
             if lease.kind != "page":
                 await asyncio.to_thread(self._rules.forbid, lease)
             await self._finish(lease, Batch.skip, reason)
-        elif reason == "too_large" and lease.kind == "page":
-            most = int(self.config.megabytes_per_page * 1e6)
-            await self._finish(lease, Batch.ack, _page(lease, 0, reason=reason), latency=0.0, size=most)
         else:
             self.logger.debug("%s: %s: %r", lease.url, reason, error)
             await self._tell(lease, None)
@@ -298,9 +294,8 @@ class LeaseSpider(Spider):
             )
 
     async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
-        settled = await self._rules.settled(
-            lease, response.url, response.status, location(response), response.body
-        )
+        moved = header_url(_header(response, "Location"))
+        settled = await self._rules.settled(lease, response.url, response.status, moved, response.body)
         links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
         page = _page(lease, response.status, reason="robots", links=links) if links else None
         await self._finish(lease, settled.end, page=page, **cost)
@@ -329,13 +324,17 @@ class LeaseSpider(Spider):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
         if 300 <= status < 400:
-            target = canonicalize(moved, response.url) if (moved := location(response)) else None
+            moved = header_url(_header(response, "Location"))
+            target = address(moved, response.url) if moved else None
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
         if status >= 400:
             return _page(lease, status, reason=f"status_{status}", **validators)
-        content_type = _header(response, "Content-Type")
-        media_type = content_type.partition(";")[0].strip().lower()
+        if "too_large" in response.flags:
+            return _page(lease, status, reason="too_large", **validators)
+        said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
+        type_ = content_type(said, response.body)
+        media_type = type_.partition(";")[0]
         if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
             return _page(lease, status, reason="media_type", **validators)
         headers = (
@@ -346,7 +345,7 @@ class LeaseSpider(Spider):
         heard = from_headers(headers, self._token)
         extracted, slow = await self._extract(
             domain(lease.host),
-            *(response.body, response.url, content_type, heard.nofollow),
+            *(response.body, response.url, type_, heard.nofollow),
             until=lease.deadline - EXTRACTION_MARGIN,
         )
         cost["latency"] += slow
@@ -369,6 +368,7 @@ class LeaseSpider(Spider):
         """Scrapy's last call: what is downloaded is ended, what was not begun goes back at once."""
         self._closing = True
         if self._tasks:
+            self.logger.info("waits for %d responses under way, then gives back the rest", len(self._tasks))
             await asyncio.wait(self._tasks)
         self._extract.close()
         self._trips.give_back(list(self._open.values()))
@@ -389,6 +389,13 @@ def _page(lease: Lease, status: int, **found: Any) -> Page:
         propensity=lease.propensity,
         **found,
     )
+
+
+def _other_address(response: Response, lease: Lease) -> str:
+    """Where a redirect leads that stays with its page, as to a query in another order; "" for any other."""
+    moved = header_url(_header(response, "Location")) if 300 <= response.status < 400 else ""
+    target = address(moved, lease.url) if moved else None
+    return target if target and target != lease.url and canonical(target) == canonical(lease.url) else ""
 
 
 def _header(response: Response, name: str) -> str:

@@ -102,6 +102,11 @@ class Ends(ABC):
         hops = lease.robots_of.hops + 1 if lease.robots_of else 0
         self._finish(End("moved", lease, cost(latency, size) | {"to": to, "hops": hops}))
 
+    def respelled(self, lease: Lease, to: str, *, latency: float, size: int) -> None:
+        """The page is at `to`, another address of its own, and waits there: an attempt. Raises LeaseLost."""
+        member = f"{lease.origin}/{to.split('/', 3)[3]}"
+        self._finish(End("respell", lease, cost(latency, size) | {"to": member}))
+
     def done(
         self,
         lease: Lease,

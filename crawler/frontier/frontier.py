@@ -7,7 +7,6 @@ effect; a call costs one round trip a partition, whatever the batch.
 
 import hashlib
 import json
-import logging
 import math
 import random
 import secrets
@@ -15,27 +14,32 @@ import sys
 import time
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import Any
 
 from crawler.config import FrontierConfig
 from crawler.errors import FrontierError, LeaseLost, PageError, SeedError, WalkerLost
 from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
-from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, Lease, Limits, uptime
+from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, HostFacts, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
+from crawler.scope import LIST, Mark, marks_of, page_mark, scope_of
 from crawler.seeds.seed import Seed, checked
-from crawler.urls import Address, domain, fingerprint, locate, url_at
+from crawler.urls import Address, canonical, domain, fingerprint, locate, url_at
+from tinylm.config import without_password
+from tinylm.errors import ConfigError
 
 # Raise it when keys, what is in them, or the canonical form of URLs (and so their fingerprints) change.
-STATE_VERSION = 6
+STATE_VERSION = 7
 # Begun by version 4 and gone on with: its hosts are in partitions by their own names, not by their domains,
-# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed.
-_TAKEN_OVER, _TAKEN_OVER_FROM = 5, 4
+# and its set of URLs seen is not keyed. From version 6 on it is by domains and keyed; version 6 queued URLs
+# in their canonical form, which is an address too.
+_TAKEN_OVER = 5
+_GOES_ON_AS = {4: _TAKEN_OVER, 6: STATE_VERSION}
 # What a promise of 1 is for the server: a whole number costs a listpack 3 bytes, its decimals 8.
 _PROMISE = 10_000
 # Sets of URLs seen, over all partitions: of 10 million URLs each holds 300 numbers, a sorted array. With half
@@ -52,6 +56,10 @@ _CLAIM_SECONDS = 30.0
 _PUSH_BATCH = 500
 _REAP_BATCH = 1000
 _SEED_BATCH = 1000
+# Hosts of one call, of 20 µs each.
+_LOOKED_AT_AT_ONCE = 200
+# Keys of one call of a scan: the server takes half a millisecond for them.
+_SCANNED_AT_ONCE = 2000
 # What is read of the stream at once, as bytes on the server and in memory, and one entry more: 64 usual pages
 # have 1 MB and 4. At half, hostile pages come in smaller parts; at double, the walker holds twice as much.
 _READ_BYTES, _HELD_BYTES = 8 << 20, 64 << 20
@@ -61,6 +69,8 @@ _LINK_BYTES = 300
 _JUMP_AHEAD_MS = 2000
 # Lua's stack holds 8,000 values, and a lease wakes four hosts for each that it takes, with their ranks.
 _LEASED_AT_ONCE = 500
+# Leases asked for again in place of those that were out of scope, until somebody has to wait: 50 ms.
+_MOST_OUT_OF_SCOPE = 50
 # What a zlib stream of usual strength begins with; no text does.
 _PACKED = b"\x78\x9c"
 # Of the secret that the numbers of seen URLs are keyed with. As text it is longer than 64 bytes, so that the
@@ -74,26 +84,34 @@ _CAUSES = (
     "ready", "cooling", "blocked", "in_flight", "budget_spent", "paused", "on_disk", "no_robots",
     "domain_busy",
 )  # fmt: skip
-# What the scripts read of `FrontierConfig`: stored with the crawl, so that its workers cannot disagree.
+
+
+def _strings(stored: bytes) -> tuple[str, ...]:
+    return tuple(json.loads(stored))
+
+
+# What all read of `FrontierConfig`: stored with the crawl, so that its workers cannot disagree.
 RULES: dict[str, Callable[[bytes], Any]] = {
     "delay": float, "latency_factor": float, "longest_delay": float, "backoff": float, "attempts": int,
     "pages_per_host": int, "pages_per_found_host": int, "pages_per_referring_domain": int,
     "pages_per_domain": int, "hosts_per_domain": int, "domain_concurrency": int,
     "recrawl_days": float, "hot_per_host": int, "exploration": float, "backlog": int,
+    "delay_of": _strings, "pages_of": _strings,
+    "scope": bytes.decode, "include": _strings, "exclude": _strings,
 }  # fmt: skip
-
-log = logging.getLogger(__name__)
 
 
 class Frontier(Ends):
     """One crawl's frontier.
 
     Its `config` is the given one with the rules in force: those that are stored with the crawl, which are the
-    given ones only if nobody began it before. `set_rules` changes them; the first `lease` or `put` warns of
-    what was given and does not hold. Who only looks, or brings seeds, does not `begin`: a crawl that is new
-    then has no rules yet. Raises ServerError if the server does not answer or is too old,
-    FrontierError if the crawl on it was begun with other partitions or by another version of tinylm.
+    given ones only if nobody began it before. `set_rules` changes them; `check_rules` refuses others. Who
+    only looks, or brings seeds, does not `begin`: a crawl that is new then has no rules yet. Raises
+    ServerError if the server does not answer or is too old, FrontierError if the crawl on it was begun with
+    other partitions or by another version of tinylm.
     """
+
+    has_scope = True
 
     def __init__(self, store: RedisStore, config: FrontierConfig, *, begin: bool = True) -> None:
         self._store = store
@@ -102,6 +120,8 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
+        self._marked: dict[Mark, bool] = {}
+        self._unknown: set[Mark] = set()
         self._claimed: dict[str, Any] = {}
         self._held = 0.0
         self.has_disk = False
@@ -119,12 +139,6 @@ class Frontier(Ends):
             self._store_rules(self.prefixes[:1], keep=True)
             self._heed_identity()
         self.heed_rules()
-        default = FrontierConfig()  # a rule left at it was not asked for
-        self._unheeded = [
-            f"{name} = {getattr(self.config, name)}, not {getattr(config, name)}"
-            for name in RULES
-            if getattr(config, name) not in (getattr(self.config, name), getattr(default, name))
-        ]
         if begin:
             self._store_rules(self.prefixes[1:], keep=True)
             # A server that lost its last second may have lost them, and no script goes on without.
@@ -136,10 +150,10 @@ class Frontier(Ends):
         crawl, config = f"crawl {self.config.crawl_id!r}", self.config
         if version is not None:
             self._version = int(version)
-        if self._version == _TAKEN_OVER_FROM:
-            self._version = _TAKEN_OVER
+        if self._version in _GOES_ON_AS:
+            self._version = _GOES_ON_AS[self._version]
             self._everywhere("note", "meta", 0, "version", self._version)
-            self._store_rules(self.prefixes, keep=True)  # those that version 4 did not know
+            self._store_rules(self.prefixes, keep=True)  # those that the other did not know
         if self._version not in (_TAKEN_OVER, STATE_VERSION):
             raise FrontierError(
                 f"{crawl} has version {self._version}, not {STATE_VERSION}: finish it with the tinylm that "
@@ -153,35 +167,41 @@ class Frontier(Ends):
         self._secret = bytes.fromhex(secret.decode()) if secret else self._secret
 
     def heed_rules(self) -> None:
-        """Take over the rules that are stored; `reap` does so too."""
+        """Take over the rules that are stored, and seeds given since; `reap` does so too."""
         stored = zip(RULES.items(), self._run("HMGET", 0, "meta", *RULES), strict=True)
         in_force = {name: kind(value) for (name, kind), value in stored if value is not None}
         self.config = replace(self.config, **in_force)
+        self._marked.clear()
 
     def set_rules(self, config: FrontierConfig, names: Collection[str] = tuple(RULES)) -> None:
         """From now on all workers of the crawl go by the rules `names` of `config`, those that run too."""
         self.config = replace(self.config, **{name: getattr(config, name) for name in names})
-        self._unheeded = []
         self._store_rules(self.prefixes, keep=False)
+
+    def check_rules(self, config: FrontierConfig, names: Collection[str]) -> None:
+        """Raise ConfigError if one of the rules among `names` is another in `config` than the crawl's."""
+        ours, theirs = asdict(self.config), asdict(config)
+        if others := [name for name in RULES if name in names and theirs[name] != ours[name]]:
+            at = f"--data {config.data}"
+            if url := without_password(config.redis_url):
+                at = f"--redis-url {url} --crawl-id {config.crawl_id}"
+            values = {name: v if isinstance(v := theirs[name], tuple) else (v,) for name in others}
+            flags = [f"--{name.replace('_', '-')} {value}" for name in others for value in values[name]]
+            raise ConfigError(
+                "; ".join(f"{name} = {theirs[name]}, not {ours[name]}" for name in others)
+                + f": all workers of crawl {config.crawl_id!r} go by its rules. Leave that out, or change it "
+                f"for all of them: `tinylm begin {at} {' '.join(flags)}`"
+            )
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""
         if self._version == STATE_VERSION:
             self._secret = self._secret or secrets.token_bytes(_SECRET_BYTES)
         meta = {"version": self._version, "partitions": self.config.partitions, "secret": self._secret.hex()}
-        meta |= {name: getattr(self.config, name) for name in RULES}
+        rules = {name: getattr(self.config, name) for name in RULES}
+        meta |= {name: json.dumps(rule) if isinstance(rule, tuple) else rule for name, rule in rules.items()}
         arguments = "meta", int(keep), *chain.from_iterable(meta.items())
         self._store.run_all([Call("note", prefix, arguments) for prefix in prefixes])
-
-    def _warn(self) -> None:
-        """Say once which rules of ours do not hold."""
-        if self._unheeded:
-            log.warning(
-                "crawl %r goes by what it was begun with: %s. `tinylm crawl` or `tinylm begin` changes it",
-                self.config.crawl_id,
-                "; ".join(self._unheeded),
-            )
-            self._unheeded = []
 
     def close(self) -> None:
         """Give up the connection."""
@@ -222,7 +242,7 @@ class Frontier(Ends):
         scheme, _, port = origin.partition(":")
         return Address(f"{host}:{port}", f"{scheme and 'http:'}/{path}") if port else address
 
-    def _seen(self, url: str) -> tuple[int, int]:
+    def _seen(self, url: str | Mark) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
         They are 47 bits: without the crawl's secret nobody can make a URL whose numbers are those of another.
@@ -231,7 +251,9 @@ class Frontier(Ends):
         if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
             self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
             self._heed_identity()
-        high, low = divmod(fingerprint(url, self._secret), 1 << 32)
+        key = self._secret
+        number = url.fingerprint(key) if isinstance(url, Mark) else fingerprint(url, key)
+        high, low = divmod(number, 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
@@ -241,7 +263,6 @@ class Frontier(Ends):
 
         Raises FrontierFull if the server is at its memory limit, FrontierError if a promise is no number.
         """
-        self._warn()
         links = list(discovered)
         self._say_again()
         new = self._push(links)
@@ -269,6 +290,9 @@ class Frontier(Ends):
             self._links_recent -= len(self._recent.popleft()[1])
 
     def _push(self, links: Iterable[Discovered]) -> int:
+        links = list(links)
+        if self.has_scope:
+            self._marks([m for link in links if link.referrer == SEED for m in marks_of(link.url)], add=True)
         calls = list(self._pushes(links))
         return sum(self._store.run_all(calls)) if calls else 0
 
@@ -299,7 +323,8 @@ class Frontier(Ends):
             referrers, arguments = hosts.setdefault(host, (set(), []))
             arguments += (member, round(promise * _PROMISE), *self._seen(url))
             if referrer:
-                referrers.add(referrer if referrer == SEED else fingerprint(referrer) & 0xFFFFFFFF)
+                digest = hashlib.blake2b(referrer.encode(), digest_size=8).digest()
+                referrers.add(SEED if referrer == SEED else int.from_bytes(digest[4:], "big"))
         return hosts
 
     def lease(self, n: int) -> list[Lease]:
@@ -307,8 +332,16 @@ class Frontier(Ends):
 
         Fewer, or none, when nothing is ready, when the limits are reached, or when the walker lags.
         """
-        self._warn()
         n = min(n, self._remaining(), _LEASED_AT_ONCE)
+        leases: list[Lease] = []
+        for _ in range(_MOST_OUT_OF_SCOPE):
+            found = self._lease_any(n - len(leases))
+            leases += (within := self._within_scope(found))
+            if len(within) == len(found):
+                break
+        return leases
+
+    def _lease_any(self, n: int) -> list[Lease]:
         leases: list[Lease] = []
         partitions, seconds = self.config.partitions, self.config.lease_seconds
         first = self._random.randrange(partitions)
@@ -321,7 +354,38 @@ class Frontier(Ends):
             times: dict[str, Any] = {"told": now.decode(), "given": uptime(), "deadline": asked + seconds}
             self._heed_time(partition, times["told"], asked, times["given"])
             leases += [_lease(json.loads(lease), partition, **times) for lease in found]
-        return leases
+        return self._not_taken_down(leases)
+
+    def _not_taken_down(self, leases: list[Lease]) -> list[Lease]:
+        """Skip those of a page that was taken down under another address; the script knows its own."""
+        if not (others := [lease for lease in leases if canonical(lease.url) != lease.url]):
+            return leases
+        names = [f"{lease.host} {self.locate(canonical(lease.url)).member}" for lease in others]
+        calls = [
+            Call("SISMEMBER", self.prefixes[lease.partition], ("gone", name))
+            for lease, name in zip(others, names, strict=True)
+        ]
+        gone = [lease for lease, found in zip(others, self._store.run_all(calls), strict=True) if found]
+        for lease in gone:
+            with suppress(LeaseLost):
+                self.skip(lease, "taken_down")
+        return [lease for lease in leases if lease not in gone]
+
+    def _within_scope(self, leases: list[Lease]) -> list[Lease]:
+        """Skip those whose page is not, since the scope is narrower than when it was queued.
+
+        Of a robots.txt the page that it was leased for goes, before anything is asked of the host.
+        """
+        out = self.out_of_scope({lease.sought for lease in leases if lease.sought})
+        calls = []
+        for lease in leases:
+            if reason := out.get(lease.sought):
+                shard, low = self._seen(lease.sought)
+                facts = {"reason": reason, "wait": 0, "sought": self.locate(lease.sought).member}
+                calls.append(End("skip", lease, facts | {"shard": shard, "low": low}).call(self._prefix))
+        if calls:
+            self._store.run_all(calls)
+        return [lease for lease in leases if lease.sought not in out]
 
     def _clock(self, partition: int) -> tuple[Any, ...]:
         """What a partition told us as the time, how many ms ago, after how many, and how far it is ahead."""
@@ -376,6 +440,53 @@ class Frontier(Ends):
             Call("reap", prefix, (_REAP_BATCH, *self._clock(s)[:3])) for s, prefix in enumerate(self.prefixes)
         ]
         return sum(self._store.run_all(calls))
+
+    # Scope
+
+    def out_of_scope(self, urls: Collection[str], lists: Container[str] = ()) -> dict[str, str]:
+        """Of `urls` those that do not belong to the crawl, and why; `lists` are sitemaps among them."""
+        config = self.config
+        scope = scope_of(config.scope, config.include, config.exclude) if self.has_scope and urls else None
+        if scope is None:
+            return {}
+        found: dict[str, str] = {}
+        while not found or self._unknown:
+            self._marked |= self._marks(self._unknown)
+            self._unknown = set()
+            found = {url: scope.why_not(url, self._knows, is_list=url in lists) for url in urls}
+        self._marks([page_mark(LIST, url) for url in urls if url in lists and not found[url]], add=True)
+        return {url: reason for url, reason in found.items() if reason}
+
+    def has_role(self, role: str, url: str) -> bool:
+        """Whether the page at `url` is a `SEED` or `LIST` (of crawler.scope)."""
+        mark = page_mark(role, url)
+        return self._marks([mark])[mark]
+
+    def _knows(self, mark: Mark) -> bool:
+        """Whether it was set; one that is not known yet is to be asked for."""
+        if mark not in self._marked:
+            self._unknown.add(mark)
+        return self._marked.get(mark, False)
+
+    def _marks(self, marks: Iterable[Mark], *, add: bool = False) -> dict[Mark, bool]:
+        """Whether each of `marks` is set; or set them."""
+        parts: dict[int, list[Mark]] = {}
+        for mark in marks:
+            parts.setdefault(self.partition_of(mark.host), []).append(mark)
+        groups = [
+            (partition, part[start : start + _PUSH_BATCH])
+            for partition, part in parts.items()
+            for start in range(0, len(part), _PUSH_BATCH)
+        ]
+        calls = [
+            Call("marks", self.prefixes[s], (int(add), *chain.from_iterable(map(self._seen, group))))
+            for s, group in groups
+        ]
+        answers = self._store.run_all(calls) if calls else []
+        if add and calls:
+            self._marked.clear()
+        pairs = (zip(group, answer, strict=True) for (_, group), answer in zip(groups, answers, strict=True))
+        return {mark: bool(there) for pair in pairs for mark, there in pair}
 
     # Hosts
 
@@ -462,9 +573,45 @@ class Frontier(Ends):
         best = int(self._run("ZCARD", partition, f"q:{host}"))
         return None if met is None else best + sum(int(count or 0) for count in lists)
 
+    def hosts(self) -> Iterator[str]:
+        """Every host that was met, in no order: of all keys of the server in turn, some thousands a call."""
+        for prefix in self.prefixes:
+            start = f"{prefix}h:"
+            for key in self.client.scan_iter(match=f"{start}*", count=_SCANNED_AT_ONCE):
+                yield key.decode().removeprefix(start)
+
+    def facts(self, hosts: Iterable[str]) -> Iterator[HostFacts]:
+        """What is known of those of `hosts` that were met."""
+        iterator = iter(hosts)
+        while names := list(islice(iterator, _LOOKED_AT_AT_ONCE)):
+            together = [(s, tuple(hosts)) for s, hosts in groupby(names, self.partition_of)]
+            answers = self._store.run_all([Call("facts", self.prefixes[s], hosts) for s, hosts in together])
+            for host, told in zip(names, chain.from_iterable(answers), strict=True):
+                if told:
+                    yield HostFacts.read(host, json.loads(told))
+
+    def place(self, url: str) -> tuple[str, int]:
+        """Where a URL is: `asked`, `queued` behind so many of its host, `due` in so many seconds, or ""."""
+        host, member = self.locate(url)
+        prefix, name = self.prefixes[self.partition_of(host)], f"{host} {member}"
+        token, behind, due = self._store.run_all(
+            [
+                Call("HGET", prefix, (f"h:{host}", "inflight")),
+                Call("ZREVRANK", prefix, (f"q:{host}", member)),
+                Call("ZSCORE", prefix, ("due", name)),
+            ]
+        )
+        lease = self._store.run(Call("HGET", prefix, ("leases", token))) if token else None
+        if lease and json.loads(lease)["member"] == member:
+            return "asked", 0
+        if behind is not None:
+            return "queued", int(behind)
+        return ("due", int(due / 1000 - time.time())) if due else ("", 0)
+
     def block_until(self, host: str, at: float) -> None:
-        """Ask nothing of `host` before `at` (epoch seconds)."""
-        self._tell_host(host, "block", max(0, ms(at - time.time())))
+        """Ask nothing of `host` before `at` (epoch seconds); if that is over, nothing it was told holds."""
+        wait = ms(at - time.time())
+        self._tell_host(host, *(("block", wait) if wait > 0 else ("unblock",)))
 
     def pause(self, host: str = "", *, everything: bool = False) -> None:
         """Lease nothing of `host`, of this crawl, or of `everything` on the server, until it is resumed."""
@@ -489,15 +636,18 @@ class Frontier(Ends):
         return _EVERYTHING if everything else self.prefixes[0]
 
     def take_down(self, host_or_url: str) -> bool:
-        """Never fetch a host, or one canonical URL, again; returns whether it was known.
+        """Never fetch a host, or the page at a URL, again; returns whether it was known.
 
         What was queued of it goes; a fetch under way does not count: its end is refused with LeaseLost. The
         walker adds it to the corpus's tombstones at its next commit.
         """
-        self._run("note", 0, "tombstones", 0, host_or_url, 1)
-        if "://" not in host_or_url:  # of a corpus of before, a host may have its port
-            return self._tell_host(self.locate(f"https://{host_or_url}/").host, "take_down")
-        return self._tell_url(host_or_url, "take_down")
+        is_url = "://" in host_or_url
+        name = canonical(host_or_url) if is_url else host_or_url
+        self._run("note", 0, "tombstones", 0, name, 1)
+        if is_url:
+            return self._tell_url(name, "take_down")
+        # Of a corpus of before, a host may have its port.
+        return self._tell_host(self.locate(f"https://{name}/").host, "take_down")
 
     def taken_down(self) -> set[str]:
         """All hosts and URLs that were taken down."""
@@ -514,19 +664,19 @@ class Frontier(Ends):
     # Dead letters
 
     def dead_letters(self) -> list[tuple[str, str]]:
-        """URLs given up after too many attempts, with the last reason; entries of the stream set aside."""
+        """URLs given up after too many attempts, or that a rule refused, and why; entries set aside."""
         letters = []
         for s, found in enumerate(self._everywhere("HGETALL", "aside")):
             for entry_id, value in found.items():
                 letters.append((f"{ASIDE}{s}/{entry_id.decode()}", json.loads(value)["reason"]))
-        for found in self._everywhere("HGETALL", "dead"):
+        for found in [*self._everywhere("HGETALL", "dead"), *self._everywhere("HGETALL", "refused")]:
             for key, value in found.items():
                 host, _, member = key.decode().partition(" ")
                 letters.append((url_at(host, member), json.loads(value)["reason"]))
         return letters
 
     def retry(self, url: str, promise: float = 0.5) -> bool:
-        """Queue a dead letter again; returns whether it was one that may be fetched, or judged."""
+        """Queue a dead letter again, its host as chosen as it was; returns whether it was one that may be."""
         if url.startswith(ASIDE):
             return self._tell_entry(url, "retry")
         return self._tell_url(url, round(promise * _PROMISE))
@@ -689,17 +839,22 @@ class Frontier(Ends):
         return _totals(self._everywhere("counts"))
 
     def why_idle(self) -> dict[str, Any]:
-        """Hosts by why they give nothing now, and in how many seconds the next one wakes (None: never).
+        """Hosts by why they give nothing now, and in how many seconds which one wakes next (None: never).
 
         `blocked` are those of `cooling` that asked for their rest; `on_disk` wait for what was spilled;
         `no_robots` for a robots.txt that answers; `domain_busy` are domains with hosts that wait for a turn.
         """
         causes: Counter[str] = Counter()
-        wakes: list[float] = []
-        for *found, wake in self._everywhere("idle"):
+        wakes: list[tuple[float, str]] = []
+        for *found, wake, which in self._everywhere("idle"):
             causes.update(dict(zip(_CAUSES, found, strict=True)))
-            wakes += [wake / 1000] if wake >= 0 else []
-        return {**{cause: causes[cause] for cause in _CAUSES}, "next_wake_seconds": min(wakes, default=None)}
+            wakes += [(wake / 1000, which.decode().partition(" ")[0])] if wake >= 0 else []
+        seconds, host = min(wakes, default=(None, ""))
+        return {
+            **{cause: causes[cause] for cause in _CAUSES},
+            "next_wake_seconds": seconds,
+            "next_wake": host,
+        }
 
     def finished(self) -> bool:
         """Whether there is nothing left to do: nothing queued that may be asked, nothing in flight."""
@@ -749,6 +904,7 @@ def _lease(found: dict[str, Any], partition: int, **times: Any) -> Lease:
     own = Asker(found["host"], found["origin"], found.get("hops", 0)) if "origin" in found else None
     # A host that was sent back to itself has come as far as that.
     own = max([own, *(asker for asker in askers if asker[:2] == own[:2])]) if own else None
+    sought = found["member"] if found["kind"] == "page" else found.get("sought")
     return Lease(
         token=int(found["token"]),
         partition=partition,
@@ -766,6 +922,7 @@ def _lease(found: dict[str, Any], partition: int, **times: Any) -> Lease:
         last_modified=found.get("last_modified", ""),
         robots_for=tuple(asker for asker in askers if not own or asker[:2] != own[:2]),
         robots_of=own,
+        sought=url_at(found["host"], sought) if sought else "",
     )
 
 

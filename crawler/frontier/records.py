@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from crawler.page import Page
 from crawler.seeds.seed import Seed
@@ -29,7 +29,7 @@ class Discovered(NamedTuple):
     """A URL somebody links to, and what the policy expects of it."""
 
     url: str
-    """Canonical."""
+    """An address: of several of a page, the first is asked for."""
     promise: float
     """Kept to four decimals."""
     referrer: str = ""
@@ -76,6 +76,8 @@ class Lease:
     """Who is to be told what the robots.txt at this URL says, beside the host itself."""
     robots_of: Asker | None = None
     """The origin whose robots.txt it is, if not an errand."""
+    sought: str = ""
+    """The page that it is leased for, itself or one whose robots.txt it is; empty of an errand."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -101,6 +103,63 @@ class Entry(NamedTuple):
     def name(self) -> str:
         """Under which it is set aside."""
         return f"{ASIDE}{self.partition}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFacts:
+    """What the frontier knows of a host."""
+
+    host: str
+    domain: str
+    queued: int
+    """With what waits in lists or on disk."""
+    deferred: int
+    """Of these, what waits there."""
+    fetched: int
+    failed: int
+    """Attempts without an answer that counts, so far."""
+    failure: str
+    """The reason of the last one."""
+    unreached: int
+    """Failed connections since one was made."""
+    crawl_delay: float
+    next: float
+    """Seconds until it may be asked; below 0 it may."""
+    told_off: bool
+    """Whether that is for its Retry-After, a back-off, or a person's word."""
+    state: str
+    """`asked`, `paused`, `gone`, `spent`, `moved` (its robots.txt is asked for elsewhere), `on_disk`,
+    `domain` (another host's turn), `resting`, `ready`, or `idle`: nothing is queued."""
+
+    @classmethod
+    def read(cls, host: str, told: Mapping[str, Any]) -> "HostFacts":
+        """What lua/facts.lua told."""
+        now, at, blocked = (float(told.get(name, 0)) for name in ("now", "next", "blocked"))
+        deferred = int(told.get("tail", 0)) + int(told.get("cold", 0))
+        rests = told.get("cooling") is not None and at > now
+        states = {
+            "gone": told.get("gone"),
+            "asked": told.get("inflight"),
+            "paused": told.get("paused"),
+            "spent": told["spent"],
+            "moved": told.get("awaits"),
+            "on_disk": not told["best"] and deferred,
+            "idle": not told["best"],
+            "domain": told.get("busy"),
+            "resting": rests,
+        }
+        return cls(
+            host=host,
+            domain=told.get("domain", host),
+            queued=told["best"] + deferred,
+            deferred=deferred,
+            **{name: int(told.get(name, 0)) for name in ("fetched", "failed", "unreached")},
+            failure=told.get("failure", ""),
+            crawl_delay=float(told.get("crawl_delay", 0)) / 1000,
+            next=(at - now) / 1000,
+            told_off=blocked > now,
+            state=next((name for name, holds in states.items() if holds), "ready"),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

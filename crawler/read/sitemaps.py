@@ -1,18 +1,22 @@
 """What a site lists: sitemaps (XML, index, plain text, gzip) and feeds (RSS, RDF, Atom), read into links.
 
-Lenient as the web is (any namespace or none, byte order marks, broken XML up to where it breaks), and
-bounded: at most 10 MB decompressed and 50,000 entries are read (the first limits of sitemaps.org), no entity
-is expanded, nothing external is loaded. A page of the stream has to stay small, so at most 5,000 links are
-kept, the most recently modified first; the rest of a larger sitemap is left to links and to the next visit.
+Lenient as the web is (called whatever, any namespace or none, byte order marks, gzip on gzip and member after
+member, broken XML up to where it breaks), and bounded: 50,000 entries are read, `MOST_BYTES` as they come and
+the 50 MB of sitemaps.org out of a gzip file. What is longer is cut there; no entity is expanded, nothing
+external is loaded. A page of the stream has to stay small, so at most 5,000 links are kept, the most recently
+modified first; the rest of a larger sitemap is left to links and to the next visit.
 
 A sitemap may list URLs of its own host only (sitemaps.org; with or without `www.`): who could list others'
 would decide what is crawled of them. That holds for an index too, and for a sitemap that the robots.txt of
 another host names: it is fetched, and counts for its own host. A feed's links are ordinary ones.
 """
 
+import gzip
 import re
 import zlib
+from codecs import iterdecode
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from itertools import islice
 from typing import NamedTuple
@@ -21,12 +25,18 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from crawler.page import Link
-from crawler.read.encoding import decode
-from crawler.urls import canonicalize
+from crawler.read.encoding import codec
+from crawler.urls import address
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
-_MOST_BYTES = 10 * 1024 * 1024  # decompressed
+# Of a list as it comes, and without its server's encodings: 50,000 entries of 200 bytes. A worker may hold as
+# much for each of its requests; at half, the end of many a sitemap is lost, where some have what is new.
+MOST_BYTES = 10 * 1024 * 1024
+# Of a list out of a gzip file: the child that reads it takes five times as much, of its 512 MB.
+_MOST_UNPACKED = 50 * 1024 * 1024
+_MOST_LAYERS = 2  # a file that is packed, and packed again by who serves it
+_PIECE = 1 << 16  # bytes unpacked at a time
 _MOST_TITLE_CHARACTERS = 200  # as of an anchor
 _SNIFFED = 1024  # bytes in which a list's root element has to begin
 _GZIP = b"\x1f\x8b"
@@ -42,6 +52,16 @@ _ROOTS = {"urlset": "sitemap", "sitemapindex": "sitemap", "rss": "feed", "RDF": 
 _PROLOGUE = re.compile(rb"(?>(?:<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>|\s|\xef\xbb\xbf)*)", re.DOTALL)
 _ROOT = re.compile(rb"<(?:\w+:)?(?:urlset|sitemapindex|rss|RDF|feed)[\s>]")
 _BARE_AMPERSAND = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&(?![A-Za-z]\w*;|#x?[0-9A-Fa-f]+;)", re.DOTALL)
+_XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
+_LINE = re.compile(rb"[^\r\n]+")
+# Of UTF-16 also what an XML begins with.
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8"),
+    (b"\xff\xfe", "utf-16le"),
+    (b"\xfe\xff", "utf-16be"),
+    (b"<\0", "utf-16le"),
+    (b"\0<", "utf-16be"),
+)
 _DATE = re.compile(r"\d{4}(-\d\d.*)?")
 
 
@@ -61,33 +81,57 @@ def is_text(media_type: str) -> bool:
 
 
 def may_list(body: bytes, url: str, media_type: str) -> bool:
-    """Whether it is worth looking for a list in a response; quick, and wrong only to the side of looking."""
+    """Whether it is worth looking for a list in a response; quick, and wrong only to the side of looking.
+
+    Servers call lists what they like: what counts is how `body` begins or, if that says little, its name.
+    """
     path = url.partition("?")[0].lower()
-    if body.startswith(_GZIP):
-        return "sitemap" in path or path.endswith((".xml.gz", ".txt.gz"))
-    if not is_text(media_type):
-        return media_type.endswith("xml")
-    head = body[:_SNIFFED]
-    named = media_type == "text/plain" and "sitemap" in path.rpartition("/")[2]
-    return named or _ROOT.match(head, _PROLOGUE.match(head).end()) is not None  # type: ignore[union-attr]
+    if not is_text(media_type) and media_type.endswith("xml"):
+        return True
+    if body.startswith(_GZIP) and ("sitemap" in path or path.endswith((".xml.gz", ".txt.gz"))):
+        return True
+    # Without the NULs that ASCII has in UTF-16.
+    head = _unpacked(body[:_SNIFFED], _SNIFFED)[0].replace(b"\0", b"").lstrip(b"\xff\xfe\xef\xbb\xbf")
+    if "sitemap" in path.rpartition("/")[2] and (media_type == "text/plain" or head.startswith(b"http")):
+        return True
+    return _ROOT.match(head, _PROLOGUE.match(head).end()) is not None  # type: ignore[union-attr]
 
 
 def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, ...]]:
     """Read the list `body`: its kind, `sitemap` or `feed`, and its links; empty if it is none."""
-    content = _inflated(body).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if content.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+    content, is_whole = _unpacked(body, _MOST_UNPACKED)
+    content = _in_utf8(content if is_whole else complete(content), content_type)
+    if content.startswith(b"<"):
         kind, entries = _read_xml(_mended(content))
         return kind, _links(entries, kind, url)
-    lines = decode(content, "text/plain;" + content_type.partition(";")[2]).splitlines()
-    links = _links([Entry(line, "sitemap") for line in lines[:_MOST_ENTRIES]], "sitemap", url)
+    lines = islice(_LINE.finditer(content), _MOST_ENTRIES)
+    links = _links([Entry(line[0].decode("utf-8", "replace"), "sitemap") for line in lines], "sitemap", url)
     return ("sitemap" if links else ""), links
+
+
+def complete(part: bytes) -> bytes:
+    """The beginning of a list, up to its last complete line or tag; where gzip ends, it shows itself."""
+    end = max(part.rfind(b"\n"), part.rfind(b">")) + 1
+    return part if part.startswith(_GZIP) else part[:end]
+
+
+def _in_utf8(content: bytes, content_type: str) -> bytes:
+    """By RFC 7303 a mark says the encoding, then the header, then the XML; a piece at a time, for memory."""
+    header = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
+    declared = match[1].decode() if (match := _XML_ENCODING.match(content[:_SNIFFED])) else ""
+    mark = next((label for start, label in _MARKS if content.startswith(start)), "")
+    name = next(filter(None, map(codec, (mark, header, declared))), "utf-8")
+    if name != "utf-8":
+        pieces = (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
+        content = b"".join(piece.encode("utf-8", "replace") for piece in iterdecode(pieces, name, "replace"))
+    return content.lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
 def _links(entries: list[Entry], kind: str, page: str) -> tuple[Link, ...]:
     """The latest of `entries` that may be listed at `page`."""
     links: dict[str, Link] = {}
     for entry in sorted(entries, key=lambda entry: entry.modified, reverse=True):
-        url = canonicalize(entry.url.strip(), page if kind == "feed" else None)
+        url = address(entry.url.strip(), page if kind == "feed" else None)
         if url and url != page and (kind == "feed" or _site(url) == _site(page)):
             links.setdefault(url, Link(url, entry.title, entry.tag_path, False))
         if len(links) == MOST_LINKS:
@@ -100,22 +144,24 @@ def _site(url: str) -> str:
     return urlsplit(url).netloc.removeprefix("www.")
 
 
-def _inflated(body: bytes) -> bytes:
-    """Unpack `body` if it is gzip; of one that is cut off or too long, keep the complete lines or tags."""
-    if not body.startswith(_GZIP):
-        return body[:_MOST_BYTES]
-    unpacker = zlib.decompressobj(wbits=31)
-    try:
-        content = unpacker.decompress(body, _MOST_BYTES)
-    except zlib.error:
-        return b""
-    return content if unpacker.eof else content[: max(content.rfind(b"\n"), content.rfind(b">")) + 1]
+def _unpacked(body: bytes, most: int) -> tuple[bytes, bool]:
+    """`body` without gzip, up to `most` bytes, and whether that is all of it: not if it is cut or broken."""
+    is_whole = True
+    for _ in range(_MOST_LAYERS):
+        if not body.startswith(_GZIP):
+            break
+        unpacked = bytearray()
+        end = False
+        with suppress(EOFError, OSError, zlib.error), gzip.GzipFile(fileobj=BytesIO(body)) as file:
+            while not end and len(unpacked) < most:
+                unpacked += (piece := file.read1(min(_PIECE, most - len(unpacked))))
+                end = not piece
+        body, is_whole = bytes(unpacked), is_whole and end
+    return body, is_whole
 
 
 def _mended(xml: bytes) -> bytes:
     """Escape the ampersands that are none of an entity, and drop a URL that the end cuts in half."""
-    if not xml.startswith(b"<") or xml[1:2] == b"\0":
-        return xml
     xml = xml[: xml.rfind(b">") + 1]
     return _BARE_AMPERSAND.sub(lambda match: b"&amp;" if match[0] == b"&" else match[0], xml)
 
@@ -126,6 +172,7 @@ def _read_xml(content: bytes) -> tuple[str, list[Entry]]:
     parser = etree.iterparse(
         BytesIO(content),
         tag=("{*}url", "{*}sitemap", "{*}item", "{*}entry"),
+        encoding="utf-8",  # whatever it was before
         recover=True,
         resolve_entities=False,
         no_network=True,
@@ -150,6 +197,17 @@ def _name(element: "etree._Element | None") -> str:
     return tag.rpartition("}")[2] if isinstance(tag, str) else ""
 
 
+def _own(element: "etree._Element") -> "Iterator[tuple[str, etree._Element]]":
+    """(name, child) of an entry in its own namespace or, for translations, that of XHTML.
+
+    Others, of media and images, have titles and links too.
+    """
+    own = element.tag.rpartition("}")[0], "{http://www.w3.org/1999/xhtml"
+    for child in element:
+        if isinstance(child.tag, str) and child.tag.rpartition("}")[0] in own:
+            yield _name(child), child
+
+
 def _text(element: "etree._Element") -> str:
     """The text within, in whatever elements; none of it if there is an entity that had to be expanded."""
     if not len(element):
@@ -169,30 +227,33 @@ def _sitemap_entry(element: "etree._Element", names: tuple[str, str]) -> Iterato
     path = "/".join(names)
     # Some forget to close an entry, or to mark the URL in it: a date is that of the `loc` before it.
     found: list[Entry] = []
-    for child in element:
+    for name, child in _own(element):
         text = _text(child)
-        match _name(child):
-            case "loc":
-                found.append(Entry(text, f"{path}/loc"))
-            case "lastmod" if found and _DATE.fullmatch(text):
-                found[-1] = found[-1]._replace(modified=text)
-            case "link" if child.get("rel") == "alternate":
-                found.append(Entry(child.get("href") or "", f"{path}/link"))
+        if name == "loc":
+            found.append(Entry(text, f"{path}/loc"))
+        elif name == "lastmod" and found and _DATE.fullmatch(text):
+            found[-1] = found[-1]._replace(modified=text)
+        elif name == "link" and child.get("rel") == "alternate":
+            found.append(Entry(child.get("href") or "", f"{path}/link"))
     yield from found or [Entry(element.text or "", path)]
 
 
 def _feed_entry(element: "etree._Element") -> Iterator[Entry]:
-    """An Atom entry's alternate, an RSS item's link or, if it is a URL, its guid; the title is the anchor."""
+    """An Atom entry's alternate or an RSS item's link; the title is the anchor.
+
+    Of what has neither it is the `guid` or `id`, if that is a URL: it need not lead anywhere (RFC 4287,
+    4.2.6), but it is all that there is.
+    """
     texts: dict[str, str] = {}
     alternates = []
-    for child in element:
-        name = _name(child)
+    for name, child in _own(element):
         texts.setdefault(name, " ".join(_text(child).split()))
         if name == "link" and child.get("rel", "alternate") == "alternate":
             alternates.append(child.get("href") or "")
-    url = next(filter(None, [*alternates, texts.get("link")]), "")
-    if not url and canonicalize(texts.get("guid", "")):
-        url = texts["guid"]
+    names = (texts.get(name, "") for name in ("guid", "id"))
+    url = next(filter(None, [*alternates, texts.get("link"), *filter(address, names)]), "")
     if url:
         path = "feed/entry/link" if _name(element) == "entry" else "rss/item/link"
+        if element.base:  # by xml:base (RFC 4287, section 2)
+            url = address(url, element.base) or url
         yield Entry(url, path, texts.get("title", "")[:_MOST_TITLE_CHARACTERS])

@@ -20,7 +20,7 @@ from backports import zstd
 
 from crawler.errors import SeedError
 from crawler.seeds.seed import Seed
-from crawler.urls import canonicalize
+from crawler.urls import address, canonical
 from tinylm.records import MALFORMED
 
 # WebText's.
@@ -51,17 +51,18 @@ def seeds_of_dump(path: Path) -> Iterator[Seed]:
 
 
 def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
-    """Votes over all submissions by canonical URL, and how many submissions were left out, by reason.
+    """Votes over all submissions of a page by its first address, and how many were left out, by reason.
 
     Raises SeedError if the file cannot be read to its end.
     """
     votes: dict[str, float] = {}
+    asked: dict[str, str] = {}  # of pages whose first address is not the canonical one
     dropped: Counter[str] = Counter()
     for line in _lines(path):
         try:
             post = json.loads(line)
             reason = why_not(post)
-            url = None if reason else canonicalize(str(linked_url(post)))
+            url = None if reason else address(str(linked_url(post)))
             score = float(post.get("score") or 0)
             if not math.isfinite(score):
                 raise ValueError(score)
@@ -72,8 +73,11 @@ def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
         if url is None:
             dropped[reason or "bad_url"] += 1
             continue
-        votes[url] = votes.get(url, 0.0) + score
-    return votes, dropped
+        page = canonical(url)
+        if page not in votes and page != url:
+            asked[page] = url
+        votes[page] = votes.get(page, 0.0) + score
+    return {asked.get(page, page): total for page, total in votes.items()}, dropped
 
 
 def why_not(post: dict[str, Any]) -> str:
@@ -107,7 +111,7 @@ def _captured_early(post: dict[str, Any]) -> bool:
 
 
 def _not_text(post: dict[str, Any]) -> bool:
-    parts = urlsplit(canonicalize(linked_url(post)) or "")
+    parts = urlsplit(address(linked_url(post)) or "")
     host = (parts.hostname or "").removeprefix("www.")
     return parts.path.lower().endswith(_MEDIA) or any(
         host == name or host.endswith("." + name) for name in _NOT_TEXT

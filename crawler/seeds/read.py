@@ -11,7 +11,7 @@ from pathlib import Path
 
 from crawler.errors import SeedError
 from crawler.seeds.seed import Seed
-from crawler.urls import canonicalize
+from crawler.urls import address
 
 _BLANK = re.compile(r"\s")
 DUMP_SUFFIXES = (".zst", ".xz", ".gz", ".ndjson", ".jsonl")
@@ -61,7 +61,7 @@ def _prior(text: str, where: str) -> float:
 
 
 def _checked(url: str, where: str) -> str:
-    canonical = None if _BLANK.search(url) else canonicalize(url)
-    if canonical is None:
+    found = None if _BLANK.search(url) else address(url)
+    if found is None:
         raise SeedError(f"{where}: {url!r} is not an http or https URL")
-    return canonical
+    return found

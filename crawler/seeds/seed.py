@@ -26,14 +26,14 @@ def checked(seeds: Any) -> list[Seed]:
         raise SeedError(f"these are no seeds: {error}") from error
     if wrong:
         raise SeedError(
-            f"the seed {str(wrong)[:300]} has a URL that is not canonical, a prior beyond {_MOST_VOTES:,.0f} "
+            f"the seed {str(wrong)[:300]} has a URL that is no address, a prior beyond {_MOST_VOTES:,.0f} "
             f"or a source of more than {_LONGEST_SOURCE} characters"
         )
     return found
 
 
 def _is_within(url: str, prior: float, source: str) -> bool:
-    canonical = url.isascii() and " " not in url and len(url) <= MOST_CHARACTERS
+    address = url.isascii() and " " not in url and len(url) <= MOST_CHARACTERS
     return (
-        canonical and abs(prior) <= _MOST_VOTES and isinstance(source, str) and len(source) <= _LONGEST_SOURCE
+        address and abs(prior) <= _MOST_VOTES and isinstance(source, str) and len(source) <= _LONGEST_SOURCE
     )

@@ -6,22 +6,11 @@ from typing import Any
 from cyclopts import App
 
 import tinylm
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import FrontierConfig
 from deploy.cli import crawl, model
-from ranker.config import WalkConfig
-from tinylm.config import in_force, layers
+from tinylm.config import in_force, layers, without_password
 from tinylm.errors import exit_on_error
-from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
 
-# The tables of tinylm.toml.
-SECTIONS: dict[str, type] = {
-    "frontier": FrontierConfig,
-    "crawl": CrawlConfig,
-    "walk": WalkConfig,
-    "pretrain": PretrainConfig,
-    "instructions": InstructionsConfig,
-    "sft": SFTConfig,
-}
 app = App(
     name="tinylm",
     version=tinylm.__version__,
@@ -29,7 +18,8 @@ app = App(
     help="From a list of seeds to a language model you can talk to.",
     help_epilogue=(
         "Settings: a flag wins over the environment (TINYLM_CRAWL_PAGES=500), that over tinylm.toml ([crawl] "
-        "pages = 500; another file: TINYLM_CONFIG), that over the default. `tinylm config` shows them. "
+        "pages = 500; another file: TINYLM_CONFIG), that over what the same crawl was given before and has "
+        "written down in its directory, that over the default. `tinylm config` shows them. "
         "Training: `torchrun -m trainer.pretrain --help`, `torchrun -m trainer.sft --help`."
     ),
 )
@@ -71,15 +61,22 @@ def demo(data: Path = Path("runs/demo")) -> None:
 
 
 @app.command
-def config() -> None:
-    """Every setting in force here and now, and where its value came from."""
+def config(*, data: Path | None = None) -> None:
+    """Every setting in force here and now, and where its value came from.
+
+    Parameters
+    ----------
+    data
+        Directory of the crawl whose settings are asked for.
+    """
     from rich.table import Table
 
     from deploy.console import Console
 
     table = Table("section", "setting", "value", "from")
-    for section, name, value, source in in_force(**SECTIONS):
-        table.add_row(section, name, str(value), source, style=None if source == "default" else "bold")
+    for section, name, value, source in in_force(*(["--data", str(data)] if data else [])):
+        shown = without_password(str(value))
+        table.add_row(section, name, shown, source, style=None if source == "default" else "bold")
     Console().print(table)
 
 

@@ -1,6 +1,7 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
 import signal
+import sys
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -9,18 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, FrontierConfig, product_token
+from crawler.errors import SeedError
 from ranker.config import WalkConfig
-from tinylm.config import in_force, layers
+from tinylm.config import KEPT, layers, listed, of_this_crawl, said
 from tinylm.terminal import say
 
 if TYPE_CHECKING:
     from crawler.seeds.seed import Seed
+    from deploy.summary import Summary
 
 # What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
 # Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
 _SAMPLE_SECONDS = 1.0
+_GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
 _FRONTIER = layers(frontier=FrontierConfig)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 
@@ -40,25 +44,48 @@ def crawl(
     """
     from deploy.crawl import Crawl
     from deploy.status import show_crawl
+    from deploy.summary import NothingKept, Summary
 
-    reason = Crawl(frontier, crawl, walk).run(_read(seeds), show_crawl)
-    say(f"done: {reason}; the corpus is in {frontier.shards}")
+    try:
+        reason = Crawl(frontier, crawl, walk, said()).run(_read(seeds), show_crawl)
+    except KeyboardInterrupt:
+        _say_summary(Summary.load(frontier.data))
+        raise
+    say(f"done: {reason}")
+    summary = _say_summary(Summary.load(frontier.data))
+    if summary and not summary.kept:
+        raise NothingKept(summary.nothing_kept())
+
+
+def _say_summary(summary: "Summary | None") -> "Summary | None":
+    for line in summary.lines() if summary else ():
+        say(line)
+    return summary
 
 
 @app.command(config=_FRONTIER)
 def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
-    from deploy.crawl import open_frontier
+    from deploy.crawl import give_seeds, open_frontier
 
-    found = _read(seeds)
+    if not (found := _read(seeds)):
+        raise SeedError("nothing was given: no seed has a URL")
     with open_frontier(frontier, begin=False) as opened:
-        say(f"{opened.put_seeds(found):,} seeds given to crawl {frontier.crawl_id!r}")
+        again = give_seeds(opened, found)
+    more = f", {again:,} of them queued again that were refused or given up" if again else ""
+    say(f"{len(found):,} seeds given to crawl {frontier.crawl_id!r}{more}; those it has had count once")
 
 
 def _read(given: Iterable[str]) -> "list[Seed]":
     from crawler.seeds.read import read_seeds
 
-    return [seed for each in given for seed in read_seeds(each)]
+    found: list[Seed] = []
+    for each in given:
+        before = len(found)
+        found += read_seeds(each)
+        if len(found) == before:
+            say(f"{each}: no URL is in it", file=sys.stderr)
+    return found
 
 
 @app.command(config=layers(frontier=FrontierConfig, crawl=CrawlConfig))
@@ -71,29 +98,26 @@ def begin(
     """Set the rules and limits of a crawl whose workers run elsewhere, and give it SEEDS.
 
     Seeds it has had count once; they may also be in the variable TINYLM_SEEDS. Hours count from now; a crawl
-    that reached a limit goes on when it is set higher. Of a crawl that was begun before, rules that are left
-    at their defaults stay as they are; the environment and tinylm.toml can set one to its default.
+    that reached a limit goes on when it is set higher. Of a crawl that was begun before, rules that are not
+    said, by flag, variable or tinylm.toml, stay as they are.
     """
     from crawler.frontier.frontier import RULES
-    from deploy.cli.app import SECTIONS
-    from deploy.crawl import limits_from_now, open_frontier
+    from deploy.crawl import give_seeds, limits_from_now, open_frontier, remember
 
     crawl.check_user_agent()
     found = _read(seeds)
-    said = {(section, name) for section, name, _, source in in_force(**SECTIONS) if source != "default"}
-    default = FrontierConfig()
-    rules = {
-        name
-        for name in RULES
-        if ("frontier", name) in said or getattr(frontier, name) != getattr(default, name)
-    }
     with open_frontier(frontier) as opened:
-        opened.set_rules(frontier, rules)
+        opened.set_rules(frontier, RULES.keys() & said())
+        # A crawl on a server elsewhere has its directory where the walker is, which need not be here.
+        identity = {"redis_url": frontier.redis_url, "crawl_id": frontier.crawl_id}
+        if not frontier.redis_url or of_this_crawl(frontier.data / KEPT, identity):
+            remember(opened.config, crawl=crawl)
         opened.set_limits(limits_from_now(crawl))
-        given = opened.put_seeds(found)
+        again = give_seeds(opened, found, crawl)
         delay = opened.config.delay
     say(
-        f"crawl {frontier.crawl_id!r}: {given:,} seeds given; stops at {crawl.pages:,} pages; "
+        f"crawl {frontier.crawl_id!r}: {len(found):,} seeds given; those it has had count once, and "
+        f"{again:,} URLs that were refused or given up are queued again; stops at {crawl.pages:,} pages; "
         f"a host rests {delay:g} s"
     )
 
@@ -110,7 +134,6 @@ def worker(
     If nobody has set the crawl's limits yet, this sets them. At a limit it waits for a higher one. Of the
     walker's settings it obeys the languages: what is in another, or hardly text at all, is not extracted.
     """
-    from crawler.fetch.robots import product_token
     from crawler.fetch.worker import run
     from crawler.read.extract import Extractor, Screen
     from deploy.crawl import limits_from_now, open_frontier
@@ -120,10 +143,12 @@ def worker(
     crawl.check_user_agent()
     crawl.check_lease(frontier.lease_seconds)
     with open_frontier(frontier) as opened:
+        opened.check_rules(frontier, said())
         # `tinylm crawl` and `tinylm begin` have set them; a worker started by hand may be the first.
         opened.set_limits_if_none(limits_from_now(crawl))
         screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
         run(opened, crawl, Extractor(screen, product_token(crawl.user_agent)))
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_ALL)
@@ -140,7 +165,9 @@ def walk(
 
     setup("walk")
     with open_frontier(frontier) as opened:
+        opened.check_rules(frontier, said())
         run(opened, frontier, crawl, walk)
+    say(_GOES_ON, file=sys.stderr)
 
 
 @app.command(config=_FRONTIER)
@@ -158,10 +185,20 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
     from deploy.console import Console
-    from deploy.crawl import attach
+    from deploy.crawl import NoServer, attach
     from deploy.status import StatusReader, table, verdict
+    from deploy.summary import Summary, moment
 
-    attached = attach(frontier)
+    try:
+        attached = attach(frontier)
+    except NoServer:
+        if not (summary := Summary.load(frontier.data)):
+            raise
+        age = (time.time() - summary.at) / 60
+        say(f"no server runs; this was so at {moment(summary.at)}, {age:,.0f} minutes ago")
+        say(f"{'ended':<10} {summary.ended or 'not in order: it ran then'}")
+        _say_summary(summary)
+        return
     reader = StatusReader(attached)
     # Twice, as one reading has no rate: without one a crawl that goes well reads like one that stands still.
     reader.read()
@@ -197,5 +234,5 @@ def dashboard(
     from deploy.crawl import attach
     from deploy.dashboard.app import serve
 
-    ours = {host_named(name) for name in names}
+    ours = {host_named(name) for name in listed(names)}
     serve(partial(attach, frontier), frontier.shards, runs, host=host, port=port, names=ours)

@@ -13,10 +13,13 @@ from rich.table import Table
 from crawler.config import FrontierConfig
 from crawler.frontier import Frontier
 from crawler.frontier.records import ASIDE
+from crawler.urls import canonical
+from deploy.cli.hosts import hosts
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
-from deploy.status import PAUSED
+from deploy.status import next_turn
+from deploy.summary import CAUSES, PAUSED
 from ranker.config import GOOD_LABEL, ONLINE
 from shards.errors import ShardError
 from shards.manifest import is_corpus
@@ -31,17 +34,9 @@ app = App(
     config=layers(frontier=FrontierConfig),
 )
 
+app.command(hosts)
+
 _LONGEST_BLOCK = 10 * 365 * 24 * 3600  # seconds; a longer one is a typing error
-_CAUSES = {
-    "ready": "may be asked now",
-    "cooling": "rest between requests",
-    "blocked": "of those, asked for their rest (Retry-After, back-off) or were told to",
-    "in_flight": "are being asked",
-    "budget_spent": "have spent their budget, or their domain has",
-    "paused": "were paused",
-    "on_disk": "wait for what was spilled to come back",
-    "no_robots": "have no robots.txt that answers",
-}
 
 
 @app.command
@@ -50,14 +45,13 @@ def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     opened = attach(frontier)
     idle = opened.why_idle()
     table = Table.grid(padding=(0, 2))
-    for cause, words in _CAUSES.items():
+    for cause, words in CAUSES.items():
         table.add_row(f"{idle[cause]:,}", "hosts" if idle[cause] != 1 else "host", words)
     Console().print(table)
     if opened.paused():
         say(PAUSED)
         return
-    wake = idle["next_wake_seconds"]
-    say("nothing wakes by itself" if wake is None else f"the next one may be asked in {wake:.1f} s")
+    say("nothing wakes by itself" if idle["next_wake_seconds"] is None else next_turn(idle))
 
 
 @app.command
@@ -74,7 +68,7 @@ def resume(host: str = "", *, everything: bool = False, frontier: FrontierConfig
 
 @app.command
 def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """Ask nothing of HOST for SECONDS."""
+    """Ask nothing of HOST for SECONDS; 0 ends what it rests for, whoever said so: only its delay is left."""
     if not 0 <= seconds <= _LONGEST_BLOCK:
         raise ConfigError(
             f"seconds = {seconds!r}: 0 to {_LONGEST_BLOCK:,}; to stop a host for good, take it down"
@@ -82,7 +76,8 @@ def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfi
     opened, named = attach(frontier), host_named(host)
     hit = _waiting(opened, named)
     opened.block_until(named, time.time() + seconds)
-    say(f"nothing is asked of {named} for {seconds:g} s: {hit}")
+    rests = f"nothing is asked of {named} for {seconds:g} s" if seconds else f"{named} rests its delay only"
+    say(f"{rests}: {hit}")
 
 
 @app.command
@@ -116,9 +111,12 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 
 @app.command
 def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """List the dead letters, and why: URLs given up on, and entries of the stream that cannot be read."""
-    for url, reason in attach(frontier).dead_letters():
+    """List the dead letters, and why: URLs given up on or refused, entries of the stream not to be read."""
+    letters = attach(frontier).dead_letters()
+    for url, reason in letters:
         say(f"{reason}\t{url}")
+    if not letters:
+        say("no dead letters", file=sys.stderr)
 
 
 @app.command
@@ -138,7 +136,9 @@ def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfi
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
     if every:
         return [url for url, _ in frontier.dead_letters()]
-    return [name for url in urls for name in ([url] if url.startswith(ASIDE) else urls_named(url))]
+    pages = {page for url in urls if not url.startswith(ASIDE) for page in urls_named(url)}
+    letters = [url for url, _ in frontier.dead_letters()]
+    return [letter for letter in letters if letter in urls or canonical(letter) in pages]
 
 
 def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:

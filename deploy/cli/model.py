@@ -1,11 +1,12 @@
 """`tinylm complete`, `chat` and `export`: what a trained model says, and the model for other programs."""
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -35,6 +36,7 @@ class ChatSampling(SamplingConfig):
 
 
 _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
+_ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
 # Where training writes if it is not told otherwise.
 _MODEL, _CHAT_MODEL = PretrainConfig().out, SFTConfig().out
 
@@ -60,13 +62,15 @@ def complete(
     from trainer.generate import Generator
 
     prompt = typed(prompt)
-    generator = Generator.load(run, weights=weights)
+    generator, options = Generator.load(run, weights=weights), _options(sampling)
     if logprobs is not None:
-        tokens = generator.complete_tokens(prompt, logprobs, **asdict(sampling))
+        if logprobs < 0:
+            raise ConfigError(f"logprobs = {logprobs}: must not be negative")
+        tokens = generator.complete_tokens(prompt, logprobs, **options)
         _print_tokens(tokens, generator.tokenizer)
         return
     say(prompt, end="")
-    print_stream(generator.complete(prompt, **asdict(sampling)))
+    print_stream(generator.complete(prompt, **options))
 
 
 @app.command
@@ -87,7 +91,7 @@ def chat(
     from trainer.generate import Generator
     from trainer.post.chat import ConversationError
 
-    generator, options = Generator.load(run), asdict(sampling)
+    generator, options = Generator.load(run), _options(sampling)
     if message is not None:
         print_stream(generator.chat([{"role": "user", "content": typed(message)}], **options))
         return
@@ -140,6 +144,12 @@ def gguf(run: Run, *, out: Path, weights: Literal["fp32", "fp16", "q8_0"] = "fp1
     say(f"{out}: {export_gguf(run, out, weights)} in {weights}, {out.stat().st_size / 1e6:.1f} MB")
 
 
+def _options(sampling: SamplingConfig) -> dict[str, Any]:
+    """The fields of `sampling`, with what a shell hands over as two characters put in its stop strings."""
+    stop = [re.sub(r"\\[nrt\\]", lambda found: _ESCAPES[found[0]], text) for text in sampling.stop]
+    return asdict(sampling) | {"stop": tuple(stop)}
+
+
 def print_stream(pieces: Iterable[str]) -> str:
     """Print pieces of text as they come; returns the text."""
     said = []
@@ -154,7 +164,7 @@ def _print_tokens(tokens: "Iterable[Token]", tokenizer: "Tokenizer") -> None:
     """Print a token a line: its logarithmic and plain probability, itself, and the likeliest in its place."""
     for token in tokens:
         likeliest = "  ".join(
-            f"{tokenizer.decode((one,))!r} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
+            f"{tokenizer.shown(one)} {math.exp(logprob):.1%}" for one, logprob in token.likeliest
         )
-        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.decode((token.id,))!r:<16}"
+        shown = f"{token.logprob:8.3f} {math.exp(token.logprob):6.1%}  {tokenizer.shown(token.id):<16}"
         say(f"{shown} {likeliest}".rstrip())

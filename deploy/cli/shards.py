@@ -1,8 +1,13 @@
 """`tinylm shards`: what a corpus has, what it must no longer have, and which of its pages are central."""
 
+import heapq
+import random
 import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +19,7 @@ from rich.table import Table
 from crawler.config import FrontierConfig
 from crawler.urls import fingerprint, locate
 from deploy.cli.frontier import documents_in, say_taken_down, take_down_in
-from deploy.cli.names import names_of, urls_named
+from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
 from ranker.config import WalkConfig
@@ -23,11 +28,11 @@ from shards import holdout, takedown
 from shards.columns import path_of
 from shards.errors import ShardError, ShardsLocked
 from shards.manifest import Manifest
-from shards.reader import ShardReader
+from shards.reader import RowGroup, ShardReader, read_fetches
 from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, Exit
 from tinylm.terminal import say
 
 app = App(name="shards", help="Look after a corpus.")
@@ -61,7 +66,7 @@ def verify(directory: Path) -> None:
     for name, what in damage:
         say(f"{directory / name}: {what}", file=sys.stderr)
     if damage:
-        sys.exit(1)
+        sys.exit(Exit.FAILED)
     say(f"{directory}: every file is as it was committed")
 
 
@@ -114,24 +119,101 @@ def purge(directory: Path) -> None:
     say(f"{directory}: {documents:,} documents, {links:,} links and {fetches:,} logged fetches are gone")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which rows of a corpus."""
+
+    url: str | None = None
+    """Only the page with this URL."""
+    host: str | None = None
+    """Only pages of this host."""
+    reason: str | None = None
+    """Instead of documents: fetches that were dropped for this reason."""
+    sample: bool = False
+    """Any of them, not the first."""
+    limit: _Number = 3
+    """How many at the most."""
+
+
 @app.command
-def show(directory: Path, *, url: str | None = None, limit: _Number = 3) -> None:
-    """Print documents of DIRECTORY: the first LIMIT, or the one with this URL."""
-    console = Console()
-    shown = 0
-    wanted = urls_named(url) if url is not None else ()
-    for document in ShardReader(directory, split="all"):
-        if wanted and document["url"] not in wanted:
+def show(directory: Path, *, wanted: Wanted = Wanted()) -> None:
+    """Print documents of DIRECTORY, or fetches that were dropped, and how many there are of them."""
+    urls = urls_named(wanted.url) if wanted.url is not None else ()
+    host = host_named(wanted.host) if wanted.host is not None else ""
+    reader = ShardReader(directory, split="all")
+    rows = _dropped(directory, reader.manifest, wanted.reason) if wanted.reason else _documents(reader)
+    found: list[_Row] = []
+    count, counted = 0, urls or host or wanted.reason or wanted.sample
+    for row in rows:
+        if (urls and row.url not in urls) or (host and row.host != host):
             continue
-        console.rule(document["url"])
+        count += 1
+        if len(found) < wanted.limit:
+            found.append(row)
+        elif wanted.sample and (at := random.randrange(count)) < wanted.limit:
+            found[at] = row  # each of `count` is among them with the same probability (Vitter's algorithm R)
+        if not counted and count == wanted.limit:
+            count = reader.manifest.rows
+            break
+    if not count:
+        of = f" has the URL {' or '.join(urls)}" if urls else f" is of {host}" if host else " is there"
+        what = f"fetch dropped for {wanted.reason}" if wanted.reason else "document"
+        raise ShardError(f"{directory}: no {what}{of}")
+    console = Console()
+    for row in found:
+        row.print(console, reader)
+    console.print(f"{len(found):,} of {count:,}")
+
+
+class _Row(NamedTuple):
+    """A document where it lies, or a fetch of which only the log tells."""
+
+    url: str
+    host: str
+    place: tuple[RowGroup, int] | None
+    fetch: Mapping[str, Any] | None = None
+
+    def print(self, console: Console, reader: ShardReader) -> None:
+        console.rule(self.url)
+        if self.place is None:
+            console.print(self.fetch)
+            return
+        group, at = self.place
         facts = ("quality", "promise", "karma", "inlinks", "depth", "language")
+        [document] = reader.documents(group, ("text", *facts), slice(at, at + 1))
         console.print({name: document[name] for name in facts})
         console.print(Markdown(document["text"], hyperlinks=False))
-        shown += 1
-        if shown == limit:
-            return
-    if wanted and not shown:
-        raise ShardError(f"{directory}: no document has the URL {' or '.join(wanted)}")
+
+
+def _documents(reader: ShardReader) -> Iterator[_Row]:
+    for group in reader.row_groups:
+        for document in reader.documents(group, ("url", "host")):
+            yield _Row(document["url"], document["host"], (group, document["row"]))
+
+
+def _dropped(directory: Path, manifest: Manifest, reason: str) -> Iterator[_Row]:
+    for _, table in read_fetches(directory, manifest, ["url", "host", "status", "fetched_at", "reason"]):
+        for fetch in table.filter(pc.field("reason") == reason).to_pylist():
+            yield _Row(fetch.pop("url"), fetch.pop("host"), None, fetch)
+
+
+@app.command
+def hosts(directory: Path, *, top: _Number = 20) -> None:
+    """Hosts of DIRECTORY: those with most fetches, what was kept of them, and why most was not."""
+    tally: dict[str, Counter[str]] = {}
+    for _, table in read_fetches(directory, Manifest.load(directory), ["host", "reason"]):
+        counts = table.group_by(["host", "reason"]).aggregate([([], "count_all")])
+        for host, reason, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            tally.setdefault(host, Counter())[reason] += count
+    shown = Table("host", "fetched", "kept", "not kept")
+    for host, reasons in heapq.nlargest(top, tally.items(), lambda item: item[1].total()):
+        kept = reasons.pop("", 0)
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
+        shown.add_row(host, f"{kept + reasons.total():,}", f"{kept:,}", dropped)
+    console = Console()
+    console.print(shown)
+    console.print(f"{len(tally):,} hosts were fetched from")
 
 
 @app.command

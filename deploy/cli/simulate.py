@@ -17,7 +17,7 @@ from deploy.console import Console
 from ranker.replay.experiment import Experiment, Run, draw_starts, policies, run, summarize
 from ranker.replay.simulator import Clock
 from ranker.replay.web import PAGERANK, RecordedWeb, read_edges, read_shards, read_warc
-from tinylm.config import require
+from tinylm.config import listed, require
 from tinylm.errors import ConfigError
 from tinylm.files import write_json
 
@@ -74,8 +74,10 @@ _DEFAULTS = SimulationOptions()
 def simulate(*, options: SimulationOptions = _DEFAULTS) -> None:
     """`tinylm simulate`: compare policies, print a table, and write the files that `options` ask for."""
     require(options, "seed", options.seed >= 0, "0 or more")
+    if options.plot is not None:
+        check_plot(options.plot)
     web = read_web(options)
-    names = [name for given in options.policy for name in given.split(",") if name]
+    names = list(listed(options.policy))
     if options.start in (None, "hosts"):
         of_hosts = options.start == "hosts"
         starts = draw_starts(web, options.seeds, options.draws, options.seed, of_hosts=of_hosts)
@@ -174,15 +176,21 @@ def read_starts(path: Path, web: RecordedWeb) -> NDArray[np.int64]:
     return np.array(pages, np.int64)
 
 
-def plot(result: dict[str, Any], path: Path) -> None:
-    """Harvest curves, and percent of oracle with its intervals, as SVG, PNG or PDF.
-
-    Raises ConfigError if matplotlib is not installed, or does not write such a file.
-    """
+def check_plot(path: Path) -> None:
+    """Raise ConfigError if matplotlib is not installed, or writes no such file, before hours of work."""
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
         raise ConfigError("--plot needs matplotlib: pip install matplotlib") from None
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.removeprefix(".") not in known:
+        raise ConfigError(f"plot = {path}: a file's name ends in .{', .'.join(known)}")
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Harvest curves, and percent of oracle with its intervals. Raises ConfigError for what is no path."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 5), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(3, 2))
     ranked = sorted(result["policies"].items(), key=lambda item: item[1]["auc"])

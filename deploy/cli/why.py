@@ -12,15 +12,19 @@ from rich.table import Table
 
 from crawler.config import FrontierConfig
 from crawler.errors import ServerError
-from crawler.urls import canonicalize, fingerprint, locate
+from crawler.frontier import Frontier
+from crawler.urls import address, canonical, canonicalize, fingerprint, locate
+from deploy.cli.hosts import position, say_host, waits
+from deploy.cli.names import names_of
 from deploy.console import Console
 from deploy.crawl import NoServer, attach
+from deploy.summary import remedy
 from ranker.policy.promise import WORDS
 from ranker.state import restored
-from shards.manifest import Manifest
+from shards.manifest import Manifest, is_corpus
 from shards.reader import ShardReader, fetch_rows, read_fetches
 from shards.schema import FetchRow
-from tinylm.errors import ConfigError
+from tinylm.terminal import say
 
 _FACTS = ("quality", "quality_model", "novelty", "rps_doc_word_count", "karma", "inlinks", "depth")
 # Fetched URLs named beside one that was not.
@@ -30,27 +34,41 @@ Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
 def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """What URL promised and what that was made of, when it was fetched, and what the fetch was worth.
+    """What URL promised and what that was made of, when it was fetched or why it waits, what it was worth.
+
+    Of a host: what came of it, and why nothing of it is asked for now.
 
     Parameters
     ----------
+    url
+        Or a host.
     directory
         Of the corpus; by default that of the crawl in --data.
     """
     corpus = directory or frontier.shards
-    manifest = Manifest.load(corpus)
+    opened = None if directory else _attached(frontier)
+    manifest = Manifest.load(corpus) if opened is None or is_corpus(corpus) else Manifest()
     page = canonicalize(url)
-    if page is None:
-        raise ConfigError(f"{url}: not the address of a page")
+    [name, *_] = (page,) if page else names_of(url)
     console = Console()
-    console.print(page, soft_wrap=True, highlight=False)
-    if manifest.is_taken_down(page, locate(page).host):
+    console.print(name, soft_wrap=True, highlight=False)
+    down = manifest.taken_down | (opened.taken_down() if opened else set())
+    if {name, locate(name).host if page else name} & down:
         console.print("was taken down: nothing is told of it")
-    elif said := "" if directory else _said_by_frontier(frontier, page):
-        console.print(said, soft_wrap=True, highlight=False)
+    elif page is None:
+        say_host(name, opened, corpus)
+    elif reason := _letter(opened, page):
+        again = f"`tinylm frontier retry {page}` queues it again"
+        say(f"was refused or given up, {reason}{remedy(reason)}: {again}")
     elif fetched := fetches_of(corpus, manifest, page):
         _print_fetched(console, fetched)
-    elif not (manifest.state and _print_waiting(console, corpus, page)):
+    else:
+        place = position(opened, dict.fromkeys((address(url) or page, page))) if opened else ""
+        if (manifest.state and _print_waiting(console, corpus, page)) or place:
+            say(place or "of its place nothing is known" + ("" if opened else ": no server runs"))
+            for line in waits(opened, locate(page).host) if opened else ():
+                say(line)
+            return
         console.print("was never met" if manifest.state else "was not fetched")
         if any(shard.fetches is None for shard in manifest.shards):
             console.print("but of some shards the fetches were not logged")
@@ -58,16 +76,17 @@ def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = F
             console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
 
 
-def _said_by_frontier(config: FrontierConfig, url: str) -> str:
-    """That a URL was taken down or given up, of which a corpus knows later or never; "" if no server runs."""
+def _attached(config: FrontierConfig) -> Frontier | None:
+    """The frontier, which knows what a corpus knows later or never; None if no server runs."""
     try:
-        frontier = attach(config)
-        if {url, locate(url).host} & frontier.taken_down():
-            return "was taken down: nothing is told of it"
-        reason = dict(frontier.dead_letters()).get(url)
+        return attach(config)
     except (NoServer, ServerError):
-        return ""
-    return f"was given up ({reason}): `tinylm frontier retry {url}` queues it again" if reason else ""
+        return None
+
+
+def _letter(frontier: Frontier | None, url: str) -> str | None:
+    letters = frontier.dead_letters() if frontier else ()
+    return {canonical(each): reason for each, reason in letters}.get(url)
 
 
 def fetches_of(directory: Path, manifest: Manifest, url: str) -> list[Fetched]:

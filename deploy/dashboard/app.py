@@ -39,7 +39,7 @@ def create_app(
     `/` is the page, `/api/status` what it shows as JSON, `/health` whether this process answers. By `names`
     browsers may ask for it, besides this machine's own.
     """
-    crawl = Sampled(CrawlReader(attach).read)
+    crawl = Sampled(CrawlReader(attach, shards.parent).read)
     corpus, readers = CorpusReader(shards), [RunReader(run) for run in runs]
     disk = Sampled(lambda: {"corpus": corpus.read(), "runs": [reader.read() for reader in readers]})
 

@@ -19,11 +19,14 @@ from typing import Any, Self
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
 from deploy.status import StatusReader, Verdict, verdict
+from deploy.summary import Summary, moment
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
 # The page asks as often. Half would be ten commands to the server twice a second that nobody sees.
 _READ_SECONDS = 1.0
+# Missing three readings in turn is no accident.
+_STALE_SECONDS = 3.0
 # Of the chart of speed: a point a reading, so 600 of them in every answer.
 _HISTORY_SECONDS = 600
 # A run is silent that logs nothing for a minute, or, with long steps, for five of its own pauses.
@@ -60,9 +63,16 @@ class Sampled:
         self._thread.join(_READ_SECONDS)  # one that waits for a server is not waited for
 
     def latest(self) -> Figures:
-        """The last result with its `age_seconds` and the `error` since then, if any."""
+        """The last result with its `age_seconds` and the `error` since then, if any.
+
+        A verdict of before is none on what cannot be read any more, unless all was done.
+        """
         at, figures = self._latest
-        return {**figures, "age_seconds": time.monotonic() - at, "error": self._error}
+        age, verdict = time.monotonic() - at, figures.get("verdict")
+        if (self._error or age > _STALE_SECONDS) and verdict and verdict["level"] != "done":
+            text = self._error or f"Nothing was heard for {age:.0f} s."
+            figures = {**figures, "verdict": Verdict("bad", text)._asdict()}
+        return {**figures, "age_seconds": age, "error": self._error}
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -79,10 +89,13 @@ class Sampled:
 
 
 class CrawlReader:
-    """Reads the status of the crawl, once `attach` finds it, and remembers the rates of the last minutes."""
+    """Reads the status of the crawl, once `attach` finds it, and remembers the rates of the last minutes.
 
-    def __init__(self, attach: Callable[[], Frontier]) -> None:
-        self._attach = attach
+    Until then, what the last run left in `directory`.
+    """
+
+    def __init__(self, attach: Callable[[], Frontier], directory: Path) -> None:
+        self._attach, self._directory = attach, directory
         self._reader: StatusReader | None = None
         self._rates: deque[tuple[float, float]] = deque(maxlen=int(_HISTORY_SECONDS / _READ_SECONDS))
 
@@ -92,15 +105,20 @@ class CrawlReader:
             try:
                 self._reader = StatusReader(self._attach())
             except NoServer as error:
-                return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
+                last = Summary.load(self._directory)
+                text = f"No crawl yet: {error}."
+                if last:
+                    ended = last.ended or "it did not say why"
+                    text = f"No crawl runs. Its end, {moment(last.at)}: {ended}; {last.kept:,} documents."
+                return {"verdict": Verdict("done" if last and last.ended else "wait", text)._asdict()}
         status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
-        self._rates.append((round(time.time(), 1), round(status.rate, 2)))
+        self._rates.append((round(time.time(), 1), round(status.rate or 0.0, 2)))
         counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
         return {name: counts[name] for name in counted} | {
             "crawl_id": frontier.config.crawl_id,
             "verdict": verdict(status, frontier.config.backlog)._asdict(),
-            "pages_per_second": status.rate,
+            "pages_per_second": status.rate or 0.0,
             "rates": list(self._rates),
             "dead_letters": counts["dead"],
             "backlog_limit": frontier.config.backlog,

@@ -18,7 +18,7 @@ from crawler.read.optout import forbids_training
 from ranker.config import ONLINE, WalkConfig
 from ranker.graph import Known
 from ranker.judge.calibration import Calibration, Drift
-from ranker.judge.quality import HashedLinear, Open, QualityModel, open_model, vote_weight
+from ranker.judge.quality import FEWEST_VOTES, HashedLinear, Open, QualityModel, open_model, vote_weight
 from ranker.state import joined, part_of
 from shards.text.dedup import Novelty, sketch
 from shards.text.filters import Verdict, judge
@@ -161,6 +161,7 @@ class Judge:
             "quality": self._recent.get("kept", 0.0),
             "novelty": self._recent.get("novelty", 1.0),
             "quality_model": self.model.name,
+            "votes_missing": max(0, FEWEST_VOTES - self.online.votes),
             "quality_chosen": self._recent.get("chosen"),
             "quality_unchosen": self._recent.get("unchosen"),
             "calibration_error": self.calibration.error,

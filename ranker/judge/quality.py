@@ -36,7 +36,7 @@ _MOST_WORDS = 600
 _SIGNAL_VALUE = np.float32(0.1)
 _LEARNING_RATE = 0.1
 # Chosen pages that have to be learned before a score says anything.
-_FEWEST_POSITIVES = 8
+FEWEST_VOTES = 8
 # The most a page weighs, reached at 8,100 votes; one that was only met weighs 1.
 _MOST_WEIGHT = 10.0
 # AdaGrad's sum of squares before the first; a weight that still has it was never learned, and is not saved.
@@ -70,14 +70,14 @@ class HashedLinear:
         self._squares = np.full(_DIMENSIONS, _FIRST_SQUARE)
         self._bias = 0.0
         self._mass = {True: 0.0, False: 0.0}
-        self._positives = 0
+        self.votes = 0
 
     def score(self, text: str | Signals) -> float:
         """Probability that `text` is of the chosen kind were both kinds equally frequent.
 
         0.5 until enough chosen pages have been seen to know.
         """
-        if self._positives < _FEWEST_POSITIVES:
+        if self.votes < FEWEST_VOTES:
             return 0.5
         return sigmoid(self._margin(_features(text)))
 
@@ -91,7 +91,7 @@ class HashedLinear:
             return False
         weight = min(weight, _MOST_WEIGHT)
         self._mass[chosen] += weight
-        self._positives += chosen
+        self.votes += chosen
         index, value = features = _features(text)
         error = self._error(self._margin(features), chosen=chosen) * weight
         gradient = error * value
@@ -119,7 +119,7 @@ class HashedLinear:
             "index": used,
             "weights": self._weights[used],
             "squares": self._squares[used],
-            "scalars": [self._bias, self._mass[True], self._mass[False], self._positives],
+            "scalars": [self._bias, self._mass[True], self._mass[False], self.votes],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -129,7 +129,7 @@ class HashedLinear:
         self._weights[used] = state["weights"]
         self._squares[used] = state["squares"]
         bias, positive, negative, count = map(float, state["scalars"])
-        self._bias, self._mass, self._positives = bias, {True: positive, False: negative}, int(count)
+        self._bias, self._mass, self.votes = bias, {True: positive, False: negative}, int(count)
 
 
 def _features(text: str | Signals) -> Features:

@@ -17,6 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crawler.message import content_type, header_url
 from crawler.page import LISTS, Extracted
 from crawler.read.extract import Extractor
 from crawler.read.optout import from_headers
@@ -334,16 +335,18 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     url = canonicalize(response.url)
     if url is None:
         return None
-    content_type, location = response.header("content-type"), response.header("location")
+    location = header_url(response.header("location"))
+    said = (value for name, value in response.headers if name == "content-type")
+    type_ = content_type(said, response.body)
     targets: list[str] = []
     text = language = ""
     if 300 <= response.status < 400 and location:
         targets = [target] if (target := canonicalize(location, url)) else []
-    elif content_type.partition(";")[0].strip().lower() not in _HTML:
+    elif type_.partition(";")[0] not in _HTML:
         return None
     elif response.status == 200:
         nofollow = from_headers(response.headers, "").nofollow
-        found = extract(url, response.body, content_type, nofollow)
+        found = extract(url, response.body, type_, nofollow)
         targets = [link.url for link in found.links if not link.nofollow]
         text, language = found.text, found.language
     keys = np.array([fingerprint(target) for target in targets], np.uint64)

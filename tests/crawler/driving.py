@@ -56,7 +56,7 @@ def redis_cluster(directory: Path) -> Iterator[str]:
         for port in ports:
             home = directory / str(port)
             home.mkdir()
-            argv = [str(find_server()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
+            argv = [str(find_server(home)), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(home)]
             argv += ["--cluster-enabled", "yes", "--save", "", "--logfile", str(home / "log")]
             nodes.append(subprocess.Popen(argv))
         with ExitStack() as stack:

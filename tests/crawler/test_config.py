@@ -121,6 +121,10 @@ def test_the_defaults_work():
         ("mybot", ("public",), False),
         ("mybot (+https://lab.example/bot)", ("public",), True),
         ("mybot (me@lab.example)", ("public",), True),
+        ("Mozilla/5.0 (compatible; mybot/1.0; +https://lab.example)", ("public",), True),
+        ("Mozilla/5.0 (X11; Linux x86_64; +https://lab.example)", ("public",), False),
+        ("+https://lab.example", ("public",), False),
+        ("Mozilla/5.0 (X11; Linux x86_64)", ("127.0.0.1",), True),
         ("", ("127.0.0.0/8",), True),
         ("", ("127.0.0.1",), True),
         ("", ("127.0.0.1:8000-8010", "::1/128"), True),
@@ -130,7 +134,7 @@ def test_the_defaults_work():
         ("", ("::/0",), False),
     ],
 )
-def test_only_a_crawl_of_loopback_needs_no_contact(agent, networks, fine):
+def test_only_a_crawl_of_loopback_needs_no_name_and_contact(agent, networks, fine):
     config = CrawlConfig(user_agent=agent, allowed_networks=networks)
     if fine:
         config.check_user_agent()

@@ -17,19 +17,72 @@ def of_robots(text, path="/page"):
 @pytest.mark.parametrize(
     ("tag", "directives"),
     [
-        ("noindex, NOAI", "noindex, noai"),
+        ("noindex, NOAI", "noindex noai"),
         ("googlebot: noindex", ""),
         ("googlebot: noindex, tinylm: noai", "noai"),
-        ("TinyLM: noai, noarchive", "noai, noarchive"),
+        ("TinyLM: noai, noarchive", "noai noarchive"),
+        ("tinylm/1.0: noai", "noai"),
+        ("tinylm-news: noai", ""),
         ("nofollow, otherbot: noindex, none", "nofollow"),
         ("*: noai", "noai"),
-        ("unavailable_after: 25 jun 2030 15:00 pst, noai", "unavailable_after: 25 jun 2030 15:00 pst, noai"),
-        ("max-snippet: 20, noindex", "max-snippet: 20, noindex"),
+        ("otherbot: noindex, robots: noai", "noai"),
+        ("unavailable_after: 25 jun 2030 15:00 pst, noai", "noai"),
+        ("unavailable_after: Wed, 25 Jun 2030 15:00:00 GMT, noai", "noai"),
+        ("unavailable_after: Wednesday, 25-Jun-30 15:00:00 GMT", ""),
+        ("max-snippet: 20, noindex", "noindex"),
+        ("max-image-preview:none, max-video-preview: -1", ""),
+        ("max-image-preview : none", ""),
+        ("otherbot: max-image-preview: large, noindex", ""),
+        ("otherbot: unavailable_after: 25 Jun 2030 15:00:00 PST, noindex", ""),
+        ("max-new-thing: 3, noindex", "noindex"),
         ("", ""),
     ],
 )  # fmt: skip
 def test_a_robots_tag_may_be_addressed_to_one_crawler(tag, directives):
-    assert addressed(tag, "tinylm") == directives
+    assert addressed(tag, "tinylm") == directives.split()
+
+
+@pytest.mark.parametrize(
+    ("said", "signals", "nofollow"),
+    [
+        ("index, follow, max-image-preview:none", (), False),
+        ("max-image-preview: none", (), False),
+        ("x-noindex-y, x-none, no-nofollow", (), False),
+        ("noindex-but-only-sometimes", (), False),
+        ("this page is none of your business", (), False),
+        ("we say noindex to nobody", (), False),
+        ("unavailable_after: 2030-01-01, max-snippet:-1, noarchive", ("noarchive",), False),
+        ("noindex nofollow", ("noindex",), True),
+        ("NoIndex;NoFollow;", ("noindex",), True),
+        (" , noai ,, nofollow", ("noai",), True),
+        ("all, none", ("none",), True),
+        ("max-image-preview:none, none", ("none",), True),
+    ],
+)
+def test_a_directive_is_a_member_of_a_list_and_no_word_in_a_text(said, signals, nofollow):
+    for heard, where in (
+        (from_metas([("robots", said)], "tinylm"), "meta"),
+        (from_headers([("x-robots-tag", said)], "tinylm"), "header"),
+    ):
+        assert heard == (tuple(f"{where}:{signal}" for signal in signals), nofollow)
+
+
+def test_every_meta_element_counts():
+    metas = [
+        ("robots", "max-image-preview:none"),
+        ("robots", "noarchive"),
+        ("tinylm", "noai"),
+        ("tinylm-news", "noindex, nofollow"),
+    ]
+    assert from_metas(metas, "TinyLM") == (("meta:noarchive", "meta:noai"), False)
+
+
+def test_what_stands_in_quotes_is_no_statement():
+    for said in ('note="a, train-ai=n", train-ai=y', 'train-ai=y;why="no, genai=n, ai=n"', '"train-ai=n"'):
+        assert from_headers([("content-usage", said)], "tinylm").signals == ()
+    assert from_headers([("content-usage", 'a="\\", b", train-ai=n;x="y"')], "tinylm").signals == (
+        "header:train-ai=n",
+    )
 
 
 def test_every_header_counts():
@@ -130,6 +183,12 @@ def test_content_usage_of_the_longest_path_counts():
         ("User-agent: *\n# Content-Usage: train-ai=n", ()),
         ("User-agent: *\nContent-Usage: train-ai=maybe", ()),
         ("User-agent: *\nSitemap: /s.xml\nUser-agent: a\nContent-Usage: train-ai=n", ("robots:train-ai=n",)),
+        ("User-agent: tinylm\nThing: 1\nUser-agent: x\nContent-Usage: train-ai=n", ("robots:train-ai=n",)),
+        ("User-agent: tinylm\nCrawl-delay:9\nUseragent:x\nContent-Usage: train-ai=n", ("robots:train-ai=n",)),
+        ("User-agent: tinylm\nContent-Usage: train-ai=n\nUser-agent: x\nDisallow: /", ("robots:train-ai=n",)),
+        ("User-agent: *\nContent-Signal: ai-train=yes\nUser-agent: x\nContent-Signal: ai-train=no", ()),
+        ("User-agent: tinylm (research)\nContent-Signal: ai-train=no", ("robots:ai-train=no",)),
+        ("\ufeffUser-agent: *\rContent-Signal: ai-train=no\rAllow: /", ("robots:ai-train=no",)),
     ],
 )  # fmt: skip
 def test_signals_follow_the_groups_of_robots_txt(text, signals):

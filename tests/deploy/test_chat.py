@@ -11,6 +11,7 @@ from crawler.config import FrontierConfig
 from deploy.cli.app import app, main
 from deploy.cli.model import ChatSampling, chat, complete
 from tests.trainer.runs import save
+from tinylm.errors import ConfigError
 from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
 from trainer.model.model import GPT
 from trainer.run import checkpoint
@@ -47,9 +48,40 @@ def test_completion_shows_how_likely_each_token_was(talk, tmp_path, capsys):
         app([*command, "--logprobs", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
-    assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  '.*' 0\.0%", line) for line in lines), (
+    assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  \S+ 0\.0%", line) for line in lines), (
         lines
     )
+
+
+@pytest.mark.parametrize("stop", [r"\n\n", "\n\n"])
+def test_a_stop_string_is_what_a_shell_hands_over(talk, tmp_path, capsys, stop):
+    (new_line,) = TOKENIZER.encode("\n")
+    talk(new_line)
+    asked = ["complete", "one", "--run", str(tmp_path / "run"), "--temperature", "0", "--max-tokens", "9"]
+    for given in (["--stop", stop], ["--stop", "x", "--stop", stop], ["--stop", r"\\n"]):
+        with pytest.raises(SystemExit):
+            app([*asked, *given])
+        assert capsys.readouterr().out == "one" + "\n" * (10 if given == ["--stop", r"\\n"] else 1)
+
+
+def test_a_negative_number_of_likeliest_tokens_is_refused(talk, tmp_path):
+    talk(TOKENIZER.im_end)
+    with pytest.raises(ConfigError, match="logprobs = -1"):
+        app(["complete", "one", "--run", str(tmp_path / "run"), "--logprobs", "-1"])
+
+
+def test_unlike_tokens_look_unlike(talk, tmp_path, capsys):
+    half, other = TOKENIZER.encode("é")
+    talk(half)
+    asked = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "1", "--temperature", "0"]
+    with pytest.raises(SystemExit):
+        app([*asked, "--logprobs", "270"])
+    said = capsys.readouterr().out
+    assert re.match(r" +-?0\.\d{3} +100\.0%  b'\\xc3' +b'\\xc3' 100\.0%  ", said)
+    assert all(f"  {shown} 0.0%" in said for shown in (r"b'\xa9'", "<|im_end|>", "'x'"))
+    everything = [TOKENIZER.shown(token) for token in range(TOKENIZER.vocab_size)]
+    assert everything[other] == r"b'\xa9'"
+    assert len({*everything}) == len(everything)
 
 
 def test_the_conversation_goes_on_after_an_answer_of_nothing(talk):

@@ -1,5 +1,6 @@
 """`tinylm shards`, as a person uses it when something must be taken down."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from shards.reader import ShardReader
 from shards.writer import ShardWriter
 from tests.conftest import open_frontier
 from tests.crawler.driving import next_page
-from tests.shards.conftest import make_document
+from tests.shards.conftest import make_document, make_fetch
 
 
 @pytest.fixture
@@ -39,6 +40,32 @@ def tell(corpus, capsys):
         return said.out + said.err
 
     return run
+
+
+def test_documents_are_shown_by_host_by_url_and_any(corpus, tell):
+    assert "https://a.test/0" in (first := tell("show", "--limit", "1"))
+    assert "1 of 3" in first
+    assert "https://b.test/1" in (said := tell("show", "--host", "B.test"))
+    assert "1 of 1" in said
+    assert "https://c.test/2" in tell("show", "--url", "https://c.test/2#part")
+    assert "3 of 3" in tell("show", "--sample", "--limit", "9")
+    assert "no document is of x.test" in tell("show", "--host", "x.test")
+
+
+def test_what_was_dropped_is_shown_by_reason_and_hosts_are_tallied(corpus, tell):
+    with ShardWriter(corpus, crawl_id="c") as writer:
+        for number, reason in enumerate(["", "pre_short", "pre_short", "duplicate"], 10):
+            host = "d.test" if number < 12 else "e.test"
+            document = None if reason else make_document(number, host=host)
+            writer.append(document, [], make_fetch(number, host=host, reason=reason))
+        writer.commit({"0": "2-0"})
+    assert "1 of 2" in (said := tell("show", "--reason", "pre_short", "--limit", "1"))
+    assert "'status': 200" in said
+    assert "1 of 1" in tell("show", "--reason", "pre_short", "--host", "e.test")
+    assert "no fetch dropped for language is there" in tell("show", "--reason", "language")
+    said = tell("hosts", "--top", "1")
+    assert "2 hosts were fetched from" in said
+    assert re.search(r"d\.test\W+2\W+1\W+pre_short 1", said)
 
 
 def test_hosts_and_urls_are_taken_down_and_purged(corpus, tell):

@@ -1,6 +1,7 @@
 """`tinylm crawl` as a whole: when it is over, and that it does not say so before it is."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,14 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
-from crawler.errors import CrawlError
+from crawler.errors import CrawlError, ServerError
 from crawler.seeds.seed import Seed
-from deploy.crawl import Crawl
+from deploy.cli.app import app
+from deploy.crawl import Crawl, _alone, remember
+from deploy.summary import NothingKept, Summary
 from ranker.config import WalkConfig
+from shards.errors import ShardError
 from shards.manifest import Manifest
-from tests.conftest import article, eventually, reply
+from shards.writer import ShardWriter
+from tests.conftest import article, eventually, open_frontier, reply
+from tinylm.errors import ConfigError
 from tinylm.processes import stop
 
 SEEDS = [Seed("http://a.test/", 1.0, "test")]
@@ -103,13 +110,16 @@ def test_a_crawl_that_ends_because_its_server_is_full_says_so_and_goes_on_with_m
     crawl, site, monkeypatch
 ):
     monkeypatch.setattr("deploy.crawl._FULL_POLLS", 8)
+    running, front = crawl(), site.answers["a.test", "/"]
 
-    def fill(frontier):
-        if frontier.counts()["fetched"]:
-            frontier.client.config_set("maxmemory", "1")
+    def fill_and_answer(handler):
+        with redis.Redis.from_url(running._server.url) as client:
+            client.config_set("maxmemory", "1")
+        front(handler)
 
+    site.on("a.test", "/", fill_and_answer)
     full = r"the server is full (memory = 1gb): 6 links wait; raise --memory and start the same command again"
-    assert crawl().run(SEEDS, shown(each=fill)) == full
+    assert running.run(SEEDS, shown()) == full
     assert [hit.path for hit in site.asked("a.test")] == ["/robots.txt", "/"]
     assert crawl().run(SEEDS, shown()) == "nothing left to fetch"
     assert len(site.asked("a.test")) == 8
@@ -155,7 +165,10 @@ def test_parts_that_die_now_and_then_are_started_again_and_often_is_an_error(cra
 def test_a_crawl_of_hosts_that_have_spent_their_budget_says_so(crawl):
     running = crawl()
     running._frontier_config = replace(running._frontier_config, pages_per_host=3)
-    assert running.run(SEEDS, shown()) == "nothing left to fetch; hosts that have spent their budget: 1"
+    assert running.run(SEEDS, shown()) == (
+        "nothing more may be fetched: 5 queued URLs; "
+        "hosts that have spent their budget, or their domain has: 1"
+    )
 
 
 def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their_own_limit(crawl, site):
@@ -173,14 +186,16 @@ def test_hosts_that_refuse_connections_are_no_fetches_and_end_the_crawl_at_their
     assert counts[-1]["fetched"] == len(site.asked("a.test")) == 2
 
 
-def test_a_crawl_that_could_fetch_nothing_says_why(crawl):
+def test_a_crawl_that_could_fetch_nothing_says_why(crawl, tmp_path):
     running = crawl("gone.test")
     running._crawl = replace(
         running._crawl, allowed_networks=("127.0.0.1/32",), resolve=("gone.test=127.0.0.1:1",)
     )
     running._frontier_config = replace(running._frontier_config, attempts=1)
     seeds = [Seed("http://gone.test/", 1.0, "test")]
-    assert running.run(seeds, shown()) == "nothing left to fetch; attempts without a page: refused 1"
+    assert running.run(seeds, shown()) == "nothing left to fetch"
+    said = Summary.load(tmp_path / "data").nothing_kept()
+    assert said == "nothing was fetched in all runs of this crawl: refused 1 (nobody listens there)"
 
 
 def test_without_seeds_there_must_be_something_to_go_on_with(crawl, tmp_path):
@@ -196,3 +211,164 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
         [sys.executable, "-m", "deploy.cli.app", *argv], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (2, f"error: {data}: Not a directory\n")
+
+
+# A directory, its settings, and who crawls in it
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from deploy.crawl import _alone
+with _alone(Path(sys.argv[1])):
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def tinylm(capsys, *argv):
+    """What a command prints, here, in this process; its children are real."""
+    with pytest.raises((SystemExit, NothingKept)) as ended:  # our pages are not worth keeping
+        app(argv)
+    assert not getattr(ended.value, "code", 0)
+    return capsys.readouterr().out
+
+
+def given_to(crawl):
+    """The settings of `crawl` that no directory would know, as flags."""
+    here = crawl._crawl
+    flags = ["--allowed-networks", here.allowed_networks[0], "--resolve", here.resolve[0], "--workers", "1"]
+    return [*flags, "--disk-reserve-gigabytes", "0", "--delay", "0.01", "--latency-factor", "0"]
+
+
+def test_a_crawl_goes_on_with_what_it_was_given_before_and_says_what_is_other_now(
+    crawl, site, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    flags = [*given_to(crawl()), "--empty-languages", "--pages", "3", "--timeout", "4"]
+    assert "was" not in tinylm(capsys, "crawl", "http://a.test/", *flags).split("done:")[0]
+    kept = Path("runs/crawl/settings.toml").read_text()
+    assert "delay = 0.01" in kept
+    assert not re.search("data|redis_url", kept), "that is where it lies, and may lie elsewhere later"
+    Path("tinylm.toml").write_text("[crawl]\npages = 5\n")
+    said = tinylm(capsys, "crawl", "--timeout", "5")
+    assert [line for line in said.splitlines() if ", was " in line] == [
+        "[crawl] pages = 5, was 3",
+        "[crawl] timeout = 5.0, was 4.0",
+    ]
+    assert "done: 5 pages fetched" in said
+    assert len(site.asked("a.test")) == 5
+    Path("tinylm.toml").unlink()
+    Path("runs/crawl").rename("moved")
+    monkeypatch.setenv("COLUMNS", "200")
+    shown = [line.split("│")[2:5] for line in tinylm(capsys, "config", "--data", "moved").splitlines()]
+    rows = {row[0].strip(): (row[1].strip(), row[2].strip()) for row in shown if len(row) == 3}
+    assert rows["pages"] == ("5", "moved/settings.toml")
+    assert rows["delay"] == ("0.01", "moved/settings.toml")
+    assert rows["hours"] == ("12.0", "default")
+    # Rules that are not said stay; what `begin` is told of a directory's crawl is written down there.
+    assert "a host rests 0.01 s" in tinylm(capsys, "begin", "--data", "moved", "--pages", "9")
+    assert "pages = 9" in Path("moved/settings.toml").read_text()
+    assert "languages = []" in Path("moved/settings.toml").read_text()
+
+
+def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instead(crawl, tmp_path, capsys):
+    running, told = crawl(pages=500), []
+
+    def each(frontier):
+        if told or not frontier.counts()["fetched"]:
+            return
+        with pytest.raises(
+            CrawlError, match=rf"a crawl runs here \(pid {os.getpid()}\): .*`tinylm begin"
+        ) as e:
+            crawl(pages=2).run([], shown())
+        told.append(e.value)
+        assert frontier.limits().pages == 500
+        given = given_to(running)[:4]
+        said = tinylm(capsys, "begin", "--data", str(tmp_path / "data"), "--pages", "4", *given)
+        assert "[crawl] pages = 4, was 500" in said
+        assert "fetched" in tinylm(capsys, "status", "--data", str(tmp_path / "data"))
+
+    assert running.run(SEEDS, shown(each=each)) == "4 pages fetched"
+    assert told
+
+
+def test_a_crawl_that_was_killed_keeps_nobody_out(tmp_path):
+    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"holds\n"
+        with pytest.raises(CrawlError, match=rf"pid {holder.pid}\)"), _alone(tmp_path):
+            pass
+        holder.kill()
+    with _alone(tmp_path):
+        assert (tmp_path / "crawl.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_worker_that_is_given_another_delay_than_its_crawls_is_refused(server, tmp_path):
+    frontier = open_frontier(server, delay=3.0)
+    crawl_id = frontier.config.crawl_id
+    argv = ["--redis-url", server.url, "--crawl-id", crawl_id, "--user-agent", "lab (+https://lab.test)"]
+    for part in ("worker", "walk"):
+        with pytest.raises(
+            ConfigError, match=rf"delay = 1\.0, not 3\.0: .*`tinylm begin .*{crawl_id} --delay 1"
+        ):
+            app([part, "--data", str(tmp_path), *argv, "--delay", "1"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"policy": "tinylmm"}, "policy = 'tinylmm': there is bfs"),
+        ({"quality": "nowhere.bin"}, "quality = .*nowhere.bin': there is no model"),
+        ({"quality": __file__}, "there is no model at this path"),
+    ],
+)
+def test_what_the_walker_would_refuse_is_refused_before_there_is_a_server(tmp_path, wrong, message):
+    loopback = CrawlConfig(allowed_networks=("127.0.0.1",))
+    with pytest.raises(ConfigError, match=message):
+        Crawl(FrontierConfig(data=tmp_path / "data"), loopback, WalkConfig(**wrong)).run(SEEDS, shown())
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_corpus_of_another_crawl_is_refused_before_there_is_a_server(tmp_path):
+    ShardWriter(tmp_path / "shards", crawl_id="other").__enter__().__exit__(None, None, None)
+    loopback = CrawlConfig(allowed_networks=("127.0.0.1",))
+    with pytest.raises(ShardError, match="holds crawl 'other', not 'main'"):
+        Crawl(FrontierConfig(data=tmp_path), loopback, WalkConfig()).run(SEEDS, shown())
+    assert not (tmp_path / "redis").exists()
+
+
+def test_a_password_is_in_no_file_and_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("crawler.frontier.store._RECONNECT_SECONDS", 0.1)
+    secret = FrontierConfig(redis_url="redis://:hush@127.0.0.1:1/0", data=tmp_path, delay=2.0)
+    remember(secret)
+    assert "hush" not in (tmp_path / "settings.toml").read_text()
+    with pytest.raises(
+        ConfigError, match=r"redis://:\*\*\*@.*passwords are not written there. Give it again"
+    ):
+        app(["status", "--data", str(tmp_path)])
+    with pytest.raises(ServerError):  # asked: nobody is there
+        app(["status", "--data", str(tmp_path), "--redis-url", secret.redis_url])
+
+
+def test_ctrl_c_says_at_once_what_it_waits_for_and_then_that_it_goes_on(crawl, tmp_path):
+    data = tmp_path / "data"
+    argv = [sys.executable, "-m", "deploy.cli.app", "crawl", "http://a.test/", "--data", str(data)]
+    with subprocess.Popen(
+        [*argv, *given_to(crawl()), "--timeout", "5"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:  # fmt: skip
+        for part, up in (("walk", "walking"), ("worker-0", "Spider opened")):
+            log = data / "logs" / f"{part}.log"
+            eventually(lambda log=log, up=up: log.exists() and up in log.read_text())
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+    assert process.returncode == 130
+    assert said.splitlines() == [
+        "stopping: waits for what is under way (5 s at most), then commits",
+        "interrupted; the same command goes on from here",
+    ]
+    assert "stopping: judges what was fetched, then commits" in (data / "logs" / "walk.log").read_text()
+    for part in ("walk", "worker-0"):
+        last = (data / "logs" / f"{part}.log").read_text().splitlines()[-1]
+        assert last == "stopped, and nothing is lost; the same command goes on from here"

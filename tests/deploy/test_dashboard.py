@@ -35,7 +35,10 @@ from tests.conftest import eventually
 from tinylm.errors import ConfigError
 
 NASTY = "<img src=x onerror=document.title=1>"
-IDLE = {"ready": 0, "cooling": 0, "in_flight": 0, "budget_spent": 0, "next_wake_seconds": None}
+IDLE = {
+    "ready": 0, "cooling": 0, "in_flight": 0, "budget_spent": 0, "paused": 0, "next_wake_seconds": None,
+    "next_wake": "",
+}  # fmt: skip
 NOTHING = Status(
     counts={},
     walker={},
@@ -258,8 +261,14 @@ def test_skips_and_failures_of_one_reason_are_counted_together():
         ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "nobody asks them"),
         ({}, {"ready": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
         ({}, {"cooling": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
-        ({}, {"cooling": 2, "next_wake_seconds": 3.2}, {}, "wait", "in 3 s"),
-        ({}, {"budget_spent": 2}, {}, "done", "2 hosts have spent"),
+        (
+            {},
+            {"cooling": 2, "next_wake_seconds": 3.2, "next_wake": "a.test"},
+            {},
+            "wait",
+            "a.test, may be asked in 3.2 s",
+        ),
+        ({}, {"budget_spent": 2}, {}, "done", "spent their budget: 2"),
         ({}, {}, {}, "done", "Nothing left"),
     ],
 )

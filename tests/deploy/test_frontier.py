@@ -19,7 +19,7 @@ def tell(server, crawl, capsys):
         with pytest.raises(SystemExit) as ended:
             main(["frontier", *words, "--redis-url", server.url, "--crawl-id", crawl.config.crawl_id])
         said = capsys.readouterr()
-        assert ended.value.code == (2 if said.err else 0)
+        assert ended.value.code == (2 if "error:" in said.err else 0)
         return said.out + said.err
 
     return run
@@ -36,7 +36,7 @@ def test_it_says_why_nothing_is_fetched(crawl, tell):
     said = tell("why")
     assert "1  host   rest between requests" in said
     assert "1  host   were paused" in said
-    assert "the next one may be asked in 0.0 s" in said
+    assert "may be asked in 0.0 s" in said
 
 
 def test_a_host_and_the_crawl_are_paused_and_resumed(crawl, tell):
@@ -59,7 +59,7 @@ def test_dead_letters_are_listed_tried_again_and_dropped(crawl, tell):
     assert tell("dead").splitlines()[0].startswith("timeout\thttps://")
     assert tell("retry", "https://a.test/1#part").strip() == "1 queued again"
     assert tell("drop", "--all").strip() == "2 dropped"
-    assert tell("dead") == ""
+    assert tell("dead") == "no dead letters\n"
     lease = next_page(crawl)
     assert lease.url == "https://a.test/1"
     ack(crawl, lease)
@@ -77,7 +77,7 @@ def test_entries_of_the_stream_that_were_set_aside_are_dead_letters_too(crawl, t
     assert "no page" in lines[0]
     assert tell("drop", entries[0].name) == "1 dropped\n"
     assert tell("retry", "--all") == "1 queued again\n"
-    assert tell("dead") == ""
+    assert tell("dead") == "no dead letters\n"
     assert len(crawl.read_stream({"0": entries[1].id}, 10)) == 1
 
 

@@ -110,7 +110,7 @@ def test_without_a_directory_it_is_the_crawl_of_these_settings(directory, tell):
 
 def test_what_cannot_be_answered_is_one_line(directory, tell, tmp_path):
     [line] = tell("mailto:x@a.test", directory)
-    assert "mailto:x@a.test: not the address of a page" in line
+    assert "'mailto:x@a.test' names no host and no http or https URL" in line
     assert "no manifest.json here" in tell(SHOP, tmp_path)[0]
 
 
@@ -127,7 +127,8 @@ def test_what_the_frontier_gave_up_does_not_wait(directory, restored, tell, serv
     frontier.put([Discovered(QUEUED, 0.5)])
     frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
     assert tell(QUEUED, *crawl)[1:] == [
-        f"was given up (dns): `tinylm frontier retry {QUEUED}` queues it again"
+        "was refused or given up, dns (there is no such name, or no name server that knows it): "
+        f"`tinylm frontier retry {QUEUED}` queues it again"
     ]  # fmt: skip
     frontier.take_down("a.test")
     assert tell(QUEUED, *crawl)[1:] == ["was taken down: nothing is told of it"]

@@ -10,7 +10,7 @@ from crawler.errors import LeaseLost
 from deploy.cli.app import main
 from shards.errors import ShardCorrupt
 from tinylm import errors
-from tinylm.errors import ConfigError, TinylmError, exit_on_error
+from tinylm.errors import ConfigError, Exit, TinylmError, exit_on_error
 
 
 @pytest.mark.parametrize("kind", [TinylmError, ConfigError, ShardCorrupt, LeaseLost])
@@ -81,3 +81,21 @@ def test_the_tree_in_the_docstring_is_that_of_the_code():
         ours |= more
     tree = errors.__doc__.partition("\n")[2]
     assert set(re.findall(r"\b(?:[A-Z][a-z]+){2,}\b", tree)) == {name for name in ours if name[0] != "_"}
+
+
+def test_the_table_of_exit_codes_is_the_one_there_is():
+    page = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text()
+    assert re.findall(r"^\| (\d+) \| `(\w+)` \| \S", page, re.MULTILINE) == [
+        (str(code.value), code.name) for code in Exit
+    ]
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_extra_that_has_it(capsys):
+    extras = {"scrapy": "crawl", "fasttext": "crawl", "lxml_html_clean": "crawl", "backports.zstd": "crawl"}
+    for module, extra in (extras | {"torch": "train", "uvicorn": "serve", "gguf": "export"}).items():
+        with pytest.raises(SystemExit) as ended, exit_on_error():
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+        assert ended.value.code == Exit.ERROR
+        assert f"error: {module} is not installed; the extra [{extra}] has it" in capsys.readouterr().err
+    with pytest.raises(ModuleNotFoundError), exit_on_error():
+        raise ModuleNotFoundError("No module named 'crawler.nothing'", name="crawler.nothing")

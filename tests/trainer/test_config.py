@@ -1,12 +1,18 @@
 """Settings that cannot work are refused by name, and help does not load torch."""
 
+import math
+import re
 import subprocess
 import sys
+from dataclasses import fields
+from typing import get_args
 
 import pytest
 
+from deploy.cli.app import SECTIONS
 from tinylm.errors import ConfigError
-from trainer.config import ModelConfig, PretrainConfig, identity
+from trainer.config import ModelConfig, PretrainConfig, SamplingConfig, identity
+from trainer.run.preflight import check
 
 
 @pytest.mark.parametrize(
@@ -28,6 +34,24 @@ from trainer.config import ModelConfig, PretrainConfig, identity
 def test_a_setting_that_cannot_work_is_named(field, value):
     with pytest.raises(ConfigError, match=str(value)):
         PretrainConfig(**{field: value})
+
+
+@pytest.mark.parametrize("owner", [*SECTIONS.values(), SamplingConfig], ids=lambda owner: owner.__name__)
+def test_every_number_is_finite_and_whole_where_it_counts(owner):
+    for field in fields(owner):
+        kinds = get_args(field.type) or (field.type,)
+        if {int, float}.isdisjoint(kinds):
+            continue
+        for value in (math.inf, -math.inf, math.nan, "1", True, 1e30, *([2.5] if int in kinds else [])):
+            with pytest.raises(ConfigError, match="^" + re.escape(f"{field.name} = {value!r}: ")):
+                owner(**{field.name: value})
+
+
+def test_the_largest_sizes_are_more_memory_than_there_is_and_nothing_worse():
+    sizes = {"width": 2**20, "heads": 2**20, "head_width": 2**20, "mlp_ratio": 1024, "layers": 1}
+    config = PretrainConfig(**sizes)
+    with pytest.raises(ConfigError, match="not fit into"):
+        check(config, config.model(2**22), 10**15)
 
 
 def test_the_model_takes_the_vocabulary_the_tokenizer_came_out_with():

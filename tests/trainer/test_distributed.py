@@ -2,12 +2,16 @@
 
 import os
 import signal
+from typing import Annotated
 
 import pytest
 import torch
+from cyclopts import Parameter
 
 from bench.runs import ranks
+from trainer.config import SFTConfig
 from trainer.run.distributed import DistributedError, StopSignal, World, connect
+from trainer.run.lifecycle import command
 
 TOGETHER = """
 import torch
@@ -73,6 +77,25 @@ def test_a_signal_is_noted_and_becomes_the_exit_code_of_all(signum, code):
         summed = [a + b for a, b in zip(elsewhere.flags(), before, strict=True)]
         assert here.exit_code(summed) == code
     assert here.exit_code(before) == 0
+
+
+def test_a_signal_is_answered_at_once_and_once(capsys):
+    with StopSignal():
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert capsys.readouterr().err == "stopping: the step under way is ended, and saved\n"
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(monkeypatch, capsys):
+    def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["sft"])
+    with pytest.raises(SystemExit) as ended:
+        command(sft, SFTConfig, None)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_signals_do_again_what_they_did_before():

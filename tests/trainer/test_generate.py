@@ -1,4 +1,5 @@
 import itertools
+import math
 from dataclasses import replace
 from functools import cache
 
@@ -138,11 +139,32 @@ def test_a_chat_that_cannot_be_answered_is_refused(generator):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("temperature", -1), ("top_p", 0), ("top_k", -1), ("min_p", 2), ("max_tokens", 0), ("stop", ("",))],
+    [
+        *(("temperature", value) for value in (-1, math.inf, math.nan, 101, "1", True)),
+        *(("top_p", value) for value in (0, 1.1, math.nan)),
+        *(("min_p", value) for value in (2, math.nan)),
+        *((name, value) for name in ("top_k", "speculate", "seed") for value in (-1, 0.5, 10**20)),
+        *(("max_tokens", value) for value in (0, 2.5, math.inf, None)),
+        *(("stop", value) for value in (("",), "", (1,))),
+    ],
 )
 def test_an_impossible_setting_is_named_before_anything_is_generated(generator, field, value):
-    with pytest.raises(ConfigError, match=f"{field} = "):
+    with pytest.raises(ConfigError, match=f"^{field} = "):
         generator.complete("a text", **{field: value})
+
+
+def test_a_temperature_next_to_nothing_is_none(generator):
+    greedy = take(generator, [1, 2], 20, temperature=0)
+    for least in (1e-40, 1e-300, 1e-9):
+        assert take(generator, [1, 2], 20, temperature=least, top_k=0) == greedy
+    hottest = take(generator, [1, 2], 20, temperature=100, top_k=0, top_p=1e-50, seed=2**63 - 1)
+    assert hottest == greedy
+
+
+def test_one_stop_string_may_be_given_alone(generator):
+    text = "".join(generator.complete("a text", max_tokens=40, seed=0))
+    stop = text[10:12]
+    assert "".join(generator.complete("a text", max_tokens=40, seed=0, stop=stop)) == text[: text.index(stop)]
 
 
 LOGITS = torch.tensor([0.5, 0.25, 0.125, 0.0625, 0.0625]).log()

@@ -1,6 +1,7 @@
 """What is exported gives transformers our logits, ids, conversations and masks; the rest is refused."""
 
 import json
+import os
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from deploy.cli.app import app
 from tests.trainer.foreign import ids, model, same_weights, tokenizer
 from tests.trainer.test_chat import CONTENT, conversation
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, FileError
 from trainer.config import SamplingConfig
 from trainer.generate import Generator
 from trainer.interop import hf
@@ -274,6 +275,24 @@ def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, c
     with pytest.raises(ConfigError, match=r"out = .*where': is there already: give another"):
         hf.export_hf(config.out, out)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_what_is_exported_is_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        hf.write(model(), tokenizer(), tmp_path / "out")
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_two_exports_to_one_place_do_not_meet(tmp_path):
+    with hf.new_folder(tmp_path / "out") as folder:
+        (folder / "config.json").write_text("{}")
+        with pytest.raises(FileError, match=rf"out: process {os.getpid()} is writing here"):
+            hf.write(model(), tokenizer(), tmp_path / "out")
+        assert (folder / "config.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_an_export_is_whole_or_not_there(tmp_path, monkeypatch):

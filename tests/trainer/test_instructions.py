@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tinylm.errors import ConfigError
 from trainer.config import InstructionsConfig
-from trainer.instructions import Example, InstructionError, Smallest, make, split
+from trainer.instructions import Example, InstructionError, Smallest, main, make, split
 from trainer.post.chat import held_out_file, parse_messages
 
 TOOLS = ["awl", "vise", "hammer", "saw", "chisel", "plane", "rasp", "lathe", "gouge", "clamp", "drill"]
@@ -174,3 +174,16 @@ def run(*arguments):
         text=True,
         check=False,
     )
+
+
+@pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
+def test_an_interrupted_command_says_that_it_goes_on(monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.instructions.make", interrupted)
+    monkeypatch.setattr("sys.argv", ["instructions"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"

@@ -1,5 +1,7 @@
 """llama.cpp reads what is exported: the same ids of a text, and the same tokens after it."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 
 from deploy.cli.app import app
 from tests.trainer.foreign import model, tokenizer
-from tests.trainer.test_start import SPECIALS, byte_level
+from tests.trainer.test_start import SPECIALS, as_gpt2, as_llama3, as_qwen, byte_level
 from tinylm.errors import ConfigError
 from trainer.config import SamplingConfig
 from trainer.generate import Generator
@@ -18,11 +20,13 @@ from trainer.model.architecture import PRESETS
 from trainer.post.chat import template
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
-from trainer.tokenizer import Tokenizer, TokenizerError
+from trainer.run.checkpoint import CheckpointError
+from trainer.tokenizer import TokenizerError
 
 gguf = pytest.importorskip("gguf", reason="not installed: pip install '.[export]'")
 from trainer.interop import gguf as llamacpp  # noqa: E402 (which needs it)
 
+BESIDE = ("lstrip", "rstrip", "single_word")
 PROMPT = "In 2024 the reader's 12345 rows\n\n    déjà vu, "
 
 
@@ -149,13 +153,63 @@ def test_what_llamacpp_has_not_is_refused_by_field(field, settings, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
-def test_a_tokenizer_that_splits_otherwise_is_refused_and_families_are_known(tmp_path):
-    def split_by(pattern):
-        return llamacpp.family(Tokenizer(byte_level(SPECIALS, pattern)).definition)
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    with pytest.raises(CheckpointError):
+        llamacpp.export_gguf(tmp_path / "nowhere", tmp_path / "some" / "model.gguf")
+    assert not [*tmp_path.iterdir()]
 
-    assert split_by(llamacpp._LLAMA3_SPLIT) == "llama-bpe"
-    with pytest.raises(TokenizerError, match=r"splits texts by .* which llama\.cpp does not know"):
-        split_by(r"\p{N}{1,2}|\P{N}+")
+
+def edited(kind, change):
+    definition = json.loads(kind().to_str())
+    change(definition)
+    return definition
+
+
+def test_families_are_known():
+    as_plain = partial(byte_level, SPECIALS)
+    assert llamacpp.family(edited(as_plain, lambda _: None)) == "qwen2"
+    assert llamacpp.family(edited(as_gpt2, lambda _: None)) == "gpt-2"
+    assert llamacpp.family(edited(as_llama3, lambda _: None)) == "llama-bpe"
+
+
+def parts(definition):
+    return definition["pre_tokenizer"]["pretokenizers"]
+
+
+def part(definition, number):
+    return parts(definition)[number]
+
+
+def beside(definition, flag):
+    definition["added_tokens"][-1][flag] = True
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        (as_qwen, lambda _: None, r"changes texts first, by \{'type': 'NFC'\}"),
+        (as_gpt2, lambda d: d.update(normalizer={"type": "Lowercase"}), "Lowercase"),
+        (as_gpt2, lambda d: d.update(normalizer={"type": "Prepend", "prepend": "_"}), "Prepend"),
+        (as_gpt2, lambda d: d["pre_tokenizer"].update(add_prefix_space=True), "'add_prefix_space': True"),
+        (as_gpt2, lambda d: d["pre_tokenizer"].update(use_regex=False), r"splits texts by \[\{'type': 'Byte"),
+        (as_gpt2, lambda d: d["model"].update(ignore_merges=True), "has ignore_merges = True"),
+        (as_llama3, lambda d: d["model"].update(ignore_merges=False), "has ignore_merges = False"),
+        (as_llama3, lambda d: part(d, 0).update(behavior="MergedWithNext"), "MergedWithNext"),
+        (as_llama3, lambda d: part(d, 0).update(invert=True), "'invert': True"),
+        (as_llama3, lambda d: part(d, 0)["pattern"].update(Regex=r"\p{N}{1,2}|\P{N}+"), "splits texts by"),
+        (as_llama3, lambda d: part(d, 1).update(add_prefix_space=True), "'add_prefix_space': True"),
+        (as_llama3, lambda d: parts(d).insert(0, {"type": "Digits", "individual_digits": True}), "Digits"),
+        (
+            as_llama3,
+            lambda d: parts(d).append({"type": "Punctuation", "behavior": "Isolated"}),
+            "Punctuation",
+        ),
+        *((as_gpt2, partial(beside, flag=flag), rf"beside <think> \({flag}\)") for flag in BESIDE),
+    ],
+)
+def test_a_tokenizer_that_llamacpp_has_not_is_refused_by_what_it_does(kind, change, says):
+    with pytest.raises(TokenizerError, match=rf"the tokenizer .*{says}.*, which llama\.cpp does not know"):
+        llamacpp.family(edited(kind, change))
 
 
 def test_a_run_is_exported_from_the_command_line_and_not_twice(tiny, tmp_path, capsys, monkeypatch):

@@ -28,12 +28,13 @@ from shards.manifest import Manifest
 from shards.writer import ShardWriter
 from tests.trainer.conftest import document, tiny_config
 from tests.trainer.runs import MOMENTS, WEIGHTS, check_resume, cut_back
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, FileError, TinylmError
 from trainer.data.batch import DataError
 from trainer.data.sources import open_sources, sample
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
+from trainer.run.lifecycle import holding
 from trainer.run.loop import TrainingError
 
 
@@ -110,6 +111,48 @@ def test_a_run_killed_before_its_evaluation_only_makes_that_up(again, whole):
     cut_back(again.out, 12)
     pretrain(again)
     assert (again.out / "evaluation.json").read_text() == (whole / "evaluation.json").read_text()
+
+
+def test_a_run_has_its_folder_to_itself_and_killed_gives_it_free(tiny, whole):
+    config = tiny(steps=12)
+    (alone := start(config)), wait_for_step(alone, config.out, 1)
+    os.kill(alone.pid, signal.SIGSTOP)
+    before = {path: path.stat().st_mtime_ns for path in config.out.rglob("*")}
+    with pytest.raises(FileError, match=rf"run: process {alone.pid} is writing here"):
+        pretrain(config)
+    assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*")} == before
+    kill_group(alone)
+    pretrain(config)
+    assert losses(config.out) == losses(whole)
+    assert not (config.out / "run.lock").exists()
+
+
+def test_of_several_ranks_the_first_holds_the_folder(tmp_path, monkeypatch):
+    with holding(tmp_path / "run"):
+        monkeypatch.setenv("RANK", "1")
+        with holding(tmp_path / "run"):
+            pass
+        monkeypatch.setenv("RANK", "0")
+        with (
+            pytest.raises(FileError, match=f"process {os.getpid()} is writing here"),
+            holding(tmp_path / "run"),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shards": "nowhere"},  # found when it is read
+        {"sample_by": "karma2"},  # found when the tokenizer is there already
+        {"vocab_size": 250},  # found by the tokenizer
+    ],
+    ids=str,
+)
+def test_a_start_that_is_refused_leaves_no_folder(tiny, tmp_path, changes):
+    with pytest.raises(TinylmError):
+        pretrain(tiny(out=tmp_path / "some" / "where", **changes))
+    assert not [*tmp_path.iterdir()]
 
 
 def test_another_setting_for_the_same_folder_is_refused_by_name(again):

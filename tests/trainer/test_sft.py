@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.runs import weights
-from tinylm.errors import ConfigError
+from tinylm.errors import ConfigError, TinylmError
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.data.batch import DataError
 from trainer.generate import Generator
@@ -242,6 +242,13 @@ def test_the_command_ends_with_one_line_for_a_bad_file(tuning, tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_a_start_on_bad_conversations_leaves_no_folder(tuning, tmp_path):
+    (bad := tmp_path / "bad.jsonl").write_text("[]\n")
+    with pytest.raises(TinylmError):
+        sft(tuning(data=bad, out=tmp_path / "some" / "where"))
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
 
 
 @pytest.mark.long

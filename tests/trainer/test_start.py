@@ -15,7 +15,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, pro
 from bench.runs import losses
 from tests.trainer.foreign import TEXT, ids, model, same_weights, tokenizer
 from tinylm.errors import ConfigError
-from trainer.config import PretrainConfig, SFTConfig
+from trainer.config import PretrainConfig, SamplingConfig, SFTConfig
 from trainer.generate import Generator
 from trainer.interop import hf
 from trainer.interop.start import Start
@@ -75,6 +75,49 @@ def test_weights_in_several_files_are_the_same(folder):
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "model.safetensors").unlink()
     assert same_weights(load(folder), model())
+
+
+@pytest.mark.parametrize("shards_there", [True, False])
+def test_one_file_is_believed_before_an_index_that_was_left_beside_it(folder, shards_there):
+    path = folder / "model.safetensors"
+    old = load_file(path)
+    if shards_there:
+        save_file(old, folder / "old-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(old, "old-00001-of-00001.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = hf.fingerprint(folder)
+    save_file(old | {"model.norm.weight": old["model.norm.weight"] + 1}, path)
+    assert torch.equal(load(folder).norm.weight, model().norm.weight + 1)
+    assert hf.fingerprint(folder) != before
+
+
+def test_a_head_that_is_tied_and_another_is_refused(folder):
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    head = weights["model.embed_tokens.weight"].clone()
+    save_file(weights | {"lm_head.weight": head}, path)
+    assert same_weights(load(folder), model())
+    save_file(weights | {"lm_head.weight": head + 1}, path)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight is another .* tie_word_embeddings = true"):
+        load(folder)
+
+
+def test_an_adapter_that_was_not_merged_is_refused(folder):
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json: an adapter .* merge it"):
+        Start.at(folder)
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "tokenizer_config.json"])
+def test_tokens_that_one_file_has_and_the_other_not_are_refused(folder, name):
+    for token_id in (tokenizer().im_start, tokenizer().im_end):
+        found = {"<|im_start|>": token_id}
+        listed = {"added_tokens_decoder": {str(token_id): {"content": "<|im_start|>"}}}
+        (folder / name).write_text(json.dumps(found if name == "added_tokens.json" else listed))
+        if token_id == tokenizer().im_start:
+            assert Start.at(folder).tokenizer.im_start == token_id
+    with pytest.raises(TokenizerError, match=rf"{name}: '<\|im_start\|>' has the id {token_id}, which"):
+        Start.at(folder)
 
 
 @pytest.mark.parametrize(
@@ -242,11 +285,81 @@ def test_a_foreign_tokenizer_gives_the_ids_it_defines_and_reads_no_marker_out_of
     assert ours.decode(found) == (theirs.normalizer.normalize_str(text) if theirs.normalizer else text)
 
 
-def test_a_tokenizer_of_another_kind_is_refused(tmp_path):
+def moved(definition, token, token_id):
+    for added in definition["added_tokens"]:
+        if added["content"] == token:
+            added["id"] = token_id
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.update(model={"type": "Unigram", "vocab": []}), "must be a byte-level BPE"),
+        (lambda d: d.update(pre_tokenizer=None), "must be a byte-level BPE"),
+        (lambda d: d["model"].update(end_of_word_suffix="</w>"), "end_of_word_suffix = '</w>': must not"),
+        (
+            lambda d: d["model"].update(continuing_subword_prefix="##"),
+            "continuing_subword_prefix = '##'",
+        ),
+        (lambda d: d["model"]["vocab"].update({"!": 900}), "have a gap: no token has 0, the largest is 900"),
+        (lambda d: moved(d, "<think>", 400), "have a gap: no token has 303, the largest is 400"),
+        (lambda d: moved(d, "<think>", 299), "two of its tokens have the id 299"),
+    ],
+)
+def test_a_tokenizer_that_would_be_another_one_here_is_refused(tmp_path, change, says):
     path = tmp_path / "tokenizer.json"
-    path.write_text(tokenizers.Tokenizer(models.Unigram()).to_str())
-    with pytest.raises(TokenizerError, match="must be a byte-level BPE"):
+    definition = json.loads(byte_level(SPECIALS).to_str())
+    change(definition)
+    path.write_text(json.dumps(definition))
+    with pytest.raises(TokenizerError, match=says):
         Tokenizer.adopt(path)
+    with pytest.raises(TokenizerError, match=says):
+        Tokenizer.load(path)
+
+
+def test_a_tokenizer_that_cuts_at_random_to_be_trained_with_does_not_here(tmp_path):
+    bpe, path = byte_level(SPECIALS), tmp_path / "tokenizer.json"
+    expected = bpe.encode(TEXT[0] + "\u180e").ids  # a character with which `tokenizers` itself encodes
+    bpe.model.dropout = 0.5
+    path.write_text(bpe.to_str())
+    assert Tokenizer.adopt(path)[0].encode(TEXT[0] + "\u180e") == expected
+
+
+def test_a_models_own_special_tokens_never_come_and_its_own_ends_end_a_text(from_hf, tmp_path):
+    bpe = byte_level((*SPECIALS, "<|eot_id|>", "<|eom_id|>", "<|audio_pad|>"))
+    eot, eom, pad = (bpe.token_to_id(name) for name in ("<|eot_id|>", "<|eom_id|>", "<|audio_pad|>"))
+    config = from_hf(steps=1)
+    hf.write(model(vocab_size=bpe.get_vocab_size()), tokenizer(), folder := tmp_path / "llama")
+    (folder / "tokenizer.json").write_text(bpe.to_str())
+    edit(folder, eos_token_id=eom)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [eot, 100_000]}))
+    pretrain(replace(config, init_from=folder))
+    ours = Generator.load(config.out)
+    assert ours.tokenizer.ends == (eot, eom)
+    everything = {"max_tokens": 2000, "temperature": 50.0, "top_k": 0, "seed": 0}
+    written = {*ours.tokens([1], SamplingConfig(**everything), ends=())}
+    assert written.isdisjoint(ours.tokenizer.special)
+    assert {eot, eom, pad} < ours.tokenizer.special
+    with torch.no_grad():  # the head sees one number, and eot is what it wants most but for the padding
+        ours.model.norm.weight.zero_()[0] = 1.0
+        ours.model.embed_tokens.weight[:, 0] = 1000.0
+        ours.model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(ours.model.lm_head.weight))
+        ours.model.lm_head.weight[[eot, pad], 0] = torch.tensor([1.0, 2.0])
+    ours = Generator(ours.model, ours.tokenizer)
+    assert "".join(ours.complete("The", max_tokens=5)) == ""
+    assert "".join(ours.chat([{"role": "user", "content": "a"}], max_tokens=5)) == ""
+    hf.export_hf(config.out, tmp_path / "again")
+    found = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert found["eos_token_id"] == [ours.tokenizer.im_end, ours.tokenizer.endoftext, eot, eom]
+    assert found["suppress_tokens"] == sorted([ours.tokenizer.im_start, pad])
+    assert Start.at(tmp_path / "again").tokenizer.ends == (eot, eom)
+
+
+@pytest.mark.parametrize("said", ['{"eos_token_id": "</s>"}', '{"eos_token_id": [1.5]}', "[]", "{"])
+def test_ends_that_are_none_are_named(folder, said):
+    (folder / "generation_config.json").write_text(said)
+    with pytest.raises(TokenizerError, match=r"generation_config\.json: "):
+        Start.at(folder)
 
 
 @pytest.fixture

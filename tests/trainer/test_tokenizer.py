@@ -1,5 +1,6 @@
 """Text survives the tokenizer, and nothing in a text can pass for a special token."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -143,6 +144,11 @@ def test_a_damaged_tokenizer_is_named(tmp_path: Path):
 
 def test_a_tokenizer_without_our_special_tokens_is_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
-    path.write_text(tokenizers.Tokenizer(tokenizers.models.BPE()).to_str())
+    definition = trained().definition
+    for token in definition["added_tokens"]:
+        del definition["model"]["vocab"][token["content"]]
+    vocabulary = definition["model"]["vocab"]
+    definition["model"]["vocab"] = {token: token_id - 3 for token, token_id in vocabulary.items()}
+    path.write_text(json.dumps(definition | {"added_tokens": []}))
     with pytest.raises(TokenizerError, match=r"has no <\|endoftext\|> token"):
         Tokenizer.load(path)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tinylm.config import require
 from tinylm.errors import ConfigError
-from tinylm.files import replacing
+from tinylm.files import alone, replacing
 from trainer.interop.hf import paired, tensors
 from trainer.interop.layouts import layout_of
 from trainer.model.architecture import ModelConfig, Refusal
@@ -47,8 +47,18 @@ _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# llama.cpp's names of the ways to split a text; each name stands for a pattern in its source.
-_FAMILIES = {SPLIT: "qwen2", _LLAMA3_SPLIT: "llama-bpe"}
+
+
+def _split(pattern: str) -> list[dict[str, Any]]:
+    return [{"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated"}, {"type": "ByteLevel"}]
+
+
+# llama.cpp's names of the ways to split a text, and the pre-tokenizers each stands for, less what is false.
+_FAMILIES = {
+    "qwen2": _split(SPLIT),
+    "llama-bpe": _split(_LLAMA3_SPLIT),
+    "gpt-2": [{"type": "ByteLevel", "use_regex": True}],
+}
 
 # What transformers does and llama.cpp does not.
 UNFIT = (
@@ -76,12 +86,12 @@ def export_gguf(run: Path, out: Path, precision: Precision = "fp16") -> str:
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
     """
-    if out.exists():
-        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
-    model, tokenizer = load_model(run)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as temporary:
-        write(model, temporary, precision, tokenizer)
+    with alone(out, out.with_name(f".{out.name}.lock")):
+        if out.exists():
+            raise ConfigError(f"out = {str(out)!r}: is there already: give another")
+        model, tokenizer = load_model(run)
+        with replacing(out) as temporary:
+            write(model, temporary, precision, tokenizer)
     return str(gguf.MODEL_ARCH_NAMES[_ARCHITECTURES[layout_of(model.config).preset]])
 
 
@@ -215,20 +225,39 @@ def _add_tokenizer(writer: Any, tokenizer: Tokenizer) -> None:
     writer.add_bos_token_id(tokenizer.endoftext)
     writer.add_eos_token_id(tokenizer.im_end)
     writer.add_pad_token_id(tokenizer.endoftext)
+    if tokenizer.ends:  # there is a place for one; llama.cpp knows <|endoftext|> and many others by name
+        writer.add_eot_token_id(tokenizer.ends[0])
     writer.add_add_bos_token(False)
     writer.add_chat_template(template(mask=False))
 
 
 def family(definition: dict[str, Any]) -> str:
-    """llama.cpp's name of the way in which a tokenizer.json splits texts; raises `TokenizerError`."""
+    """llama.cpp's name of the way in which a tokenizer.json makes ids of texts.
+
+    Raises `TokenizerError` naming what llama.cpp does not do: a family is all of what is looked at here.
+    """
     splitter = definition["pre_tokenizer"] or {}
-    if splitter.get("type") == "ByteLevel" and splitter.get("use_regex", True):
-        return "gpt-2"
-    parts = splitter.get("pretokenizers", [])
-    patterns = [part["pattern"].get("Regex") for part in parts if part["type"] == "Split"]
-    if len(patterns) == 1 and patterns[0] in _FAMILIES:
-        return _FAMILIES[patterns[0]]
-    raise TokenizerError(
-        f"the tokenizer splits texts by {patterns}, which llama.cpp does not know: its ids would be others "
-        "there. (So did tinylm's own until numbers were split digit by digit.) `tinylm export hf` works"
-    )
+    parts = [_told(part) for part in splitter.get("pretokenizers", [splitter])]
+    name = next((name for name, known in _FAMILIES.items() if known == parts), None)
+    odd = ""
+    if normalizer := definition.get("normalizer"):
+        odd = f"changes texts first, by {_told(normalizer)}"
+    elif name is None:
+        odd = f"splits texts by {parts}"
+    elif definition["model"].get("ignore_merges", False) != (name == "llama-bpe"):
+        odd = f"has ignore_merges = {definition['model']['ignore_merges']}"
+    for token in definition["added_tokens"]:
+        for flag in ("lstrip", "rstrip", "single_word"):
+            if token[flag]:
+                odd = f"looks at what stands beside {token['content']} ({flag})"
+    if odd:
+        raise TokenizerError(
+            f"the tokenizer {odd}, which llama.cpp does not know: its ids would be others there. "
+            "`tinylm export hf` works"
+        )
+    return str(name)
+
+
+def _told(part: dict[str, Any]) -> dict[str, Any]:
+    """What a part of a tokenizer.json says otherwise than by default; offsets are of no use here."""
+    return {key: value for key, value in part.items() if value is not False and key != "trim_offsets"}

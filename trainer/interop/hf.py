@@ -22,19 +22,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tinylm.errors import ConfigError
-from tinylm.files import sha256, sync_directory, sync_file
+from tinylm.errors import ConfigError, FileError
+from tinylm.files import alone, read_json, sha256, sync_directory, sync_file
 from tinylm.records import MALFORMED, typed
 from trainer.interop.layouts import LayoutError, from_json, layout_of, to_json
 from trainer.model.architecture import ModelConfig
 from trainer.model.model import GPT
 from trainer.post.chat import template
 from trainer.run.checkpoint import TOKENIZER, CheckpointError, load_model, saved_shape, weights
-from trainer.tokenizer import Tokenizer
+from trainer.tokenizer import GENERATION, Tokenizer, TokenizerError
 
 CONFIG = "config.json"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
 # Ends of the names of constants that some checkpoints have among the weights.
 _USELESS = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
 # Matrices with a row a token, which are cut or filled up to our tokenizer's size.
@@ -69,12 +70,13 @@ def export_hf(run: Path, out: Path) -> str:
 def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
     """As `export_hf`, of a model in memory."""
     config = to_json(model.config)
-    ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": [tokenizer.im_end, tokenizer.endoftext]}
+    stops = [tokenizer.im_end, tokenizer.endoftext, *tokenizer.ends]
+    ends = {"bos_token_id": tokenizer.endoftext, "eos_token_id": stops}
     files: dict[str, Any] = {
         CONFIG: config | ends | {"pad_token_id": None},  # transformers never trains a padding token's row
-        # No text the model learned to write has <|im_start|>, so it is never to come.
-        "generation_config.json": ends
-        | {"pad_token_id": tokenizer.endoftext, "suppress_tokens": [tokenizer.im_start]},
+        # No other special token is ever to come: <|im_start|>, and those of the model it began as.
+        GENERATION: ends
+        | {"pad_token_id": tokenizer.endoftext, "suppress_tokens": sorted(tokenizer.special - {*stops})},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "bos_token": "<|endoftext|>",
@@ -86,10 +88,10 @@ def write(model: GPT, tokenizer: Tokenizer, out: Path) -> None:
     }
     with new_folder(out) as folder:
         save_file(tensors(model), folder / _WEIGHTS, {"format": "pt"})
+        tokenizer.save(folder / TOKENIZER)
         for name, content in files.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
         (folder / "chat_template.jinja").write_text(template(mask=True))
-        tokenizer.save(folder / TOKENIZER)
 
 
 @contextmanager
@@ -98,21 +100,25 @@ def new_folder(out: Path) -> Iterator[Path]:
 
     Raises `ConfigError` if there is something in `out` already.
     """
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise ConfigError(f"out = {str(out)!r}: is there already: give another")
     # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        for path in temporary.iterdir():
-            sync_file(path)
-        sync_directory(temporary)
-        temporary.rename(out)
-        sync_directory(out.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with alone(out, out.with_name(f".{out.name}.lock")):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+            raise ConfigError(f"out = {str(out)!r}: is there already: give another")
+        shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed
+        temporary.mkdir()
+        try:
+            yield temporary
+            # Who writes safetensors makes a file for its owner alone: all are as the umask has them.
+            mode = (temporary / CONFIG).stat().st_mode
+            for path in temporary.iterdir():
+                path.chmod(mode)
+                sync_file(path)
+            sync_directory(temporary)
+            temporary.rename(out)
+            sync_directory(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def is_hf(path: Path) -> bool:
@@ -133,14 +139,40 @@ def read(path: Path) -> tuple[ModelConfig, Tokenizer, tuple[str, ...]]:
     matrix up to a round number are left out. Raises `CheckpointError` naming the key of config.json that
     cannot be computed here, `TokenizerError` for another kind of tokenizer.
     """
+    if (path / _ADAPTER).exists():
+        raise CheckpointError(
+            f"{path / _ADAPTER}: an adapter beside the model: merge it into the model first"
+        )
     shape = _shape(path)
     tokenizer, added = Tokenizer.adopt(path / TOKENIZER)
+    _check_added_tokens(path, tokenizer)
     if tokenizer.vocab_size - len(added) > shape.vocab_size:
         raise CheckpointError(
             f"{path}: vocab_size = {shape.vocab_size}, but its {TOKENIZER} has "
             f"{tokenizer.vocab_size - len(added)}; put the model's own tokenizer back"
         )
     return replace(shape, vocab_size=tokenizer.vocab_size), tokenizer, added
+
+
+def _check_added_tokens(path: Path, tokenizer: Tokenizer) -> None:
+    """Raise `TokenizerError` for a token that transformers would add to what tokenizer.json has."""
+    ids = {token["content"]: token["id"] for token in tokenizer.definition["added_tokens"]}
+    for name in ("tokenizer_config.json", "added_tokens.json"):
+        try:
+            found = read_json(path / name)
+            if name == "tokenizer_config.json":
+                listed = found.get("added_tokens_decoder") or {}
+                found = {token["content"]: int(token_id) for token_id, token in listed.items()}
+            other = next((token for token, token_id in found.items() if ids.get(token) != token_id), None)
+        except FileNotFoundError:
+            continue
+        except (OSError, FileError, *MALFORMED) as error:
+            raise TokenizerError(f"{path / name} cannot be read ({error!r})") from None
+        if other is not None:
+            raise TokenizerError(
+                f"{path / name}: {other!r} has the id {found[other]}, which {TOKENIZER} does not say: "
+                "save the tokenizer anew"
+            )
 
 
 def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
@@ -163,6 +195,11 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
         if names:
             raise CheckpointError(f"{path}: the tensor {min(names)} {what}; is {CONFIG} of this model?")
     found = {name: _read(*stored[name]) for name in expected}
+    for name in tied & stored.keys():
+        embeddings = next(name for name in expected if name.endswith(_OF_TOKENS))
+        if not torch.equal(_read(*stored[name]), found[embeddings]):
+            rule = f"{CONFIG} says tie_word_embeddings = true: say false there"
+            raise CheckpointError(f"{path}: {name} is another matrix than {embeddings}, but {rule}")
     for name, tensor in found.items():
         if tensor.shape != expected[name].shape:
             sizes = f"{tuple(tensor.shape)}, not {tuple(expected[name].shape)}"
@@ -273,7 +310,8 @@ def _files(path: Path) -> dict[str, Path]:
     """The file of each tensor in the folder."""
     index, single = path / _INDEX, path / _WEIGHTS
     try:
-        if index.exists():
+        # In the order of transformers, which leaves an index behind when one file takes the place of several.
+        if not single.exists() and index.exists():
             named = typed(dict[str, str], json.loads(index.read_text())["weight_map"], "weight_map")
             if elsewhere := [file for file in named.values() if file != Path(file).name]:
                 raise ValueError(f"{elsewhere[0]!r} is not the name of a file in it")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from tinylm.config import require, require_positive
+from tinylm.config import require, require_positive, require_within
 
 # A new value of a choice is added to its Literal here and computed in model.py (a norm: a class, and `norm`;
 # positions: `_tables`, `GPT._embed`, `GPT._sight`); bench/architectures.CHOICES has it tried by every test of
@@ -19,6 +19,9 @@ Norm = Literal["rms", "layer", "batch"]
 NormPlace = Literal["pre", "post", "output", "sandwich"]
 Positions = Literal["rotary", "learned", "sinusoidal", "alibi", "none"]
 QKNorm = Literal["none", "head", "whole"]
+
+# Beyond any model (widths of 53,000, 126 layers), and such that no product of sizes overflows a matrix's.
+_MOST, _MOST_LAYERS, _MOST_ROWS = 2**20, 10_000, 2**22
 
 _LLAMA: dict[str, Any] = {
     "norm": "rms",
@@ -116,10 +119,12 @@ class ModelConfig:
     """Use one matrix for input embeddings and output logits: saves much of a small model's size."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "sequence_len", "rope_theta", "rope_factor", "rope_original_len", "norm_eps")
-        require(self, "vocab_size", self.vocab_size >= 259, "must hold the 256 bytes and 3 special tokens")
-        for field in ("depth", "width", "layers", "heads", "kv_heads", "kv_rank", "rope_width", "mlp_ratio"):
-            require(self, field, getattr(self, field) >= 0, "must not be negative")
+        require_positive(self, "rope_theta", "rope_factor", "rope_original_len", "norm_eps")
+        require_within(self, 1, _MOST_ROWS, "sequence_len")
+        require_within(self, 259, _MOST_ROWS, "vocab_size")  # the 256 bytes and 3 special tokens
+        require_within(self, 0, _MOST_LAYERS, "depth", "layers")
+        require_within(self, 0, _MOST, "width", "heads", "head_width", "kv_heads", "kv_rank", "rope_width")
+        require_within(self, 0, 1024, "mlp_ratio")
         for field, choice in PRESETS[self.preset].items():
             if getattr(self, field) is None:
                 object.__setattr__(self, field, choice)

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 
 from tinylm import __version__
 from tinylm.errors import ConfigError, TinylmError
-from tinylm.files import read_json, sha256, sync_directory, sync_file
+from tinylm.files import NO_ROOM, read_json, sha256, sync_directory, sync_file
 from tinylm.records import record, typed
 from trainer.config import ModelConfig, TrainConfig, as_json
 from trainer.data.sources import identity_of_sources
@@ -158,9 +158,10 @@ class Saver:
 
 
 def _not_written(target: Path, error: BaseException) -> CheckpointError:
-    return CheckpointError(
-        f"{target} could not be written ({error}); make room and start again: the run goes on"
-    )
+    # Who writes safetensors says it in words only.
+    full = isinstance(error, SafetensorError) or getattr(error, "errno", None) in NO_ROOM
+    mend = "make room and start again" if full else "start again"
+    return CheckpointError(f"{target} could not be written ({error}); {mend}: the run goes on")
 
 
 def latest(run: Path) -> Path | None:

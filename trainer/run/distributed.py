@@ -31,6 +31,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from tinylm.errors import TinylmError
 from tinylm.processes import die_with_parent
+from tinylm.terminal import say_at_once
 from trainer.config import TrainConfig
 from trainer.model.model import GPT
 
@@ -237,6 +238,8 @@ class StopSignal:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _frame: FrameType | None) -> None:
+        if not any(self._seen.values()) and environment("RANK", 0) == 0:
+            say_at_once("stopping: the step under way is ended, and saved")
         self._seen[signal.Signals(signum)] = True
 
     def flags(self) -> list[float]:

@@ -6,7 +6,10 @@ text, first weights. It is compared here, as far as it is known before text is r
 the checkpoint is restored.
 """
 
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cyclopts import App
@@ -14,13 +17,15 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from tinylm.config import layers
 from tinylm.errors import exit_on_error
-from tinylm.files import write_json
+from tinylm.files import alone, write_json
 from tinylm.terminal import say
 from trainer.config import TrainConfig
 from trainer.run import checkpoint
 from trainer.run.distributed import environment
+from trainer.run.metrics import METRICS
 
 EVALUATION = "evaluation.json"
+_LOCK = "run.lock"
 
 
 def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
@@ -40,6 +45,25 @@ def finished(config: TrainConfig, identity: Mapping[str, Any]) -> bool:
     return True
 
 
+@contextmanager
+def holding(out: Path) -> Iterator[None]:
+    """The folder of a run, ours alone: rank 0 holds it for all. A start that is refused leaves none behind.
+
+    Raises `FileError` naming the process that trains there.
+    """
+    if environment("RANK", 0) > 0:
+        yield
+        return
+    new = not out.exists()
+    with alone(out, out / _LOCK):
+        try:
+            yield
+        except BaseException:
+            if new and not (out / METRICS).exists():  # what was written before the first step takes seconds
+                shutil.rmtree(out)
+            raise
+
+
 def finish(config: TrainConfig, found: Mapping[str, Any]) -> None:
     """Write what was `found` at the end to evaluation.json, which marks the run as finished."""
     write_json(config.out / EVALUATION, found)
@@ -50,6 +74,12 @@ def command(train: Callable[..., None], config: type[TrainConfig], text: str | N
     """Be `python -m trainer.TRAIN`: the settings of `config` as flags, `text` as help."""
     with exit_on_error():
         name = train.__name__
-        app = App(name=f"python -m trainer.{name}", help=text, config=layers(**{name: config}))
+        # Ctrl-C is for `exit_on_error`, which says what it means.
+        app = App(
+            name=f"python -m trainer.{name}",
+            help=text,
+            config=layers(**{name: config}),
+            suppress_keyboard_interrupt=False,
+        )
         app.default(train)
         app()

@@ -133,6 +133,9 @@ class Run:
                     self._save(anyway=bool(outcome.exit_code))
                 if outcome.exit_code and self.step < self._steps:
                     self._saver.wait()
+                    if self._world.is_main:
+                        after = f"saved after step {self.step}"
+                        say(f"{after}; the same command goes on from here", file=sys.stderr)
                     raise SystemExit(outcome.exit_code)
             self._saver.wait()
 

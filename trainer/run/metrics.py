@@ -23,6 +23,7 @@ from tinylm.records import typed
 from tinylm.terminal import clean, say
 from trainer.config import TrainConfig, as_json
 
+METRICS = "metrics.jsonl"
 _SECONDS_BETWEEN_LINES = 10.0  # where lines are not rewritten in place: in a file of a run of a day, 8,640
 # Steps of a profile: the first are slow for reasons of their own, one warms the profiler up, four are kept
 # (5 to 8 of docs/training.md). A trace grows with each of them.
@@ -39,7 +40,7 @@ class Record(contextlib.ExitStack[bool | None]):
 
     def __init__(self, config: TrainConfig, step: int) -> None:
         super().__init__()
-        self._path = config.out / "metrics.jsonl"
+        self._path = config.out / METRICS
         self.cut(step)
         asked = [(config.tensorboard, _tensorboard), (config.wandb, _wandb)]
         self._trackers = [self.enter_context(track(config, step)) for wanted, track in asked if wanted]

@@ -10,8 +10,8 @@
 --       digest of its text ('': as it was), ETag, Last-Modified
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
-local days, delay, factor, longest = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay')
-local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest)
+local days, delay, factor, longest, delay_of = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay', 'delay_of')
+local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest, delay_of)
 local bytes_at, FIRST, FIELDS = p .. 'b:' .. ARGV[1], 5, 7
 
 local tokens, kept = {}, false
@@ -47,7 +47,7 @@ local cooling = {}
 local function finish(host, latency, domain)
   local h = p .. 'h:' .. host
   local known = call('HMGET', h, 'fetched', 'crawl_delay', 'blocked', 'paused', 'strikes')
-  local at = whole(math.max(now + rest(latency, known[2]), tonumber(known[3] or 0)))
+  local at = whole(math.max(now + rest(host, latency, known[2]), tonumber(known[3] or 0)))
   call('HSET', h, 'next', at, 'fetched', whole((known[1] or 0) + 1), 'inflight', '')
   if known[5] then call('HDEL', h, 'strikes', 'unreached', 'given_up') end
   if domain then
@@ -62,7 +62,7 @@ local function finish(host, latency, domain)
   end
 end
 
-local results, ended, bytes, met = {}, {}, 0, {}
+local results, ended, bytes, elsewhere, met = {}, {}, 0, 0, {}
 for n, token in ipairs(tokens) do
   local i, lease = FIRST + FIELDS * (n - 1), not met[token] and leases[n]
   if lease then
@@ -74,6 +74,7 @@ for n, token in ipairs(tokens) do
     if first > 0 then again(lease, ARGV[i + 4], ARGV[i + 5], ARGV[i + 6]) end
     finish(lease.host, ARGV[i + 1], lease.domain)
     bytes = bytes + ARGV[i + 2]
+    elsewhere = elsewhere + (lease.found and 1 or 0)
   end
   results[n] = lease and 1 or 0
 end
@@ -82,6 +83,7 @@ if #ended > 0 then
   call('HDEL', p .. 'leases', unpack(ended))
   if #cooling > 0 then call('ZADD', p .. 'cooling', unpack(cooling)) end
   count('fetched', #ended)
+  count('fetched_elsewhere', elsewhere)
   count('bytes', bytes)
   count('pages', #ended)
 end

@@ -8,7 +8,7 @@
 --   spool      list   'host promise member': the same, on its way to disk
 --   h:HOST     hash   domain; shared (1: its domain has other hosts); next, fetched, index, inflight (the token of its
 --                     lease; '' if it has none), strikes, blocked, paused, gone, chosen; unreached (failed connections
---                     since one was made), given_up (why, after too many); crawl_delay, delayed_by (the origin that
+--                     since one was made), failed and failure (times so far, the last reason), given_up (why, after too many); crawl_delay, delayed_by (the origin that
 --                     asked for it); tail and cold (queued in lists, on disk), top (tenth of the best of them), refill
 --                     (last batch that came back from disk); ending (how many endings it has); awaits (when it has
 --                     rested, and the origin whose robots.txt moved to another host, while that is asked); of its
@@ -32,7 +32,8 @@
 --                     none of cooling, ready, spent, w:
 --   forgotten  zset   host that was given up, as no connection could ever be made -> until when it is not met again
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
---   attempts   hash   url -> failures so far;  dead  hash  url -> reason and time;  gone  set of urls taken down
+--   attempts   hash   url -> failures so far;  gone  set of urls taken down
+--   dead, refused  hashes  url -> reason, time, and whether its host was chosen
 --   endings    hash   number -> a host, and why what was queued of it is done with; x:NUMBER:q and x:NUMBER:B hold that
 --   requests   hash   url -> the request of a spider that has no walker
 --   due        zset   url -> when to fetch it again;  revisit  hash  url -> what is known of its last fetch
@@ -44,7 +45,8 @@
 --                     units; offset (of the crawl's clock) and jumps (so far); robots_bytes; of partition 0 also
 --                     limits, stopped, paused; run_id and restarted (of the server, see lease.lua); walker,
 --                     walker_until, walker_lock, walker_at (see claim.lua); trimmed (what the stream begins with since)
---   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed;  counts, status, tombstones  hashes
+--   seen:N     set of integers, the low 32 bits of keyed fingerprints, signed, of URLs and of marks (crawler.scope)
+--   counts, status, tombstones  hashes
 local p = KEYS[1]
 local call = redis.call
 
@@ -73,8 +75,25 @@ end
 -- Rules of the crawl, which all its workers go by. They are stored, so that no two can disagree.
 local function rules(...)
   local found = call('HMGET', p .. 'meta', ...)
-  for i = 1, #found do found[i] = tonumber(found[i]) end
+  for i = 1, #found do found[i] = tonumber(found[i]) or found[i] end
   return unpack(found)
+end
+
+-- What a host has of its own instead of a rule, nil if nothing: of the entries 'HOST=NUMBER' and '*.HOST=NUMBER', which
+-- is also of all below it, the one that names it most closely. The entries are read once for many hosts.
+local function own(entries)
+  local given, any = {}, false
+  for host, number in string.gmatch(entries or '', '"([^"=]+)=([^"]+)"') do
+    given[host], any = tonumber(number), true
+  end
+  return function(host)
+    if not any then return nil end
+    local found, name = given[host], host
+    while name and not found do
+      found, name = given['*.' .. name], string.match(name, '%.(.*)$')
+    end
+    return found
+  end
 end
 
 local function count(what, n)
@@ -258,18 +277,19 @@ local function requeue(lease, promise)
   end
 end
 
--- The rest after a request, in ms: the crawl's delay, some times the latency, or the Crawl-delay, whichever is longest.
--- The rules are read once for many.
-local function resting(delay, factor, longest)
-  return function(latency, crawl_delay)
-    local rest = math.max(1000 * delay, math.min(factor * latency, 1000 * longest))
+-- The rest of a host after a request, in ms: the crawl's delay or its own, some times the latency, or the Crawl-delay,
+-- whichever is longest. The rules are read once for many.
+local function resting(delay, factor, longest, delay_of)
+  local own_delay = own(delay_of)
+  return function(host, latency, crawl_delay)
+    local rest = math.max(1000 * (own_delay(host) or delay), math.min(factor * latency, 1000 * longest))
     return math.floor(math.max(rest, tonumber(crawl_delay or 0)))
   end
 end
 
 local function rest(host, latency)
-  local rest_after = resting(rules('delay', 'latency_factor', 'longest_delay'))
-  return rest_after(latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
+  local rest_after = resting(rules('delay', 'latency_factor', 'longest_delay', 'delay_of'))
+  return rest_after(host, latency, call('HGET', p .. 'h:' .. host, 'crawl_delay'))
 end
 
 -- A connection was made, and a request sent.
@@ -279,6 +299,7 @@ local function count_request(lease, bytes)
   call('HDEL', h, 'unreached', 'given_up')
   if lease.domain then call('HINCRBY', p .. 'd:' .. lease.domain, 'fetched', 1) end
   count('fetched')
+  if lease.found then count('fetched_elsewhere') end
   count('bytes', bytes)
 end
 
@@ -342,16 +363,18 @@ local function take_askers(host, member)
   return cjson.decode(askers)
 end
 
--- Dead letters are kept up to a number, 100 to 200 bytes each: beyond it any other one is forgotten. They are counted
--- by their reason all the same.
+-- What failed for good is `dead`, what a rule refuses `refused`: either is asked for again when somebody says so, and a
+-- host that a person chose is one again then. They are kept up to a number each, 100 to 200 bytes a letter: beyond it any
+-- other one is forgotten. They are counted by their reason all the same.
 local MOST_DEAD = 20000
-local function bury(host, member, reason)
-  local dead = p .. 'dead'
-  count('dead', call('HSET', dead, url_of(host, member), cjson.encode({reason = reason, at = now_ms()})))
-  if call('HLEN', dead) > MOST_DEAD / rules('partitions') then
-    call('HDEL', dead, call('HRANDFIELD', dead))
-    count('dead', -1)
-    count('dead_forgotten')
+local function bury(host, member, reason, as)
+  local letters, chosen = p .. as, call('HGET', p .. 'h:' .. host, 'chosen') or nil
+  local letter = cjson.encode({reason = reason, at = now_ms(), chosen = chosen})
+  count(as, call('HSET', letters, url_of(host, member), letter))
+  if call('HLEN', letters) > MOST_DEAD / rules('partitions') then
+    call('HDEL', letters, call('HRANDFIELD', letters))
+    count(as, -1)
+    count(as .. '_forgotten')
   end
 end
 
@@ -462,9 +485,10 @@ local function end_members(ending, members)
       elseif stays then
         taken_down = taken_down + 1
       elseif ending.dead then
-        bury(ending.host, member, ending.reason)
+        bury(ending.host, member, ending.reason, 'dead')
       else
         skipped = skipped + 1
+        if not gone then bury(ending.host, member, ending.reason, 'refused') end
       end
     end
   end
@@ -528,7 +552,7 @@ local function fail(lease, reason, limit, promise)
     requeue(lease, promise)
   elseif lease.kind == 'page' then
     call('HDEL', p .. 'attempts', url)
-    bury(host, lease.member, reason)
+    bury(host, lease.member, reason, 'dead')
   else
     end_queue(host, reason, true, lease.origin)
   end

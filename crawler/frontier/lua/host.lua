@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- What a person says of a host.
--- ARGV: host, its registrable domain; 'pause', 'resume', 'block' with ms from now, or 'take_down'
+-- ARGV: host, its registrable domain; 'pause', 'resume', 'block' with ms from now, 'unblock', or 'take_down'
 -- Returns 0 if the host was never met (it is remembered all the same).
 local host, h, now = ARGV[1], p .. 'h:' .. ARGV[1], now_ms()
 local known = call('HMGET', h, 'next', 'inflight')
@@ -15,6 +15,10 @@ elseif ARGV[3] == 'resume' then
   call('SREM', p .. 'paused', host)
 elseif ARGV[3] == 'block' then
   block(host, now + ARGV[4])
+elseif ARGV[3] == 'unblock' then
+  call('HDEL', h, 'blocked', 'strikes')
+  call('ZREM', p .. 'blocked', host)
+  known[1] = math.min(known[1] or now, now + rest(host, 0))  -- what is left of its own delay it rests all the same
 else
   call('HSET', h, 'gone', 1)
   if known[2] then

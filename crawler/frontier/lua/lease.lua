@@ -25,11 +25,11 @@ if ARGV[4] then
 end
 local meta = call('HMGET', p .. 'meta', 'run_id', 'restarted', 'exploration', 'delay', 'hot_per_host', 'backlog',
   'partitions', 'pages_per_host', 'pages_per_found_host', 'pages_per_referring_domain', 'pages_per_domain',
-  'domain_concurrency')
+  'domain_concurrency', 'delay_of', 'pages_of')
 local exploration, delay, hot = tonumber(meta[3]), 1000 * meta[4], tonumber(meta[5])
 local most, found, each, most_of_domain = tonumber(meta[8]), tonumber(meta[9]), tonumber(meta[10]), tonumber(meta[11])
 most = math.min(most, most_of_domain)
-local at_once = tonumber(meta[12])
+local at_once, own_delay, own_pages = tonumber(meta[12]), own(meta[13]), own(meta[14])
 local limit = math.max(1, math.floor(meta[6] / meta[7]))
 local now, restarted = now_ms(), tonumber(meta[2] or 0)
 if meta[1] ~= run_id then
@@ -83,13 +83,14 @@ end
 local LONGEST_CRAWL_DELAY = 24 * 3600 * 1000  -- of those that matter here: it is asked again sooner than after that
 local function may_go(host, known)
   if now < restarted + LONGEST_CRAWL_DELAY then
-    local rested = restarted + (call('HGET', p .. 'h:' .. host, 'crawl_delay') or 0)
+    local rested = restarted + math.max(call('HGET', p .. 'h:' .. host, 'crawl_delay') or 0, 1000 * (own_delay(host) or 0))
     if now < rested then
       call('ZADD', p .. 'cooling', whole(rested), host)
       return false
     end
   end
-  if not is_spent(tonumber(known[FETCHED] or 0), host, known[CHOSEN], most) then return true end
+  local fetched, pages = tonumber(known[FETCHED] or 0), own_pages(host)
+  if pages and fetched < pages or not pages and not is_spent(fetched, host, known[CHOSEN], most) then return true end
   spend(host)
   return false
 end
@@ -114,13 +115,17 @@ for _, those in ipairs({{0, now}, {'-inf', '(0'}}) do  -- that rested, and that 
 end
 
 -- Of a domain of several hosts so many are asked at once, and as many within each delay: one after the other.
-local gap = math.ceil(delay / at_once)
+local function gap(host)
+  local own = own_delay(host)
+  return math.ceil((own and 1000 * own or delay) / at_once)
+end
 for _, domain in ipairs(call('ZRANGEBYSCORE', p .. 'domains', '-inf', now, 'LIMIT', 0, WOKEN)) do
   local w, d = p .. 'w:' .. domain, p .. 'd:' .. domain
   call('ZREM', p .. 'domains', domain)
   if tonumber(call('HGET', d, 'busy') or 0) < at_once then
-    make_ready({call('ZPOPMAX', w)[1]})
-    if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap), domain) end
+    local host = call('ZPOPMAX', w)[1]
+    make_ready({host})
+    if call('EXISTS', w) == 1 then call('ZADD', p .. 'domains', whole(now + gap(host)), domain) end
   end
 end
 
@@ -129,9 +134,10 @@ local function turn(host, known)
   local domain = domain_of(host)
   local of_domain = call('HMGET', p .. 'd:' .. domain, 'busy', 'next', 'fetched', 'chosen')
   local busy, next, fetched = tonumber(of_domain[1] or 0), tonumber(of_domain[2] or 0), tonumber(of_domain[3] or 0)
+  local chosen = of_domain[4] or own_pages(host)
   -- With what is in flight: it may yet be given back, so that the others wait for that.
-  local full = busy >= at_once or busy > 0 and is_spent(fetched + busy, host, of_domain[4], most_of_domain)
-  if is_spent(fetched, host, of_domain[4], most_of_domain) then
+  local full = busy >= at_once or busy > 0 and is_spent(fetched + busy, host, chosen, most_of_domain)
+  if is_spent(fetched, host, chosen, most_of_domain) then
     spend(host)
   elseif full or next > now then
     call('ZADD', p .. 'w:' .. domain, rank(host, known[INDEX]), host)
@@ -214,10 +220,12 @@ local function recall(lease)
   return lease
 end
 
--- Of an origin's robots.txt, for itself and for those that were sent to it; or of where it moved to within the host.
-local function lease_of_robots(host, origin)
+-- Of an origin's robots.txt, for itself and for those that were sent to it; or of where it moved to within the host. It
+-- is asked for because of the page `sought`, if not of an errand.
+local function lease_of_robots(host, origin, sought)
   local h, moved = p .. 'h:' .. host, of_origin('robots_at', origin)
   local lease = {host = host, kind = 'robots', origin = origin, promise = 0, propensity = 1, robots_until = '0'}
+  lease.sought = sought
   local hops, member = string.match(call('HGET', h, moved) or '', '^(%d+) (.*)$')
   call('HDEL', h, moved, 'awaits')
   -- Asked again, it sends there again, and is then as if there were none.
@@ -241,7 +249,7 @@ local function lease_of(host, known, urls, hosts, explored, best)
   if tonumber(valid) <= now then
     call('ZADD', queue, promise, member)
     taken = taken - 1
-    return lease_of_robots(host, origin)
+    return lease_of_robots(host, origin, not errand_of(member) and member or nil)
   end
   fill(host, urls - 1, known[TOP])
   local errand = tonumber(promise) == PROMISE_OF_ERRAND and errand_of(member)
@@ -279,10 +287,11 @@ while #leases < n and hosts > 0 and looks > 0 do
   if lease then
     leases[#leases + 1] = lease
     named[#named + 1] = url_of(lease.host, lease.member)
+    if not known[CHOSEN] then lease.found = true end
     if domain then
       lease.domain = domain
       call('HINCRBY', p .. 'd:' .. domain, 'busy', 1)
-      call('HSET', p .. 'd:' .. domain, 'next', whole(now + gap))
+      call('HSET', p .. 'd:' .. domain, 'next', whole(now + gap(host)))
     end
   end
 end

@@ -13,6 +13,8 @@ local lease = take(arg.token)
 if not lease then return 0 end
 local host, h, attempts = lease.host, p .. 'h:' .. lease.host, rules('attempts')
 if lease.kind == 'robots' then call('SADD', p .. 'norobots', host) end
+call('HINCRBY', h, 'failed', 1)
+call('HSET', h, 'failure', arg.reason)
 if arg.sent == '1' then
   count_request(lease, arg.size)
   back_off(host, arg)

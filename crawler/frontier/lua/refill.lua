@@ -15,7 +15,7 @@ if known[2] then
   count('queued', -came)
   count('skipped:taken_down', came)
 elseif known[4] then
-  for i = 4, #ARGV, 2 do bury(host, ARGV[i], known[4]) end
+  for i = 4, #ARGV, 2 do bury(host, ARGV[i], known[4], 'dead') end
   count('queued', -came)
   forget(host)
 else

@@ -1,13 +1,26 @@
 #!lua flags=allow-oom
 -- What a person says of a URL.
--- ARGV: host, its registrable domain, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a dead letter
+-- ARGV: host, its registrable domain, member, seen shard, low 32 bits of its fingerprint; 'take_down', or of a letter
 --       'drop', or the promise to queue it with again
 -- Returns 1 if it was queued, in flight, or a dead letter; 0 also for one whose host was taken down.
 local host, domain, member = ARGV[1], ARGV[2], ARGV[3]
 local url, h = url_of(host, member), p .. 'h:' .. host
+local function take_letter()
+  for _, as in ipairs({'dead', 'refused'}) do
+    local letter = call('HGET', p .. as, url)
+    if letter then
+      call('HDEL', p .. as, url)
+      count(as, -1)
+      letter = cjson.decode(letter)
+      letter.as = as
+      return letter
+    end
+  end
+end
+local letter = take_letter()
 if ARGV[6] ~= 'take_down' then
-  if call('HDEL', p .. 'dead', url) == 0 then return 0 end
-  count('dead', -1)
+  if not letter then return 0 end
+  if letter.as == 'refused' then count('skipped:' .. letter.reason, -1) end
   if ARGV[6] == 'drop' then
     count('skipped:dropped')
   elseif call('HEXISTS', h, 'gone') == 1 then
@@ -16,6 +29,10 @@ if ARGV[6] ~= 'take_down' then
   else
     if call('HEXISTS', h, 'next') == 0 then meet(host, domain) end
     call('ZREM', p .. 'forgotten', host)
+    if letter.chosen then
+      call('HSET', h, 'chosen', 1)
+      call('HSET', p .. 'd:' .. domain, 'chosen', 1)
+    end
     call('ZADD', p .. 'q:' .. host, ARGV[6], member)
     count('queued')
     wake(host)
@@ -26,8 +43,7 @@ call('SADD', p .. 'seen:' .. ARGV[4], ARGV[5])
 call('SADD', p .. 'gone', url)
 call('ZREM', p .. 'due', url)
 call('HDEL', p .. 'revisit', url)
-local was = call('HDEL', p .. 'dead', url)
-if was == 1 then count('dead', -1) end
+local was = letter and 1 or 0
 if call('ZREM', p .. 'q:' .. host, member) == 1 then
   was = 1
   count('queued', -1)

@@ -1,0 +1,127 @@
+"""The main text of a page as Markdown, in the page's own characters: what trafilatura finds, nothing escaped.
+
+Trafilatura escapes prose and not code, undoes entities once more than a browser does, takes `\\(` for LaTeX,
+drops empty lines, and passes over some elements that hold text. So what it would change has a stand-in while
+it works, and what it would pass over another name. Then each backslash left is an escape that it wrote.
+"""
+
+import re
+from itertools import islice
+from typing import Any
+from unicodedata import normalize
+
+import trafilatura
+from lxml.etree import XPath, _Element
+from lxml.html import HtmlElement
+from trafilatura.xml import xmltotxt
+
+_EMPTY = "\u2424"  # trafilatura's own mark of a line that it is to keep, though it is empty
+_EMPTY_LINE = re.compile(r"\n(?=\n)")
+_CHANGED = f"\\{_EMPTY}&"
+_AMPERSAND = re.compile("&(?:amp|#0*38|#[xX]0*26);")
+# Hieroglyphs: no page has all of these, and they stay as they are when Unicode is normalized.
+_STAND_INS = [chr(code) for code in range(0x13000, 0x1342F)]
+_NO_SCRIPT = "not(parent::script or parent::style)"
+_TO_HIDE = XPath(rf"descendant::text()[contains(., '\') or contains(., '{_EMPTY}')][{_NO_SCRIPT}]")
+_LINES = XPath("(descendant::pre | descendant::code)/descendant::text()[contains(., '\n')]")
+# What is passed over for its name, unless it has more than half of the words outside of links, and so many
+# characters. At half, a note on cookies would be the text of a page that has none.
+_PASSED_OVER, _LEAST = ("aside", "figure", "label", "object"), 400
+_WORDS = XPath(f"descendant::text()[not(ancestor::a or ancestor::noscript)][{_NO_SCRIPT}]")
+_HEADINGS = XPath("descendant::*[starts-with(name(), 'h') and string-length(name()) = 2]")
+_LINE_NUMBERS = re.compile(r"[\d\s]*")
+_TEX_SOURCE = XPath("@alttext or descendant::annotation[@encoding='application/x-tex']")
+# Elements of MathML in TeX: of a fixed number of parts, and of any.
+_TEX = {
+    "mfrac": r"\frac {0} {1}",
+    "mroot": r"\sqrt[{1}]{0}",
+    "msub": "{0}_{1}",
+    "msup": "{0}^{1}",
+    "msubsup": "{0}_{1}^{2}",
+    "munder": "{0}_{1}",
+    "mover": "{0}^{1}",
+    "munderover": "{0}_{1}^{2}",
+}
+_TEX_ROWS = {"msqrt": (r"\sqrt{", " ", "}"), "mtable": (r"\matrix{", r" \cr ", "}"), "mtr": ("", " & ", "")}
+
+
+def main_text(html: str, url: str) -> str:
+    """The text of `html` without navigation and the like, or nothing; formulas of MathML are TeX in `\\(`.
+
+    Raises whatever the page makes the libraries raise.
+    """
+    stand_ins = "".join(islice((sign for sign in _STAND_INS if sign not in html), len(_CHANGED)))
+    tree = trafilatura.load_html(_AMPERSAND.sub(stand_ins[-1], html.replace("\r\n", "\n")))
+    if tree is None:
+        return ""
+    _rename(tree)
+    _hide(tree, str.maketrans(_CHANGED, stand_ins))
+    found: Any = trafilatura.bare_extraction(
+        tree, url=url, output_format="markdown", include_comments=False, include_formatting=True, fast=True
+    )
+    if found is None:
+        return ""
+    # Once more, for what it took from scripts and formulas, and for code that was in pieces.
+    _hide(found.body, str.maketrans("\\", stand_ins[0]))
+    markdown = xmltotxt(found.body, include_formatting=True).replace("\\", "")
+    return normalize("NFC", markdown.translate(str.maketrans(stand_ins, _CHANGED))).strip()
+
+
+def _hide(tree: _Element, stand_ins: dict[int, int]) -> None:
+    """Put stand-ins for what trafilatura would change, and its mark into empty lines of code."""
+    for texts, change in (
+        (_TO_HIDE(tree), lambda text: text.translate(stand_ins)),
+        (_LINES(tree), lambda text: _EMPTY_LINE.sub(f"\n{_EMPTY}", text)),
+    ):
+        # Not each by itself: where trafilatura took an element away, several are one text to lxml.
+        for element, place in {(text.getparent(), "text" if text.is_text else "tail") for text in texts}:
+            setattr(element, place, change(getattr(element, place)))
+
+
+def _rename(tree: HtmlElement) -> None:
+    """Give what trafilatura would pass over, or take for something else, a name by which it is kept."""
+    words = 0
+    for element in list(tree.iter("math", "pre", "summary", *_PASSED_OVER)):
+        if element.tag == "math":
+            if not _TEX_SOURCE(element):
+                element.set("alttext", _tex(element))
+        elif element.tag == "pre":
+            _unwrap(element)
+        elif element.tag == "summary":
+            if _HEADINGS(element):
+                element.tag = "div"
+            elif next(element.iterancestors("details"), None) is None:
+                element.tag = "p"
+        elif len(element.text_content()) > _LEAST and (inside := sum(map(len, _WORDS(element)))) > _LEAST:
+            words = words or sum(map(len, _WORDS(tree)))
+            if 2 * inside > words:
+                element.tag = "div"
+
+
+def _unwrap(pre: HtmlElement) -> None:
+    """Take code out of a figure, and of a table that puts numbers beside its lines: in cells it has none."""
+    for around in pre.iterancestors("figure", "table"):
+        rows = list(around.iter("tr"))
+        if len(rows) > 1:
+            return
+        around.tag = "div"
+        for cell in [cell for row in rows for cell in row]:
+            if _LINE_NUMBERS.fullmatch(cell.text_content()):
+                cell.drop_tree()
+            else:
+                cell.tag = cell.getparent().tag = "div"
+
+
+def _tex(math: HtmlElement) -> str:
+    made: dict[_Element, str] = {}
+    nodes = list(math.iter("*"))
+    for node in reversed(nodes):  # parts before what they are parts of
+        parts = [made[part] for part in node.iterchildren("*")]
+        if node.tag in _TEX:
+            grouped = [part if len(part) == 1 else f"{{{part}}}" for part in parts]
+            made[node] = _TEX[node.tag].format(*grouped, "{}", "{}", "{}")
+        else:
+            before, between, after = _TEX_ROWS.get(node.tag, ("", " ", ""))
+            words = [] if node.tag.startswith("annotation") else [(node.text or "").strip(), *parts]
+            made[node] = before + between.join(filter(None, words)) + after
+    return made[math]

@@ -1,0 +1,131 @@
+"""Hosts as the frontier and the corpus know them: a list of them, and why one is asked nothing now."""
+
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from crawler.config import FrontierConfig
+from crawler.frontier import Frontier
+from crawler.frontier.records import HostFacts
+from deploy.cli.names import host_named
+from deploy.console import Console
+from deploy.crawl import attach
+from deploy.summary import PAUSED, remedy, when
+from shards.manifest import Manifest, is_corpus
+from shards.reader import read_fetches
+from tinylm.terminal import say
+
+_ORDERS: dict[str, Callable[[HostFacts], float]] = {
+    "queued": lambda facts: facts.queued,
+    "fetched": lambda facts: facts.fetched,
+    "failed": lambda facts: facts.failed,
+    "next": lambda facts: facts.next,
+}
+
+
+def hosts(
+    *,
+    host: tuple[str, ...] = (),
+    number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
+    by: Literal["queued", "fetched", "failed", "next"] = "queued",
+    frontier: FrontierConfig = FrontierConfig(),
+) -> None:
+    """List hosts: queued, fetched, kept and failed URLs, the delay, and what each waits for.
+
+    Every host is looked at, some hundreds at a time between which the crawl goes on: half a minute a million.
+    `kept` reads two columns of the corpus, where it is on this machine.
+
+    Parameters
+    ----------
+    host
+        These hosts only.
+    number
+        Hosts shown.
+    by
+        What there is most of in the first: URLs queued, fetched, failed attempts, or the longest wait.
+    """
+    opened = attach(frontier)
+    names: Iterable[str] = map(host_named, host) if host else opened.hosts()
+    shown = heapq.nlargest(number, opened.facts(names), key=_ORDERS[by])
+    kept = ended_of(frontier.shards, {each.host for each in shown})
+    table = Table("host", "queued", "fetched", "kept", "failed", "delay", "waits")
+    for each in shown:
+        counts = (each.queued, each.fetched, kept[each.host, ""], each.failed)
+        delay = max(opened.config.delay, each.crawl_delay)
+        next_at = f", {when(each.next)}" if each.next > 0 else ""
+        table.add_row(each.host, *(f"{count:,}" for count in counts), f"{delay:g} s", each.state + next_at)
+    Console().print(table)
+
+
+def ended_of(directory: Path, hosts: set[str]) -> Counter[tuple[str, str]]:
+    """How often fetches of `hosts` ended how, by host and the reason of a drop, "" for what was kept."""
+    found: Counter[tuple[str, str]] = Counter()
+    if hosts and is_corpus(directory):
+        for _, table in read_fetches(directory, Manifest.load(directory), ["host", "reason"]):
+            pairs = zip(table["host"].to_pylist(), table["reason"].to_pylist(), strict=True)
+            found.update(pair for pair in pairs if pair[0] in hosts)
+    return found
+
+
+def say_host(host: str, frontier: Frontier | None, corpus: Path) -> None:
+    """Print what is known of a host, and why nothing of it is asked for now."""
+    ended = {reason: count for (_, reason), count in ended_of(corpus, {host}).items()}
+    say(f"kept {ended.pop('', 0):,}{''.join(f', {reason} {count:,}' for reason, count in ended.items())}")
+    for line in (
+        waits(frontier, host) if frontier else ("no server runs, which would know what it waits for",)
+    ):
+        say(line)
+
+
+def waits(frontier: Frontier, host: str) -> Iterator[str]:
+    """Why nothing of a host is asked for now."""
+    begins = (f"http://{host}/", f"http://{host}:", f"https://{host}/", f"https://{host}:")
+    letters = Counter(reason for url, reason in frontier.dead_letters() if url.startswith(begins))
+    for reason, count in letters.most_common():
+        yield f"refused or given up: {reason} {count:,}{remedy(reason)}"
+    facts = next(frontier.facts([host]), None)
+    if facts is None:
+        yield f"{host} was never met, or was given up and forgotten"
+        return
+    rules, domain = frontier.config, facts.domain
+    reached = frontier.reached()
+    if reached:
+        yield f"the crawl stopped: {reached}"
+    if frontier.paused():
+        yield PAUSED
+    told = " for its Retry-After, a failure or a person's word" if facts.told_off else ""
+    yield {
+        "gone": f"{host} was taken down",
+        "asked": f"{host} is being asked for a page",
+        "paused": f"{host} is paused: `tinylm frontier resume {host}`",
+        "spent": f"{host} has spent its budget, or {domain} has: {facts.fetched:,} fetches; pages_per_host = "
+        f"{rules.pages_per_host:,} if it was chosen, else pages_per_found_host = "
+        f"{rules.pages_per_found_host:,} and more for links from elsewhere",
+        "moved": f"the robots.txt of {host} is at another host, which is asked first",
+        "on_disk": f"what {host} has queued is on the walker's disk, and comes back",
+        "domain": f"other hosts of {domain} have their turn, domain_concurrency = {rules.domain_concurrency}",
+        "resting": f"{host} rests{told}: {when(facts.next)}",
+        "ready": f"{host} may be asked now; hosts that promise more come first",
+        "idle": f"nothing of {host} is queued",
+    }[facts.state]
+    yield f"queued {facts.queued:,} ({facts.deferred:,} behind the best), fetched {facts.fetched:,}"
+    if facts.failed:
+        on_end = f", no connection {facts.unreached} times on end" if facts.unreached else ""
+        yield f"failed {facts.failed:,}, the last time {facts.failure}{on_end}{remedy(facts.failure)}"
+
+
+def position(frontier: Frontier, urls: Iterable[str]) -> str:
+    """Where the first of `urls` that the frontier has queued, or asks for, stands; "" if it has none."""
+    for place, number in (frontier.place(url) for url in urls):
+        if place == "asked":
+            return "it is being asked for now"
+        if place == "due":
+            return f"it is fetched again: {when(number)}"
+        if place == "queued":
+            return f"{number:,} URLs of its host promise more"
+    return ""

@@ -1,0 +1,68 @@
+"""An answer as browsers read it: what its headers say, whatever they look like."""
+
+import pytest
+
+from crawler.message import content_type, header_url
+
+PAGE = b"<!doctype html><title>x</title><p>page"
+
+
+@pytest.mark.parametrize(
+    ("values", "right"),
+    [
+        (["Text/HTML ; Charset = UTF-8"], "text/html;charset=UTF-8"),
+        (["text/html; charset='utf-8'"], "text/html;charset=utf-8"),
+        (['text/html; x="a, b/c"; charset="gbk"'], "text/html;charset=gbk"),
+        (["text/html, text/html; charset=utf-8"], "text/html;charset=utf-8"),
+        (["text/html; charset=gbk, text/html"], "text/html;charset=gbk"),
+        (["text/html; charset=gbk", "application/json"], "application/json"),
+        (["text/html,"], "text/html"),
+        ([", text/html"], "text/html"),
+        (["text/html, */*"], "text/html"),
+        (['text/html; x="never closed, text/css'], "text/html"),
+        (["image/png"], "image/png"),
+    ],
+)
+def test_the_last_of_several_media_types_counts(values, right):
+    assert content_type(values, PAGE) == right
+
+
+@pytest.mark.parametrize(
+    "values", [[], [""], ["html"], ["*/*"], ["text/html charset=utf-8"], ["text/"], ["/"]]
+)
+@pytest.mark.parametrize(
+    ("body", "right"),
+    [
+        (PAGE, "text/html"),
+        (b"\xef\xbb\xbf\n <HTML>", "text/html"),
+        ("<p>page".encode("utf-16"), "text/html"),
+        (b"<article>of later years", "text/html"),
+        (b"Warning: no such table\n<br/>\n<html><body>page", "text/html"),
+        (b"<?xml version='1.0'?><html xmlns='x'>", "text/html"),
+        (b"a < b, and nothing else", "text/plain"),
+        (b"", "text/plain"),
+        (b"\x1f\x8b\x08\x00\x00", "application/octet-stream"),
+        (b"\x89PNG\r\n\x1a\n", "application/octet-stream"),
+    ],
+)
+def test_what_no_header_says_is_told_from_the_body(values, body, right):
+    assert content_type(values, body) == right
+
+
+def test_what_is_called_plain_text_is_text_or_no_text_and_never_markup():
+    assert content_type(["text/plain"], PAGE) == "text/plain"
+    assert content_type(["text/plain; charset=UTF-8"], b"GIF89a\x00").startswith("application/")
+    assert content_type(["text/plain; charset=utf-16le"], "text".encode("utf-16-le")).startswith("text/plain")
+
+
+@pytest.mark.parametrize(
+    ("sent", "right"),
+    [
+        ("/café?q=ü".encode(), "/caf%C3%A9?q=%C3%BC"),
+        (b"/caf\xe9", "/caf%E9"),
+        (b"/caf%E9%C3%A9 [x]", "/caf%E9%C3%A9 [x]"),
+        (b"", ""),
+    ],
+)
+def test_bytes_of_a_url_in_a_header_are_escaped_as_they_were_sent(sent, right):
+    assert header_url(sent.decode("latin-1")) == right
