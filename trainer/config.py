@@ -91,6 +91,11 @@ class TrainConfig:
             self, "warmup", self.warmup + self.decay <= 1, f"warmup + decay = {self.decay} must not exceed 1"
         )
 
+    @property
+    def can_grow(self) -> bool:
+        """Whether a run may be given more steps."""
+        return False
+
     def micro_batches_per_step(self, sequence_len: int) -> int:
         """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
         tokens = self.device_batch_size * sequence_len
@@ -108,7 +113,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """One pretraining run: the shape of the model, the course of the training, the text."""
 
     may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | frozenset(
-        {"shards", "mix", "baseline_bytes", "sample_prompt", "init_from"}
+        {"shards", "mix", "baseline_bytes", "sample_prompt", "init_from", "steps"}
     )
 
     shards: str = "runs/crawl/shards"
@@ -120,7 +125,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """Train this model further: a run of ours, one of its checkpoints, or a folder of transformers. Shape and
     tokenizer are the model's, the length of rows is this run's. None: a new model."""
     steps: int = 300
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; with wsd, the same command with more goes on from before the decay."""
     packing: Literal["concat", "best-fit"] = "best-fit"
     """Texts into rows: concat pads nothing and cuts at any place, best-fit cuts only texts above a row."""
     sample_by: str = ""
@@ -149,6 +154,11 @@ class PretrainConfig(ModelConfig, TrainConfig):
         for place, share in self.sources[1:]:
             require(self, "mix", bool(place) and share > 0, "each must be PLACE=SHARE, a share above 0")
         require(self, "mix", self.sources[0][1] > 0, "the shares must leave some of the rows to shards")
+
+    @property
+    def can_grow(self) -> bool:
+        """As a wsd may: a cosine ends where it was to end."""
+        return self.schedule == "wsd"
 
     @property
     def sources(self) -> tuple[tuple[str, float], ...]:

@@ -136,17 +136,17 @@ def make(config: InstructionsConfig) -> Tally:
                 f"asked for (dropped: {dropped}); crawl more prose"
             )
         train, held_out = split(examples, config.held_out)
-        parts = {held_out_file(config.out): held_out, config.out: train}
-        written = {path: "".join(each.line + "\n" for each in part).encode() for path, part in parts.items()}
+        contents = {held_out_file(config.out): held_out, config.out: train}
+        written = {path: "".join(each.line + "\n" for each in part) for path, part in contents.items()}
         for path, content in written.items():
-            if path.exists() and path.read_bytes() != content:
+            if path.exists() and path.read_bytes() != content.encode():
                 raise InstructionError(
                     f"{path} holds something else than {config.shards} gives with these settings: name "
                     "another --out, or remove it"
                 )
         for path, content in written.items():
             with replacing(path) as temporary:
-                temporary.write_bytes(content)
+                temporary.write_text(content)
     return tally
 
 

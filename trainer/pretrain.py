@@ -29,7 +29,7 @@ from trainer.interop.start import Start, fingerprint, shaped
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.run.distributed import World, connect
-from trainer.run.lifecycle import command, finish, finished, holding
+from trainer.run.lifecycle import command, finish, finished, grow, holding
 from trainer.run.loop import Run
 from trainer.run.preflight import Estimate, check, check_memory, describe_hardware
 from trainer.tokenizer import LONGEST_PIECE, Tokenizer
@@ -47,7 +47,7 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
         config = shaped(config, start)
     known = identity(config) | {"sources": len(config.sources)}
     known["init_from.sha256"] = fingerprint(start.path) if start else None
-    if finished(config, known):
+    if finished(config, known, config.steps):
         return
     expected = check(config, config.model(config.vocab_size), config.steps)
     with holding(config.out):
@@ -93,6 +93,7 @@ def _train(config: PretrainConfig, known: dict[str, Any], start: Start | None, e
 
 def _prepare(config: PretrainConfig, start: Start | None) -> None:
     """Make the run's folder: the pinned snapshots, and the tokenizer unless there is one."""
+    grow(config, config.steps)
     pin_sources(config, begun=checkpoint.latest(config.out) is not None)
     path = config.out / checkpoint.TOKENIZER
     if start:
