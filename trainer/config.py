@@ -116,7 +116,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
         {"shards", "mix", "baseline_bytes", "sample_prompt", "init_from", "steps"}
     )
 
-    shards: str = "runs/shards"
+    shards: str = "runs/crawl/shards"
     """Folder of the shards and their manifest, or of other Parquet with a column `text`; or a URL (s3://)."""
     mix: tuple[str, ...] = ()
     """More such places, each as PLACE=SHARE of the rows, for example hf://datasets/x/y=0.3; the rest is of
@@ -180,7 +180,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
 class InstructionsConfig:
     """One instruction set made out of a corpus."""
 
-    shards: Path = Path("runs/shards")
+    shards: Path = Path("runs/crawl/shards")
     """Folder of the shards and their manifest."""
     out: Path = Path("runs/instructions.jsonl")
     """JSONL file to write; the held-out examples go beside it, as NAME.val.jsonl."""

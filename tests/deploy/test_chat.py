@@ -2,15 +2,17 @@
 
 import io
 import re
+from inspect import signature
 
 import pytest
 import torch
 
+from crawler.config import FrontierConfig
 from deploy.cli.app import app, main
-from deploy.cli.model import ChatSampling, chat
+from deploy.cli.model import ChatSampling, chat, complete
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError
-from trainer.config import PretrainConfig
+from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
@@ -41,9 +43,9 @@ def talk(tmp_path, monkeypatch, capsys):
 def test_completion_shows_how_likely_each_token_was(talk, tmp_path, capsys):
     (letter,) = TOKENIZER.encode("x")
     talk(letter)
-    complete = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "3", "--temperature", "0"]
+    command = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "3", "--temperature", "0"]
     with pytest.raises(SystemExit):
-        app([*complete, "--logprobs", "2"])
+        app([*command, "--logprobs", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  \S+ 0\.0%", line) for line in lines), (
@@ -66,6 +68,12 @@ def test_a_negative_number_of_likeliest_tokens_is_refused(talk, tmp_path):
     talk(TOKENIZER.im_end)
     with pytest.raises(ConfigError, match="logprobs = -1"):
         app(["complete", "one", "--run", str(tmp_path / "run"), "--logprobs", "-1"])
+
+
+@pytest.mark.parametrize("given", [["--top-k", "0.9"], ["--max-tokens", "2.5"], ["--logprobs", "1.5"]])
+def test_a_fraction_of_what_is_counted_is_refused_and_not_rounded(tmp_path, given):
+    with pytest.raises(ConfigError, match=rf"= {given[1]}: must be a whole number"):
+        app(["complete", "one", "--run", str(tmp_path), *given])
 
 
 def test_unlike_tokens_look_unlike(talk, tmp_path, capsys):
@@ -116,3 +124,10 @@ def test_no_byte_of_a_person_and_no_character_that_cannot_be_shown_ends_it(
     shown = said("chat", *run, typed=b"hello\ncaf\xe9\n\xe4\xbd\xa0\n")
     assert shown.count("xx\n") == 3
     assert "section" in said("config")  # a table with characters of its own
+
+
+def test_each_stage_reads_by_default_what_the_one_before_writes():
+    assert PretrainConfig().shards == str(FrontierConfig().shards) == str(InstructionsConfig().shards)
+    assert SFTConfig().data == InstructionsConfig().out
+    assert SFTConfig().init_from == PretrainConfig().out == signature(complete).parameters["run"].default
+    assert SFTConfig().out == signature(chat).parameters["run"].default

@@ -9,6 +9,8 @@ import sys
 import threading
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bench.runs import (
@@ -28,6 +30,7 @@ from tests.trainer.conftest import document, tiny_config
 from tests.trainer.runs import MOMENTS, WEIGHTS, check_resume, cut_back
 from tinylm.errors import ConfigError, FileError, TinylmError
 from trainer.data.batch import DataError
+from trainer.data.sources import open_sources, sample
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
@@ -332,6 +335,25 @@ def test_text_that_holds_nothing_out_is_trained_on_and_not_measured(
     pretrain(config)
     assert "val_bpb" not in json.loads((config.out / "evaluation.json").read_text())
     assert "nothing to measure" in capsys.readouterr().out
+
+
+def test_text_of_any_make_neither_ends_a_run_nor_holds_it_up(tiny, texts, tmp_path, capsys):
+    """Bytes that are not UTF-8, a word that is longer than a sample takes of a text, nothing at all."""
+    raw = [*(text.encode() for text in texts), b"caf\xe9 and more", b"", b" ", b"ab" * 600_000, None]
+    array = pa.array(raw, pa.binary())
+    strings = pa.Array.from_buffers(pa.string(), len(array), array.buffers(), array.null_count)
+    (tmp_path / "text").mkdir()
+    pq.write_table(pa.table({"text": strings}), tmp_path / "text" / "a.parquet", row_group_size=8)
+    config = tiny(shards=str(tmp_path / "text"), steps=2, sample_prompt="caf\udce9")
+    pretrain(config)
+    said = capsys.readouterr()
+    assert said.out.startswith(
+        "trains a tokenizer of 320 on up to 8 MB of the text, in which pieces of more than"
+    )
+    assert "\n'caf\ufffd" in said.out
+    assert "a.parquet: text in row group 7 is not UTF-8" in said.err
+    assert checkpoint.last_state(config.out)["step"] == 2
+    assert max(map(len, sample(open_sources(config), 8_000_000, seed=0))) == 1_000_000
 
 
 @pytest.mark.parametrize(
