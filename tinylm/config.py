@@ -260,7 +260,7 @@ def in_force(*flags: str) -> Iterator[Setting]:
     kept = None
     for section, owner in tables().items():
         sources = _Sources({section: owner}, kept)
-        app = App(config=[sources])
+        app = App(config=[sources, whole])
 
         def probe(*, settings: Any = owner()) -> Any:  # noqa: B008 (frozen)
             return settings
