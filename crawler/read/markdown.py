@@ -29,9 +29,7 @@ _LINES = XPath("(descendant::pre | descendant::code)/descendant::text()[contains
 _PASSED_OVER, _LEAST = ("aside", "figure", "label", "object"), 400
 _WORDS = XPath(f"descendant::text()[not(ancestor::a or ancestor::noscript)][{_NO_SCRIPT}]")
 _HEADINGS = XPath("descendant::*[starts-with(name(), 'h') and string-length(name()) = 2]")
-_IN_A_SENTENCE = XPath(
-    "(parent::p or parent::li or parent::td or parent::dd) and ../text()[normalize-space()]"
-)
+_SENTENCES = ("dd", "li", "p", "td")
 _LINE_NUMBERS = re.compile(r"[\d\s]*")
 _TEX_SOURCE = XPath("@alttext or descendant::annotation[@encoding='application/x-tex']")
 # Elements of MathML in TeX: of a fixed number of parts, and of any.
@@ -90,7 +88,9 @@ def _rename(tree: HtmlElement) -> None:
                 element.set("alttext", _tex(element))
         elif element.tag == "code":
             # One that goes on in the next line of a sentence is no block.
-            if "\n" in (element.text or "") and _IN_A_SENTENCE(element):
+            before, parent = element.getprevious(), element.getparent()
+            beside = (parent.text if before is None else before.tail) or "", element.tail or ""
+            if "".join(beside).strip() and parent.tag in _SENTENCES and "\n" in (element.text or ""):
                 element.text = " ".join(element.text.split())
         elif element.tag == "pre":
             _unwrap(element)
@@ -109,9 +109,10 @@ def _open(summary: HtmlElement) -> None:
         summary.tag = "div"
     elif details is None:
         summary.tag = "p"
-    for part in () if details is None else details.iterchildren("div"):
-        if (part.text or "").strip():
-            part.tag = "p"
+    elif summary is details[0]:
+        for part in details.iterchildren("div"):
+            if (part.text or "").strip():
+                part.tag = "p"
 
 
 def _unwrap(pre: HtmlElement) -> None:
@@ -119,7 +120,7 @@ def _unwrap(pre: HtmlElement) -> None:
     if pre.find("code") is None and next(pre.iterancestors("dd", "li"), None) is not None:
         pre.tag = "code"
     for around in pre.iterancestors("figure", "table"):
-        rows = list(around.iter("tr"))
+        rows = list(islice(around.iter("tr"), 2))
         if len(rows) > 1:
             return
         around.tag = "div"
