@@ -113,12 +113,17 @@ class _Sources:
             self._apply(self.kept, app, commands, own)
         self.found = {name: _place(token) for name, token in _given(own).items()}
 
-    @staticmethod
-    def _apply(path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
+    def _apply(self, path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
         settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
-            layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
+            names = {field.name for field in fields(self._sections[table])}
+            said = settings.get(table, {})
+            if isinstance(
+                said, dict
+            ):  # a command may take some of a table, and none of its business are others
+                said = {name: value for name, value in said.items() if name.replace("-", "_") in names}
+            layer = Dict({table: said}, root_keys=(table,), use_commands_as_keys=False, source=source)
             try:
                 layer(app, commands, mine)
             except CycloptsError as error:
