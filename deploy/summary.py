@@ -36,6 +36,7 @@ CAUSES = {
 }
 # What the reasons begin with for which the walker leaves out a link; for the others, a page.
 _OF_LINKS = ("scope_", "trap_", "links_")
+_LANGUAGE = "in none of the `languages` to keep; what was fetched is not fetched again: for others begin another --data"
 # What makes good what was refused or dropped for a reason.
 _REMEDIES = {
     "forbidden_network": "its address is in none of allowed_networks; allow it and start the command again",
@@ -44,8 +45,8 @@ _REMEDIES = {
     "dns": "there is no such name, or no name server that knows it",
     "refused": "nobody listens there",
     "tls": "no certificate that can be trusted",
-    "language": "in none of the `languages` to keep",
-    "pre_language": "in none of the `languages` to keep",
+    "language": _LANGUAGE,
+    "pre_language": _LANGUAGE,
     "opt_out": "it is not for training, see obey_opt_out",
 }
 
@@ -229,7 +230,7 @@ class Summary:
 
     def nothing_kept(self) -> str:
         """Why a crawl has brought nothing."""
-        reasons = Counter(self.dropped) + Counter(self.failed) + Counter(self.skipped)
+        reasons = sum(map(Counter, (self.dropped, self.failed, self.skipped, self.not_followed)), Counter())
         said = [
             f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(_REASONS_SAID) if count
         ]
