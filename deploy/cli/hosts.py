@@ -125,5 +125,5 @@ def position(frontier: Frontier, urls: Iterable[str]) -> str:
         if place == "due":
             return f"it is fetched again: {when(number)}"
         if place == "queued":
-            return f"{number:,} URLs of its host promise more"
+            return f"{number:,} URLs of its host promise more" if number else "it is the next of its host"
     return ""

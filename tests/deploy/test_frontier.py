@@ -173,7 +173,7 @@ def test_hosts_are_listed_with_what_they_wait_for_most_queued_first(crawl, tell,
         ["b.test", "2", "0", "0", "0", "0 s"],
         ["c.test", "1", "0", "0", "0", "0 s"],
     ]  # fmt: skip
-    assert listed[0][6].startswith("resting, in 3,")
+    assert listed[0][6].startswith("resting, at 20")
     assert [row[6] for row in listed[1:]] == ["paused", "ready"]
     assert [row[0] for row in rows("-n", "1", "--by", "next")] == ["a.test"]
     assert [row[0] for row in rows("--host", "B.test", "--host", "nobody.test")] == ["b.test"]

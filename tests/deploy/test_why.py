@@ -253,7 +253,7 @@ def test_a_url_says_that_its_host_its_crawl_or_its_budget_keeps_it(crawl):
     year = time.time() + 366 * 86400
     put(frontier, "http://c.test/")
     frontier.block_until("c.test", year)
-    assert "rests for its Retry-After, a failure or a person's word: in 31,6" in why("http://c.test/")
+    assert "rests for its Retry-After, a failure or a person's word: at " in why("http://c.test/")
     assert time.strftime("at %Y-%m-%d", time.gmtime(year)) in why("c.test")
     frontier.take_down(PAGES[0])
     assert "was taken down" in why(PAGES[0])
