@@ -1,7 +1,7 @@
 """Settings of the crawl: where it is kept, how hosts are treated, when it stops."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -26,6 +26,7 @@ _PRODUCTS = re.compile(r"[^\s();,]+")
 _COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
 # RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
 _TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
+_MEMORY = re.compile(r"(?i)\d+([kmg]b?|b)?")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -105,6 +106,14 @@ def parse_own(setting: str, entry: str, most: float) -> str:
             "such as docs.example.org=5"
         )
     return f"{below}{host}={value:.15g}"
+
+
+def own(entries: Iterable[str], host: str) -> float | None:
+    """What `host` has of its own, by the entry of `parse_own` that names it most closely."""
+    given = dict(entry.rsplit("=", 1) for entry in entries)
+    labels = host.split(".")
+    names = [host, *(f"*.{'.'.join(labels[start:])}" for start in range(len(labels)))]
+    return next((float(given[name]) for name in names if name in given), None)
 
 
 def _port(text: str) -> int:
@@ -218,6 +227,7 @@ class FrontierConfig(CrawlPlace):
 
     def __post_init__(self) -> None:
         CrawlPlace.__post_init__(self)  # by its name: a class with slots is made twice
+        require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
         _require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
@@ -226,8 +236,10 @@ class FrontierConfig(CrawlPlace):
         _require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
         _require_within(self, 5, _MOST, "lease_seconds")
         for name, most in (("delay_of", _MOST), ("pages_of", _MOST_PAGES)):
-            own = tuple(parse_own(name, entry, most) for entry in getattr(self, name))
-            object.__setattr__(self, name, own)  # as the frontier compares and stores them
+            entries = tuple(parse_own(name, entry, most) for entry in listed(getattr(self, name)))
+            object.__setattr__(self, name, entries)
+        for name in ("include", "exclude"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
         if (self.scope, self.include, self.exclude) != ("any", (), ()):
             from crawler.scope import scope_of  # it needs the parser of URLs, as `parse_own`
 

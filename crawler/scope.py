@@ -1,26 +1,25 @@
 """Scope: which URLs belong to a crawl, by where its seeds are and by patterns.
 
-Of its seeds a crawl remembers marks: that a host, a domain, a folder or a page is one of theirs. The frontier
-keeps them as it keeps URLs seen (5 bytes each, nobody can forge one), whatever the scope is: it may change.
+Of its seeds a crawl remembers marks: that a domain, a host, a folder or a page is theirs. They are addresses
+with a fragment, which no page has. The frontier keeps them as it keeps URLs seen, in 5 bytes each, whatever
+the scope is, so that it may change.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate, islice
-from typing import NamedTuple
 from urllib.parse import quote
 
-from crawler.urls import canonical, canonicalize, domain, locate, normal_escapes
+from crawler.urls import canonical, canonicalize, domain, locate
 from tinylm.errors import ConfigError
 
 SCOPES = ("any", "domains", "hosts", "prefix")
-SEED, LIST = "seed", "list"
-"""Marks of a page by which it is in scope itself, whatever patterns say; the latter of a sitemap."""
-# Folders within each other that are told apart: of 41,922 pages of documentation none is in more than 8.
-_DEEPEST = 20
+SEED_MARK, LIST_MARK = "#seed", "#list"
+"""Behind the address of a seed or of a sitemap: it is in scope whatever patterns say."""
+# Folders within each other that are told apart: of 41,922 pages of documentation none is in more.
+_DEEPEST = 8
 # An optional scheme, an optional host (`*.` before it: and all below it), and the rest.
 _PATTERN = re.compile(r"(?:(https?|\*)://)?(?:(\*\.)?([^/*?]+)(?=/|$))?(.*)", re.DOTALL)
 # Blanks, a fragment, another scheme, a name before the host.
@@ -28,42 +27,26 @@ _NO_PATTERN = re.compile(r"[\s#]|^(?!https?:)[A-Za-z]+://|^[^/]*@|^[a-z]+://[^/]
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
-class Mark(NamedTuple):
-    """Something of a seed; `host`, or its domain, tells in which partition it is kept."""
-
-    host: str
-    text: str
-
-    def fingerprint(self, key: bytes) -> int:
-        """64 bits, as those of URLs."""
-        return int.from_bytes(hashlib.blake2b(self.text.encode(), digest_size=8, key=key).digest(), "big")
-
-
-def marks_of(seed: str) -> Iterator[Mark]:
+def marks_of(seed: str) -> Iterator[str]:
     """All that a seed brings into one scope or another."""
     host = locate(seed).host
-    level, folder = list(_folders(seed))[-1]
-    yield _mark("domain", domain(host))
-    yield _mark("host", host)
-    yield _mark("level", host, str(level))
-    yield _mark("below", host, folder)
-    yield page_mark(SEED, seed)
+    yield from (_domain_mark(host), _host_mark(host), _folder_marks(seed)[-1], seed + SEED_MARK)
 
 
-def _mark(what: str, host: str, detail: str = "") -> Mark:
-    return Mark(host, f"{what} {host} {detail}")
+def _domain_mark(host: str) -> str:
+    return f"https://{domain(host)}/#domain"
 
 
-def page_mark(role: str, url: str) -> Mark:
-    """That a page is a `SEED` or a `LIST`."""
-    return Mark(locate(url).host, f"{role} {canonical(url)}")
+def _host_mark(host: str) -> str:
+    return f"https://{host}/#host"
 
 
-def _folders(url: str) -> Iterator[tuple[int, str]]:
-    """The folders that a URL is in, the widest first, `/`, each with its level; whatever scheme and port."""
-    _, _, path = locate(canonical(url)).member.partition("?")[0].partition("/")
-    *folders, _ = ("", *path.split("/"))
-    return enumerate(accumulate(f"{folder}/" for folder in islice(folders, _DEEPEST)))
+def _folder_marks(url: str) -> list[str]:
+    """Of the folders that a URL is in, whatever its scheme and port; the widest, `/`, first."""
+    host, member = locate(canonical(url))
+    *folders, _ = ("", *member.partition("?")[0].split("/")[1:])
+    paths = accumulate(f"{folder}/" for folder in islice(folders, _DEEPEST + 1))
+    return [f"https://{host}{path}#folder" for path in paths]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,28 +57,24 @@ class Scope:
     include: re.Pattern[str] | None
     exclude: re.Pattern[str] | None
 
-    def why_not(self, url: str, known: Callable[[Mark], bool], *, is_list: bool = False) -> str:
-        """Why a URL is not in scope; empty if it is. `known` says whether a seed brought a mark.
+    def why_not(self, url: str, known: Callable[[str], bool], *, is_list: bool = False) -> str:
+        """Why a URL is not in scope; empty if it is. `known` says whether a mark was set.
 
         A seed is, and so is a sitemap where the seeds are, whatever its path: it leads to pages.
         """
-        host = locate(url).host
-        by_host = self.kind in ("hosts", "prefix")
-        near = known(_mark("host", host) if by_host else _mark("domain", domain(host)))
+        host, reason = locate(url).host, ""
+        near = known(_host_mark(host) if self.kind in ("hosts", "prefix") else _domain_mark(host))
         if not near and self.kind != "any":
             return f"scope_{self.kind}"
-        path = url.index("/", len("https://"))
-        spelled, reason = url[:path] + normal_escapes(url[path:]), ""
-        if self.kind == "prefix" and not any(
-            known(_mark("level", host, str(level))) and known(_mark("below", host, folder))
-            for level, folder in _folders(url)
-        ):
+        # As it was linked and with other escapes, its query in its order and sorted.
+        spellings = {url, canonical(url)}
+        if self.kind == "prefix" and not any(map(known, _folder_marks(url))):
             reason = "scope_prefix"
-        elif self.include and not self.include.fullmatch(spelled):
+        elif self.include and not any(map(self.include.fullmatch, spellings)):
             reason = "scope_include"
-        elif self.exclude and self.exclude.fullmatch(spelled):
+        elif self.exclude and any(map(self.exclude.fullmatch, spellings)):
             reason = "scope_exclude"
-        excepted = reason and near and (is_list or any(known(page_mark(role, url)) for role in (SEED, LIST)))
+        excepted = reason and near and (is_list or known(url + SEED_MARK) or known(url + LIST_MARK))
         return "" if excepted else reason
 
 
@@ -136,7 +115,7 @@ def _expressions(setting: str, pattern: str) -> Iterator[str]:
 
 
 def _glob(text: str) -> str:
-    first, *others = map(re.escape, re.split(r"\*+", normal_escapes(quote(text, _PRINTABLE))))
+    first, *others = map(re.escape, re.split(r"\*+", quote(text, _PRINTABLE)))
     if not others:
         return first
     return first + "".join(f"(?>.*?{other})" for other in others[:-1]) + f".*{others[-1]}"

@@ -95,11 +95,6 @@ def canonicalize(url: str, base: str | None = None) -> str | None:
     return found and canonical(found)
 
 
-def normal_escapes(path: str) -> str:
-    """A path and query with escapes as in the canonical form, but its parameters as they are."""
-    return _ODD.sub(_escaped, path)
-
-
 def _escaped(odd: re.Match[str]) -> str:
     """Itself for an escape of an unreserved character (RFC 3986, section 6.2), else its escape."""
     if odd[1] is None:

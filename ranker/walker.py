@@ -20,7 +20,7 @@ from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Refused, Spill
 from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
-from crawler.scope import LIST
+from crawler.scope import LIST_MARK, SEED_MARK
 from crawler.seeds.seed import Seed
 from crawler.urls import canonical, domain, fingerprint, locate
 from ranker.config import WalkConfig
@@ -294,21 +294,18 @@ class Walker:
         if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
             return []
-        moved = page.reason == "redirect"
-        if moved and depth < _SEED_MOVES and self._frontier.has_role(SEED, page.url):
+        is_seed, is_list = page.url + SEED_MARK, page.url + LIST_MARK
+        moved = self._frontier.marked([is_seed, is_list]) if page.reason == "redirect" else {}
+        if moved.get(is_seed) and depth < _SEED_MOVES:
             self._unpushed.update(link.url for link in page.links)
             return [Target(fingerprint(link.url), link.url) for link in page.links]
-        all_lists = moved and self._frontier.has_role(LIST, page.url)
-        lists = {link.url for link in page.links if all_lists or link.tag_path in PATHS_TO_SITEMAPS}
-        followed = [
-            link
-            for link in page.links
-            if not link.nofollow
-            and (link.url in lists or not link.url.partition("?")[0].lower().endswith(_BINARY))
-        ]
-        out_of_scope = self._frontier.out_of_scope({link.url for link in followed}, lists)
+        lists = {link.url for link in page.links if moved.get(is_list) or link.tag_path in PATHS_TO_SITEMAPS}
+        out_of_scope = self._frontier.out_of_scope({link.url for link in page.links}, lists)
         targets: dict[int, Target] = {}
-        for link in followed:
+        for link in page.links:
+            is_file = link.url.partition("?")[0].lower().endswith(_BINARY) and link.url not in lists
+            if link.nofollow or is_file:
+                continue
             if reason := out_of_scope.get(link.url) or self.traps.reason(link.url):
                 self.dropped[reason] += 1
             else:

@@ -141,8 +141,8 @@ def make(config: InstructionsConfig) -> Tally:
         for path, content in written.items():
             if path.exists() and path.read_bytes() != content.encode():
                 raise InstructionError(
-                    f"{path} holds something else than {config.shards} gives with these settings: name another "
-                    "--out, or remove it"
+                    f"{path} holds something else than {config.shards} gives with these settings: name "
+                    "another --out, or remove it"
                 )
         for path, content in written.items():
             with replacing(path) as temporary:

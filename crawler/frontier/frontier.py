@@ -27,7 +27,7 @@ from crawler.frontier.batch import Ack, Batch, End, Ends, ms, rules_as_told
 from crawler.frontier.records import ASIDE, SEED, Asker, Discovered, Entry, HostFacts, Lease, Limits, uptime
 from crawler.frontier.store import Call, Client, RedisStore
 from crawler.page import Page, inflated
-from crawler.scope import LIST, Mark, marks_of, page_mark, scope_of
+from crawler.scope import LIST_MARK, marks_of, scope_of
 from crawler.seeds.seed import Seed, checked
 from crawler.urls import Address, canonical, domain, fingerprint, locate, url_at
 from tinylm.config import without_password
@@ -120,8 +120,6 @@ class Frontier(Ends):
         self._recent: deque[tuple[float, list[Discovered]]] = deque()
         self._links_recent = 0
         self._restarts = store.restarts
-        self._marked: dict[Mark, bool] = {}
-        self._unknown: set[Mark] = set()
         self._claimed: dict[str, Any] = {}
         self._held = 0.0
         self.has_disk = False
@@ -167,11 +165,10 @@ class Frontier(Ends):
         self._secret = bytes.fromhex(secret.decode()) if secret else self._secret
 
     def heed_rules(self) -> None:
-        """Take over the rules that are stored, and seeds given since; `reap` does so too."""
+        """Take over the rules that are stored; `reap` does so too."""
         stored = zip(RULES.items(), self._run("HMGET", 0, "meta", *RULES), strict=True)
         in_force = {name: kind(value) for (name, kind), value in stored if value is not None}
         self.config = replace(self.config, **in_force)
-        self._marked.clear()
 
     def set_rules(self, config: FrontierConfig, names: Collection[str] = tuple(RULES)) -> None:
         """From now on all workers of the crawl go by the rules `names` of `config`, those that run too."""
@@ -242,7 +239,7 @@ class Frontier(Ends):
         scheme, _, port = origin.partition(":")
         return Address(f"{host}:{port}", f"{scheme and 'http:'}/{path}") if port else address
 
-    def _seen(self, url: str | Mark) -> tuple[int, int]:
+    def _seen(self, url: str) -> tuple[int, int]:
         """The shard of the seen set that a URL belongs to, and its number there: a signed one of 32 bits.
 
         They are 47 bits: without the crawl's secret nobody can make a URL whose numbers are those of another.
@@ -251,9 +248,7 @@ class Frontier(Ends):
         if not self._secret and self._version == STATE_VERSION:  # who takes a URL down may be first
             self._run("note", 0, "meta", 1, "secret", secrets.token_hex(_SECRET_BYTES))
             self._heed_identity()
-        key = self._secret
-        number = url.fingerprint(key) if isinstance(url, Mark) else fingerprint(url, key)
-        high, low = divmod(number, 1 << 32)
+        high, low = divmod(fingerprint(url, self._secret), 1 << 32)
         return high % max(1, _SEEN_SHARDS // self.config.partitions), low - (1 << 31)
 
     # URLs
@@ -292,7 +287,8 @@ class Frontier(Ends):
     def _push(self, links: Iterable[Discovered]) -> int:
         links = list(links)
         if self.has_scope:
-            self._marks([m for link in links if link.referrer == SEED for m in marks_of(link.url)], add=True)
+            seeds = (link.url for link in links if link.referrer == SEED)
+            self.marked(dict.fromkeys(mark for seed in seeds for mark in marks_of(seed)), add=True)
         calls = list(self._pushes(links))
         return sum(self._store.run_all(calls)) if calls else 0
 
@@ -449,44 +445,35 @@ class Frontier(Ends):
         scope = scope_of(config.scope, config.include, config.exclude) if self.has_scope and urls else None
         if scope is None:
             return {}
-        found: dict[str, str] = {}
-        while not found or self._unknown:
-            self._marked |= self._marks(self._unknown)
-            self._unknown = set()
-            found = {url: scope.why_not(url, self._knows, is_list=url in lists) for url in urls}
-        self._marks([page_mark(LIST, url) for url in urls if url in lists and not found[url]], add=True)
-        return {url: reason for url, reason in found.items() if reason}
+        known: dict[str, bool] = {}
+        asked: set[str] = set()
 
-    def has_role(self, role: str, url: str) -> bool:
-        """Whether the page at `url` is a `SEED` or `LIST` (of crawler.scope)."""
-        mark = page_mark(role, url)
-        return self._marks([mark])[mark]
+        def knows(mark: str) -> bool:
+            asked.add(mark)
+            return known.get(mark, False)
 
-    def _knows(self, mark: Mark) -> bool:
-        """Whether it was set; one that is not known yet is to be asked for."""
-        if mark not in self._marked:
-            self._unknown.add(mark)
-        return self._marked.get(mark, False)
+        while True:
+            reasons = {url: scope.why_not(url, knows, is_list=url in lists) for url in urls}
+            if not (unknown := asked - known.keys()):
+                break
+            known |= self.marked(unknown)
+        self.marked((url + LIST_MARK for url in urls if url in lists and not reasons[url]), add=True)
+        return {url: reason for url, reason in reasons.items() if reason}
 
-    def _marks(self, marks: Iterable[Mark], *, add: bool = False) -> dict[Mark, bool]:
-        """Whether each of `marks` is set; or set them."""
-        parts: dict[int, list[Mark]] = {}
-        for mark in marks:
-            parts.setdefault(self.partition_of(mark.host), []).append(mark)
-        groups = [
-            (partition, part[start : start + _PUSH_BATCH])
-            for partition, part in parts.items()
-            for start in range(0, len(part), _PUSH_BATCH)
-        ]
-        calls = [
-            Call("marks", self.prefixes[s], (int(add), *chain.from_iterable(map(self._seen, group))))
-            for s, group in groups
-        ]
-        answers = self._store.run_all(calls) if calls else []
-        if add and calls:
-            self._marked.clear()
-        pairs = (zip(group, answer, strict=True) for (_, group), answer in zip(groups, answers, strict=True))
-        return {mark: bool(there) for pair in pairs for mark, there in pair}
+    def marked(self, marks: Iterable[str], *, add: bool = False) -> dict[str, bool]:
+        """Whether each of `marks` (of crawler.scope) is set; or set them."""
+        every, found = iter(marks), dict[str, bool]()
+        while batch := list(islice(every, _PUSH_BATCH)):
+            parts: dict[int, list[str]] = {}
+            for mark in batch:
+                parts.setdefault(self.partition_of(locate(mark).host), []).append(mark)
+            calls = [
+                Call("marks", self.prefixes[s], (int(add), *chain.from_iterable(map(self._seen, part))))
+                for s, part in parts.items()
+            ]
+            for part, answer in zip(parts.values(), self._store.run_all(calls), strict=True):
+                found |= dict(zip(part, map(bool, answer), strict=True))
+        return found
 
     # Hosts
 

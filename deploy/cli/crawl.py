@@ -1,6 +1,5 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 app = App()
 # Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
 _SAMPLE_SECONDS = 1.0
+# Between looks whether the server is there: its workers wait for 20 seconds.
+_LOOK_SECONDS = 1.0
 _GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
 _PLACE = layers(frontier=CrawlPlace)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
@@ -178,7 +179,9 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
     with sigterm_as_interrupt(), embedded(frontier) as started:
         say(f"--redis-url {started.url}")
-        signal.pause()
+        while True:  # another command may have started it, and end with it
+            time.sleep(_LOOK_SECONDS)
+            started.ensure()
 
 
 @app.command(config=_PLACE)

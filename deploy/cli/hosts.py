@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from crawler.config import CrawlPlace
+from crawler.config import CrawlPlace, own
 from crawler.frontier import Frontier
 from crawler.frontier.records import HostFacts
 from deploy.cli.names import host_named
@@ -56,7 +56,8 @@ def hosts(
     table = Table("host", "queued", "fetched", "kept", "failed", "delay", "waits")
     for each in shown:
         counts = (each.queued, each.fetched, kept[each.host, ""], each.failed)
-        delay = max(opened.config.delay, each.crawl_delay)
+        own_delay = own(opened.config.delay_of, each.host)
+        delay = max(opened.config.delay if own_delay is None else own_delay, each.crawl_delay)
         next_at = f", {when(each.next)}" if each.next > 0 else ""
         table.add_row(each.host, *(f"{count:,}" for count in counts), f"{delay:g} s", each.state + next_at)
     Console().print(table)
@@ -111,6 +112,9 @@ def waits(frontier: Frontier, host: str) -> Iterator[str]:
         "ready": f"{host} may be asked now; hosts that promise more come first",
         "idle": f"nothing of {host} is queued",
     }[facts.state]
+    for setting in ("delay_of", "pages_of"):
+        if (given := own(getattr(rules, setting), host)) is not None:
+            yield f"{setting} gives it {given:,g} of its own"
     yield f"queued {facts.queued:,} ({facts.deferred:,} behind the best), fetched {facts.fetched:,}"
     if facts.failed:
         on_end = f", no connection {facts.unreached} times on end" if facts.unreached else ""

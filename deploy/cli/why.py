@@ -69,6 +69,8 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
             for line in waits(opened, locate(page).host) if opened else ():
                 say(line)
             return
+        if opened and (reason := opened.out_of_scope([page]).get(page)):
+            say(f"is out of the crawl's scope: {reason}")
         console.print("was never met" if manifest.state else "was not fetched")
         if any(shard.fetches is None for shard in manifest.shards):
             console.print("but of some shards the fetches were not logged")

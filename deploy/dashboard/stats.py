@@ -19,7 +19,7 @@ from typing import Any, Self
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
 from deploy.status import StatusReader, Verdict, verdict
-from deploy.summary import Summary, moment
+from deploy.summary import Summary, moment, pages_and_links
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
@@ -114,6 +114,7 @@ class CrawlReader:
         status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
         self._rates.append((round(time.time(), 1), round(status.rate or 0.0, 2)))
+        dropped, links = pages_and_links(status.walker.get("dropped", {}))
         counted = ("fetched", "bytes", "queued", "discovered", "hosts", "backlog")
         return {name: counts[name] for name in counted} | {
             "crawl_id": frontier.config.crawl_id,
@@ -125,8 +126,8 @@ class CrawlReader:
             "idle": status.idle,
             "walker": status.walker,
             "extraction": status.extraction,
-            "not_kept": status.walker.get("dropped", {}),
-            "not_fetched": status.not_fetched,
+            "not_kept": dropped,
+            "not_fetched": status.not_fetched + links,
             "limits": limits
             and {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
             "reached": status.reached,

@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 import zlib
+from contextlib import suppress
 
 import brotli
 import pytest
@@ -192,8 +193,9 @@ def test_a_redirect_and_a_missing_page_need_no_body(answered):
 def test_a_robots_txt_that_is_refused_allows_all_whatever_comes_with_it(answered):
     pages, dead, site, _ = answered
     assert named(pages, "robots").keys() == NOT_NEEDED.keys()
-    assert not [url for url in dead if "robots" in url]
-    assert not site.asked("moved.robots.test", "/page")  # what it moved to disallows it
+    # What one has moved to disallows its page.
+    assert named(dead, "robots") == {"moved": "robots"}
+    assert not site.asked("moved.robots.test", "/page")
 
 
 def test_what_cannot_be_read_is_lost_under_its_name(answered):
@@ -216,46 +218,63 @@ def test_a_warc_file_is_read_back_as_it_was_read_live(answered):
     assert {url: statuses.get(url) for url in pages} == {url: found.status for url, found in pages.items()}
 
 
-@pytest.mark.parametrize("way", ["refuses", "hangs", "closes", "resets"])
-def test_the_next_address_is_asked_if_the_first_gives_no_answer(server, tmp_path, way):
-    site, first, held = Site("127.8.0.4"), socket.socket(), []
-    first.bind(("127.8.0.3", site.port))
-    if way == "hangs":
-        first.listen(0)
-        for _ in range(4):  # fills its queue
-            held.append(socket.socket())
-            held[-1].setblocking(False)
-            held[-1].connect_ex(("127.8.0.3", site.port))
-    elif way != "refuses":
-        first.listen()
+@pytest.fixture
+def first_addresses():
+    """Where nobody answers at a port that is open at 127.8.0.4: (site, its ways of not answering)."""
+    site, held = Site("127.8.0.4"), []
+    ways = ("refuses", "hangs", "closes", "resets")
+    first = {way: socket.socket() for way in ways}
 
-        def serve():
+    def serve(way):
+        with suppress(OSError):
             while True:
-                held.append(first.accept()[0])
-                held[-1].recv(1000)
+                connection, _ = first[way].accept()
+                connection.recv(1000)
                 if way == "resets":
-                    held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                held[-1].close()
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
 
-        threading.Thread(target=serve, daemon=True).start()
-    site.on("two.test", "/page", reply(200, article("two")))
+    for n, (way, listener) in enumerate(first.items()):
+        listener.bind((f"127.8.1.{n}", site.port))
+        if way == "hangs":
+            listener.listen(0)
+            for _ in range(4):  # fills its queue
+                held.append(socket.socket())
+                held[-1].setblocking(False)
+                held[-1].connect_ex((f"127.8.1.{n}", site.port))
+        elif way != "refuses":
+            listener.listen()
+            threading.Thread(target=serve, args=(way,), daemon=True).start()
+    yield site, ways
+    site.stop()
+    for listener in first.values():
+        with suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for connection in held:
+        connection.close()
+
+
+def test_the_next_address_is_asked_if_the_first_gives_no_answer(server, tmp_path, first_addresses):
+    site, ways = first_addresses
     (tmp_path / "sitecustomize.py").write_text(
-        "import socket\nold = socket.getaddrinfo\n"
+        f"import socket\nold, ways = socket.getaddrinfo, {ways}\n"
         "def both(host, port, *args, **named):\n"
-        "    if host != 'two.test':\n        return old(host, port, *args, **named)\n"
-        "    return [(2, 1, 6, '', (f'127.8.0.{n}', port)) for n in (3, 4)]\n"
+        "    if host.removesuffix('.test') not in ways:\n        return old(host, port, *args, **named)\n"
+        "    first = ways.index(host.removesuffix('.test'))\n"
+        "    return [(2, 1, 6, '', (name, port)) for name in (f'127.8.1.{first}', '127.8.0.4')]\n"
         "socket.getaddrinfo = both\n"
     )
+    for way in ways:
+        site.on(f"{way}.test", "/page", reply(200, article(way)))
     frontier = open_frontier(server, backoff=0.1)
-    frontier.put([Discovered(f"http://two.test:{site.port}/page", 0.5)])
+    frontier.put(Discovered(f"http://{way}.test:{site.port}/page", 0.5) for way in ways)
     crawl = frontier.prefixes[0].split("{")[1].split("/")[0]
     options = ("--redis-url", server.url, "--crawl-id", crawl, "--allowed-networks", "127.8.0.0/16")
     with command(tmp_path / "log", "worker", *options, "--timeout", "8", PYTHONPATH=str(tmp_path)):
         eventually(frontier.finished)
-    assert [found.status for found in fetched_pages(frontier).values()] == [200]
+    assert [found.status for found in fetched_pages(frontier).values()] == [200] * 4
     # What was never sent is no failed connection, for another address was there.
-    assert frontier.counts()["failed_connections"] == 0
-    assert frontier.counts()["fetched"] == 2 + (way in ("closes", "resets"))
-    site.stop()
-    for each in (first, *held):
-        each.close()
+    counts = frontier.counts()
+    assert (counts["failed_connections"], counts["failed:closed"], counts["failed:reset"]) == (0, 1, 1)
+    assert counts["fetched"] == len(site.hits) + 2 == 4 * 2 + 2

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from crawler.config import FrontierConfig
+from crawler.config import FrontierConfig, own
 from crawler.frontier import SEED, Discovered, Limits
 from crawler.frontier.spill import Spill
 from crawler.scope import scope_of
@@ -100,7 +100,7 @@ def test_a_pattern_is_a_url_in_which_a_star_is_any_characters(pattern):
     ("setting", "value"),
     [
         ("scope", "host"),
-        *(("include", (pattern,)) for pattern in ("", "a test", "/x#y", "ftp://a.test/*", "me@a.test/")),
+        *(("include", (pattern,)) for pattern in ("a test", "/x#y", "ftp://a.test/*", "me@a.test/")),
         ("include", ("a..b/*",)),
         ("exclude", ("/fine", "https://")),
         *(("delay_of", (entry,)) for entry in ("a.test", "a.test=", "a.test=x", "a.test=-1", "a.test=nan")),
@@ -115,8 +115,16 @@ def test_what_is_no_scope_no_pattern_and_no_host_is_refused_by_its_name(setting,
 
 
 def test_a_host_of_a_setting_is_written_as_in_urls():
-    config = FrontierConfig(delay_of=("*.BÜCHER.test.=0.50",), pages_of=("Docs.a.test=200",))
-    assert (config.delay_of, config.pages_of) == (("*.xn--bcher-kva.test=0.5",), ("docs.a.test=200",))
+    config = FrontierConfig(delay_of=("*.BÜCHER.test.=0.50",), pages_of=("Docs.a.test=200, b.test=1",))
+    assert config.delay_of == ("*.xn--bcher-kva.test=0.5",)
+    assert config.pages_of == ("docs.a.test=200", "b.test=1")
+    assert replace(config).delay_of == config.delay_of
+
+
+def test_the_entry_that_names_a_host_most_closely_is_its_own():
+    entries = FrontierConfig(delay_of=("*.a.test=1", "x.a.test=2", "*.y.a.test=3")).delay_of
+    hosts = ("a.test", "x.a.test", "z.x.a.test", "y.a.test", "z.y.a.test", "nota.test", "test")
+    assert [own(entries, host) for host in hosts] == [1, 2, 1, 3, 3, None, None]
 
 
 def test_a_seed_and_the_sitemaps_near_seeds_are_in_scope_whatever_patterns_say(server):

@@ -121,7 +121,7 @@ def test_a_signal_is_answered_at_once_and_once(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
-def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(monkeypatch, capsys):
+def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(monkeypatch, capfd):
     def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()):
         raise KeyboardInterrupt
 
@@ -129,7 +129,7 @@ def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(mo
     with pytest.raises(SystemExit) as ended:
         command(sft, SFTConfig, None)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert capfd.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_signals_do_again_what_they_did_before():
