@@ -122,6 +122,9 @@ class _Sources:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
         settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
+            names = {argument.field_info.name for argument in mine}
+            if isinstance(given := settings.get(table), dict):  # a command may have no use for some of them
+                settings[table] = {name: given[name] for name in given if name.replace("-", "_") in names}
             layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
             try:
                 layer(app, commands, mine)
