@@ -117,13 +117,10 @@ class _Sources:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
         settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
-            names = {field.name for field in fields(self._sections[table])}
-            said = settings.get(table, {})
-            if isinstance(
-                said, dict
-            ):  # a command may take some of a table, and none of its business are others
-                said = {name: value for name, value in said.items() if name.replace("-", "_") in names}
-            layer = Dict({table: said}, root_keys=(table,), use_commands_as_keys=False, source=source)
+            names = {argument.field_info.name for argument in mine}
+            if isinstance(given := settings.get(table), dict):  # a command may have no use for some of them
+                settings[table] = {name: given[name] for name in given if name.replace("-", "_") in names}
+            layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
             try:
                 layer(app, commands, mine)
             except CycloptsError as error:
