@@ -31,7 +31,7 @@ from rich.progress import Progress
 from bench.crawlers import Job
 from bench.report import report
 from crawler.frontier.server import EmbeddedServer
-from crawler.read.extract import detect_language
+from crawler.read.language import detect_language
 from crawler.urls import canonicalize
 from shards.text.filters import judge
 

@@ -17,17 +17,16 @@ from tinylm.terminal import typed
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 # Names in the User-Agent of browsers, and of crawlers that pass for one.
-_BROWSERS = frozenset(
-    re.findall(
-        r"\w+",
-        "mozilla compatible applewebkit khtml gecko chrome chromium headlesschrome safari mobile version "
-        "firefox edge edg opr opera presto trident msie build",
-    )
+_BROWSERS = re.compile(
+    "mozilla|compatible|applewebkit|khtml|gecko|chrome|chromium|headlesschrome|safari|mobile|version|firefox|edge|edg|"
+    "opr|opera|presto|trident|msie|build",
+    re.IGNORECASE,
 )
 _PRODUCTS = re.compile(r"[^\s();,]+")
 _COMPATIBLE = re.compile(r"\bcompatible[;,]\s*([^\s();,]+)", re.IGNORECASE)
 # RFC 9309 has letters, `_` and `-` only; crawlers have digits and dots too, and sites name them so.
 _TOKEN = re.compile(r"[\w.-]*[a-z_][\w.-]*", re.ASCII | re.IGNORECASE)
+_MEMORY = re.compile(r"(?i)\d+([kmg]b?|b)?")
 _CRAWL_ID = re.compile(r"[A-Za-z0-9_.-]+")
 _HIGHEST_PORT = 65535
 _SERVERS = ("redis", "rediss", "unix", "redis+cluster")
@@ -134,7 +133,7 @@ def product_token(user_agent: str) -> str:
     versioned = [word for word in words if "/" in word]
     for named in (words[:1], _COMPATIBLE.findall(user_agent), versioned):
         names = {word.partition("/")[0] for word in named}
-        found = [name for name in names if _TOKEN.fullmatch(name) and name.lower() not in _BROWSERS]
+        found = [name for name in names if _TOKEN.fullmatch(name) and not _BROWSERS.fullmatch(name)]
         if len(found) == 1:
             return found[0]
     return "*"
@@ -142,8 +141,8 @@ def product_token(user_agent: str) -> str:
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FrontierConfig:
-    """Where the crawl's state is kept, and the rules every worker shares."""
+class CrawlPlace:
+    """Where a crawl is: all that who looks at one, or tells it something, has to say."""
 
     redis_url: str = ""
     """Server to use, such as redis://host:6379/0, unix:///path or, of a cluster, redis+cluster://host:6379;
@@ -154,6 +153,31 @@ class FrontierConfig:
     """Name of the crawl: several can share a server."""
     partitions: int = 1
     """Hash-tagged partitions of the frontier; more only for Redis Cluster. Fixed once a crawl has begun."""
+
+    def __post_init__(self) -> None:
+        require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
+        try:
+            parts = urlsplit(self.redis_url)
+            is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
+        except ValueError:
+            is_server = False
+        # It becomes part of a URL, and of a file of settings.
+        require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
+        rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
+        require(self, "redis_url", is_server, rule)
+        _require_within(self, 1, 4096, "partitions")
+
+    @property
+    def shards(self) -> Path:
+        """Where the corpus goes."""
+        return self.data / "shards"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FrontierConfig(CrawlPlace):
+    """Where the crawl's state is kept, and the rules every worker shares."""
+
     delay: float = 1.0
     """Seconds between the end of one request to a host and the start of the next, by all workers together."""
     delay_of: tuple[str, ...] = ()
@@ -202,16 +226,8 @@ class FrontierConfig:
     """Memory limit of the embedded server: at it, new URLs are refused and the rest drains."""
 
     def __post_init__(self) -> None:
-        require(self, "crawl_id", bool(_CRAWL_ID.fullmatch(self.crawl_id)), "letters, digits and _ . - only")
-        try:
-            parts = urlsplit(self.redis_url)
-            is_server = not self.redis_url or (parts.scheme in _SERVERS and parts.port != 0)
-        except ValueError:
-            is_server = False
-        # It becomes part of a URL, and of a file of settings.
-        require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
-        rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
-        require(self, "redis_url", is_server, rule)
+        CrawlPlace.__post_init__(self)  # by its name: a class with slots is made twice
+        require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
         _require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
@@ -219,7 +235,6 @@ class FrontierConfig:
         _require_within(self, 0, _MOST_PAGES, "pages_per_referring_domain")
         _require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
         _require_within(self, 5, _MOST, "lease_seconds")
-        _require_within(self, 1, 4096, "partitions")
         for name, most in (("delay_of", _MOST), ("pages_of", _MOST_PAGES)):
             entries = tuple(parse_own(name, entry, most) for entry in listed(getattr(self, name)))
             object.__setattr__(self, name, entries)
@@ -231,11 +246,6 @@ class FrontierConfig:
             scope_of(self.scope, self.include, self.exclude)
         _require_within(self, 1, 128, "hot_per_host")  # a listpack
 
-    @property
-    def shards(self) -> Path:
-        """Where the corpus goes."""
-        return self.data / "shards"
-
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,7 +253,8 @@ class CrawlConfig:
     """What may be fetched, how, and when to stop."""
 
     user_agent: str = ""
-    """Name sent to servers; must carry a contact, such as "mylab-crawler (+https://lab.example/crawler)"."""
+    """Sent to servers: a name, by which robots.txt may address the crawler, and a contact, such as
+    "mylab-crawler/1.0 (+https://lab.example/crawler)"."""
     pages: int = 10_000
     """Stop after this many fetches; robots.txt, redirects and errors count."""
     failed_connections: int = 100_000
@@ -275,7 +286,7 @@ class CrawlConfig:
     prescreen: bool = True
     """Extract only pages whose fast text says they may be worth it; the others are counted as `pre_…`."""
     megabytes_per_page: float = 4.0
-    """Larger bodies are given up."""
+    """Larger bodies are given up; of a sitemap or feed up to 10.5 are read."""
     warc: bool = False
     """Keep every exchange with a server as WARC files too, in `data`/warc, for replay."""
     deepest: int = 30

@@ -107,7 +107,7 @@ class Head(NamedTuple):
         return [coding for name in names for coding in self.values(name)]
 
     def length(self) -> int | None:
-        """Bytes of the body as it is sent; None if that is not known. Raises MessageError for several."""
+        """Bytes of the body as it is said to be sent; None if it is not. Raises MessageError for several."""
         said = {int(n) if _LENGTH.fullmatch(n) else None for n in self.values(b"content-length")}
         if len(said) > 1 and None not in said and not self.suffices:
             raise MessageError("several lengths of one body")
@@ -124,6 +124,8 @@ class Answer:
         """Whether nothing that still comes belongs to it."""
         self.whole = False
         """Whether all of the body came that was announced."""
+        self.length: int | None = None
+        """Bytes of the body; None if that cannot be known before its end."""
         self.persistent = False
         """Whether the connection may be asked again."""
         self._framed = framed
@@ -181,12 +183,13 @@ class Answer:
         self.head = head
         self._chunked = "chunked" in head.values(b"transfer-encoding")
         if head.status in (204, 304):
-            self._left, self._chunked = 0, False
+            self.length, self._chunked = 0, False
         elif self._framed and not self._chunked:
-            self._left = head.length()
+            self.length = head.length()
+        self._left = self.length
         connection = head.values(b"connection")
         self.persistent = (
-            (self._chunked or self._left is not None)
+            (self._chunked or self.length is not None)
             and "close" not in connection
             and (head.version >= (1, 1) or "keep-alive" in connection)
         )

@@ -8,10 +8,10 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
 from crawler.frontier import Frontier, Limits, connect
 from crawler.frontier.frontier import RULES
@@ -21,6 +21,7 @@ from crawler.seeds.seed import Seed
 from crawler.urls import canonical
 from deploy.summary import NothingKept, Summary, moment
 from ranker.config import ONLINE, WalkConfig
+from tinylm import log
 from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
 from tinylm.errors import ConfigError, TinylmError
 from tinylm.processes import lock, start, stop
@@ -56,12 +57,13 @@ def open_frontier(
         yield Frontier(_connected(config, server), config, begin=begin)
 
 
-def attach(config: FrontierConfig) -> Frontier:
+def attach(config: CrawlPlace) -> Frontier:
     """The frontier as `open_frontier` has it, of a server that runs already; raises NoServer if none does."""
-    server = embedded(config)
+    frontier = FrontierConfig(**asdict(config))
+    server = embedded(frontier)
     if not config.redis_url and not server.answers():
         raise NoServer(f"no server runs for {config.data}: start `tinylm crawl` or `tinylm server` first")
-    return Frontier(_connected(config, server), config, begin=False)
+    return Frontier(_connected(frontier, server), frontier, begin=False)
 
 
 def _connected(config: FrontierConfig, server: EmbeddedServer) -> RedisStore:
@@ -128,8 +130,8 @@ def _alone(data: Path) -> Iterator[None]:
     path = data / "crawl.lock"
     if not (held := lock(path)):
         raise CrawlError(
-            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules: "
-            f"`tinylm begin --data {data} --pages N`"
+            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules, or "
+            f"give it seeds: `tinylm begin --data {data}`"
         )
     with held:
         held.truncate(0)
@@ -140,7 +142,7 @@ def _alone(data: Path) -> Iterator[None]:
 
 def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> None:
     """Write the settings of a crawl down in its directory, and print which are others than they were."""
-    url = without_password(frontier.redis_url)
+    url = "" if frontier.redis_url == embedded(frontier).url else without_password(frontier.redis_url)
     # Not where the directory is: it may be moved.
     kept = replace(frontier, data=FrontierConfig().data, redis_url=url)
     for difference in keep(frontier.data / KEPT, frontier=kept, **others):
@@ -182,7 +184,7 @@ class Crawl:
         is lost then.
         """
         config = self._frontier_config
-        self._check_walker()
+        self._check_parts()
         self._data.mkdir(parents=True, exist_ok=True)
         with sigterm_as_interrupt(), _alone(self._data), open_frontier(config, self._server) as frontier:
             counts = frontier.counts()
@@ -230,13 +232,14 @@ class Crawl:
                 )
             return f"{reason}; it had finished before" if summary.work == before.work else reason
 
-    def _check_walker(self) -> None:
-        """Raise what the walker would end with at its start, before there is a server."""
+    def _check_parts(self) -> None:
+        """Raise what a part would end with at its start, before there is a server."""
         from deploy.walk import open_any_model
         from ranker.policy import policy_named
         from shards.manifest import is_corpus
         from shards.writer import manifest_of
 
+        log.level()
         policy_named(self._walk.policy)
         if self._walk.quality != ONLINE:
             open_any_model(self._walk.quality, self._walk.quality_label).close()
@@ -298,6 +301,9 @@ class Crawl:
             raise CrawlError(
                 "the embedded server died; nothing but its last second is lost: start the same command again"
             )
+        # One that we only attached to ends with the command that started it, such as `tinylm worker`.
+        if not (self._frontier_config.redis_url or self._server.pid):
+            self._server.ensure()
 
     def _restart(self, name: str, code: int) -> subprocess.Popen[bytes]:
         """Start a part that ended with `code` again; raises CrawlError if that will not help."""

@@ -20,7 +20,7 @@ import pytest
 from crawler.fetch.robots import retry_at
 from crawler.read.bounds import oversized
 from crawler.read.encoding import decode
-from crawler.read.extract import detect_language
+from crawler.read.language import detect_language
 from crawler.read.links import clean
 from crawler.read.optout import from_headers, from_metas
 from crawler.read.sitemaps import listed, may_list

@@ -42,8 +42,8 @@ _TABLES = {
     "sft": "trainer.config:SFTConfig",
 }
 _PREFIX = "TINYLM_"
-# What floats count without a fraction: no setting is as large, and what is would overflow somewhere.
-MOST = 10**15
+# What floats count without a fraction: nothing is as many; and the largest fp32, in which torch computes.
+MOST, _MOST_FP32 = 10**15, 3e38
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
 # Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
 _OTHERS = frozenset(
@@ -90,39 +90,37 @@ class _Sources:
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         global _said
-        path, known, self.found = config_file(), tables(), {}
+        path = config_file()
         if CONFIG_VARIABLE in os.environ and not path.is_file():
             raise ConfigError(f"{CONFIG_VARIABLE}={path}: there is no such file")
-        _check_variables(known)
+        _check_variables()
         own: dict[str, Any] = {}
         for table, owner in self._sections.items():
             names = {field.name for field in fields(owner)}
             mine: Any = [argument for argument in arguments if argument.field_info.name in names]
             own[table] = ArgumentCollection(mine)  # type: ignore[no-untyped-call]
             Env(f"{_PREFIX}{table.upper()}_", command=False)(app, commands, own[table])
-        self._apply(path, known, app, commands, own)
-        given = _given(own)
+        self._apply(path, app, commands, own)
         if "frontier" in own:
-            data = given["data"].value if "data" in given else known["frontier"]().data
+            given = _given(own)
+            data = given["data"].value if "data" in given else self._sections["frontier"]().data
             kept = (Path(data) / KEPT).absolute()
             # The children of `tinylm crawl` are told to read it as their file; nobody said it to them.
             _said = frozenset(name for name, token in given.items() if token.source != str(kept))
             identity = {name: token.value for name, token in given.items()}
             self.kept = kept if of_this_crawl(kept, identity) else None
         if self.kept:
-            self._apply(self.kept, known, app, commands, own)
-        for name, token in _given(own).items():
-            places = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
-            self.found[name] = places.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
+            self._apply(self.kept, app, commands, own)
+        self.found = {name: _place(token) for name, token in _given(own).items()}
         for argument in (argument for mine in own.values() for argument in mine):
             for token in argument.tokens:  # which cyclopts would round
                 if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
                     raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
 
     @staticmethod
-    def _apply(path: Path, known: Mapping[str, type], app: App, commands: Any, own: dict[str, Any]) -> None:
+    def _apply(path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
-        settings, source = _read(path, known), str(path.absolute())
+        settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
             layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
             try:
@@ -146,23 +144,28 @@ def _given(own: Mapping[str, ArgumentCollection]) -> dict[str, Token]:
     return {argument.field_info.name: argument.tokens[0] for argument in every}
 
 
-def _read(path: Path, known: Mapping[str, type]) -> dict[str, Any]:
-    """The tables of a file of settings, {} if it is not there; raises ConfigError for a name not `known`."""
+def _place(token: Token) -> str:
+    known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
+    return known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The tables of a file of settings, {} if it is not there; raises ConfigError for what is no setting."""
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     if (version := found.pop("version", _KEPT_VERSION)) != _KEPT_VERSION:
         raise ConfigError(f"{path} has version {version}, not {_KEPT_VERSION}: another tinylm wrote it")
-    names = {table: {field.name for field in fields(owner)} for table, owner in known.items()}
+    names = {table: {field.name for field in fields(owner)} for table, owner in tables().items()}
 
     def right(name: str, among: Iterable[str]) -> str:
-        owners = [f"[{table}]" for table in known if name.replace("-", "_") in names[table]]
+        owners = [f"[{table}]" for table in names if name.replace("-", "_") in names[table]]
         return f"it is one of {' and '.join(owners)}" if owners else _nearest(name, among)
 
     for table, settings in found.items():
-        if table not in known:
-            raise ConfigError(f"{path}: {table} is no table of settings: {right(table, known)}")
+        if table not in names:
+            raise ConfigError(f"{path}: {table} is no table of settings: {right(table, names)}")
         for name in settings if isinstance(settings, dict) else ():
             if name.replace("-", "_") not in names[table]:
                 raise ConfigError(f"{path}: [{table}] has no setting {name}: {right(name, names[table])}")
@@ -174,11 +177,11 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else "`tinylm config` shows what there is"
 
 
-def _check_variables(known: Mapping[str, type]) -> None:
+def _check_variables() -> None:
     """Raise ConfigError for a variable that is named as ours are, and is none."""
     settings = {
         f"{_PREFIX}{table.upper()}_{field.name.upper()}": _PREFIX + field.name.upper()
-        for table, owner in known.items()
+        for table, owner in tables().items()
         for field in fields(owner)
     }
     names = settings.keys() | _OTHERS
@@ -191,8 +194,7 @@ def _check_variables(known: Mapping[str, type]) -> None:
 
 def of_this_crawl(kept: Path, said: Mapping[str, str]) -> bool:
     """Whether the file `kept` has settings of the crawl that is `said`: on that server, of that name."""
-    usual = tables()["frontier"]()
-    stored = _read(kept, tables()).get("frontier", {})
+    usual, stored = tables()["frontier"](), _read(kept).get("frontier", {})
     return kept.is_file() and all(
         without_password(said[name]) == stored.get(name, getattr(usual, name))
         for name in ("redis_url", "crawl_id")
@@ -212,9 +214,7 @@ def keep(path: Path, **sections: Any) -> list[str]:
     What is at its default is left out, and other tables stay as they are. Returns a line for each setting
     that was another before, if there was a file.
     """
-    known = path.is_file()
-    stored = _read(path, tables())
-    differences = []
+    known, stored, differences = path.is_file(), _read(path), []
     for table, settings in sections.items():
         usual, was = type(settings)(), stored.get(table, {})
         now = stored[table] = {}
@@ -319,7 +319,7 @@ def require_within(config: Any, least: float, most: float, *names: str) -> None:
 def require_positive(config: Any, *names: str) -> None:
     """Raise `ConfigError` for the first of these fields that is not above zero, or no such number."""
     for name in names:
-        require_within(config, 0, MOST, name)
+        require_within(config, 0, MOST if isinstance(getattr(config, name), int) else _MOST_FP32, name)
         require(config, name, getattr(config, name) > 0, "must be above 0")
 
 

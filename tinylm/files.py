@@ -73,6 +73,9 @@ def _held(out: Path, lock_file: Path) -> BinaryIO:
         # Who had it before us removes it at its end, perhaps after we opened it: then ours is no lock.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(held.fileno()), lock_file.stat()):
+                held.truncate(0)
+                held.write(str(os.getpid()).encode())
+                held.flush()
                 return held
         held.close()
     pid = lock_file.read_text() if lock_file.exists() else ""

@@ -16,17 +16,23 @@ class _Formatter(logging.Formatter):
         return clean(super().format(record)).replace("\n", "\n  ")
 
 
+def level() -> str:
+    """The level that `TINYLM_LOG` names; raises ConfigError if there is none of that name."""
+    name = os.environ.get("TINYLM_LOG", "INFO").upper()
+    if name not in logging.getLevelNamesMapping():
+        raise ConfigError(f"TINYLM_LOG = {name!r}: one of DEBUG, INFO, WARNING, ERROR")
+    return name
+
+
 def setup(part: str) -> logging.Logger:
     """Configure the root logger for the process that plays `part`; `TINYLM_LOG` sets the level.
 
     Raises ConfigError if there is no such level.
     """
-    level = os.environ.get("TINYLM_LOG", "INFO").upper()
-    if level not in logging.getLevelNamesMapping():
-        raise ConfigError(f"TINYLM_LOG = {level!r}: one of DEBUG, INFO, WARNING, ERROR")
+    name = level()
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(f"%(asctime)s {part} %(levelname)s %(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.basicConfig(level=name, handlers=[handler], force=True)
     # Of a bug too: its message may quote a page.
     sys.excepthook = lambda *error: logging.critical("ends by a bug", exc_info=error)
     return logging.getLogger(part)

@@ -115,8 +115,8 @@ def _stand_in_for(argv: list[str]) -> int:
 def lock(path: Path) -> BinaryIO | None:
     """The file at `path`, locked until it is closed and made if need be; None if another process has it.
 
-    The lock goes with the process, however that ends; the file says which it is. Raises OSError if the file
-    cannot be opened.
+    The lock goes with the process, however that ends. What the file holds stays: it may be what the process
+    writes. Raises OSError if the file cannot be opened.
     """
     file = path.open("ab")
     try:
@@ -124,9 +124,6 @@ def lock(path: Path) -> BinaryIO | None:
     except BlockingIOError:
         file.close()
         return None
-    file.truncate(0)
-    file.write(str(os.getpid()).encode())
-    file.flush()
     return file
 
 

@@ -91,6 +91,11 @@ class TrainConfig:
             self, "warmup", self.warmup + self.decay <= 1, f"warmup + decay = {self.decay} must not exceed 1"
         )
 
+    @property
+    def can_grow(self) -> bool:
+        """Whether a run may be given more steps."""
+        return False
+
     def micro_batches_per_step(self, sequence_len: int) -> int:
         """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
         tokens = self.device_batch_size * sequence_len
@@ -108,10 +113,10 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """One pretraining run: the shape of the model, the course of the training, the text."""
 
     may_change: ClassVar[frozenset[str]] = TrainConfig.may_change | frozenset(
-        {"shards", "mix", "baseline_bytes", "sample_prompt", "init_from"}
+        {"shards", "mix", "baseline_bytes", "sample_prompt", "init_from", "steps"}
     )
 
-    shards: str = "runs/shards"
+    shards: str = "runs/crawl/shards"
     """Folder of the shards and their manifest, or of other Parquet with a column `text`; or a URL (s3://)."""
     mix: tuple[str, ...] = ()
     """More such places, each as PLACE=SHARE of the rows, for example hf://datasets/x/y=0.3; the rest is of
@@ -120,7 +125,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
     """Train this model further: a run of ours, one of its checkpoints, or a folder of transformers. Shape and
     tokenizer are the model's, the length of rows is this run's. None: a new model."""
     steps: int = 300
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; with wsd, the same command with more goes on from before the decay."""
     packing: Literal["concat", "best-fit"] = "best-fit"
     """Texts into rows: concat pads nothing and cuts at any place, best-fit cuts only texts above a row."""
     sample_by: str = ""
@@ -151,6 +156,11 @@ class PretrainConfig(ModelConfig, TrainConfig):
         require(self, "mix", self.sources[0][1] > 0, "the shares must leave some of the rows to shards")
 
     @property
+    def can_grow(self) -> bool:
+        """As a wsd may: a cosine ends where it was to end."""
+        return self.schedule == "wsd"
+
+    @property
     def sources(self) -> tuple[tuple[str, float], ...]:
         """The places text is read from, `shards` first, each with its share of the rows."""
         parts = [entry.rpartition("=") for entry in self.mix]
@@ -170,7 +180,7 @@ class PretrainConfig(ModelConfig, TrainConfig):
 class InstructionsConfig:
     """One instruction set made out of a corpus."""
 
-    shards: Path = Path("runs/shards")
+    shards: Path = Path("runs/crawl/shards")
     """Folder of the shards and their manifest."""
     out: Path = Path("runs/instructions.jsonl")
     """JSONL file to write; the held-out examples go beside it, as NAME.val.jsonl."""

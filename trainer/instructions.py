@@ -4,10 +4,11 @@
 duplicates dropped, and an even sample of the kinds written. One pass over the corpus, memory for
 `max_examples` of each kind and two hashes of each candidate kept.
 
-    python -m trainer.instructions --shards DIR --out chat.jsonl
+    python -m trainer.instructions --shards runs/crawl/shards --out runs/instructions.jsonl
 
-writes `chat.jsonl` and, from documents of their own, `chat.val.jsonl`; only the training side of the corpus
-is read. The result is a pure function of the manifest and the settings.
+writes that file and, from documents of their own, `runs/instructions.val.jsonl`; only the training side of
+the corpus is read. The result is a pure function of the manifest and the settings: killed, the same command
+makes it again, and a file that is not this result is never replaced.
 """
 
 import heapq
@@ -123,7 +124,8 @@ def split(examples: Sequence[Example], share: float) -> tuple[list[Example], lis
 def make(config: InstructionsConfig) -> Tally:
     """Write the instruction set of a corpus: the held-out file first, so the other never stands alone.
 
-    Raises `InstructionError` if the corpus yields nothing, `ShardError` if it cannot be read.
+    Raises `InstructionError` if the corpus yields nothing or a file holds anything else, `ShardError` if the
+    corpus cannot be read.
     """
     with alone(config.out, config.out.with_name(f".{config.out.name}.lock")):
         examples, tally = collect(ShardReader(config.shards, split="train"), config)
@@ -134,9 +136,17 @@ def make(config: InstructionsConfig) -> Tally:
                 f"asked for (dropped: {dropped}); crawl more prose"
             )
         train, held_out = split(examples, config.held_out)
-        for path, part in ((held_out_file(config.out), held_out), (config.out, train)):
+        contents = {held_out_file(config.out): held_out, config.out: train}
+        written = {path: "".join(each.line + "\n" for each in part) for path, part in contents.items()}
+        for path, content in written.items():
+            if path.exists() and path.read_bytes() != content.encode():
+                raise InstructionError(
+                    f"{path} holds something else than {config.shards} gives with these settings: name "
+                    "another --out, or remove it"
+                )
+        for path, content in written.items():
             with replacing(path) as temporary:
-                temporary.write_text("".join(example.line + "\n" for example in part))
+                temporary.write_text(content)
     return tally
 
 

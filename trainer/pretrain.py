@@ -1,6 +1,6 @@
 """Pretraining: shards in, a model out. `python -m trainer.pretrain`, or with torchrun on many processes.
 
-    torchrun --nproc-per-node 2 -m trainer.pretrain --shards runs/shards --out runs/model
+    torchrun --nproc-per-node 2 -m trainer.pretrain --shards runs/crawl/shards --out runs/model
 
 The run's folder comes to hold manifest.json (the snapshot it is pinned to, so that a crawl may go on beside
 it), tokenizer.json, metrics.jsonl, checkpoints, and at the end evaluation.json. The same command on the same
@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from tinylm.config import require
-from tinylm.terminal import say
+from tinylm.terminal import say, typed
 from trainer.config import PretrainConfig, identity
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
@@ -29,10 +29,10 @@ from trainer.interop.start import Start, fingerprint, shaped
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.run.distributed import World, connect
-from trainer.run.lifecycle import command, finish, finished, holding
+from trainer.run.lifecycle import command, finish, finished, grow, holding
 from trainer.run.loop import Run
 from trainer.run.preflight import Estimate, check, check_memory, describe_hardware
-from trainer.tokenizer import Tokenizer
+from trainer.tokenizer import LONGEST_PIECE, Tokenizer
 
 # Text the tokenizer is trained on, at most, of all sources by share: about 4 seconds, in proportion.
 _TOKENIZER_BYTES = 8_000_000
@@ -47,7 +47,7 @@ def pretrain(config: Annotated[PretrainConfig, Parameter(name="*")] = PretrainCo
         config = shaped(config, start)
     known = identity(config) | {"sources": len(config.sources)}
     known["init_from.sha256"] = fingerprint(start.path) if start else None
-    if finished(config, known):
+    if finished(config, known, config.steps):
         return
     expected = check(config, config.model(config.vocab_size), config.steps)
     with holding(config.out):
@@ -93,11 +93,17 @@ def _train(config: PretrainConfig, known: dict[str, Any], start: Start | None, e
 
 def _prepare(config: PretrainConfig, start: Start | None) -> None:
     """Make the run's folder: the pinned snapshots, and the tokenizer unless there is one."""
+    grow(config, config.steps)
     pin_sources(config, begun=checkpoint.latest(config.out) is not None)
     path = config.out / checkpoint.TOKENIZER
     if start:
         start.tokenizer.save(path)
     elif not path.exists():
+        most = f"{_TOKENIZER_BYTES / 1e6:.0f} MB of the text"
+        say(
+            f"trains a tokenizer of {config.vocab_size:,} on up to {most}, in which pieces of more than "
+            f"{LONGEST_PIECE} characters are cut"
+        )
         texts = sample(open_sources(config), _TOKENIZER_BYTES, config.seed)
         Tokenizer.train(texts, config.vocab_size).save(path)
     trained = Tokenizer.load(path).vocab_size
@@ -114,8 +120,8 @@ def _measure(
     if config.sample_prompt and world.is_main:
         # Without a copy of the weights, which would be of this moment only.
         generator = Generator(model, tokenizer, weights=None)
-        pieces = generator.complete(config.sample_prompt, max_tokens=48, seed=0)
-        found["sample"] = config.sample_prompt + "".join(pieces)
+        prompt = typed(config.sample_prompt)
+        found["sample"] = prompt + "".join(generator.complete(prompt, max_tokens=48, seed=0))
         say(f"\n{found['sample']!r}")
     return found
 

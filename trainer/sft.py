@@ -1,6 +1,6 @@
 """Supervised fine-tuning: a pretrained model and conversations in, a model that answers out.
 
-    torchrun --nproc-per-node 2 -m trainer.sft --data chat.jsonl --init-from runs/model --out runs/chat
+    torchrun --nproc-per-node 2 -m trainer.sft --data runs/instructions.jsonl --init-from runs/model
 
 The loss is that of the assistant's tokens alone, their sum divided by their number over all ranks and
 micro-batches, so a short answer counts no more a token than a long one. Conversations in NAME.val.jsonl are

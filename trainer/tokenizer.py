@@ -32,6 +32,10 @@ SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Characters of a piece that merges are learned from as one; longer ones (base64, dashes) are cut for that,
+# and no token is longer. Learning takes time in proportion to it: a word of 2 MB took hours; and a token of
+# 64 KB, of dashes, is more than the encoder can hold. Half of it would cut rules of dashes that people write.
+LONGEST_PIECE = 256
 # In the order of their ids; Qwen's names, which every chat program knows.
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 # Where transformers says which tokens end a text: beside a tokenizer that is adopted, and where it is saved.
@@ -79,12 +83,10 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Learn the merges from `texts`. Little text gives fewer than `vocab_size` tokens, never more."""
         bpe = tokenizers.Tokenizer(models.BPE())
-        bpe.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
+        pieces = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
+        parts = pre_tokenizers.Split(Regex(rf"[\s\S]{{1,{LONGEST_PIECE}}}"), behavior="isolated")
+        as_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, parts, as_bytes])
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -93,7 +95,8 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        bpe.train_from_iterator(texts, trainer)
+        bpe.train_from_iterator(map(_encodable, texts), trainer)
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([pieces, as_bytes])  # only training minds the length
         return cls(bpe)
 
     @classmethod

@@ -158,6 +158,8 @@ class _Known:
     """Family and address, IPv4 first."""
     error: Exception | None = None
     """Why there are none now: told once, and then they are looked up again."""
+    failed: dict[str, float] = field(default_factory=dict)
+    """When an address last gave no answer, whatever the name servers say of it since."""
 
 
 @dataclass(eq=False)
@@ -177,7 +179,8 @@ class Resolver(AbstractResolver):
     """HOST=ADDRESS:PORT entries before the system's resolver; of a name's addresses, those allowed.
 
     One address a name, so that the address whose cap is held is the address that gets the connection; after a
-    failure the name's next one. IPv4 comes first: it works from everywhere.
+    request that got no answer the name's next one, also if it is looked up again. IPv4 comes first: it works
+    from everywhere.
 
     Raises ConfigError for an entry that is none.
     """
@@ -201,7 +204,11 @@ class Resolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 (both are wanted)
     ) -> list[ResolveResult]:
-        """The address to use.
+        """The address to use: the first of `choices`."""
+        return (await self.choices(host, port))[:1]
+
+    async def choices(self, host: str, port: int) -> list[ResolveResult]:
+        """Addresses that may be used, the one to use first.
 
         Raises AddressBusy if its turn is later, OwnFault if no name server answers us, ForbiddenAddress, or
         what the system's resolver raised.
@@ -213,19 +220,23 @@ class Resolver(AbstractResolver):
             raise ForbiddenAddress(f"{host}: a cloud's metadata service is none of the allowed networks")
         else:
             addresses = await self._addresses(host, port)
-        for kind, address in addresses:
-            if self._guard.allows(address, port):
-                flags = socket.AI_NUMERICHOST
-                found = ResolveResult(
-                    hostname=host, host=address, port=port, family=kind, proto=0, flags=flags
-                )
-                return [found]
-        raise ForbiddenAddress(f"{host}: no address of it is in the allowed networks")
+        allowed = [found for found in addresses if self._guard.allows(found[1], port)]
+        if not allowed:
+            raise ForbiddenAddress(f"{host}: no address of it is in the allowed networks")
+        if len(allowed) > 1 and (known := self._known.get(host)) and (failed := known.failed):
+            # IPv6 where there is none would be tried, and fail, each time that IPv4 did.
+            allowed.sort(key=lambda at: (not self._guard.has_route(at[1], port), failed.get(at[1], 0.0)))
+        flags = socket.AI_NUMERICHOST
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=kind, proto=0, flags=flags)
+            for kind, address in allowed
+        ]
 
     def next_address(self, host: str, address: str) -> None:
-        """`address` failed: the name's next one is due."""
+        """`address` gave no answer: the name's next one is due, then the one that failed longest ago."""
         if known := self._known.get(host):
-            known.addresses.sort(key=lambda found: found[1] == address)
+            still = [found for _, found in known.addresses if found in known.failed]
+            known.failed = {found: known.failed[found] for found in still} | {address: time.monotonic()}
 
     async def _addresses(self, host: str, port: int) -> list[tuple[int, str]]:
         if not self._is_known(host):

@@ -4,8 +4,8 @@ import asyncio
 import errno
 import socket
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,8 @@ from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, un
 from crawler.fetch.failures import system_errors
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
-from crawler.message import Answer, Head, MessageError, Truncated, decoded, ends
+from crawler.message import Answer, Head, MessageError, Truncated, content_type, decoded, ends
+from crawler.read.sitemaps import MOST_LIST_BYTES, SNIFFED, may_list
 from crawler.warc import Exchange, WarcWriter
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ _HOLD_MARGIN_SECONDS = 5.0
 # That a connection is kept for the host's next request. As many descriptors are held as pages are fetched in
 # that time: double would be 1,000 at 100 pages a second, half would be over before most hosts' next turn.
 _KEPT_SECONDS = 5.0
+# Bytes of a body that tell whether it is a list, if it is packed; few of what they unpack to are looked at.
+_BEGUN = 4096
+# In which an address is connected to if its name has others: the first packet is sent again after 1 and 3 s.
+_CONNECT_SECONDS = 5.0
+_NO_ANSWER = (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError, TimeoutError)
 # What connect() says of a machine without network, but of hosts out of reach too.
 _NO_WAY = {errno.ENETUNREACH, errno.EHOSTUNREACH}
 
@@ -63,6 +69,8 @@ class Permit:
     deadline: float
     sent: bool = False
     """Whether the request was written: it counts, whatever became of it."""
+    connecting: asyncio.Timeout | None = None
+    """Until when there has to be a connection."""
     empty_query: bool = False
     """Whether what is asked for ends in a question mark."""
 
@@ -82,6 +90,8 @@ class _Request(aiohttp.ClientRequest):
         permit = _permit.get()
         permit.check()
         permit.sent, url = True, self.url
+        if permit.connecting:
+            permit.connecting.reschedule(None)
         if permit.empty_query:
             self.url = cast("URL", _EmptyQuery(url))
         try:
@@ -260,29 +270,37 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     @asynccontextmanager
     async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
         loop = asyncio.get_running_loop()
-        over = loop.time() + timeout
+        over, tried = loop.time() + timeout, set[str]()
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
-        address, port = await self._address(name, port, timeout)
         permit: Permit = request.meta["permit"]
         hold = timeout + _HOLD_MARGIN_SECONDS
-        async with self._spider.cap.held(address, hold):
-            permit.deadline = min(permit.deadline, uptime() + hold)
-            permit.empty_query = request.url.endswith("?")
-            _permit.set(permit)
-            answered = False
-            # What the lookup and the cap took is part of the timeout; 0 seconds would be no limit.
+        while True:
+            found = await self._addresses(name, port, over - loop.time())
+            address, at_port = found[0]
+            tried.add(address)
+            is_last, answered = all(other in tried for other, _ in found), False
             try:
-                async with super()._make_request(request, max(0.001, over - loop.time())) as response:
-                    self._reached, answered = (address, port), True
-                    cast("_Response", response).address = cast("_Response", response).address or address
-                    yield response
-            except (DownloadConnectionRefusedError, DownloadFailedError, DownloadTimeoutError) as error:
+                async with self._spider.cap.held(address, hold), asyncio.timeout(None) as permit.connecting:
+                    permit.deadline = min(permit.deadline, uptime() + hold)
+                    permit.empty_query = request.url.endswith("?")
+                    _permit.set(permit)
+                    if not is_last:
+                        permit.connecting.reschedule(loop.time() + _CONNECT_SECONDS)
+                    # What lookups and the cap took is part of the timeout; 0 seconds would be no limit.
+                    async with super()._make_request(request, max(0.001, over - loop.time())) as response:
+                        self._reached, answered = (address, at_port), True
+                        cast("_Response", response).address = cast("_Response", response).address or address
+                        yield response
+                return
+            except _NO_ANSWER as error:
                 if not permit.sent:
-                    self._blame_network(error, address, port)
+                    self._blame_network(error, address, at_port)
                 if not answered:
                     self._resolver.next_address(name, address)
-                raise
+                # One lease is one request; this was none.
+                if permit.sent or is_last or loop.time() >= over:
+                    raise
 
     def _blame_network(self, error: Exception, address: str, port: int) -> None:
         """Raise OwnFault if this machine has no route: neither to `address` nor to what it reached last.
@@ -302,34 +320,27 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.
 
-        What is announced to be too large is not read. Of an answer whose head suffices the body may be
-        anything: it is kept as it came, as far as it came.
+        So is a whole list that is more than a page may be: it might turn out to be no list. Of an answer
+        whose head suffices the body may be anything: it is kept as it came, as far as it came.
         """
         response = cast("_Response", response)
-        head, raw = response.head, bytearray()
-        error: Exception | None = None
+        head = response.head
         cut_at = request.meta.get("cut_at", 0)
-        most = cut_at or self._default_maxsize
-        too_large = not cut_at and (head.length() or 0) > most
-        try:
-            while not too_large and (chunk := await response.content.readany()):
-                raw += chunk
-                too_large = len(raw) > most
-            if not too_large and not response.answer.whole:
-                error = Truncated(f"{len(raw):,} bytes of {head.length() or 'some'}")
-        except TimeoutError as timeout:
-            error = timeout
+        raw, most, too_large, error = await self._come(response, request.url, cut_at)
         sent = body = bytes(raw[:most])
-        fault = None
+        is_list, fault = most > (cut_at or self._default_maxsize), None
         if not head.suffices:
             try:
                 body, whole = decoded(sent, head.codings, most)
+                if not (whole or cut_at or is_list) and _may_list(request.url, head, body, ()):
+                    body, whole = decoded(sent, head.codings, max(most, MOST_LIST_BYTES))
                 too_large = too_large or not whole
             except MessageError as cannot:
                 fault = cannot
             if error and not ends(body):
                 raise error
-        if (warc := self._spider.warc) and (head.suffices or cut_at or len(raw) <= most):
+        fits = is_list or len(raw) <= most
+        if (warc := self._spider.warc) and (head.suffices or cut_at or fits):
             truncated = "length" if too_large else "time" if isinstance(error, TimeoutError) else "disconnect"
             exchange = _exchange(response, request, sent, truncated if too_large or error else "")
             try:
@@ -342,19 +353,42 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         headers = Headers()  # as they came: decoded and encoded again, some bytes would be an error
         for name, value in head.headers:
             headers.appendlist(name, value)
+        too_large = too_large or (not cut_at and len(body) > self._default_maxsize)
         flags = ["too_large"] if too_large else []
         return Response(request.url, head.status, headers, body, flags)
 
-    async def _address(self, name: str, port: int, timeout: float) -> tuple[str, int]:
-        """The address and the port that the connection will go to."""
+    async def _come(
+        self, response: _Response, url: str, cut_at: int
+    ) -> tuple[bytearray, int, bool, Exception | None]:
+        """Read a body up to `cut_at` bytes or, without, to what a page may have, or a list.
+
+        Of what is announced to be larger only the beginning is read, unless that is a list's. Returns what
+        came, how much of it may be used, whether there was more, and else why there is no more.
+        """
+        raw, most, too_large, is_list = bytearray(), cut_at or self._default_maxsize, False, False
+        announced = 0 if cut_at else response.answer.length or 0
         try:
-            return str(ip_address(name)), port
+            while not too_large and (chunk := await response.content.readany()):
+                raw += chunk
+                if max(announced, len(raw)) > most and not (cut_at or is_list):
+                    is_list = _may_list(url, response.head, bytes(raw[:_BEGUN]), response.head.codings)
+                    most = max(most, MOST_LIST_BYTES) if is_list else most
+                too_large = len(raw) > most or (announced > most and not is_list)
+        except TimeoutError as timeout:
+            return raw, most, too_large, timeout
+        cut = not too_large and not response.answer.whole
+        error = Truncated(f"{len(raw):,} bytes, of {response.answer.length or 'some'}") if cut else None
+        return raw, most, too_large, error
+
+    async def _addresses(self, name: str, port: int, timeout: float) -> list[tuple[str, int]]:
+        """The address and the port that the connection will go to, and those that come next."""
+        try:
+            return [(str(ip_address(name)), port)]
         except ValueError:
             pass
         try:
             async with asyncio.timeout(timeout):
-                [found] = await self._resolver.resolve(name, port)
-                return found["host"], found["port"]
+                return [(found["host"], found["port"]) for found in await self._resolver.choices(name, port)]
         except ForbiddenAddress:
             raise
         except (OSError, UnicodeError) as error:
@@ -363,6 +397,14 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     async def close(self) -> None:
         await super().close()
         await self._resolver.close()
+
+
+def _may_list(url: str, head: Head, begun: bytes, codings: Iterable[str]) -> bool:
+    """Whether an answer that begins so may be a list."""
+    with suppress(MessageError):
+        begun, _ = decoded(begun, codings, SNIFFED)
+    said = (value.decode("latin-1") for name, value in head.headers if name.lower() == b"content-type")
+    return may_list(begun, url, content_type(said, begun).partition(";")[0])
 
 
 def _exchange(response: _Response, request: Request, body: bytes, truncated: str) -> Exchange:

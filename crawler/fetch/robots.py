@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -109,16 +110,11 @@ def _group(text: str, token: str) -> _Group:
             for group in (groups[name] for name in heard[kind] if value):
                 if kind == "use":
                     group.uses.append(value)
-                elif 0 <= (seconds := _number(value)) < math.inf:
-                    group.delay = seconds
+                    continue
+                with suppress(ValueError):
+                    seconds = float(value)
+                    group.delay = seconds if 0 <= seconds < math.inf else group.delay
     return replace(groups[token if token in named else "*"], sitemaps=sitemaps)
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _directive(line: str) -> tuple[str, str]:

@@ -27,8 +27,9 @@ from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from crawler.frontier.records import uptime
 from crawler.message import content_type, header_url
-from crawler.page import Extracted, Link, Page
+from crawler.page import LISTS, Extracted, Link, Page
 from crawler.read.extract import Extractor
+from crawler.read.links import refreshed
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.read.sitemaps import is_text, may_list
@@ -328,29 +329,35 @@ class LeaseSpider(Spider):
             target = address(moved, response.url) if moved else None
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
-        if status >= 400:
-            return _page(lease, status, reason=f"status_{status}", **validators)
-        if "too_large" in response.flags:
-            return _page(lease, status, reason="too_large", **validators)
-        said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
-        type_ = content_type(said, response.body)
-        media_type = type_.partition(";")[0]
-        if not is_text(media_type) and not may_list(response.body, lease.url, media_type):
-            return _page(lease, status, reason="media_type", **validators)
         headers = (
             (name.decode("latin-1").lower(), value.decode("latin-1"))
             for name in response.headers
             for value in response.headers.getlist(name)
         )
         heard = from_headers(headers, self._token)
+        # Where a browser goes on by itself, whatever this answer is.
+        onward = refreshed(header_url(_header(response, "Refresh")), response.url, nofollow=heard.nofollow)
+        if status >= 400:
+            return _page(lease, status, reason=f"status_{status}", links=onward, **validators)
+        said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
+        type_ = content_type(said, response.body)
+        media_type = type_.partition(";")[0]
+        too_large = "too_large" in response.flags
+        if (too_large or not is_text(media_type)) and not may_list(response.body, lease.url, media_type):
+            reason = "too_large" if too_large else "media_type"
+            return _page(lease, status, reason=reason, links=onward, **validators)
         extracted, slow = await self._extract(
             domain(lease.host),
             *(response.body, response.url, type_, heard.nofollow),
             until=lease.deadline - EXTRACTION_MARGIN,
         )
         cost["latency"] += slow
+        if too_large and extracted.reason not in LISTS:
+            extracted = Extracted(reason="too_large")
         opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
-        return _page(lease, status, **validators, **(values(Extracted, extracted) | {"opt_out": opt_out}))
+        others = (link for link in extracted.links if not onward or link.url != onward[0].url)
+        found = values(Extracted, extracted) | {"opt_out": opt_out, "links": (*onward, *others)}
+        return _page(lease, status, **validators, **found)
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
         try:

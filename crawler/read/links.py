@@ -1,4 +1,4 @@
-"""What a page points to: its links, the addresses its head names, and the page it says it is a copy of."""
+"""What a page points to: every way on that a browser has, and the page it says it is a copy of."""
 
 import re
 from collections import OrderedDict
@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
 from crawler.page import MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS, Link
-from crawler.urls import address, canonical, canonicalize, resolve
+from crawler.read.encoding import escaped
+from crawler.urls import address, canonical, resolve
 
 # Of a page: the stream has to stay small.
 _MOST_LINKS = 2000
@@ -18,79 +19,133 @@ _MOST_ENCLOSING, _MOST_NAME_CHARACTERS = 64, 64
 _MOST_PATHS = 10_000
 # Addresses that pages named as their own.
 _MOST_REMEMBERED = 10_000
-_HEAD = "html/head/link"
+# `a` and `link` apart: refreshes, image maps, frames. (`href` is SVG's `xlink:href` too.)
+_LEADING = (
+    "a[href], area[href], base[href], frame[src], iframe[src], object[data][type*=html], noframes, "
+    "meta[name], meta[http-equiv]"
+)
+# Relations to pages of a series; those of HTML 4 to a collection's parts are still written by its tools.
+_RELATIONS = frozenset(
+    ("next", "prev", "previous", "first", "last", "start", "up", "contents", "chapter", "section")
+)
+# WHATWG HTML, "shared declarative refresh steps".
+_REFRESH = re.compile(
+    r"""[ \t\n\f\r]*+(?:[0-9]|(?=\.))[0-9.]*+(?=[;, \t\n\f\r])[ \t\n\f\r]*+[;,]?+[ \t\n\f\r]*+"""
+    r"""(?:url[ \t\n\f\r]*+=[ \t\n\f\r]*+)?+(?:"([^"]*)|'([^']*)|(.*))""",
+    re.IGNORECASE | re.DOTALL,
+)
 _FEEDS = ("application/rss+xml", "application/atom+xml")
 _INDEX = re.compile(r"/(?:index|default|home)\.\w+$")
 
 
-class Markup:
-    """The elements of a page that name addresses or say how it may be used, found in one walk."""
+def refreshed(value: str, url: str, *, nofollow: bool) -> tuple[Link, ...]:
+    """The link that a `Refresh` header of `url` is, as of a `meta`; none if it leads nowhere else."""
+    target = address(href, url) if (href := _refresh(value)) else None
+    if target is None or canonical(target) == canonical(url):
+        return ()
+    return (Link(target, "", "html/head/meta", nofollow),)
 
-    def __init__(self, tree: LexborHTMLParser, url: str) -> None:
+
+def _refresh(content: str) -> str:
+    match = _REFRESH.match(content)
+    return (match[1] or match[2] or match[3] or "").strip() if match else ""
+
+
+class Markup:
+    """The elements of a page that name addresses or say how it may be used, found in one walk.
+
+    `encoding` is the codec of the page: queries of its links are sent in it.
+    """
+
+    def __init__(self, tree: LexborHTMLParser, url: str, encoding: str = "utf-8") -> None:
         self._url = url
+        self._encoding = "" if encoding.startswith("utf") else encoding
         self._in_head = tree.head.css("link[rel][href]") if tree.head else []
-        self._anchors: list[LexborNode] = []
+        self._leading: list[LexborNode] = []
         self.metas: list[tuple[str, str]] = []
         """(name, content) of each `meta` that has a name."""
         bases = []
-        for node in tree.css("a[href], base[href], meta[name]"):
+        for node in tree.css(_LEADING):
             if node.tag == "a":
-                self._anchors.append(node)
-            elif node.tag == "meta":
-                self.metas.append((node.attributes["name"] or "", node.attributes.get("content") or ""))
-            else:
+                self._leading.append(node)
+            elif node.tag == "base":
                 bases.append(node.attributes["href"] or "")
+            elif node.tag == "noframes":  # its content is text to a parser
+                self._leading += LexborHTMLParser(node.text()).css("a[href]")
+            elif node.tag != "meta":
+                self._leading.append(node)
+            else:
+                attributes = node.attributes
+                if (attributes.get("http-equiv") or "").lower() == "refresh":
+                    self._leading.append(node)
+                if "name" in attributes:
+                    self.metas.append((attributes["name"] or "", attributes.get("content") or ""))
         self.base = (bases and address(bases[0], url)) or url
         """The URL that the page's relative addresses are relative to."""
+        self._folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
 
     def links(self, *, nofollow: bool) -> tuple[Link, ...]:
-        """Every target once: translations (by language) and feeds that the head names, then the body's."""
-        ours, folder = canonical(self._url), self.base.partition("?")[0].rpartition("/")[0] + "/"
+        """Every target once: translations (by language), feeds and neighbours, then what is no `link`."""
+        ours = canonical(self._url)
         found: dict[str, Link] = {}
         # By the parser's number of an element: links of a page have most of what encloses them in common.
         paths: dict[int, str] = {}
-        for node in chain(self._in_head, self._anchors):
-            attributes = node.attributes
+        for node in chain(self._in_head, self._leading):
+            attributes, tag = node.attributes, node.tag
             relation = (attributes.get("rel") or "").lower().split()
-            in_head = node.tag == "link"
-            anchor = _named_by_head(attributes, relation) if in_head else ""
-            if anchor is None:
-                continue
-            href = (attributes.get("href") or "").partition("#")[0].strip()
-            if not href:
-                target: str | None = self.base
+            if tag == "a":
+                href, anchor = attributes.get("href") or attributes.get("xlink:href") or "", ""
             else:
-                # Only a query alone depends on more of the base than its folder, which many pages share.
-                target = address(href, self.base) if href[0] == "?" else resolve(href, folder)
+                href, anchor = _named(tag, attributes, relation)
+                if not href:
+                    continue
+            target = self._address(href)
             if target is None or (page := canonical(target)) == ours or page in found:
                 continue
             found[page] = Link(
                 target,
-                (anchor or clean(node.text()))[:MOST_ANCHOR_CHARACTERS],
-                _HEAD if in_head else _tag_path(node.parent, paths),
+                (clean(node.text()) if tag == "a" else anchor)[:MOST_ANCHOR_CHARACTERS],
+                _tag_path(node.parent if tag == "a" else node, paths),
                 nofollow or "nofollow" in relation,
             )
             if len(found) == _MOST_LINKS:
                 break
         return tuple(found.values())
 
+    def _address(self, href: str) -> str | None:
+        """Where a reference of the page leads; as browsers do, its query is sent in the page's encoding."""
+        href = href.partition("#")[0].strip()
+        if not href:
+            return self.base
+        if self._encoding and not href.isascii():
+            path, mark, query = href.partition("?")
+            href = f"{path}{mark}{escaped(query, self._encoding)}"
+        # Only a query alone depends on more of the base than its folder, which many pages share.
+        return address(href, self.base) if href[0] == "?" else resolve(href, self._folder)
+
     def canonicals(self) -> set[str | None]:
         """The addresses that the head names as the page's own; None for what is no address."""
         return {
-            canonicalize(node.attributes["href"] or "", self.base)
+            (target := self._address(node.attributes["href"] or "")) and canonical(target)
             for node in self._in_head
             if "canonical" in (node.attributes["rel"] or "").lower().split()
         }
 
 
-def _named_by_head(attributes: dict[str, str | None], relation: list[str]) -> str | None:
-    """The anchor of a `link` element worth following; None if it is not."""
-    if "alternate" not in relation:
-        return None
-    if language := attributes.get("hreflang"):
-        return language.lower()
-    kind = (attributes.get("type") or "").partition(";")[0].strip().lower()
-    return clean(attributes.get("title") or "") or "feed" if kind in _FEEDS else None
+def _named(tag: str | None, attributes: dict[str, str | None], relation: list[str]) -> tuple[str, str]:
+    """Where an element other than `a` leads, and its anchor; nowhere if a browser does not go there."""
+    if tag == "meta":
+        return _refresh(attributes.get("content") or ""), ""
+    if tag != "link":
+        href = attributes.get("href") or attributes.get("src") or attributes.get("data") or ""
+        return href, clean(attributes.get("alt") or attributes.get("title") or "")
+    href, title = attributes.get("href") or "", clean(attributes.get("title") or "")
+    if "alternate" in relation:
+        if language := attributes.get("hreflang"):
+            return href, language.lower()
+        kind = (attributes.get("type") or "").partition(";")[0].strip().lower()
+        return (href, title or "feed") if kind in _FEEDS else ("", "")
+    return next(((href, title or name) for name in relation if name in _RELATIONS), ("", ""))
 
 
 def _tag_path(node: LexborNode | None, known: dict[int, str]) -> str:

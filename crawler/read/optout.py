@@ -14,12 +14,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 # What a member of a list of robots directives may say; of these, what is recorded.
-_DIRECTIVES = frozenset(
-    re.findall(
-        r"\w+",
-        "all index noindex follow nofollow none noarchive nocache nosnippet noimageindex notranslate noai "
-        "noimageai indexifembedded noodp noydir nositelinkssearchbox",
-    )
+_DIRECTIVE = re.compile(
+    "all|none|(?:no)?index|(?:no)?follow|no(?:archive|cache|snippet|imageindex|translate|ai|imageai|odp|ydir)|"
+    "indexifembedded|nositelinkssearchbox"
 )
 _RECORDED = frozenset(("noindex", "noai", "noimageai", "noarchive", "none"))
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
@@ -111,7 +108,7 @@ def addressed(robots_tag: str, agent: str) -> list[str]:
 def _directives(member: str) -> list[str]:
     """Those of a member of a list: all its words, if all are directives; some write no commas."""
     words = member.split()
-    return words if _DIRECTIVES.issuperset(words) else []
+    return words if all(map(_DIRECTIVE.fullmatch, words)) else []
 
 
 def usage(preferences: str) -> Iterator[tuple[str, str, bool]]:

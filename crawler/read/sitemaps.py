@@ -1,9 +1,9 @@
 """What a site lists: sitemaps (XML, index, plain text, gzip) and feeds (RSS, RDF, Atom), read into links.
 
 Lenient as the web is (called whatever, any namespace or none, byte order marks, gzip on gzip and member after
-member, broken XML up to where it breaks), and bounded: 50,000 entries are read, `MOST_BYTES` as they come and
-the 50 MB of sitemaps.org out of a gzip file. What is longer is cut there; no entity is expanded, nothing
-external is loaded. A page of the stream has to stay small, so at most 5,000 links are kept, the most recently
+member, broken XML up to where it breaks), and bounded: 50,000 entries are read, 10 MiB as they come and the
+50 of sitemaps.org out of a gzip file. What is longer is cut there; no entity is expanded, nothing external is
+loaded. A page of the stream has to stay small, so at most 5,000 links are kept, the most recently
 modified first; the rest of a larger sitemap is left to links and to the next visit.
 
 A sitemap may list URLs of its own host only (sitemaps.org; with or without `www.`): who could list others'
@@ -25,20 +25,20 @@ from urllib.parse import urlsplit
 from lxml import etree
 
 from crawler.page import Link
-from crawler.read.encoding import codec
+from crawler.read.encoding import codec, declared
 from crawler.urls import address
 
 MOST_LINKS = 5000
 _MOST_ENTRIES = 50_000
 # Of a list as it comes, and without its server's encodings: 50,000 entries of 200 bytes. A worker may hold as
 # much for each of its requests; at half, the end of many a sitemap is lost, where some have what is new.
-MOST_BYTES = 10 * 1024 * 1024
+MOST_LIST_BYTES = 10 * 1024 * 1024
 # Of a list out of a gzip file: the child that reads it takes five times as much, of its 512 MB.
 _MOST_UNPACKED = 50 * 1024 * 1024
 _MOST_LAYERS = 2  # a file that is packed, and packed again by who serves it
 _PIECE = 1 << 16  # bytes unpacked at a time
 _MOST_TITLE_CHARACTERS = 200  # as of an anchor
-_SNIFFED = 1024  # bytes in which a list's root element has to begin
+SNIFFED = 1024  # bytes in which a list's root element has to begin
 _GZIP = b"\x1f\x8b"
 _ENTRIES = {
     ("urlset", "url"): "sitemap",
@@ -52,16 +52,7 @@ _ROOTS = {"urlset": "sitemap", "sitemapindex": "sitemap", "rss": "feed", "RDF": 
 _PROLOGUE = re.compile(rb"(?>(?:<\?[^>]*>|<!--.*?-->|<![^>-][^>]*>|\s|\xef\xbb\xbf)*)", re.DOTALL)
 _ROOT = re.compile(rb"<(?:\w+:)?(?:urlset|sitemapindex|rss|RDF|feed)[\s>]")
 _BARE_AMPERSAND = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*)|&(?![A-Za-z]\w*;|#x?[0-9A-Fa-f]+;)", re.DOTALL)
-_XML_ENCODING = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)""")
 _LINE = re.compile(rb"[^\r\n]+")
-# Of UTF-16 also what an XML begins with.
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8"),
-    (b"\xff\xfe", "utf-16le"),
-    (b"\xfe\xff", "utf-16be"),
-    (b"<\0", "utf-16le"),
-    (b"\0<", "utf-16be"),
-)
 _DATE = re.compile(r"\d{4}(-\d\d.*)?")
 
 
@@ -91,7 +82,7 @@ def may_list(body: bytes, url: str, media_type: str) -> bool:
     if body.startswith(_GZIP) and ("sitemap" in path or path.endswith((".xml.gz", ".txt.gz"))):
         return True
     # Without the NULs that ASCII has in UTF-16.
-    head = _unpacked(body[:_SNIFFED], _SNIFFED)[0].replace(b"\0", b"").lstrip(b"\xff\xfe\xef\xbb\xbf")
+    head = _unpacked(body[:SNIFFED], SNIFFED)[0].replace(b"\0", b"").lstrip(b"\xff\xfe\xef\xbb\xbf")
     if "sitemap" in path.rpartition("/")[2] and (media_type == "text/plain" or head.startswith(b"http")):
         return True
     return _ROOT.match(head, _PROLOGUE.match(head).end()) is not None  # type: ignore[union-attr]
@@ -100,7 +91,9 @@ def may_list(body: bytes, url: str, media_type: str) -> bool:
 def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, ...]]:
     """Read the list `body`: its kind, `sitemap` or `feed`, and its links; empty if it is none."""
     content, is_whole = _unpacked(body, _MOST_UNPACKED)
-    content = _in_utf8(content if is_whole else complete(content), content_type)
+    if not is_whole or len(body) >= MOST_LIST_BYTES:  # up to the last complete line or tag
+        content = content[: max(content.rfind(b"\n"), content.rfind(b">")) + 1]
+    content = _in_utf8(content, content_type)
     if content.startswith(b"<"):
         kind, entries = _read_xml(_mended(content))
         return kind, _links(entries, kind, url)
@@ -109,18 +102,12 @@ def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, .
     return ("sitemap" if links else ""), links
 
 
-def complete(part: bytes) -> bytes:
-    """The beginning of a list, up to its last complete line or tag; where gzip ends, it shows itself."""
-    end = max(part.rfind(b"\n"), part.rfind(b">")) + 1
-    return part if part.startswith(_GZIP) else part[:end]
-
-
 def _in_utf8(content: bytes, content_type: str) -> bytes:
     """By RFC 7303 a mark says the encoding, then the header, then the XML; a piece at a time, for memory."""
     header = content_type.lower().partition("charset=")[2].partition(";")[0].strip(" \"'")
-    declared = match[1].decode() if (match := _XML_ENCODING.match(content[:_SNIFFED])) else ""
-    mark = next((label for start, label in _MARKS if content.startswith(start)), "")
-    name = next(filter(None, map(codec, (mark, header, declared))), "utf-8")
+    # Six bytes are what tells UTF-16 without a mark, 200 hold all that an XML says before its content.
+    said = (declared(content[:6]), codec(header), declared(content[:200]))
+    name = next(filter(None, said), "utf-8")
     if name != "utf-8":
         pieces = (content[at : at + _PIECE] for at in range(0, len(content), _PIECE))
         content = b"".join(piece.encode("utf-8", "replace") for piece in iterdecode(pieces, name, "replace"))

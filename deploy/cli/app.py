@@ -6,7 +6,7 @@ from typing import Any
 from cyclopts import App
 
 import tinylm
-from crawler.config import FrontierConfig
+from crawler.config import CrawlPlace
 from deploy.cli import crawl, model
 from tinylm.config import in_force, layers, without_password
 from tinylm.errors import exit_on_error
@@ -35,7 +35,7 @@ app.command(
     "deploy.cli.why:why",
     name="why",
     help="What URL promised and what that was made of, when it was fetched, and what the fetch was worth.",
-    config=layers(frontier=FrontierConfig),
+    config=layers(frontier=CrawlPlace),
 )
 app.command(
     "deploy.cli.simulate:simulate",

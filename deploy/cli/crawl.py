@@ -1,6 +1,5 @@
 """`tinylm crawl`, its parts as commands of their own, and what shows it."""
 
-import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
-from crawler.config import CrawlConfig, FrontierConfig, product_token
+from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig, product_token
 from crawler.errors import SeedError
 from ranker.config import WalkConfig
 from tinylm.config import KEPT, layers, listed, of_this_crawl, said
@@ -24,8 +23,10 @@ if TYPE_CHECKING:
 app = App()
 # Between two readings for a rate: in half of it a few hosts with a delay of 1 s often show no fetch.
 _SAMPLE_SECONDS = 1.0
+# Between looks whether the server is there: its workers wait for 20 seconds.
+_LOOK_SECONDS = 1.0
 _GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
-_FRONTIER = layers(frontier=FrontierConfig)
+_PLACE = layers(frontier=CrawlPlace)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 
 
@@ -63,7 +64,7 @@ def _say_summary(summary: "Summary | None") -> "Summary | None":
     return summary
 
 
-@app.command(config=_FRONTIER)
+@app.command(config=layers(frontier=FrontierConfig))
 def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
     from deploy.crawl import give_seeds, open_frontier
@@ -170,7 +171,7 @@ def walk(
     say(_GOES_ON, file=sys.stderr)
 
 
-@app.command(config=_FRONTIER)
+@app.command(config=layers(frontier=FrontierConfig))
 def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     """Run the embedded server of a data directory in the foreground, for workers in other shells."""
     from deploy.crawl import embedded, sigterm_as_interrupt
@@ -178,11 +179,13 @@ def server(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     # A KeyboardInterrupt, so that the block is left in order: the server writes its log and ends.
     with sigterm_as_interrupt(), embedded(frontier) as started:
         say(f"--redis-url {started.url}")
-        signal.pause()
+        while True:  # another command may have started it, and end with it
+            time.sleep(_LOOK_SECONDS)
+            started.ensure()
 
 
-@app.command(config=_FRONTIER)
-def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+@app.command(config=_PLACE)
+def status(*, frontier: CrawlPlace = CrawlPlace()) -> None:
     """What the crawl has done, what it is doing, and why nothing is ready if nothing is."""
     from deploy.console import Console
     from deploy.crawl import NoServer, attach
@@ -208,10 +211,10 @@ def status(*, frontier: FrontierConfig = FrontierConfig()) -> None:
     say(verdict(read, attached.config.backlog).text)
 
 
-@app.command(config=_FRONTIER)
+@app.command(config=_PLACE)
 def dashboard(
     *,
-    frontier: FrontierConfig = FrontierConfig(),
+    frontier: CrawlPlace = CrawlPlace(),
     runs: tuple[Path, ...] = (),
     host: str = "127.0.0.1",
     port: int = 8000,

@@ -10,7 +10,7 @@ from typing import Literal
 from cyclopts import App
 from rich.table import Table
 
-from crawler.config import FrontierConfig
+from crawler.config import CrawlPlace
 from crawler.frontier import Frontier
 from crawler.frontier.records import ASIDE
 from crawler.urls import canonical
@@ -31,7 +31,7 @@ from tinylm.terminal import say
 app = App(
     name="frontier",
     help="Look after a crawl: what waits and why, hosts to pause or take down, dead letters, quality.",
-    config=layers(frontier=FrontierConfig),
+    config=layers(frontier=CrawlPlace),
 )
 
 app.command(hosts)
@@ -40,7 +40,7 @@ _LONGEST_BLOCK = 10 * 365 * 24 * 3600  # seconds; a longer one is a typing error
 
 
 @app.command
-def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+def why(*, frontier: CrawlPlace = CrawlPlace()) -> None:
     """How many hosts give nothing now, by cause, and when the next one wakes."""
     opened = attach(frontier)
     idle = opened.why_idle()
@@ -55,19 +55,19 @@ def why(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 
 
 @app.command
-def pause(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
+def pause(host: str = "", *, everything: bool = False, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Lease nothing of HOST, of this crawl, or of --everything on the server, until it is resumed."""
     _tell(attach(frontier), "pause", host, everything=everything)
 
 
 @app.command
-def resume(host: str = "", *, everything: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:
+def resume(host: str = "", *, everything: bool = False, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Go on with what was paused in the same words."""
     _tell(attach(frontier), "resume", host, everything=everything)
 
 
 @app.command
-def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+def block(host: str, seconds: float, *, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Ask nothing of HOST for SECONDS; 0 ends what it rests for, whoever said so: only its delay is left."""
     if not 0 <= seconds <= _LONGEST_BLOCK:
         raise ConfigError(
@@ -81,7 +81,7 @@ def block(host: str, seconds: float, *, frontier: FrontierConfig = FrontierConfi
 
 
 @app.command
-def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+def take_down(what: str, *, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Never fetch WHAT, a host or a URL, again, and forget what is queued of it.
 
     A name with a port is the whole host, a page without http:// or https:// both of them. At the walker's
@@ -92,7 +92,7 @@ def take_down(what: str, *, frontier: FrontierConfig = FrontierConfig()) -> None
 
 
 @app.command
-def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = FrontierConfig()) -> None:
+def quality(model: str, *, label: str = GOOD_LABEL, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Let MODEL say from now on how good a text is: `online`, or a path as for the setting `quality`.
 
     The walker opens it at its next step (of a run the latest checkpoint; say it again for a later one), and
@@ -110,7 +110,7 @@ def quality(model: str, *, label: str = GOOD_LABEL, frontier: FrontierConfig = F
 
 
 @app.command
-def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
+def dead(*, frontier: CrawlPlace = CrawlPlace()) -> None:
     """List the dead letters, and why: URLs given up on or refused, entries of the stream not to be read."""
     letters = attach(frontier).dead_letters()
     for url, reason in letters:
@@ -120,14 +120,14 @@ def dead(*, frontier: FrontierConfig = FrontierConfig()) -> None:
 
 
 @app.command
-def retry(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
+def retry(*urls: str, all: bool = False, frontier: CrawlPlace = CrawlPlace()) -> None:  # noqa: A002
     """Queue the dead letters URLS, or --all, again."""
     opened = attach(frontier)
     say(f"{sum(map(opened.retry, _chosen(opened, urls, all))):,} queued again")
 
 
 @app.command
-def drop(*urls: str, all: bool = False, frontier: FrontierConfig = FrontierConfig()) -> None:  # noqa: A002
+def drop(*urls: str, all: bool = False, frontier: CrawlPlace = CrawlPlace()) -> None:  # noqa: A002
     """Forget the dead letters URLS, or --all; they are not fetched even if somebody links to them."""
     opened = attach(frontier)
     say(f"{sum(map(opened.drop, _chosen(opened, urls, all))):,} dropped")

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from rich.table import Table
 
-from crawler.config import FrontierConfig, own
+from crawler.config import CrawlPlace, own
 from crawler.frontier import Frontier
 from crawler.frontier.records import HostFacts
 from deploy.cli.names import host_named
@@ -33,7 +33,7 @@ def hosts(
     host: tuple[str, ...] = (),
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
     by: Literal["queued", "fetched", "failed", "next"] = "queued",
-    frontier: FrontierConfig = FrontierConfig(),
+    frontier: CrawlPlace = CrawlPlace(),
 ) -> None:
     """List hosts: queued, fetched, kept and failed URLs, the delay, and what each waits for.
 
@@ -77,9 +77,7 @@ def say_host(host: str, frontier: Frontier | None, corpus: Path) -> None:
     """Print what is known of a host, and why nothing of it is asked for now."""
     ended = {reason: count for (_, reason), count in ended_of(corpus, {host}).items()}
     say(f"kept {ended.pop('', 0):,}{''.join(f', {reason} {count:,}' for reason, count in ended.items())}")
-    for line in (
-        waits(frontier, host) if frontier else ("no server runs, which would know what it waits for",)
-    ):
+    for line in waits(frontier, host) if frontier else ("no server runs, which would say why it waits",):
         say(line)
 
 

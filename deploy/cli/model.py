@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
 from tinylm.terminal import say, typed
-from trainer.config import SamplingConfig
+from trainer.config import PretrainConfig, SamplingConfig, SFTConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
     from trainer.generate import Token
@@ -37,13 +37,15 @@ class ChatSampling(SamplingConfig):
 
 _COMPLETION, _CHAT = SamplingConfig(), ChatSampling()
 _ESCAPES = {r"\n": "\n", r"\r": "\r", r"\t": "\t", r"\\": "\\"}
+# Where training writes if it is not told otherwise.
+_MODEL, _CHAT_MODEL = PretrainConfig().out, SFTConfig().out
 
 
 @app.command
 def complete(
     prompt: str,
     *,
-    run: Run = Path("runs/demo/pretrain"),
+    run: Run = _MODEL,
     sampling: Annotated[SamplingConfig, Parameter(name="*")] = _COMPLETION,
     logprobs: int | None = None,
     weights: Literal["fp32", "fp16"] = "fp32",
@@ -75,7 +77,7 @@ def complete(
 def chat(
     message: str | None = None,
     *,
-    run: Path = Path("runs/demo/sft"),
+    run: Path = _CHAT_MODEL,
     sampling: Annotated[ChatSampling, Parameter(name="*")] = _CHAT,
 ) -> None:
     """Talk to a fine-tuned model; with MESSAGE, ask once and end.

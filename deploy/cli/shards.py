@@ -16,7 +16,7 @@ from rich.markdown import Markdown
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from crawler.config import FrontierConfig
+from crawler.config import CrawlPlace
 from crawler.urls import fingerprint, locate
 from deploy.cli.frontier import documents_in, say_taken_down, take_down_in
 from deploy.cli.names import host_named, names_of, urls_named
@@ -77,8 +77,8 @@ def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
     say(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
 
 
-@app.command(config=layers(frontier=FrontierConfig))
-def take_down(directory: Path, *what: str, frontier: FrontierConfig = FrontierConfig()) -> None:
+@app.command(config=layers(frontier=CrawlPlace))
+def take_down(directory: Path, *what: str, frontier: CrawlPlace = CrawlPlace()) -> None:
     """Never give WHAT, hosts and URLs, from the corpus in DIRECTORY again; a crawl does not fetch them again.
 
     A name with a port is the whole host, a page without http:// or https:// both of them.

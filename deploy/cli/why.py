@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from crawler.config import FrontierConfig
+from crawler.config import CrawlPlace
 from crawler.errors import ServerError
 from crawler.frontier import Frontier
 from crawler.urls import address, canonical, canonicalize, fingerprint, locate
@@ -33,7 +33,7 @@ _NEAR = 3
 Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
-def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = FrontierConfig()) -> None:
+def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = CrawlPlace()) -> None:
     """What URL promised and what that was made of, when it was fetched or why it waits, what it was worth.
 
     Of a host: what came of it, and why nothing of it is asked for now.
@@ -78,7 +78,7 @@ def why(url: str, directory: Path | None = None, *, frontier: FrontierConfig = F
             console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
 
 
-def _attached(config: FrontierConfig) -> Frontier | None:
+def _attached(config: CrawlPlace) -> Frontier | None:
     """The frontier, which knows what a corpus knows later or never; None if no server runs."""
     try:
         return attach(config)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from crawler.message import content_type, header_url
 from crawler.page import LISTS, Extracted
 from crawler.read.extract import Extractor
+from crawler.read.links import refreshed
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
 from crawler.urls import canonicalize, domain, fingerprint, locate
@@ -347,7 +348,8 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     elif response.status == 200:
         nofollow = from_headers(response.headers, "").nofollow
         found = extract(url, response.body, type_, nofollow)
-        targets = [link.url for link in found.links if not link.nofollow]
+        onward = refreshed(header_url(response.header("refresh")), url, nofollow=nofollow)
+        targets = [link.url for link in (*onward, *found.links) if not link.nofollow]
         text, language = found.text, found.language
     keys = np.array([fingerprint(target) for target in targets], np.uint64)
     sizes = {"bytes": len(response.body), "text_chars": len(text), "links": len(targets)}

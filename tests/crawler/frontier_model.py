@@ -1,7 +1,8 @@
 """What a frontier must do, as sets of URLs: what the stores are driven against in `test_frontier_machine`.
 
 Nothing is stored here as the scripts store it. A URL that was met is in exactly one of: queued at its host,
-leased, `done`, `dead` (with its reason), `skipped`, `gone` (taken down). A host has one lease at a time.
+leased, `done`, `dead` or `refused` (with its reason), `skipped`, `gone` (taken down). A host has one lease at
+a time.
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +45,8 @@ class Model:
         self.forgotten = set()  # hosts given up before they were reached: as if they had not been met
         self.met = set()  # whatever may not be discovered again
         self.done, self.skipped, self.gone = [], set(), set()
-        self.dead = {}
+        self.dead, self.refused = {}, {}
+        self.of_chosen = set()  # of these what is of a host that was chosen
         self.failures = {}
         self.leases = {}  # key -> lease
         self.requests = self.robots = self.discovered = self.failed_connections = 0
@@ -152,7 +154,7 @@ class Model:
         host.unreached += 1
         self.failed_connections += host.unreached == 1
         if host.unreached >= self._settings["attempts"] * (OF_A_REACHED_HOST if host.fetched else 1):
-            self.dead |= dict.fromkeys(host.queued, reason)
+            self._bury(host, host.queued, self.dead, reason)
             host.queued.clear()
             host.unreached = 0
             self._forget(lease.host)
@@ -172,7 +174,7 @@ class Model:
         if lease.kind == "robots":
             host.robots_failures += 1
             if host.robots_failures >= self._settings["attempts"]:
-                self.dead |= dict.fromkeys(host.queued, reason)
+                self._bury(host, host.queued, self.dead, reason)
                 host.queued.clear()
                 self._forget(lease.host)
             return
@@ -180,8 +182,19 @@ class Model:
         if self.failures[lease.url] < self._settings["attempts"]:
             host.queued[lease.url] = promise
         else:
-            self.dead[lease.url] = reason
+            self._bury(host, [lease.url], self.dead, reason)
             del self.failures[lease.url]
+
+    def _bury(self, host, urls, letters, reason):
+        letters |= dict.fromkeys(urls, reason)
+        self.of_chosen.difference_update(urls)
+        self.of_chosen.update(urls if host.chosen else ())
+
+    def _letter(self, url):
+        """Whether there was one of this URL; it is none any more."""
+        refused = self.refused.pop(url, None)
+        self.counted["skipped:robots"] -= refused is not None
+        return refused is not None or self.dead.pop(url, None) is not None
 
     def skip(self, lease, at):
         host = self._end(lease, at)
@@ -189,9 +202,10 @@ class Model:
         if lease.kind == "robots":
             over = set(host.queued)
             host.queued.clear()
+        self._bury(host, over, self.refused, "robots")
+        if lease.kind == "robots":
             self._forget(lease.host)
         self.failures.pop(lease.url, None)
-        self.skipped |= over
         self.counted["skipped:robots"] += len(over)
 
     def give_back(self, lease, at):
@@ -224,35 +238,38 @@ class Model:
     def take_down_url(self, name, url):
         """Returns whether it was queued, leased, or dead."""
         self.met.add(url)
+        letter = self._letter(url)
         if url not in self.done and url not in self.skipped:
             self.gone.add(url)
         host = self.hosts.get(name)
         if host is None:
-            return False
+            self.counted["skipped:taken_down"] += letter
+            return letter
         leased = host.lease is not None and host.lease.url == url
         if leased:
             del self.leases[host.lease.key]
             host.lease = None
-        queued, dead = host.queued.pop(url, None) is not None, self.dead.pop(url, None) is not None
+        queued = host.queued.pop(url, None) is not None
         host.unranked = host.unranked or queued
-        self.counted["skipped:taken_down"] += leased or queued or dead
-        return leased or queued or dead
+        self.counted["skipped:taken_down"] += leased or queued or letter
+        return leased or queued or letter
 
     def retry(self, name, url, promise):
         """Returns whether it is queued again."""
-        if self.dead.pop(url, None) is None:
+        if not self._letter(url):
             return False
         host = self._host(name)
         if host.gone:
             self.gone.add(url)
             self.counted["skipped:taken_down"] += 1
             return False
+        host.chosen |= url in self.of_chosen
         host.queued[url] = promise
         return True
 
     def drop(self, url):
         """Returns whether it was a dead letter."""
-        if self.dead.pop(url, None) is None:
+        if not self._letter(url):
             return False
         self.skipped.add(url)
         self.counted["skipped:dropped"] += 1
@@ -271,11 +288,12 @@ class Model:
             "pages": len(self.done),
             "backlog": len(self.done),
             "dead": len(self.dead),
+            "refused": len(self.refused),
         }
 
     def check(self):
         """Nothing that was met is lost, and nothing is in two places."""
         queued = [url for host in self.hosts.values() for url in host.queued]
         leased = [lease.url for lease in self.leases.values() if lease.kind == "page"]
-        where = [*queued, *leased, *self.done, *self.dead, *self.skipped, *self.gone]
+        where = [*queued, *leased, *self.done, *self.dead, *self.refused, *self.skipped, *self.gone]
         assert sorted(where) == sorted(self.met)

@@ -311,6 +311,28 @@ def test_without_a_descriptor_no_name_is_said_not_to_exist(monkeypatch):
     assert "Too many open files" in str(own_fault(asyncio.run(look_up())))
 
 
+def test_an_address_that_gave_no_answer_stays_behind_the_others_when_it_is_looked_up_again(monkeypatch):
+    found = ["127.0.0.1", "127.0.0.2", "10.0.0.1", "127.0.0.3"]
+
+    def getaddrinfo(_, port, **__):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in found]
+
+    async def ask():
+        monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+        resolver = Resolver((), AddressGuard(("127.0.0.0/8",)))
+        used = []
+        for _ in range(7):
+            used.append(await outcome(resolver, "four.test"))
+            resolver.next_address("four.test", used[-1])
+            resolver._known["four.test"].until = 0.0
+        found[:] = ["127.0.0.1", "127.0.0.9"]
+        used.append(await outcome(resolver, "four.test"))
+        await resolver.close()
+        return [address.rpartition(".")[2] for address in used]
+
+    assert asyncio.run(ask()) == ["1", "2", "3", "1", "2", "3", "1", "9"]
+
+
 def test_metadata_services_are_not_even_looked_up(monkeypatch):
     async def look_up():
         with name_servers(monkeypatch) as (resolver, *_, asked):

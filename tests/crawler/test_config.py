@@ -22,6 +22,8 @@ from tinylm.errors import ConfigError
         ("redis_url", "redis://localhost:no"),
         ("redis_url", "cluster://localhost:6379"),
         ("redis_url", "redis+cluster://localhost:0"),
+        ("memory", "a lot"),
+        ("memory", "1.5gb"),
         ("partitions", 0),
         ("partitions", 4097),
         ("delay", -1.0),

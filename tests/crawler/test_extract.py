@@ -67,6 +67,26 @@ def test_the_header_wins_over_the_page_about_the_encoding(content_type, head, en
     assert found.language == "de"
 
 
+def test_queries_of_links_are_in_the_encoding_that_the_page_is_read_in():
+    body = "<meta charset=windows-1251><a href='/s?q=кот'>x</a>".encode("cp1251")
+    assert run(body, content_type="text/html").links[0].url == "http://h.example/s?q=%EA%EE%F2"
+    body = "<meta charset=windows-1251><a href='/s?q=кот'>x</a>".encode()
+    assert run(body).links[0].url == "http://h.example/s?q=%D0%BA%D0%BE%D1%82"
+
+
+def test_xhtml_is_a_page_whatever_xml_it_is_said_to_be():
+    xhtml = f"""<?xml version="1.0" encoding="iso-8859-1"?>\n<!DOCTYPE html>\n<!-- a page -->
+    <html lang="de" xmlns="http://www.w3.org/1999/xhtml"><head><title>T</title></head><body><p>{GERMAN}</p>
+    <a href="a">a</a></body></html>""".encode("latin-1")
+    for content_type in ("application/xhtml+xml", "application/xml", "text/xml"):
+        found = run(xhtml, content_type=content_type)
+        assert (found.reason, found.title, found.links[0].url) == ("", "T", "http://h.example/dir/a")
+        assert WORD in found.text
+    assert (
+        run(xhtml.replace(b"1999/xhtml", b"2000/svg"), content_type="application/xml").reason == "media_type"
+    )
+
+
 @pytest.mark.parametrize("codec", ["utf-8-sig", "utf-16"])
 def test_a_byte_order_mark_names_the_encoding(codec):
     assert WORD in run(page(text=GERMAN).encode(codec), content_type="text/html").text

@@ -501,7 +501,7 @@ def test_a_crawl_begun_with_other_partitions_is_refused(store):
 
 
 @EVERYWHERE
-def test_all_workers_go_by_the_rules_that_are_stored_and_others_are_refused_by_name(store):
+def test_all_workers_go_by_the_rules_that_are_stored_and_other_delays_are_refused_by_name(store, caplog):
     begun = store.open(crawl_id="rules", partitions=2, delay=60, attempts=1)
     other = store.open(crawl_id="rules", partitions=2, delay=0, attempts=7)
     assert (other.config.delay, other.config.attempts) == (60, 1)
@@ -513,6 +513,9 @@ def test_all_workers_go_by_the_rules_that_are_stored_and_others_are_refused_by_n
     with pytest.raises(ConfigError, match=r"`tinylm begin .* --attempts 7 --delay-of a\.test=3`"):
         other.check_rules(given, {"attempts", "delay_of"})
     other.check_rules(given, {"pages_per_host"})  # as said as the crawl has it
+    assert not caplog.messages
+    other.check_rules(given, {"attempts"})
+    assert "attempts = 7, not 1" in caplog.text
     put(other, *(f"https://{host}.test/1" for host in "abcdef"))
     for lease in other.lease(6):
         ack(other, lease)

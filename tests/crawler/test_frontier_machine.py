@@ -222,7 +222,7 @@ class FrontierMachine(RuleBasedStateMachine):
         self.model.check()
         counts, expected = self.real.counts(), self.model.counts()
         assert {name: counts[name] for name in expected} == expected
-        assert sorted(self.real.dead_letters()) == sorted(self.model.dead.items())
+        assert sorted(self.real.dead_letters()) == sorted((self.model.dead | self.model.refused).items())
         idle = self.real.why_idle()
         assert idle["in_flight"] == len(self.model.leases)
         hosts = self.model.hosts.values()

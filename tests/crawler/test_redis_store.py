@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from crawler.errors import FrontierError, FrontierFull
-from crawler.frontier import Discovered, Limits
+from crawler.config import FrontierConfig
+from crawler.errors import FrontierError, FrontierFull, ServerError
+from crawler.frontier import Discovered, Frontier, Limits, connect
 from crawler.frontier.frontier import STATE_VERSION
 from crawler.frontier.server import EmbeddedServer
 from crawler.frontier.spill import Spill
@@ -359,3 +360,13 @@ def test_nothing_is_leased_twice_by_many_clients_at_once(any_server):
     with ThreadPoolExecutor(4) as pool:
         fetched = [url for urls in pool.map(drain, frontiers) for url in urls]
     assert sorted(fetched) == sorted(urls)
+
+
+def test_a_server_that_wants_another_password_is_not_waited_for(tmp_path):
+    with running_server(tmp_path) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("requirepass", "secret")
+        for url in (server.url, server.url.replace("unix://", "unix://:wrong@")):
+            with pytest.raises(ServerError, match="wants another password"):
+                Frontier(connect(url), FrontierConfig())
+        Frontier(connect(server.url.replace("unix://", "unix://:secret@")), FrontierConfig()).close()

@@ -244,10 +244,7 @@ def test_the_server_is_chosen_by_who_wrote_the_log(tmp_path, monkeypatch, head, 
     (tmp_path / "appendonlydir/appendonly.aof.manifest").write_text(
         "file a.1.base.rdb seq 1 type h\nfile a.2.base.rdb seq 2 type b\nfile a.2.incr.aof seq 2 type i\n"
     )
-    programs = []
-    for name in here:
-        kind, version = name.split()
-        programs.append(Program(kind, tuple(map(int, version.split("."))), Path(name)))
+    programs = [Program(*name.split(), Path(name)) for name in here]
     monkeypatch.setattr("crawler.frontier.server._programs", lambda: iter(programs))
     if ">=" in found:
         with pytest.raises(ServerError, match=found):

@@ -7,6 +7,7 @@ import pytest
 import redis
 
 from crawler.frontier import Discovered
+from crawler.page import Link
 from tests.conftest import (
     Site,
     article,
@@ -64,9 +65,9 @@ def crawled(server, tmp_path_factory):
         "/round?b=1&a=2": reply(301, Location="/round?a=2&b=1"),
         "/round?a=2&b=1": reply(301, Location="/round?b=1&a=2"),
         "/index.php?title=Special:Find&q=1": reply(200, article("special")),
-        "/missing": reply(404, "<p>not here</p>"),
-        "/image": reply(200, b"\x89PNG", Content_Type="image/png"),
-        "/empty": reply(200, b""),
+        "/missing": reply(404, "<p>not here</p>", Refresh="0;/two", X_Robots_Tag="nofollow"),
+        "/image": reply(200, b"\x89PNG", Content_Type="image/png", Refresh="9; url='two'"),
+        "/empty": reply(200, b"", Refresh="0; url=/two"),
         "/latin": reply(
             200, article("café crème", "/two").encode("latin-1"), Content_Type="text/html; charset=latin-1"
         ),
@@ -127,6 +128,10 @@ def test_what_has_no_text_says_why(crawled):
     assert [link.url for link in pages["http://a.test/moved"].links] == ["http://a.test/two?utm_source=x"]
     assert [link.url for link in pages["http://a.test/utf8"].links] == ["http://a.test/%C3%A4"]
     assert [link.url for link in pages["http://a.test/bytes"].links] == ["http://a.test/%E4"]
+    for path in ("missing", "image", "empty"):
+        assert pages[f"http://a.test/{path}"].links == (
+            Link("http://a.test/two", "", "html/head/meta", path == "missing"),
+        )
 
 
 def test_what_robots_disallow_is_never_fetched(crawled):

@@ -2,15 +2,17 @@
 
 import io
 import re
+from inspect import signature
 
 import pytest
 import torch
 
+from crawler.config import FrontierConfig
 from deploy.cli.app import app, main
-from deploy.cli.model import ChatSampling, chat
+from deploy.cli.model import ChatSampling, chat, complete
 from tests.trainer.runs import save
 from tinylm.errors import ConfigError
-from trainer.config import PretrainConfig
+from trainer.config import InstructionsConfig, PretrainConfig, SFTConfig
 from trainer.model.model import GPT
 from trainer.run import checkpoint
 from trainer.tokenizer import Tokenizer
@@ -41,9 +43,9 @@ def talk(tmp_path, monkeypatch, capsys):
 def test_completion_shows_how_likely_each_token_was(talk, tmp_path, capsys):
     (letter,) = TOKENIZER.encode("x")
     talk(letter)
-    complete = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "3", "--temperature", "0"]
+    command = ["complete", "one", "--run", str(tmp_path / "run"), "--max-tokens", "3", "--temperature", "0"]
     with pytest.raises(SystemExit):
-        app([*complete, "--logprobs", "2"])
+        app([*command, "--logprobs", "2"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(re.fullmatch(r" +-0\.\d{3} +100\.0%  'x' +'x' 100\.0%  \S+ 0\.0%", line) for line in lines), (
@@ -116,3 +118,10 @@ def test_no_byte_of_a_person_and_no_character_that_cannot_be_shown_ends_it(
     shown = said("chat", *run, typed=b"hello\ncaf\xe9\n\xe4\xbd\xa0\n")
     assert shown.count("xx\n") == 3
     assert "section" in said("config")  # a table with characters of its own
+
+
+def test_each_stage_reads_by_default_what_the_one_before_writes():
+    assert PretrainConfig().shards == str(FrontierConfig().shards) == str(InstructionsConfig().shards)
+    assert SFTConfig().data == InstructionsConfig().out
+    assert SFTConfig().init_from == PretrainConfig().out == signature(complete).parameters["run"].default
+    assert SFTConfig().out == signature(chat).parameters["run"].default

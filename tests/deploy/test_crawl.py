@@ -14,6 +14,7 @@ import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
+from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from deploy.cli.app import app
 from deploy.crawl import Crawl, _alone, remember
@@ -293,6 +294,35 @@ def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instea
     assert told
 
 
+def test_a_server_that_ends_with_the_command_that_started_it_is_taken_over(crawl, tmp_path):
+    argv = [sys.executable, "-m", "deploy.cli.app", "server", "--data", str(tmp_path / "data")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:
+        assert b"redis.sock" in other.stdout.readline()
+        running = crawl(pages=6)
+
+        def end_the_other(frontier):
+            if other.poll() is None and frontier.counts()["fetched"]:
+                assert running._server.pid is None
+                other.terminate()
+                other.wait()
+
+        assert running.run(SEEDS, shown(each=end_the_other)) == "6 pages fetched"
+
+
+def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it_ends(tmp_path):
+    argv = [sys.executable, "-m", "deploy.cli.app", "server", "--data", str(tmp_path)]
+    with (
+        EmbeddedServer(tmp_path / "redis") as first,
+        subprocess.Popen(argv, stdout=subprocess.PIPE) as second,
+    ):
+        assert b"redis.sock" in second.stdout.readline()
+        first.stop()
+        assert eventually(first.answers)
+        second.terminate()
+        second.wait()
+        eventually(lambda: not first.answers())
+
+
 def test_a_crawl_that_was_killed_keeps_nobody_out(tmp_path):
     argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -327,6 +357,14 @@ def test_what_the_walker_would_refuse_is_refused_before_there_is_a_server(tmp_pa
     loopback = CrawlConfig(allowed_networks=("127.0.0.1",))
     with pytest.raises(ConfigError, match=message):
         Crawl(FrontierConfig(data=tmp_path / "data"), loopback, WalkConfig(**wrong)).run(SEEDS, shown())
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_level_of_the_log_that_there_is_not_is_refused_before_there_is_a_server(tmp_path, monkeypatch):
+    monkeypatch.setenv("TINYLM_LOG", "loud")
+    loopback = CrawlConfig(allowed_networks=("127.0.0.1",))
+    with pytest.raises(ConfigError, match="TINYLM_LOG = 'LOUD'"):
+        Crawl(FrontierConfig(data=tmp_path / "data"), loopback, WalkConfig()).run(SEEDS, shown())
     assert not (tmp_path / "data").exists()
 
 

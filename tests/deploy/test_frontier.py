@@ -1,11 +1,16 @@
 """`tinylm frontier`, as a person uses it beside a crawl."""
 
+import time
+from dataclasses import replace
+
 import pytest
 
 from crawler.frontier import Discovered
 from deploy.cli.app import main
+from shards.writer import ShardWriter
 from tests.conftest import open_frontier
 from tests.crawler.driving import ack, lease_one, next_page
+from tests.shards.conftest import make_document, make_fetch
 
 
 @pytest.fixture
@@ -142,3 +147,33 @@ def test_another_quality_model_is_asked_for(crawl, tell, tmp_path):
     assert crawl.published("quality")["label"] == "good"
     assert tell("quality", "online") == ""
     assert crawl.published("quality")["model"] == "online"
+
+
+def test_hosts_are_listed_with_what_they_wait_for_most_queued_first(crawl, tell, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    crawl.set_rules(replace(crawl.config, attempts=3))
+    put(crawl, *(f"https://a.test/{n}" for n in range(3)))
+    crawl.nack(next_page(crawl), "timeout", retry_at=time.time() + 3600)
+    put(crawl, "https://b.test/1", "https://b.test/2", "https://c.test/")
+    tell("pause", "b.test")
+    with ShardWriter(tmp_path / "shards", crawl_id="c") as writer:
+        for number, reason in enumerate(("", "", "language")):
+            about = {"url": f"https://a.test/{number}", "host": "a.test"}
+            document = None if reason else replace(make_document(number), **about)
+            writer.append(document, (), replace(make_fetch(number, reason=reason), **about))
+        writer.commit()
+
+    def rows(*words):
+        said = tell("hosts", "--data", str(tmp_path), *words).splitlines()
+        return [[cell.strip() for cell in line.split("│")[1:-1]] for line in said if line.startswith("│")]
+
+    listed = rows()
+    assert [row[:6] for row in listed] == [
+        ["a.test", "3", "2", "2", "1", "0 s"],
+        ["b.test", "2", "0", "0", "0", "0 s"],
+        ["c.test", "1", "0", "0", "0", "0 s"],
+    ]  # fmt: skip
+    assert listed[0][6].startswith("resting, in 3,")
+    assert [row[6] for row in listed[1:]] == ["paused", "ready"]
+    assert [row[0] for row in rows("-n", "1", "--by", "next")] == ["a.test"]
+    assert [row[0] for row in rows("--host", "B.test", "--host", "nobody.test")] == ["b.test"]

@@ -1,5 +1,6 @@
 """`tinylm why` says of a URL what was promised, of what that was made, and what came of it."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -13,8 +14,8 @@ from ranker.policy.orders import Simple
 from ranker.policy.promise import DISCOVERY, INGREDIENTS, WORDS
 from shards.errors import ShardError
 from shards.writer import ShardWriter
-from tests.conftest import open_frontier
-from tests.crawler.driving import lease_one
+from tests.conftest import eventually, open_frontier
+from tests.crawler.driving import ack, lease_one, next_page
 from tests.shards.conftest import make_document, make_fetch
 
 ESSAY, SHOP = "https://a.test/essays/one", "https://a.test/shop"
@@ -181,3 +182,84 @@ def test_a_fetched_url_is_answered_without_the_walkers_state(directory, restored
     monkeypatch.setattr(why, "restored", lost)
     assert "dropped, language" in "".join(tell(SHOP, directory))
     assert tell(QUEUED, directory)[-1].endswith(": no state")
+
+
+@pytest.fixture
+def crawl(server, tmp_path, tell):
+    """A frontier whose corpus has nothing yet, and `tinylm why` of it."""
+    opened = open_frontier(server, attempts=3, delay=0)
+    settings = ("--data", tmp_path, "--redis-url", server.url, "--crawl-id", opened.config.crawl_id)
+    return opened, lambda what: "\n".join(tell(what, *settings))
+
+
+def put(frontier, *urls, referrer=""):
+    frontier.put(Discovered(url, 0.5 - 0.1 * at, referrer) for at, url in enumerate(urls))
+
+
+PAGES = [f"http://a.test/{number}" for number in range(3)]
+
+
+def test_a_url_says_how_many_of_its_host_come_first_and_that_it_is_asked_for(crawl):
+    frontier, why = crawl
+    put(frontier, *PAGES)
+    assert "2 URLs of its host promise more" in why(PAGES[2])
+    assert "a.test may be asked now" in why(PAGES[2])
+    lease = next_page(frontier)
+    assert "it is being asked for now" in why(lease.url)
+    assert "a.test is being asked for a page" in why(PAGES[1])
+    assert "was not fetched" in why("http://a.test/none")
+
+
+def test_a_url_of_a_host_that_nobody_can_connect_to_says_so(crawl):
+    frontier, why = crawl
+    put(frontier, *PAGES)
+    frontier.nack(lease_one(frontier), "dns", sent=False, back_off=True)
+    said = why(PAGES[0])
+    assert "a.test rests for its Retry-After, a failure or a person's word: in" in said
+    assert "the last time dns, no connection 1 times on end (there is no such name" in said
+    put(frontier, "http://b.test/0", "http://b.test/1")
+    frontier.nack(lease_one(frontier), "dns", sent=False, final=True)
+    assert "was refused or given up, dns (there is no such name" in why("http://b.test/1")
+    assert "refused or given up: dns 2 (there is no such name" in why("b.test")
+    assert "b.test was never met, or was given up and forgotten" in why("b.test")
+
+
+def test_a_url_that_a_rule_refused_says_which(crawl):
+    frontier, why = crawl
+    put(frontier, "http://a.test/")
+    frontier.skip(next_page(frontier), "robots")
+    put(frontier, "http://b.test/")
+    frontier.skip(lease_one(frontier), "forbidden_network")  # as its robots.txt is
+    for url, reason in (("http://a.test/", "robots"), ("http://b.test/", "forbidden_network")):
+        assert f"was refused or given up, {reason} (" in why(url)
+    assert "refused or given up: robots 1 (robots.txt does not let this user_agent in)" in why("a.test")
+
+
+def test_a_url_says_that_its_host_its_crawl_or_its_budget_keeps_it(crawl):
+    frontier, why = crawl
+    put(frontier, *PAGES)
+    frontier.pause("a.test")
+    assert "a.test is paused: `tinylm frontier resume a.test`" in why(PAGES[0])
+    frontier.resume("a.test")
+    frontier.pause()
+    assert "The crawl is paused" in why(PAGES[0])
+    frontier.resume()
+    frontier.set_rules(replace(frontier.config, pages_per_found_host=1, pages_per_referring_domain=0))
+    ack(frontier, lease_one(frontier))
+    eventually(lambda: frontier.lease(1) == [] and frontier.why_idle()["budget_spent"])
+    assert "a.test has spent its budget, or a.test has: 1 fetches; pages_per_host" in why(PAGES[0])
+    frontier.stop("less than 5 GB of disk left")
+    assert "the crawl stopped: less than 5 GB of disk left" in why(PAGES[0])
+    year = time.time() + 366 * 86400
+    put(frontier, "http://c.test/")
+    frontier.block_until("c.test", year)
+    assert "rests for its Retry-After, a failure or a person's word: in 31,6" in why("http://c.test/")
+    assert time.strftime("at %Y-%m-%d", time.gmtime(year)) in why("c.test")
+    frontier.take_down(PAGES[0])
+    assert "was taken down" in why(PAGES[0])
+
+
+def test_a_host_is_explained_out_of_the_corpus_where_no_server_runs(directory, tell):
+    assert tell("a.test", directory) == [
+        "a.test", "kept 2, language 1", "no server runs, which would say why it waits"
+    ]  # fmt: skip

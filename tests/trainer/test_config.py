@@ -42,7 +42,7 @@ def test_every_number_is_finite_and_whole_where_it_counts(owner):
         kinds = get_args(field.type) or (field.type,)
         if {int, float}.isdisjoint(kinds):
             continue
-        for value in (math.inf, -math.inf, math.nan, "1", True, 1e30, *([2.5] if int in kinds else [])):
+        for value in (math.inf, -math.inf, math.nan, "1", True, 1e39, *([2.5] if int in kinds else [])):
             with pytest.raises(ConfigError, match="^" + re.escape(f"{field.name} = {value!r}: ")):
                 owner(**{field.name: value})
 

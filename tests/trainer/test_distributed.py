@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from typing import Annotated
 
 import pytest
@@ -64,6 +65,39 @@ def test_a_strange_environment_is_named(monkeypatch):
         pass
 
 
+def test_a_port_that_is_taken_is_named(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        monkeypatch.setenv("MASTER_PORT", str(port))
+        with (
+            pytest.raises(DistributedError, match=f"^MASTER_PORT={port} is taken: give another port$"),
+            connect(1),
+        ):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"MASTER_PORT": "70000"}, "MASTER_PORT=70000, which is no port"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT=0, which is no port"),
+        ({"RANK": "2"}, "RANK=2, WORLD_SIZE=2: ranks are below"),
+        (
+            {"RANK": "1", "MASTER_PORT": "1"},
+            "rank 1 found nobody at MASTER_ADDR=127.0.0.1, MASTER_PORT=1, where",
+        ),
+    ],
+)
+def test_where_the_ranks_cannot_meet_the_reason_is_said(monkeypatch, changes, says):
+    for name, value in ({"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"} | changes).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(DistributedError, match=says), connect(1):
+        pass
+
+
 def test_an_error_of_the_program_is_not_taken_for_a_lost_rank():
     with pytest.raises(RuntimeError, match="shapes do not match"), connect(1):
         raise RuntimeError("shapes do not match")
@@ -87,7 +121,7 @@ def test_a_signal_is_answered_at_once_and_once(capsys):
 
 
 @pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")
-def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(monkeypatch, capsys):
+def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(monkeypatch, capfd):
     def sft(config: Annotated[SFTConfig, Parameter(name="*")] = SFTConfig()):
         raise KeyboardInterrupt
 
@@ -95,7 +129,7 @@ def test_a_run_that_is_interrupted_before_its_first_step_says_that_it_goes_on(mo
     with pytest.raises(SystemExit) as ended:
         command(sft, SFTConfig, None)
     assert ended.value.code == 130
-    assert capsys.readouterr().err == "interrupted; the same command goes on from here\n"
+    assert capfd.readouterr().err == "interrupted; the same command goes on from here\n"
 
 
 def test_signals_do_again_what_they_did_before():

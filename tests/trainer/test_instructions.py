@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,27 @@ def test_the_same_corpus_gives_the_same_bytes(corpus, tmp_path):
     assert (
         held_out_file(tmp_path / "a.jsonl").read_bytes() == held_out_file(tmp_path / "b.jsonl").read_bytes()
     )
+
+
+def test_what_is_there_is_replaced_by_nothing_else(corpus, tmp_path):
+    config = InstructionsConfig(shards=corpus, out=tmp_path / "chat.jsonl")
+    make(config)
+    made, held_out = config.out.read_bytes(), held_out_file(config.out).read_bytes()
+    make(config)
+    assert config.out.read_bytes() == made
+    with pytest.raises(InstructionError, match=r"chat\.val\.jsonl holds something else than"):
+        make(replace(config, max_examples=9))
+    held_out_file(config.out).unlink()
+    config.out.write_text("mine\xff\n", encoding="latin-1")
+    with pytest.raises(InstructionError, match=r"chat\.jsonl holds something else"):
+        make(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["chat.jsonl"]
+    assert config.out.read_bytes() == b"mine\xff\n"
+    # Killed between the two: the same command goes on.
+    config.out.unlink()
+    held_out_file(config.out).write_bytes(held_out)
+    make(config)
+    assert config.out.read_bytes() == made
 
 
 def test_no_kind_crowds_out_another(corpus, tmp_path):

@@ -11,7 +11,7 @@ from trainer.run.optim import Optimizer, adamw, clip, learning_rate, newton_schu
 
 def course(**changes):
     config = TrainConfig(learning_rate=1.0, **changes)
-    return [learning_rate(step, 100, config) for step in range(100)]
+    return [learning_rate(step, 100, round(100 * config.warmup), config) for step in range(100)]
 
 
 def test_wsd_warms_up_stays_and_falls():

@@ -9,6 +9,8 @@ import sys
 import threading
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bench.runs import (
@@ -28,6 +30,7 @@ from tests.trainer.conftest import document, tiny_config
 from tests.trainer.runs import MOMENTS, WEIGHTS, check_resume, cut_back
 from tinylm.errors import ConfigError, FileError, TinylmError
 from trainer.data.batch import DataError
+from trainer.data.sources import open_sources, sample
 from trainer.pretrain import pretrain
 from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointError
@@ -152,6 +155,76 @@ def test_a_start_that_is_refused_leaves_no_folder(tiny, tmp_path, changes):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.fixture(scope="module")
+def grown(corpus, tmp_path_factory):
+    """A run of 8 steps, 2 of them to warm up, and its state then; given 16 steps, and what it came to."""
+    out = tmp_path_factory.mktemp("grown") / "run"
+    pretrain(tiny_config(corpus, out, steps=8, warmup=0.25, decay=0.5, keep_last=1, checkpoint_every=8))
+    before = weights(out)
+    assert sorted(path.name for path in out.glob("step_*")) == ["step_000004", "step_000008"]
+    config = tiny_config(corpus, out, steps=16, warmup=0.25, decay=0.5, keep_last=10)
+    pretrain(config)
+    return config, before
+
+
+def test_a_run_that_is_given_more_steps_is_the_longer_run_with_as_many_steps_to_warm_up(grown, tiny):
+    config, before = grown
+    longer = tiny(steps=16, warmup=0.125, decay=0.5)
+    pretrain(longer)
+    assert losses(config.out) == losses(longer.out)
+    assert sorted(losses(config.out)) == list(range(1, 17))
+    assert weights(config.out) == weights(longer.out)
+    shorter = config.out / "end_000008"
+    assert weights(shorter) == before
+    assert json.loads((shorter / "evaluation.json").read_text())["step"] == 8
+    assert json.loads((config.out / "evaluation.json").read_text())["step"] == 16
+    assert checkpoint.load_model(shorter)[0].config == checkpoint.load_model(config.out)[0].config
+
+
+@pytest.mark.parametrize("step", [4, 12])
+def test_killed_on_its_way_it_comes_to_the_same(grown, tmp_path, step):
+    config = replace(grown[0], out=tmp_path / "run")
+    shutil.copytree(grown[0].out, config.out)
+    cut_back(config.out, step)
+    pretrain(config)
+    assert weights(config.out) == weights(grown[0].out)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"steps": 11}, r"holds a run with steps = 12, not 11"),
+        ({"steps": 24, "schedule": "cosine"}, "with schedule = wsd, not cosine"),
+        ({"steps": 24, "decay": 0.1}, r"with decay = 0\.4, not 0\.1"),
+        ({"steps": 24}, "its checkpoints are from after its learning rate began to fall.* --init-from"),
+    ],
+)
+def test_what_is_no_longer_run_of_the_same_is_refused_and_changes_nothing(again, changes, says):
+    for path in again.out.glob("step_*"):
+        if path.name != "step_000012":
+            shutil.rmtree(path)
+    before = {path: path.stat().st_mtime_ns for path in again.out.rglob("*")}
+    with pytest.raises(CheckpointError, match=says):
+        pretrain(replace(again, **changes))
+    assert {path: path.stat().st_mtime_ns for path in again.out.rglob("*")} == before
+
+
+def test_a_cosine_is_given_no_more_steps(tiny):
+    pretrain(tiny(steps=4, schedule="cosine"))
+    with pytest.raises(CheckpointError, match="holds a run with steps = 4, not 8"):
+        pretrain(tiny(steps=8, schedule="cosine"))
+
+
+def test_without_a_decay_a_run_goes_on_from_its_end(tiny, capsys):
+    pretrain(tiny(steps=4, decay=0, warmup=0.25))
+    pretrain(tiny(steps=8, decay=0, warmup=0.25))
+    assert "goes on after step 4" in capsys.readouterr().out
+    assert not [*tiny().out.glob("end_*")]
+    one = tiny(steps=8, decay=0, warmup=0.125, out=tiny().out.with_name("one"))
+    pretrain(one)
+    assert weights(tiny().out) == weights(one.out)
+
+
 def test_another_setting_for_the_same_folder_is_refused_by_name(again):
     with pytest.raises(CheckpointError, match=r"steps = 12, not 5: go on with steps = 12, or start anew"):
         pretrain(replace(again, steps=5))
@@ -262,6 +335,25 @@ def test_text_that_holds_nothing_out_is_trained_on_and_not_measured(
     pretrain(config)
     assert "val_bpb" not in json.loads((config.out / "evaluation.json").read_text())
     assert "nothing to measure" in capsys.readouterr().out
+
+
+def test_text_of_any_make_neither_ends_a_run_nor_holds_it_up(tiny, texts, tmp_path, capsys):
+    """Bytes that are not UTF-8, a word that is longer than a sample takes of a text, nothing at all."""
+    raw = [*(text.encode() for text in texts), b"caf\xe9 and more", b"", b" ", b"ab" * 600_000, None]
+    array = pa.array(raw, pa.binary())
+    strings = pa.Array.from_buffers(pa.string(), len(array), array.buffers(), array.null_count)
+    (tmp_path / "text").mkdir()
+    pq.write_table(pa.table({"text": strings}), tmp_path / "text" / "a.parquet", row_group_size=8)
+    config = tiny(shards=str(tmp_path / "text"), steps=2, sample_prompt="caf\udce9")
+    pretrain(config)
+    said = capsys.readouterr()
+    assert said.out.startswith(
+        "trains a tokenizer of 320 on up to 8 MB of the text, in which pieces of more than"
+    )
+    assert "\n'caf\ufffd" in said.out
+    assert "a.parquet: text in row group 7 is not UTF-8" in said.err
+    assert checkpoint.last_state(config.out)["step"] == 2
+    assert max(map(len, sample(open_sources(config), 8_000_000, seed=0))) == 1_000_000
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
+from random import Random
 
 import pytest
 import tokenizers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from trainer.tokenizer import Tokenizer, TokenizerError
+from trainer.tokenizer import LONGEST_PIECE, Tokenizer, TokenizerError
 
 TEXT = [
     "The reader reads 1234 rows; the writer writes them.\n\n    def read(self):\n        return None\n"
@@ -86,6 +87,34 @@ def test_numbers_are_cut_into_digits():
 
 def test_training_twice_gives_the_same_tokenizer():
     assert Tokenizer.train(TEXT, 320).fingerprint == trained().fingerprint
+
+
+LONG = {
+    "letters": "".join(Random(0).choices("abcdefghij", k=30_000)),
+    "a letter": "a" * 100_000,  # became a token of 65,536 bytes, which the encoder cannot hold
+    "spaces": " " * 100_000,
+    "tabs": "\t" * 10_000,
+    "line breaks": "\n" * 10_000,
+    "dashes": "-" * 100_000,
+    "marks": "\u0301" * 10_000,
+    "characters": "".join(map(chr, range(0x4E00, 0x7E00))),
+    "emoji": "\U0001f600" * 10_000,
+}
+
+
+@pytest.mark.parametrize("word", LONG.values(), ids=LONG)
+def test_of_a_long_piece_merges_are_learned_in_parts(word):
+    parts = [word[at : at + LONGEST_PIECE] for at in range(0, len(word), LONGEST_PIECE)]
+    tokenizer = Tokenizer.train([word, *TEXT], 320)
+    assert tokenizer.fingerprint == Tokenizer.train([*parts, *TEXT], 320).fingerprint
+    assert max(len(tokenizer.decode([token])) for token in range(tokenizer.vocab_size)) <= LONGEST_PIECE
+    assert tokenizer.decode(tokenizer.encode(word)) == word
+
+
+def test_normal_text_gives_the_tokenizer_it_always_gave():
+    golden = "f95be918f8676be49d5f5db3ac825b0570c8a545b42425d0fbbb7c9e70aeb483"
+    assert trained().fingerprint == golden
+    assert defined("The reader  reads\n\n1234 rows") == trained().encode("The reader  reads\n\n1234 rows")
 
 
 def test_little_text_gives_a_smaller_vocabulary():

@@ -18,6 +18,10 @@ from tinylm.errors import ConfigError
 from trainer.config import PretrainConfig
 from trainer.data.batch import DataError
 
+# Characters of one text that a sample may hold, an eighth of pretraining's: half or double is no other sample
+# where texts are shorter, but a text of 100 MB would be all of it, and take as long as that.
+_LONGEST = 1_000_000
+
 
 class Source(NamedTuple):
     """Text, and the share of all rows that are of it."""
@@ -81,7 +85,10 @@ def pin_sources(config: PretrainConfig, *, begun: bool = False) -> None:
 
 
 def sample(sources: Sequence[Source], most_bytes: int, seed: int) -> Iterator[str]:
-    """Training texts up to about `most_bytes`, of each source its share: row groups in a random order."""
+    """Training texts up to about `most_bytes`, of each source its share: row groups in a random order.
+
+    Of a text that is very long its beginning.
+    """
     for source in sources:
         # In any order, as only the first of them are read: text of all of the source, not of its beginning.
         groups = list(source.reader.row_groups)
@@ -92,7 +99,7 @@ def sample(sources: Sequence[Source], most_bytes: int, seed: int) -> Iterator[st
 def _first(reader: Reader, groups: Sequence[RowGroup], left: float) -> Iterator[str]:
     for group in groups:
         for text in reader.texts(group):
-            yield text
+            yield (text := text[:_LONGEST])
             left -= len(text.encode())
             if left <= 0:
                 return

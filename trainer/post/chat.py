@@ -138,17 +138,15 @@ def _parse_message(value: Any, where: str) -> Message:
         raise ConversationError(f"{where}.role: expected one of {', '.join(ROLES)}, found {role!r}")
     learned = is_learned(value, f"{where}.")
     if isinstance(content, list):
-        content = "".join(_text_of(part, f"{where}.content[{n}]") for n, part in enumerate(content))
+        for n, part in enumerate(content):
+            kind, text = (part.get("type"), part.get("text")) if isinstance(part, dict) else (part, None)
+            if kind != "text" or not isinstance(text, str):
+                expected = f"expected a part of type 'text' with a text, found {repr(kind)[:40]}"
+                raise ConversationError(f"{where}.content[{n}]: {expected}")
+        content = "".join(part["text"] for part in content)
     # An empty system message is one: templates render it, the one that is exported with the model too.
     if not isinstance(content, str) or not (content.strip() or role == "system"):
         raise ConversationError(f"{where}.content: expected text that is not empty")
     if learned:
         return Message(role=role, content=content)
     return Message(role=role, content=content, learned=False)
-
-
-def _text_of(part: Any, where: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(text := part.get("text"), str):
-        return text
-    kind = part.get("type") if isinstance(part, dict) else part
-    raise ConversationError(f"{where}: expected a part of type 'text' with a text, found {repr(kind)[:40]}")

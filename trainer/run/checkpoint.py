@@ -40,7 +40,7 @@ from trainer.config import ModelConfig, TrainConfig, as_json
 from trainer.data.sources import identity_of_sources
 from trainer.model.model import GPT
 from trainer.run.distributed import World
-from trainer.run.optim import Optimizer
+from trainer.run.optim import Optimizer, before_decay
 from trainer.tokenizer import Tokenizer
 
 FORMAT = 3  # since the identity is one table (2026-11); 2 is converted when read, others are refused
@@ -51,9 +51,9 @@ _STEP = re.compile(r"step_[0-9]{1,18}")
 _WEIGHTS, _MOMENTS = 1, 2
 # Of what a state says, as `Saver.start` is given it.
 _TYPES: dict[str, Any] = {
-    "step": int, "steps": int, "tokens": int, "updates": int, "rng": str, "model": dict[str, Any],
+    "step": int, "steps": int, "warmup": int, "tokens": int, "updates": int, "skipped": int, "rng": str,
+    "model": dict[str, Any], "sha256": dict[str, str],
     "identity": dict[str, Any], "data": dict[str, Any], "guard": dict[str, Any], "measured": dict[str, Any],
-    "skipped": int, "sha256": dict[str, str],
 }  # fmt: skip
 _NEEDED = {"step", "model", "identity", "updates", "rng", "sha256"}
 _LONGEST = 1 << 22  # positions; tables of them are made before anything is read. Twice: 2 GB for heads of 64
@@ -71,7 +71,10 @@ class CheckpointDamaged(CheckpointError):
 
 
 class Saver:
-    """Writes `RUN/step_NNNNNN` beside the training and keeps only the `config.keep_last` up to it."""
+    """Writes `RUN/step_NNNNNN` beside the training and keeps only the `config.keep_last` up to it.
+
+    And the last from before the learning rate falls, of a run that can be given more steps.
+    """
 
     def __init__(self, config: TrainConfig, world: World) -> None:
         self._config = config
@@ -137,15 +140,17 @@ class Saver:
                 (temporary / _STATE).write_text(json.dumps(state | {"digest": _digest(state)}, indent=1))
                 sync_file(temporary / _STATE)
                 sync_directory(temporary)
-                _discard(target)
+                discard(target)
                 temporary.rename(target)  # from here on it is a checkpoint
                 sync_directory(target.parent)
                 # What lies beyond `target` is damaged: otherwise the run had gone on from there.
                 found = newest_first(target.parent)
                 kept = found[found.index(target) :][: self._config.keep_last]
+                if self._config.can_grow:
+                    kept += up_to(before_decay(state["steps"], self._config), found)[:1]
                 for other in found:
                     if other not in kept:
-                        _discard(other)
+                        discard(other)
         except (OSError, SafetensorError) as error:
             raise _not_written(target, error) from error
         except CheckpointException as error:
@@ -175,6 +180,11 @@ def newest_first(run: Path) -> list[Path]:
         path for path in run.glob("step_*") if _STEP.fullmatch(path.name) and (path / _STATE).exists()
     ]
     return sorted(complete, key=lambda path: -int(path.name.removeprefix("step_")))
+
+
+def up_to(step: int, found: Iterable[Path]) -> list[Path]:
+    """Those of the checkpoints `found` that are of no later step."""
+    return [path for path in found if int(path.name.removeprefix("step_")) <= step]
 
 
 def last_state(run: Path) -> dict[str, Any] | None:
@@ -368,7 +378,7 @@ def _digest(state: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
 
-def _discard(directory: Path) -> None:
+def discard(directory: Path) -> None:
     """Delete a checkpoint; it loses its name first, so what is half deleted is never taken for whole."""
     if directory.exists():
         doomed = directory.with_name(f".{directory.name}.old")

@@ -85,6 +85,10 @@ def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
     """
     rank, size = environment("RANK", 0), environment("WORLD_SIZE", 1)
     local_rank, local_size = environment("LOCAL_RANK", 0), environment("LOCAL_WORLD_SIZE", 1)
+    if rank >= size:
+        raise DistributedError(
+            f"the environment says RANK={rank}, WORLD_SIZE={size}: ranks are below the size"
+        )
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank)
@@ -121,15 +125,21 @@ def connect(timeout_seconds: float = _TIMEOUT_SECONDS) -> Iterator[World]:
 
 def _initialise(rank: int, size: int, device: torch.device, timeout: timedelta) -> None:
     # torchrun's agent may keep the store itself; else the first rank does.
-    agent_has_the_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = TCPStore(
-        os.environ.get("MASTER_ADDR", "127.0.0.1"),
-        environment("MASTER_PORT", 29500),  # torch's own default
-        size,
-        is_master=rank == 0 and not agent_has_the_store,
-        timeout=timeout,
-        wait_for_workers=False,
-    )
+    ours = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    address, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), environment("MASTER_PORT", 29500)  # as torch
+    if not 0 < port < 2**16:
+        raise DistributedError(
+            f"the environment says MASTER_PORT={port}, which is no port: give one to 65535"
+        )
+    try:
+        store = TCPStore(address, port, size, is_master=ours, timeout=timeout, wait_for_workers=False)
+    except dist.DistNetworkError as error:
+        if not ours:
+            raise DistributedError(
+                f"rank {rank} found nobody at MASTER_ADDR={address}, MASTER_PORT={port}, where rank 0 belongs"
+            ) from error
+        why = "is taken" if "EADDRINUSE" in str(error) else f"cannot be listened at ({error})"
+        raise DistributedError(f"MASTER_PORT={port} {why}: give another port") from error
     attempt = f"attempt{environment('TORCHELASTIC_RESTART_COUNT', 0)}"
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(

@@ -24,7 +24,7 @@ from trainer.run import checkpoint
 from trainer.run.checkpoint import CheckpointDamaged, CheckpointError, Saver
 from trainer.run.distributed import StopSignal, World, exchanging, passes, prepare, replicas, whole
 from trainer.run.metrics import Meter, Progress, Record, describe, profiled
-from trainer.run.optim import Optimizer, clip, learning_rate
+from trainer.run.optim import Optimizer, before_decay, clip, learning_rate
 from trainer.run.preflight import peak_flops, training_dtype
 from trainer.run.spikes import Guard
 
@@ -84,12 +84,14 @@ class Run:
         self._config = config
         self._world = world
         self._steps = steps
+        self._warmup = round(steps * config.warmup)
         self._evaluate = evaluate
         self._identity = identity
         self._dtype = training_dtype(config.precision, world.device)
         self._guard = Guard(config)
         self.peak = float(world.sum(self._numbers([peak_flops(world.device, self._dtype)])))
         self._rollbacks = 0
+        self._branch = before_decay(steps, config) if config.can_grow else 0
         prepare(model, config, world)
         self._optimizer = Optimizer(model, config, world)
         self._saver = Saver(config, world)
@@ -112,7 +114,7 @@ class Run:
             profiled(config.profile, self._world.rank) as profile,
         ):
             while self.step < self._steps:
-                rate = learning_rate(self.step, self._steps, config)
+                rate = learning_rate(self.step, self._steps, self._warmup, config)
                 outcome = self.train_step(rate, stop)
                 profile()
                 if self._guard.bad >= config.bad_steps:
@@ -129,7 +131,7 @@ class Run:
                     values |= {"skipped": self.skipped, **meter.read(self.step, self.tokens)}
                     record.write(values | fresh)
                     progress.show(describe(values | self.measured), last=self.step == self._steps)
-                if outcome.exit_code or self._due(config.checkpoint_every):
+                if outcome.exit_code or self._due(config.checkpoint_every) or self.step == self._branch:
                     self._save(anyway=bool(outcome.exit_code))
                 if outcome.exit_code and self.step < self._steps:
                     self._saver.wait()
@@ -201,6 +203,7 @@ class Run:
         state = {
             "step": self.step,
             "steps": self._steps,
+            "warmup": self._warmup,
             "tokens": self.tokens,
             "skipped": self.skipped,
             "identity": dict(self._identity),
@@ -243,6 +246,8 @@ class Run:
                 self._guard.restore(state["guard"])
                 self.step, self.tokens, self.skipped = state["step"], state["tokens"], state["skipped"]
                 self.measured = state["measured"]
+                # Of a run that was given more steps, as many as it began with.
+                self._warmup = state.get("warmup", round(state["steps"] * self._config.warmup))
             except MALFORMED as error:
                 raise CheckpointError(f"{found}: its state is none of such a run ({error!r})") from error
             return True

@@ -160,16 +160,19 @@ def _like(parameter: Tensor, whole: Tensor) -> Tensor:
     )
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of `step`, counted from 0, of a run of `steps`."""
-    warmup = round(steps * config.warmup)
+def learning_rate(step: int, steps: int, warmup: int, config: TrainConfig) -> float:
+    """The learning rate of `step`, counted from 0, of a run of `steps`, `warmup` of them for it to rise."""
     if step < warmup:  # from 1 / warmup: a step at rate 0 would be text for nothing
         return config.learning_rate * (step + 1) / warmup
     if config.schedule == "cosine":
         done = (step - warmup) / max(1, steps - warmup)
         return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
-    decay = round(steps * config.decay)
-    return config.learning_rate * min(1.0, (steps - step) / max(1, decay))
+    return config.learning_rate * min(1.0, (steps - step) / max(1, steps - before_decay(steps, config)))
+
+
+def before_decay(steps: int, config: TrainConfig) -> int:
+    """How many of `steps` come before a wsd's learning rate falls; from there a longer run goes on."""
+    return steps - round(steps * config.decay)
 
 
 def clip(model: nn.Module, largest: float) -> Tensor:

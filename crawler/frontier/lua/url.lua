@@ -7,12 +7,12 @@ local host, domain, member = ARGV[1], ARGV[2], ARGV[3]
 local url, h = url_of(host, member), p .. 'h:' .. host
 local function take_letter()
   for _, as in ipairs({'dead', 'refused'}) do
-    local letter = call('HGET', p .. as, url)
-    if letter then
+    local found = call('HGET', p .. as, url)
+    if found then
+      local letter = cjson.decode(found)
       call('HDEL', p .. as, url)
       count(as, -1)
-      letter = cjson.decode(letter)
-      letter.as = as
+      if as == 'refused' then count('skipped:' .. letter.reason, -1) end
       return letter
     end
   end
@@ -20,7 +20,6 @@ end
 local letter = take_letter()
 if ARGV[6] ~= 'take_down' then
   if not letter then return 0 end
-  if letter.as == 'refused' then count('skipped:' .. letter.reason, -1) end
   if ARGV[6] == 'drop' then
     count('skipped:dropped')
   elseif call('HEXISTS', h, 'gone') == 1 then
