@@ -126,6 +126,13 @@ def test_no_byte_of_a_person_and_no_character_that_cannot_be_shown_ends_it(
     assert "section" in said("config")  # a table with characters of its own
 
 
+def test_a_conversation_without_stdin_ends_as_one_that_is_at_its_end(talk, tmp_path, monkeypatch, capsys):
+    talk(TOKENIZER.im_end)
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of `<&-`
+    chat(run=tmp_path / "run")
+    assert capsys.readouterr().out == "Ctrl-D ends the conversation.\n> "
+
+
 def test_each_stage_reads_by_default_what_the_one_before_writes():
     assert PretrainConfig().shards == str(FrontierConfig().shards) == str(InstructionsConfig().shards)
     assert SFTConfig().data == InstructionsConfig().out
