@@ -30,6 +30,8 @@ from tinylm.files import replacing
 CONFIG_VARIABLE = "TINYLM_CONFIG"
 # Where a crawl's directory has its settings, and in which form; `keep` writes them.
 KEPT, _KEPT_VERSION = "settings.toml", 1
+# Characters of a value that is told: lists of hosts are long.
+_SHOWN = 80
 HIDDEN = "***"
 """What stands in a URL for a password that is not written."""
 # The tables of tinylm.toml and whose settings they are: by name, as this room imports none of the others.
@@ -229,7 +231,9 @@ def keep(path: Path, **sections: Any) -> list[str]:
             if value != default and value is not None:
                 now[name] = value
             old, new = _toml_value(was.get(name, default)), _toml_value(value)
-            differences += [f"[{table}] {name} = {new}, was {old}"] if new != old else []
+            if new != old:
+                new, old = (f"{each[:_SHOWN]}..." if len(each) > _SHOWN else each for each in (new, old))
+                differences.append(f"[{table}] {name} = {new}, was {old}")
     text = [f"version = {_KEPT_VERSION}\n"]
     for table, settings in stored.items():
         lines = [f"{name} = {_toml_value(value)}\n" for name, value in settings.items()]
