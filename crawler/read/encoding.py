@@ -10,7 +10,7 @@ they nor a guess are Python's own: no page is decoded as `utf-7` or `mac_latin2`
 
 import codecs
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from urllib.parse import quote_from_bytes
 
 import webencodings  # type: ignore[import-untyped]
@@ -45,24 +45,19 @@ _TAG_END = re.compile(rb"[\t\n\f\r /]*>")
 _RAW = (b"script", b"style", b"title", b"textarea", b"noscript", b"xmp", b"iframe", b"noembed", b"noframes")
 _ASCII, _BEYOND_ASCII = re.compile(r"[\x00-\x7f]+"), re.compile(r"[^\x00-\x7f]")
 _RUN = re.compile(rb"[\x80-\xff]+")
+_SHIFTED = re.compile(rb"\x1b\$[@B]")  # from here on, two characters of ASCII are one of iso-2022-jp
 _TAG = re.compile(r"<[^>]*>")
 # No character, one that no page has, or a sign between Latin letters.
 _MISREAD = re.compile(r"[\x80-\x9f\ufffd]|(?<=[A-Za-zÀ-ž])[^\w\s\x00-\x7f‘’´·–—](?=[A-Za-zÀ-ž])")
 # Codecs of the standard's encodings that a guess may come to, with the languages that they are for.
 _LATIN = {
-    "cp1250": ("cs", "hr", "hu", "pl", "ro", "sk", "sl"),
-    "iso8859_2": ("cs", "hr", "hu", "pl", "ro", "sk", "sl"),
-    "cp1254": ("az", "tr"),
-    "cp1257": ("lt", "lv"),
-    "cp1258": ("vi",),
+    "cp1250": "cs hr hu pl ro sk sl",
+    "iso8859_2": "cs hr hu pl ro sk sl",
+    "cp1254": "az tr",
+    "cp1257": "lt lv",
+    "cp1258": "vi",
 }
-_CJK = {
-    "cp932": ("ja",),
-    "euc_jis_2004": ("ja",),
-    "gb18030": ("zh",),
-    "big5hkscs": ("zh",),
-    "cp949": ("ko",),
-}
+_CJK = {"cp932": "ja", "euc_jis_2004": "ja", "gb18030": "zh", "big5hkscs": "zh", "cp949": "ko"}
 _OTHERS = [
     *("cp1251", "koi8_r", "koi8_u", "iso8859_5", "cp866", "mac_cyrillic", "cp1253", "iso8859_7", "cp1255"),
     *("iso8859_8", "cp1256", "iso8859_6", "cp874", *_CJK),
@@ -186,6 +181,8 @@ def _codec_within(label: bytes) -> str | None:
 
 def _guess(body: bytes) -> str:
     """Pages cut within a character or with a stray byte are UTF-8 still; a few bytes are no evidence."""
+    if body.isascii() and _SHIFTED.search(body):
+        return "iso2022_jp"
     text = body.decode("utf-8", "replace")
     unread = text.count("\ufffd")
     if 10 * unread <= len(_BEYOND_ASCII.findall(text)):
@@ -203,13 +200,15 @@ def _guess(body: bytes) -> str:
     return best.encoding if best else _by_language(sample, _CJK, _ASCII)
 
 
-def _by_language(sample: bytes, candidates: Mapping[str, tuple[str, ...]], no_words: re.Pattern[str]) -> str:
+def _by_language(sample: bytes, candidates: dict[str, str], no_words: re.Pattern[str]) -> str:
     """Whichever of `candidates` makes of `sample` a text in one of its languages, else windows-1252."""
     found, language, most = "", "", 0.0
     for name in ("cp1252", *candidates):
         text = no_words.sub(" ", sample.decode(name, "replace"))
         spoken, score = detect_language(text)
         score -= 5 * len(_MISREAD.findall(text)) / len(text)
-        if not found or (spoken in candidates[name] and score > most + _MARGIN * (spoken != language)):
+        if not found or (
+            spoken in candidates[name].split() and score > most + _MARGIN * (spoken != language)
+        ):
             found, language, most = name, spoken, score
     return found

@@ -29,6 +29,7 @@ _LINES = XPath("(descendant::pre | descendant::code)/descendant::text()[contains
 _PASSED_OVER, _LEAST = ("aside", "figure", "label", "object"), 400
 _WORDS = XPath(f"descendant::text()[not(ancestor::a or ancestor::noscript)][{_NO_SCRIPT}]")
 _HEADINGS = XPath("descendant::*[starts-with(name(), 'h') and string-length(name()) = 2]")
+_SENTENCES = ("dd", "li", "p", "td")
 _LINE_NUMBERS = re.compile(r"[\d\s]*")
 _TEX_SOURCE = XPath("@alttext or descendant::annotation[@encoding='application/x-tex']")
 # Elements of MathML in TeX: of a fixed number of parts, and of any.
@@ -81,27 +82,45 @@ def _hide(tree: _Element, stand_ins: dict[int, int]) -> None:
 def _rename(tree: HtmlElement) -> None:
     """Give what trafilatura would pass over, or take for something else, a name by which it is kept."""
     words = 0
-    for element in list(tree.iter("math", "pre", "summary", *_PASSED_OVER)):
+    for element in list(tree.iter("code", "math", "pre", "summary", *_PASSED_OVER)):
         if element.tag == "math":
             if not _TEX_SOURCE(element):
                 element.set("alttext", _tex(element))
+        elif element.tag == "code":
+            # One that goes on in the next line of a sentence is no block.
+            before, parent = element.getprevious(), element.getparent()
+            beside = (parent.text if before is None else before.tail) or "", element.tail or ""
+            if "".join(beside).strip() and parent.tag in _SENTENCES and "\n" in (element.text or ""):
+                element.text = " ".join(element.text.split())
         elif element.tag == "pre":
             _unwrap(element)
         elif element.tag == "summary":
-            if _HEADINGS(element):
-                element.tag = "div"
-            elif next(element.iterancestors("details"), None) is None:
-                element.tag = "p"
+            _open(element)
         elif len(element.text_content()) > _LEAST and (inside := sum(map(len, _WORDS(element)))) > _LEAST:
             words = words or sum(map(len, _WORDS(tree)))
             if 2 * inside > words:
                 element.tag = "div"
 
 
+def _open(summary: HtmlElement) -> None:
+    """Keep a summary that has a heading or no `details`, and the answer that stands in a `div` itself."""
+    details = next(summary.iterancestors("details"), None)
+    if _HEADINGS(summary):
+        summary.tag = "div"
+    elif details is None:
+        summary.tag = "p"
+    elif summary is details[0]:
+        for part in details.iterchildren("div"):
+            if (part.text or "").strip():
+                part.tag = "p"
+
+
 def _unwrap(pre: HtmlElement) -> None:
-    """Take code out of a figure, and of a table that puts numbers beside its lines: in cells it has none."""
+    """Let code keep its lines: in an item, in a figure, and in a table that puts numbers beside them."""
+    if pre.find("code") is None and next(pre.iterancestors("dd", "li"), None) is not None:
+        pre.tag = "code"
     for around in pre.iterancestors("figure", "table"):
-        rows = list(around.iter("tr"))
+        rows = list(islice(around.iter("tr"), 2))
         if len(rows) > 1:
             return
         around.tag = "div"

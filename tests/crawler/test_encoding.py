@@ -134,6 +134,12 @@ def test_undeclared_western_bytes_are_windows_1252_and_those_of_other_languages_
     assert decode(page.encode(codec), "text/html") == page
 
 
+def test_japanese_of_seven_bits_is_guessed(conformance):
+    pages = [body for name, body in conformance.items() if "/chardet/tests/iso-2022-jp/" in name]
+    assert pages
+    assert [decode(page, "text/plain") for page in pages] == [page.decode("iso2022_jp") for page in pages]
+
+
 def test_no_guess_is_outside_of_the_standard(conformance):
     web = {codecs.lookup(codec(label)).name for label in LABELS if codec(label)} | {"gb18030"}
     for name, body in conformance.items():

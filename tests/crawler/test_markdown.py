@@ -91,11 +91,22 @@ def test_formulas_are_tex(formula, tex):
     )
 
 
+def test_code_in_a_sentence_may_go_on_in_the_next_line_and_code_in_an_item_keeps_its_lines():
+    assert text_of("<p>Use <code>git log\n  --all</code> here.</p>") == "Use `git log --all` here."
+    assert text_of("<p><code>git log\n  --all</code></p>") == "```\ngit log\n  --all\n```"
+    for markup in ("<ol><li>So:<pre>a(\n  \\*\n\n)</pre></ol>", "<dl><dd><pre>a(\n  \\*\n\n)</pre></dl>"):
+        assert "```\na(\n  \\*\n\n)\n```" in text_of(markup)
+
+
 def test_a_summary_is_kept():
     for markup in ("<details><summary>A <b>question</b>?</summary><p>Why, yes.</p></details>",
                    "<summary>A <b>question</b>?</summary><p>Why, yes.</p>"):  # fmt: skip
         assert text_of(markup).removeprefix("## ") == "A **question**?\n\nWhy, yes."
     assert text_of("<details><summary><h3>A?</h3></summary><p>B.</p></details>") == "### A?\n\nB."
+    assert (
+        text_of("<details><summary>A?</summary><div>B, <i>not</i> C.</div></details>")
+        == "## A?\n\nB, *not* C."
+    )
 
 
 @pytest.mark.parametrize("name", ["aside", "figure", "label", "object", "ul><li"])

@@ -70,6 +70,12 @@ def test_a_negative_number_of_likeliest_tokens_is_refused(talk, tmp_path):
         app(["complete", "one", "--run", str(tmp_path / "run"), "--logprobs", "-1"])
 
 
+@pytest.mark.parametrize("given", [["--top-k", "0.9"], ["--max-tokens", "2.5"], ["--logprobs", "1.5"]])
+def test_a_fraction_of_what_is_counted_is_refused_and_not_rounded(tmp_path, given):
+    with pytest.raises(ConfigError, match=rf"= {given[1]}: must be a whole number"):
+        app(["complete", "one", "--run", str(tmp_path), *given])
+
+
 def test_unlike_tokens_look_unlike(talk, tmp_path, capsys):
     half, other = TOKENIZER.encode("é")
     talk(half)

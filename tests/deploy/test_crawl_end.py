@@ -93,7 +93,7 @@ def test_a_seed_that_its_network_forbade_is_fetched_once_it_is_allowed_and_then_
     assert "done: nothing left to fetch; it had finished before" in said
 
     code, said = tell("status")
-    assert code == Exit.DONE
+    assert code == Exit.DONE, said
     assert "no server runs; this was so at 20" in said
     assert "ended      nothing left to fetch" in said
     assert "kept       5 documents" in said
@@ -153,7 +153,7 @@ def test_a_crawl_whose_hosts_all_rest_beyond_its_hours_ends_and_says_for_whom_it
         site.on("a.test", path, reply(503, "", Retry_After=str(366 * 86400)))
     code, said = tell("crawl", "http://a.test/", "--attempts", "3")
     year = time.strftime("%Y-", time.gmtime(time.time() + 366 * 86400))
-    assert code == Exit.DONE
+    assert code == Exit.DONE, said
     assert f"done: nothing may be asked before its time is up: a.test rests until {year}" in said
     assert "hosts that rest between requests: 1" in said
     assert f"the first, a.test, may be asked at {year}" in said
