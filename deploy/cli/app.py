@@ -35,7 +35,7 @@ app.command("deploy.cli.shards:app", name="shards", help="Look after a corpus.")
 app.command(
     "deploy.cli.why:why",
     name="why",
-    help="What URL promised and what that was made of, when it was fetched, and what the fetch was worth.",
+    help="What URL promised, when it was fetched or why it waits, what it was worth; of a host as well.",
     config=layers(frontier=CrawlPlace),
 )
 app.command(

@@ -23,7 +23,7 @@ from tinylm.terminal import say
 
 def hosts(
     *,
-    host: tuple[str, ...] = (),
+    host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
     by: Literal["queued", "fetched", "failed", "next"] = "queued",
     frontier: CrawlPlace = CrawlPlace(),

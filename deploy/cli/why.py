@@ -34,9 +34,7 @@ Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
 def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = CrawlPlace()) -> None:
-    """What URL promised and what that was made of, when it was fetched or why it waits, what it was worth.
-
-    Of a host: what came of it, and why nothing of it is asked for now.
+    """What URL promised, when it was fetched or why it waits, what it was worth; of a host as well.
 
     Parameters
     ----------
