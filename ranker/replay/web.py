@@ -40,7 +40,7 @@ PAGERANK = "pagerank"
 _NOT_PAGES = (*LISTS, "not_modified")
 _LOGGED = ("url", "host", "status", "reason", "worth", "promise", "propensity", "policy", "expected")
 _WORDS = "rps_doc_word_count"
-_HTML = ("text/html", "application/xhtml+xml")
+_HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")  # as XML also lists and others
 # Columns of a WARC file's pages, and their types.
 _COLUMNS = {"status": int, "bytes": int, "text_chars": int, "links": int, "language": object}
 # That the extraction of a page may take; most take 0.03.
@@ -348,6 +348,8 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     elif response.status == 200:
         nofollow = from_headers(response.headers, "").nofollow
         found = extract(url, response.body, type_, nofollow)
+        if found.reason in (*LISTS, "media_type"):
+            return None
         onward = refreshed(header_url(response.header("refresh")), url, nofollow=nofollow)
         targets = [link.url for link in (*onward, *found.links) if not link.nofollow]
         text, language = found.text, found.language
