@@ -349,7 +349,7 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     elif 200 <= response.status < 300:
         nofollow = from_headers(response.headers, "").nofollow
         found = extract(url, response.body, type_, nofollow)
-        if found.reason in LISTS:
+        if found.reason in (*LISTS, "media_type"):
             return None
         onward = refreshed(header_url(response.header("refresh")), url, nofollow=nofollow)
         targets = [link.url for link in (*onward, *found.links) if not link.nofollow]

@@ -22,6 +22,7 @@ from tests.shards.conftest import make_document, make_fetch
 from tinylm.errors import ConfigError, TinylmError
 
 HOME, ESSAY, SHOP, OLD = "http://a.test/", "http://a.test/essay", "http://b.test/shop", "http://b.test/old"
+XHTML = "http://a.test/xhtml"
 
 
 def links_of(web):
@@ -264,7 +265,15 @@ def folder(tmp_path):
         (SHOP, 200, "<p>Buy <a href='/old'>old things</a><a rel=nofollow href='//a.test/'>x</a>", {}),
         (OLD, 302, "moved", {"Location": "//a.test/essay"}),
         ("http://a.test/missing", 404, article("missing", "/"), {}),
-        ("http://a.test/quiet", 200, article("quiet", "/"), {"X-Robots-Tag": "nofollow"}),
+        ("http://a.test/quiet", 200, article("quiet", "/"), {"X-Robots-Tag": "nofollow", "Refresh": "0;/"}),
+        (
+            XHTML,
+            200,
+            "<html xmlns='http://www.w3.org/1999/xhtml'/>",
+            {"Content-Type": "text/xml", "Refresh": "0;/"},
+        ),
+        ("http://a.test/feed", 200, "<rss><item><link>/</link></item></rss>", {"Content-Type": "text/xml"}),
+        ("http://a.test/data", 200, "<data/>", {"Content-Type": "text/xml"}),
         ("http://a.test/logo.png", 200, b"\x89PNG", {"Content-Type": "image/png"}),
         ("http://a.test/robots.txt", 200, "User-agent: *", {"Content-Type": "text/plain"}),
     )
@@ -280,6 +289,7 @@ def test_a_warc_is_a_web(folder):
         OLD: {ESSAY},
         "http://a.test/missing": set(),
         "http://a.test/quiet": set(),
+        XHTML: {HOME},
     }
     assert worth_of(web) == {
         HOME: 3,
@@ -288,6 +298,7 @@ def test_a_warc_is_a_web(folder):
         OLD: 1,
         "http://a.test/missing": 0,
         "http://a.test/quiet": 0,
+        XHTML: 1,
     }
 
 
@@ -322,7 +333,7 @@ def test_damage_is_skipped_and_told(folder, caplog):
     with caplog.at_level(logging.WARNING):
         web = read_warc([path], "1")
     assert HOME not in web.urls
-    assert len(web.urls) == 5
+    assert len(web.urls) == 6
     assert "1 places are damaged" in caplog.text
 
 
