@@ -42,6 +42,7 @@ PAGERANK = "pagerank"
 _NOT_PAGES = (*LISTS, "not_modified")
 _LOGGED = ("url", "host", "status", "reason", "worth", "promise", "propensity", "policy", "expected")
 _WORDS = "rps_doc_word_count"
+_MAY_BE_XHTML = ("application/xml", "text/xml")
 # Columns of a WARC file's pages, and their types.
 _COLUMNS = {"status": int, "bytes": int, "text_chars": int, "links": int, "language": object}
 # That the extraction of a page may take; most take 0.03.
@@ -344,7 +345,7 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     text = language = ""
     if 300 <= response.status < 400 and location:
         targets = [target] if (target := canonicalize(location, url)) else []
-    elif not is_text(type_.partition(";")[0]):
+    elif not is_text(kind := type_.partition(";")[0]) and kind not in _MAY_BE_XHTML:
         return None
     elif 200 <= response.status < 300:
         nofollow = from_headers(response.headers, "").nofollow
