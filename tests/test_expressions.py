@@ -190,7 +190,7 @@ FUNCTIONS = {
     "resolve": lambda text: resolve(text, "http://a.test/b/"),
     "patterns of a scope": lambda text: PATTERNS.why_not(f"http://a.test/{text}", lambda _: False),
     "folders of a scope": lambda text: FOLDERS.why_not(
-        f"http://a.test/{text}", lambda mark: "below" not in mark.text
+        f"http://a.test/{text}", lambda mark: not mark.endswith("#folder")
     ),
     "domain": domain,
     "linked_url": lambda text: linked_url({"url": f"http://a.test/{text}", "title": text, "selftext": text}),
