@@ -17,9 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,train,serve,dev]'
 	@touch $@
 
-# A peer whose packages break others' gets an environment of its own, .venv-NAME, and runs there: MosaicML's
-# torchvision has to be of torch's own build (CPU or CUDA), or transformers is not loaded either.
-PEERS := .venv-mosaicml
+# Peers whose packages break others' get an environment of their own, .venv-NAME, and run there: LitData and
+# MosaicML bring a torchvision, which has to be of torch's own build (CPU or CUDA), or transformers does not load.
+PEERS := .venv-loaders
 
 bench-setup: setup $(PEERS:%=%/.installed)  ## the peers that benches run beside us
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from cyclopts import App, Parameter
 
-from bench.report import report
+from bench.report import report, why_not
 from trainer.config import SamplingConfig
 from trainer.generate import Generator
 from trainer.interop.hf import tensors
@@ -111,7 +111,7 @@ def bandwidth(size: int) -> float:
 
 def _contestants(model: GPT, folder: Path) -> dict[str, Contestant]:
     found: dict[str, Contestant] = {weights: _ours(model, weights) for weights in ("fp32", "fp16")}
-    if find_spec("transformers"):
+    if not why_not("transformers", "Qwen3ForCausalLM"):
         found["transformers"] = _transformers(model)
     if find_spec("llama_cpp") and find_spec("gguf"):
         found["llama_cpp"] = _llama_cpp(model, folder / "fp32.gguf", "fp32")
@@ -210,9 +210,10 @@ def _figures(
             for name in rates
         },
     }
-    lacking = [name for name in ("transformers", "llama_cpp") if name not in rates]
-    if lacking:
-        found["why"] = f"{', '.join(lacking)} not installed: `make setup`; llama.cpp: see docs/model.md"
+    llama_cpp = "" if "llama_cpp" in rates else "llama_cpp or gguf is not installed: docs/model.md"
+    if why := "; ".join(filter(None, (why_not("transformers", "Qwen3ForCausalLM"), llama_cpp))):
+        found["why"] = why
+        print(why)
     print(f"{model.parameters_count / 1e6:.1f} M parameters; so much is read at {limit / 1e9:.1f} GB/s")
     for name, values in found["contestants"].items():
         print(f"  {name:<14} {values['tokens_per_s']:6d} tokens/s   first after {values['ttft_ms']:6.1f} ms")

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -78,11 +78,11 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
         found["encoders"] = _encoders(texts[: 1000 if quick else 4000], tokenizer, path)
         found["stages"] = _stages(folder, tokenizer)
         found["packing"] = _packing(texts, tokenizer)
-        found |= _speed(folder, tokenizer, path, Path(scratch), rounds=1 if quick else 5)
+        found |= _speed(folder, tokenizer, path, rounds=1 if quick else 5)
         found |= _resume(folder, tokenizer)
         found["shuffle"] = _shuffle(Path(scratch) / "numbers", tokenizer)
     _show(found)
-    report(found, out, "fastokens", "tokenizers", "datasets", "litdata", "streaming-community", "tiktoken")
+    report(found, out, "fastokens", "tokenizers", "datasets", "tiktoken")  # others: extras in pyproject.toml
 
 
 def _corpus(folder: Path, hosts: tuple[str, ...]) -> list[str]:
@@ -165,32 +165,40 @@ def _packing(texts: list[str], tokenizer: Tokenizer) -> dict[str, Any]:
     return found
 
 
-def _speed(folder: Path, tokenizer: Tokenizer, path: Path, scratch: Path, rounds: int) -> dict[str, Any]:
+def _speed(folder: Path, tokenizer: Tokenizer, path: Path, rounds: int) -> dict[str, Any]:
     """Tokens a second and core of ours over three epochs, of others over their first few million tokens."""
-    texts: dict[str, Callable[[], Iterator[list[str]]]] = {
-        "hf_datasets": lambda: loaders.hf_texts(loaders.hf_datasets(folder)),
-        "litdata": partial(loaders.litdata_texts, folder),
-        "mosaicml": partial(loaders.mosaic_texts, folder, scratch / "mds"),
-    }
     encoders = {"": loaders.by_tokenizers(path), "_same_encoder": loaders.by_our_encoder(tokenizer)}
+
+    def here(suffix: str, most: int) -> float:
+        texts = loaders.hf_texts(loaders.hf_datasets(folder))
+        return loaders.speed_of(loaders.batches(texts, encoders[suffix], tokenizer.endoftext), most)
+
+    def elsewhere(name: str, suffix: str, most: int) -> float:
+        return loaders.speed_elsewhere(name, folder, path, "ours" if suffix else "theirs", most)
+
+    peers: dict[str, Callable[[str, int], float]] = {
+        "hf_datasets": here,
+        "litdata": partial(elsewhere, "litdata"),
+        "mosaicml": partial(elsewhere, "mosaicml"),
+    }
     whole = _tokens_of(folder, tokenizer)
     speeds: dict[str, list[float]] = {"ours": []}
     why: dict[str, str] = {}
     for _ in track(range(rounds), "rounds", console=console):
         speeds["ours"].append(_our_speed(folder, tokenizer, 3 * whole))
-        for name, make in texts.items():
-            for suffix, encode in encoders.items():
+        for name, measure in peers.items():
+            for suffix in encoders:
                 most = min(whole, 2_000_000 if suffix else 1_000_000)
                 try:
-                    batches = loaders.batches(make(), encode, tokenizer.endoftext)
-                    speeds.setdefault(name + suffix, []).append(_speed_of(batches, most))
+                    speeds.setdefault(name + suffix, []).append(measure(suffix, most))
                 except Exception as error:  # a peer that does not run here is a line, not the end
                     why[name] = f"{type(error).__name__}: {error}"[:200]
     found: dict[str, Any] = {"tokens_per_core_s": round(statistics.median(speeds["ours"]))}
-    for name in (name + suffix for name in texts for suffix in encoders):
-        ratios = [us / them for us, them in zip(speeds["ours"], speeds.get(name, []), strict=False)]
+    for name in (name + suffix for name in peers for suffix in encoders):
+        theirs = speeds.get(name, [])
+        ratios = [us / them for us, them in zip(speeds["ours"], theirs, strict=False)]
         found[f"ratio_{name}"] = round(statistics.median(ratios), 2) if ratios else None
-        found[f"{name}_tokens_per_core_s"] = round(statistics.median(speeds[name])) if ratios else None
+        found[f"{name}_tokens_per_core_s"] = round(statistics.median(theirs)) if theirs else None
     return found | {"why": why}
 
 
@@ -207,15 +215,6 @@ def _our_speed(folder: Path, tokenizer: Tokenizer, most: int) -> float:
         tokens += sum(int((batch["targets"] != IGNORE).sum()) for batch in loader.next_step())
     speed = tokens / (time.process_time() - began)
     loader.close()
-    return speed
-
-
-def _speed_of(batches: Generator[torch.Tensor, None, None], most: int) -> float:
-    tokens, began = 0, time.process_time()
-    while tokens < most:
-        tokens += next(batches)[1].numel()
-    speed = tokens / (time.process_time() - began)
-    batches.close()  # some contenders have threads
     return speed
 
 

@@ -1,8 +1,14 @@
 """Contenders of bench.loader: each is an endless iterator of texts from the same Parquet, or of our batches.
 
-What others leave to their users, encoding and packing, is done for all of them by the same few lines.
+What others leave to their users, encoding and packing, is done for all of them by the same few lines. Those
+whose packages break others' are measured in an environment of their own (`make bench-setup`):
+
+    .venv-loaders/bin/python -m bench.loaders NAME FOLDER TOKENIZER ENCODER TOKENS
 """
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +29,7 @@ Encode = Callable[[Sequence[str]], Iterable[Any]]
 SEQUENCE_LEN, ROWS = 2048, 8
 BUFFER = 1000
 _AT_ONCE = 256
+_ELSEWHERE = Path(".venv-loaders/bin/python")
 
 
 def ours(folder: Path, tokenizer: Tokenizer, **changes: Any) -> Loader:
@@ -99,12 +106,13 @@ def litdata_texts(folder: Path) -> Iterator[list[str]]:
         yield from _in_parts(item["text"] for item in dataset)
 
 
-def mosaic_texts(folder: Path, scratch: Path) -> Iterator[list[str]]:
+def mosaic_texts(folder: Path) -> Iterator[list[str]]:
     """MosaicML streaming, which reads no Parquet: converted before, outside of what is timed; shuffled."""
     try:
         from streaming import MDSWriter, StreamingDataset
     except RuntimeError as error:  # of torchvision, which it loads
         raise ImportError(f"torchvision is of another build (CPU or CUDA) than torch: {error}") from error
+    scratch = folder.with_name("mds")
     if not scratch.exists():
         reader = ParquetReader(folder)
         with MDSWriter(out=str(scratch), columns={"text": "str"}) as writer:
@@ -124,3 +132,37 @@ def _in_parts(texts: Iterable[str]) -> Iterator[list[str]]:
             yield part
             part = []
     yield part
+
+
+def speed_of(batches: Generator[torch.Tensor, None, None], most: int) -> float:
+    """Tokens a second and core of the first `most` tokens."""
+    tokens, began = 0, time.process_time()
+    while tokens < most:
+        tokens += next(batches)[1].numel()
+    speed = tokens / (time.process_time() - began)
+    batches.close()  # some contenders have threads
+    return speed
+
+
+def speed_elsewhere(name: str, folder: Path, path: Path, encoder: str, most: int) -> float:
+    """As `speed_of`, of a peer in its own environment; raises ImportError with what it says if that fails."""
+    if not _ELSEWHERE.exists():
+        raise ImportError("not installed: make bench-setup")
+    argv = [str(_ELSEWHERE), "-m", "bench.loaders", name, str(folder), str(path), encoder, str(most)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ImportError(done.stderr.strip().splitlines()[-1])
+    return float(done.stdout.splitlines()[-1])
+
+
+def main(name: str, folder: str, path: str, encoder: str, most: str) -> None:
+    """Measure one peer, here; its speed is the last line."""
+    torch.set_num_threads(1)
+    texts = {"litdata": litdata_texts, "mosaicml": mosaic_texts}[name](Path(folder))
+    tokenizer = Tokenizer.load(Path(path))
+    encode = by_our_encoder(tokenizer) if encoder == "ours" else by_tokenizers(Path(path))
+    print(speed_of(batches(texts, encode, tokenizer.endoftext), int(most)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -19,7 +19,7 @@ from cyclopts import App
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from bench.report import report
+from bench.report import report, why_not
 from trainer.config import PretrainConfig
 from trainer.interop.layouts import to_json
 from trainer.model.loss import multiply
@@ -105,8 +105,9 @@ def main(
         "ratio_nanogpt_style": ratio(kept, "nanoGPT's style, compiled", best),
         "fraction_of_gemm": ratio(kept, "products alone", best),
     }
-    if "transformers" not in kept:
-        figures["why"] = "transformers is not installed: make setup"
+    if why := why_not("transformers", "LlamaForCausalLM"):
+        print(why)
+        figures["why"] = why
     report(figures, out, "torch", "transformers")
 
 
@@ -188,11 +189,11 @@ def loop(
 
 
 def transformers(config: PretrainConfig) -> dict[str, Step]:
-    """Llama with the same sizes, as it is and compiled; nothing if it is not installed."""
-    try:
-        from transformers import LlamaConfig, LlamaForCausalLM
-    except ImportError:
+    """Llama with the same sizes, as it is and compiled; nothing if that cannot be had here."""
+    if why_not("transformers", "LlamaForCausalLM"):
         return {}
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     ours = to_json(config.model(config.vocab_size))
     shape = LlamaConfig(**ours, attn_implementation="sdpa", use_cache=False)
 

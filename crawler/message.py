@@ -17,8 +17,8 @@ from backports import zstd
 
 Header = tuple[bytes, bytes]
 
-# Bytes of a head, as in Chrome, and lines of it: read, it takes five times as much, for each request that is
-# in flight. Half would still hold the longest that was seen, 20 KB of Link or Content-Security-Policy.
+# Bytes of a head, as many as Chrome reads, and lines of it. Read, it takes some five times as much, for each
+# request in flight; at half, a page that some browsers show could be lost.
 _MOST_HEAD_BYTES, _MOST_LINES = 256 * 1024, 1000
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP(?:/(\d)(?:\.(\d))?)?[ \t]+([1-9]\d\d)(?!\d)[ \t]*(.*)", re.IGNORECASE)
@@ -319,8 +319,8 @@ _UNPACK = {"gzip": _inflate, "x-gzip": _inflate, "deflate": _inflate, "br": _unb
 
 
 def ends(page: bytes) -> bool:
-    """Whether a page says itself that nothing follows: if its connection broke, it is whole all the same."""
-    return page[-100:].rstrip().lower().endswith(b"</html>")
+    """Whether a page says that nothing of it follows: comments at most, whatever was announced."""
+    return b"</html" in page[-_SNIFFED:].lower()
 
 
 def content_type(values: Iterable[str], body: bytes) -> str:

@@ -19,6 +19,7 @@ from tinylm.records import MALFORMED
 LISTS = ("robots", "sitemap", "feed")
 # Tag paths of links to sitemaps.
 PATHS_TO_SITEMAPS = ("robots/sitemap", "sitemapindex/sitemap/loc")
+PATH_OF_REFRESH = "html/head/meta"
 # Characters of a link's text, and of its tag path: 64 names of 7 (real ones are 20 names of 4).
 MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS = 200, 512
 MOST_TITLE_CHARACTERS = 500

@@ -99,8 +99,8 @@ def give_seeds(frontier: Frontier, seeds: list[Seed], crawl: CrawlConfig | None 
         reasons = {reason for name in said if said[name] != before[name] for reason in _REFUSES[name]}
         frontier.publish("settings", said)
     frontier.put_seeds(seeds)
-    given = {canonical(seed.url) for seed in seeds}
-    letters = frontier.dead_letters() if given or reasons else ()
+    letters = frontier.dead_letters() if seeds or reasons else []
+    given = {canonical(seed.url) for seed in seeds} if letters else set()
     return sum(frontier.retry(url) for url, reason in letters if reason in reasons or canonical(url) in given)
 
 
@@ -187,8 +187,8 @@ class Crawl:
         self._check_parts()
         self._data.mkdir(parents=True, exist_ok=True)
         with sigterm_as_interrupt(), _alone(self._data), open_frontier(config, self._server) as frontier:
-            counts = frontier.counts()
-            if not (seeds or counts["discovered"] or counts["backlog"]):
+            before = Summary.of(frontier, config.shards)
+            if not (seeds or before.discovered or frontier.counts()["backlog"]):
                 raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
             frontier.set_rules(config, self._said)
             remember(frontier.config, crawl=self._crawl, walk=self._walk)
@@ -202,7 +202,7 @@ class Crawl:
             frontier.publish("walker", {})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
             self._parts = {name: self._start(name) for name in names}
-            reason, before = "", Summary.of(frontier, config.shards)
+            reason = ""
             try:
                 with show(frontier) as refresh:
                     reason = self._watch(frontier, refresh)
@@ -220,9 +220,8 @@ class Crawl:
                 stop(self._parts.values(), patience=self._crawl.timeout + 10)
                 stop([walker], patience=_DRAIN_SECONDS)
                 ended = reason or str(sys.exc_info()[1]) or "interrupted"
-                with (
-                    nullcontext() if reason else suppress(TinylmError)
-                ):  # the error that it ends with says more
+                # What else fails when it ends by an error says less than that.
+                with nullcontext() if reason else suppress(TinylmError):
                     summary = Summary.of(frontier, config.shards, ended)
                     summary.write(self._data)
             if walker.returncode:

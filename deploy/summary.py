@@ -20,6 +20,7 @@ FILE_NAME = "summary.json"
 PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if that was paused, lets it go on."
 # Without an answer for two timeouts of a response, workers are asked after.
 QUIET_SECONDS = 60.0
+# A turn that is further away has a date.
 _LONG_SECONDS = 600.0
 # The most frequent; the file has them all.
 _REASONS_SAID = 8
@@ -36,6 +37,7 @@ CAUSES = {
 }
 # What the reasons begin with for which the walker leaves out a link; for the others, a page.
 _OF_LINKS = ("scope_", "trap_", "links_")
+_LANGUAGE = "in none of the `languages` to keep; what was fetched is not asked for again: begin anew"
 # What makes good what was refused or dropped for a reason.
 _REMEDIES = {
     "forbidden_network": "its address is in none of allowed_networks; allow it and start the command again",
@@ -44,8 +46,8 @@ _REMEDIES = {
     "dns": "there is no such name, or no name server that knows it",
     "refused": "nobody listens there",
     "tls": "no certificate that can be trusted",
-    "language": "in none of the `languages` to keep",
-    "pre_language": "in none of the `languages` to keep",
+    "language": _LANGUAGE,
+    "pre_language": _LANGUAGE,
     "opt_out": "it is not for training, see obey_opt_out",
 }
 
@@ -90,9 +92,10 @@ def moment(at: float) -> str:
 
 
 def when(seconds: float) -> str:
-    """How far away a turn is; its date too if that is more than minutes."""
-    soon = f"in {max(0.0, seconds):,.1f} s"
-    return f"{soon}, at {moment(time.time() + seconds)}" if seconds > _LONG_SECONDS else soon
+    """How far away a turn is; its date if that is more than minutes."""
+    return (
+        f"at {moment(time.time() + seconds)}" if seconds > _LONG_SECONDS else f"in {max(0.0, seconds):.1f} s"
+    )
 
 
 def remedy(reason: str) -> str:
@@ -211,7 +214,7 @@ class Summary:
         if self.paused:
             yield "the crawl is paused"
         for cause, words in CAUSES.items():
-            if number := self.waiting_hosts.get(cause, 0):
+            if cause != "blocked" and (number := self.waiting_hosts.get(cause, 0)):
                 yield f"hosts that {words}: {number:,}"
         if self.next_at and self.next_at > self.at and self.next_host:
             yield f"the first, {self.next_host}, may be asked at {moment(self.next_at)}"
@@ -222,14 +225,14 @@ class Summary:
         if self.paused:
             return PAUSED
         if self.queued and set(self.waiting_hosts) - {"budget_spent"}:
-            return "the same command goes on from here, once a limit that was reached is set higher"
+            return "the same command goes on from here, with a higher limit if it reached one"
         if self.queued:
             return "budgets that are set higher, such as --pages-per-host, let it go on"
         return f"`tinylm shards list {self.shards}`" if self.kept else ""
 
     def nothing_kept(self) -> str:
         """Why a crawl has brought nothing."""
-        reasons = Counter(self.dropped) + Counter(self.failed) + Counter(self.skipped)
+        reasons = sum(map(Counter, (self.dropped, self.failed, self.skipped, self.not_followed)), Counter())
         said = [
             f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(_REASONS_SAID) if count
         ]

@@ -26,7 +26,7 @@ LANGUAGES = tuple(_CODES.split())
 def _near(code: str) -> str:
     """Languages that somebody may have meant."""
     near = [each for each in (code.replace("_", "-").partition("-")[0], code[:2]) if each in LANGUAGES]
-    return ", ".join(dict.fromkeys([*near, *get_close_matches(code, LANGUAGES, 4, 0.4)]))
+    return ", ".join(dict.fromkeys(near or get_close_matches(code, LANGUAGES, 4, 0.4)))
 
 
 @Parameter(name="*")

@@ -19,7 +19,7 @@ import numpy as np
 from crawler.errors import FrontierFull
 from crawler.frontier import SEED, Discovered, Entry, Frontier
 from crawler.frontier.spill import Refused, Spill
-from crawler.page import LISTS, PATHS_TO_SITEMAPS, Page
+from crawler.page import LISTS, PATH_OF_REFRESH, PATHS_TO_SITEMAPS, Page
 from crawler.scope import LIST_MARK, SEED_MARK
 from crawler.seeds.seed import Seed
 from crawler.urls import canonical, domain, fingerprint, locate
@@ -294,13 +294,15 @@ class Walker:
         if depth >= self._deepest:
             self.dropped["trap_depth"] += len(page.links)
             return []
+        is_redirect, urls = page.reason == "redirect", {link.url for link in page.links}
+        moves = [link.url for link in page.links if is_redirect or link.tag_path == PATH_OF_REFRESH][:1]
         is_seed, is_list = page.url + SEED_MARK, page.url + LIST_MARK
-        moved = self._frontier.marked([is_seed, is_list]) if page.reason == "redirect" else {}
-        if moved.get(is_seed) and depth < _SEED_MOVES:
-            self._unpushed.update(link.url for link in page.links)
-            return [Target(fingerprint(link.url), link.url) for link in page.links]
-        lists = {link.url for link in page.links if moved.get(is_list) or link.tag_path in PATHS_TO_SITEMAPS}
-        out_of_scope = self._frontier.out_of_scope({link.url for link in page.links}, lists)
+        of_page = self._frontier.marked([is_seed, is_list] if moves else [])
+        if not of_page.get(is_seed) or depth >= _SEED_MOVES:
+            moves = []
+        lists = {link.url for link in page.links if link.tag_path in PATHS_TO_SITEMAPS}
+        lists |= urls if of_page.get(is_list) and is_redirect else set()
+        out_of_scope = self._frontier.out_of_scope(urls.difference(moves), lists)
         targets: dict[int, Target] = {}
         for link in page.links:
             is_file = link.url.partition("?")[0].lower().endswith(_BINARY) and link.url not in lists
@@ -314,7 +316,8 @@ class Walker:
                 targets.setdefault(key, Target(key, link.url, link.anchor, link.tag_path))
         # Each redirect costs a fetch, so budgets bound them; domains that shorten links do nothing else.
         found = list(targets.values())
-        return found if page.reason == "redirect" else self._admitted(page, found)
+        self._unpushed.update(target.url for target in found if target.url in moves)
+        return found if is_redirect else self._admitted(page, found)
 
     def _admitted(self, page: Page, targets: list[Target]) -> list[Target]:
         """Of `targets` those that the page's domain may name: names cost their inventor nothing."""

@@ -37,9 +37,11 @@ def names_below(location: Path | str) -> list[str]:
     with suppress(FileNotFoundError), _reaching(location):
         files, root = _file_system(location)
         folders = files.walk(root, on_error="raise")  # `find` leaves out a folder that cannot be read
-        paths = [
-            f"{folder}/{name}".removeprefix(root).lstrip("/") for folder, _, ns in folders for name in ns
-        ]
+        paths = [f"{at}/{name}".removeprefix(root).lstrip("/") for at, _, names in folders for name in names]
+        if "http" in files.protocol:  # a page may name a folder without a slash at its end, like a file
+            for path in [path for path in paths if "." not in path.rpartition("/")[2]]:
+                if is_folder(inner := f"{str(location).rstrip('/')}/{path}"):
+                    paths += [f"{path}/{name}" for name in names_below(inner)]
         return [path for path in paths if not any(part[:1] in (".", "_") for part in path.split("/"))]
     return []
 

@@ -13,7 +13,6 @@ import json
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +26,7 @@ import pyarrow.parquet as pq
 from shards.errors import ShardCorrupt, ShardError, unread
 from shards.files import is_folder, names_below, open_bytes, size_of
 from shards.manifest import FILE_NAME as MANIFEST
-from shards.manifest import Manifest, is_corpus
+from shards.manifest import is_corpus
 from shards.reader import Reader, RowGroup, documents_of
 from tinylm.errors import FileError
 from tinylm.files import read_json, write_json
@@ -161,9 +160,9 @@ def _found(location: Path | str) -> tuple[str, list[str]]:
         return folder, [name]
     below = sorted(names_below(folder))
     for name in below:
-        inner = f"{folder}/{name.rpartition('/')[0]}"
-        if name.endswith(f"/{MANIFEST}") and _is_ours(inner):
-            raise ShardError(f"{location}: no corpus, but {inner} is one: did you mean that?")
+        inner = name.removesuffix(f"/{MANIFEST}")
+        if inner != name and any(other.startswith(f"{inner}/shard-") for other in below):
+            raise ShardError(f"{location}: no corpus, but {folder}/{inner} is one: did you mean that?")
     names = [name for name in below if name.lower().endswith(_SUFFIX)]
     if not names:
         raise ShardError(
@@ -180,13 +179,6 @@ def _split(location: Path | str) -> tuple[str, str]:
         folder, slash, name = path.rpartition("/")
         return folder or slash or ".", name
     return path.rstrip("/") or "/", ""
-
-
-def _is_ours(folder: str) -> bool:
-    """Whether the manifest in `folder` is of a corpus; other programs have files of that name."""
-    with suppress(ShardError):
-        return bool(Manifest.load(folder))
-    return False
 
 
 def _listed(folder: str, name: str) -> list[ListedFile]:

@@ -30,6 +30,8 @@ from tinylm.files import replacing
 CONFIG_VARIABLE = "TINYLM_CONFIG"
 # Where a crawl's directory has its settings, and in which form; `keep` writes them.
 KEPT, _KEPT_VERSION = "settings.toml", 1
+# Characters of a value that is told: lists of hosts are long.
+_SHOWN = 80
 HIDDEN = "***"
 """What stands in a URL for a password that is not written."""
 # The tables of tinylm.toml and whose settings they are: by name, as this room imports none of the others.
@@ -112,16 +114,14 @@ class _Sources:
         if self.kept:
             self._apply(self.kept, app, commands, own)
         self.found = {name: _place(token) for name, token in _given(own).items()}
-        for argument in (argument for mine in own.values() for argument in mine):
-            for token in argument.tokens:  # which cyclopts would round
-                if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
-                    raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
 
-    @staticmethod
-    def _apply(path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
+    def _apply(self, path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
         settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
+            names = {argument.field_info.name for argument in mine}
+            if isinstance(given := settings.get(table), dict):  # a command may have no use for some of them
+                settings[table] = {name: given[name] for name in given if name.replace("-", "_") in names}
             layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
             try:
                 layer(app, commands, mine)
@@ -129,13 +129,21 @@ class _Sources:
                 raise ConfigError(f"{path}: {_one_line(error)}") from error
 
 
-def layers(**sections: type) -> list[_Sources]:
+def whole(_app: App, _commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """The last source of a command: it has nothing, and refuses a fraction of what is counted."""
+    for argument in arguments:
+        for token in argument.tokens:
+            if "." in str(token.value) and int in (get_args(argument.hint) or (argument.hint,)):
+                raise ConfigError(f"{argument.field_info.name} = {token.value}: must be a whole number")
+
+
+def layers(**sections: type) -> list[Any]:
     """The outer sources of `sections` (table name = dataclass), for `cyclopts.App(config=...)`.
 
     A command raises ConfigError if `TINYLM_CONFIG` names a file that is not there, if a file is not TOML, and
     for a table, a key or a variable that names no setting.
     """
-    return [_Sources(sections)]
+    return [_Sources(sections), whole]
 
 
 def _given(own: Mapping[str, ArgumentCollection]) -> dict[str, Token]:
@@ -223,7 +231,9 @@ def keep(path: Path, **sections: Any) -> list[str]:
             if value != default and value is not None:
                 now[name] = value
             old, new = _toml_value(was.get(name, default)), _toml_value(value)
-            differences += [f"[{table}] {name} = {new}, was {old}"] if new != old else []
+            if new != old:
+                new, old = (f"{each[:_SHOWN]}..." if len(each) > _SHOWN else each for each in (new, old))
+                differences.append(f"[{table}] {name} = {new}, was {old}")
     text = [f"version = {_KEPT_VERSION}\n"]
     for table, settings in stored.items():
         lines = [f"{name} = {_toml_value(value)}\n" for name, value in settings.items()]
@@ -256,7 +266,7 @@ def in_force(*flags: str) -> Iterator[Setting]:
     kept = None
     for section, owner in tables().items():
         sources = _Sources({section: owner}, kept)
-        app = App(config=[sources])
+        app = App(config=[sources, whole])
 
         def probe(*, settings: Any = owner()) -> Any:  # noqa: B008 (frozen)
             return settings

@@ -76,6 +76,7 @@ class Generator:
 
     def complete_all(self, prompts: Sequence[str], **sampling: Any) -> list[str]:
         """What `complete` gives for each of `prompts`, read together; prompt n is given the seed plus n."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         config, tokenizer = SamplingConfig(**sampling), self.tokenizer
         streams = [TextStream(tokenizer, config.stop) for _ in prompts]
         texts = [""] * len(prompts)

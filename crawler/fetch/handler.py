@@ -200,7 +200,8 @@ class _Protocol(ResponseHandler):
     def set_response_params(self, *, timer: BaseTimerContext | None = None, **others: Any) -> None:
         came, self._tail = self._tail, b""  # before anything was asked
         super().set_response_params(timer=timer, **others)
-        parser = _Parser(self, StreamReader(self, self._read_bufsize, timer=timer, loop=self._loop))
+        limit = others.get("read_bufsize", 1 << 16)
+        parser = _Parser(self, StreamReader(self, limit, timer=timer, loop=self._loop))
         self.answer, self._parser = parser.answer, cast("Any", parser)
         if came:
             self.data_received(came)
@@ -270,7 +271,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
     @asynccontextmanager
     async def _make_request(self, request: Request, timeout: float) -> AsyncIterator[_ClientResponse]:
         loop = asyncio.get_running_loop()
-        over, tried = loop.time() + timeout, set[str]()
+        over, tried = loop.time() + timeout, dict[str, Exception]()
         parts = urlsplit(request.url)
         name, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
         permit: Permit = request.meta["permit"]
@@ -278,8 +279,9 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
         while True:
             found = await self._addresses(name, port, over - loop.time())
             address, at_port = found[0]
-            tried.add(address)
-            is_last, answered = all(other in tried for other, _ in found), False
+            if address in tried:  # no route leads to the others
+                raise tried[address]
+            is_last, answered = {other for other, _ in found} <= {address, *tried}, False
             try:
                 async with self._spider.cap.held(address, hold), asyncio.timeout(None) as permit.connecting:
                     permit.deadline = min(permit.deadline, uptime() + hold)
@@ -294,6 +296,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
                         yield response
                 return
             except _NO_ANSWER as error:
+                tried[address] = error
                 if not permit.sent:
                     self._blame_network(error, address, at_port)
                 if not answered:

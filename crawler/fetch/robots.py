@@ -26,6 +26,7 @@ from crawler.errors import RulesMissing
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Ends
 from crawler.frontier.records import Asker
+from crawler.message import MessageError, decoded
 from crawler.page import Page
 from crawler.read.optout import MOST_SIGNALS, addresses, usage
 from crawler.urls import MOST_CHARACTERS, address
@@ -324,6 +325,9 @@ def interpret(status: int, body: bytes) -> str | None:
     2xx is the rules, 4xx allows all; None (5xx, 429): nothing may be fetched until the host answers.
     """
     if 200 <= status < 300:
+        if body.startswith(b"\x1f\x8b"):  # a file of gzip, and nobody says so
+            with suppress(MessageError):
+                body, _ = decoded(body, ("gzip",), MOST_BYTES + 1)
         encoding = "utf-16" if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
         text = body.decode(encoding, "replace")
         # A character is four bytes at most: a shorter text needs no count.

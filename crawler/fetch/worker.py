@@ -327,6 +327,8 @@ class LeaseSpider(Spider):
         if 300 <= status < 400:
             moved = header_url(_header(response, "Location"))
             target = address(moved, response.url) if moved else None
+            if target == lease.url:  # until it sees the cookie that it sets: we keep none
+                return _page(lease, status, reason="redirect_to_itself", **validators)
             links = (Link(target, "", "", False),) if target else ()
             return _page(lease, status, reason="redirect", links=links, **validators)
         headers = (

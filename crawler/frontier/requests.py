@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from crawler.frontier.batch import End
 from crawler.frontier.frontier import Frontier
 from crawler.frontier.records import SEED, Discovered, Lease
 from crawler.frontier.store import Call
@@ -27,8 +28,8 @@ class RequestFrontier(Frontier):
         return self._store.run_all(calls) if calls else []
 
     def refuse(self, lease: Lease, reason: str) -> None:
-        """Not wanted: `skip`, and its request is forgotten. Raises LeaseLost."""
-        self.skip(lease, reason)
+        """Not wanted: `skip`, and it is forgotten with its request. Raises LeaseLost."""
+        self._finish(End("skip", lease, {"reason": reason, "wait": 0, "forget": 1}))
         self._run("HDEL", lease.partition, "requests", _field(lease))
 
 

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
-from crawler.page import MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS, Link
+from crawler.page import MOST_ANCHOR_CHARACTERS, MOST_PATH_CHARACTERS, PATH_OF_REFRESH, Link
 from crawler.read.encoding import escaped
 from crawler.urls import address, canonical, resolve
 
@@ -43,7 +43,7 @@ def refreshed(value: str, url: str, *, nofollow: bool) -> tuple[Link, ...]:
     target = address(href, url) if (href := _refresh(value)) else None
     if target is None or canonical(target) == canonical(url):
         return ()
-    return (Link(target, "", "html/head/meta", nofollow),)
+    return (Link(target, "", PATH_OF_REFRESH, nofollow),)
 
 
 def _refresh(content: str) -> str:

@@ -13,11 +13,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-# What a member of a list of robots directives may say; of these, what is recorded.
-_DIRECTIVE = re.compile(
-    "all|none|(?:no)?index|(?:no)?follow|no(?:archive|cache|snippet|imageindex|translate|ai|imageai|odp|ydir)|"
-    "indexifembedded|nositelinkssearchbox"
-)
+# What a word of robots directives looks like, those of later years too; of them, what is recorded.
+_DIRECTIVE = re.compile("no[a-z]+|all|index|follow|indexifembedded")
 _RECORDED = frozenset(("noindex", "noai", "noimageai", "noarchive", "none"))
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
 _AGENT = re.compile(r"[a-z*_][^\s:]*")

@@ -95,7 +95,7 @@ def listed(body: bytes, url: str, content_type: str) -> tuple[str, tuple[Link, .
         content = content[: max(content.rfind(b"\n"), content.rfind(b">")) + 1]
     content = _in_utf8(content, content_type)
     if content.startswith(b"<"):
-        kind, entries = _read_xml(_mended(content))
+        kind, entries = _read_xml(content)
         return kind, _links(entries, kind, url)
     lines = islice(_LINE.finditer(content), _MOST_ENTRIES)
     links = _links([Entry(line[0].decode("utf-8", "replace"), "sitemap") for line in lines], "sitemap", url)
@@ -147,17 +147,14 @@ def _unpacked(body: bytes, most: int) -> tuple[bytes, bool]:
     return body, is_whole
 
 
-def _mended(xml: bytes) -> bytes:
-    """Escape the ampersands that are none of an entity, and drop a URL that the end cuts in half."""
-    xml = xml[: xml.rfind(b">") + 1]
-    return _BARE_AMPERSAND.sub(lambda match: b"&amp;" if match[0] == b"&" else match[0], xml)
-
-
 def _read_xml(content: bytes) -> tuple[str, list[Entry]]:
     entries: list[Entry] = []
     kind = ""
+    # Without a URL that the end cuts in half, and with ampersands escaped that are none of an entity.
+    xml = content[: content.rfind(b">") + 1]
+    xml = _BARE_AMPERSAND.sub(lambda match: b"&amp;" if match[0] == b"&" else match[0], xml)
     parser = etree.iterparse(
-        BytesIO(content),
+        BytesIO(xml),
         tag=("{*}url", "{*}sitemap", "{*}item", "{*}entry"),
         encoding="utf-8",  # whatever it was before
         recover=True,

@@ -8,7 +8,7 @@ from cyclopts import App
 import tinylm
 from crawler.config import CrawlPlace
 from deploy.cli import crawl, model
-from tinylm.config import in_force, layers, without_password
+from tinylm.config import in_force, layers, whole, without_password
 from tinylm.errors import exit_on_error
 
 app = App(
@@ -22,6 +22,7 @@ app = App(
         "written down in its directory, that over the default. `tinylm config` shows them. "
         "Training: `torchrun -m trainer.pretrain --help`, `torchrun -m trainer.sft --help`."
     ),
+    config=whole,
 )
 # "*": these commands stand directly under `tinylm`. Those given as text need pyarrow or numpy: their modules
 # are imported when they are called, so that --help stays fast.
@@ -34,7 +35,7 @@ app.command("deploy.cli.shards:app", name="shards", help="Look after a corpus.")
 app.command(
     "deploy.cli.why:why",
     name="why",
-    help="What URL promised and what that was made of, when it was fetched, and what the fetch was worth.",
+    help="What URL promised, when it was fetched or why it waits, what it was worth; of a host as well.",
     config=layers(frontier=CrawlPlace),
 )
 app.command(

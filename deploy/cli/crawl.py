@@ -115,11 +115,11 @@ def begin(
             remember(opened.config, crawl=crawl)
         opened.set_limits(limits_from_now(crawl))
         again = give_seeds(opened, found, crawl)
-        delay = opened.config.delay
+        rules = opened.config
     say(
         f"crawl {frontier.crawl_id!r}: {len(found):,} seeds given; those it has had count once, and "
         f"{again:,} URLs that were refused or given up are queued again; stops at {crawl.pages:,} pages; "
-        f"a host rests {delay:g} s"
+        f"a host rests {rules.delay:g} s; scope {rules.scope}"
     )
 
 

@@ -2,7 +2,8 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,6 @@ from rich.table import Table
 
 from crawler.config import CrawlPlace, own
 from crawler.frontier import Frontier
-from crawler.frontier.records import HostFacts
 from deploy.cli.names import host_named
 from deploy.console import Console
 from deploy.crawl import attach
@@ -20,17 +20,10 @@ from shards.manifest import Manifest, is_corpus
 from shards.reader import read_fetches
 from tinylm.terminal import say
 
-_ORDERS: dict[str, Callable[[HostFacts], float]] = {
-    "queued": lambda facts: facts.queued,
-    "fetched": lambda facts: facts.fetched,
-    "failed": lambda facts: facts.failed,
-    "next": lambda facts: facts.next,
-}
-
 
 def hosts(
     *,
-    host: tuple[str, ...] = (),
+    host: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     number: Annotated[int, Parameter(name=("--number", "-n"))] = 20,
     by: Literal["queued", "fetched", "failed", "next"] = "queued",
     frontier: CrawlPlace = CrawlPlace(),
@@ -51,7 +44,7 @@ def hosts(
     """
     opened = attach(frontier)
     names: Iterable[str] = map(host_named, host) if host else opened.hosts()
-    shown = heapq.nlargest(number, opened.facts(names), key=_ORDERS[by])
+    shown = heapq.nlargest(number, opened.facts(names), key=attrgetter(by))
     kept = ended_of(frontier.shards, {each.host for each in shown})
     table = Table("host", "queued", "fetched", "kept", "failed", "delay", "waits")
     for each in shown:
@@ -129,5 +122,14 @@ def position(frontier: Frontier, urls: Iterable[str]) -> str:
         if place == "due":
             return f"it is fetched again: {when(number)}"
         if place == "queued":
-            return f"{number:,} URLs of its host promise more"
+            return f"{number:,} URLs of its host promise more" if number else "it is the next of its host"
     return ""
+
+
+def robots_allow(frontier: Frontier, url: str) -> bool:
+    """Whether the robots.txt of a URL, if it is known, lets the crawl's user agent in."""
+    from crawler.fetch.robots import Rules  # with Scrapy behind it, which no other command here needs
+
+    host, member = frontier.locate(url)
+    agent = frontier.published("settings").get("user_agent", "")
+    return Rules(frontier.robots(host, member.partition("/")[0]) or "", agent).allow(url)

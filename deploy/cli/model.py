@@ -101,7 +101,7 @@ def chat(
     while True:
         try:
             asked = typed(console.input("[bold]> [/bold]")).strip()
-        except EOFError:
+        except (EOFError, RuntimeError):  # the second of a stdin that is closed
             return
         if not asked:
             continue

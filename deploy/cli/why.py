@@ -14,7 +14,7 @@ from crawler.config import CrawlPlace
 from crawler.errors import ServerError
 from crawler.frontier import Frontier
 from crawler.urls import address, canonical, canonicalize, fingerprint, locate
-from deploy.cli.hosts import position, say_host, waits
+from deploy.cli.hosts import position, robots_allow, say_host, waits
 from deploy.cli.names import names_of
 from deploy.console import Console
 from deploy.crawl import NoServer, attach
@@ -34,9 +34,7 @@ Fetched = tuple[FetchRow, Mapping[str, Any] | None]
 
 
 def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = CrawlPlace()) -> None:
-    """What URL promised and what that was made of, when it was fetched or why it waits, what it was worth.
-
-    Of a host: what came of it, and why nothing of it is asked for now.
+    """What URL promised, when it was fetched or why it waits, what it was worth; of a host as well.
 
     Parameters
     ----------
@@ -65,8 +63,13 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
     else:
         place = position(opened, dict.fromkeys((address(url) or page, page))) if opened else ""
         if (manifest.state and _print_waiting(console, corpus, page)) or place:
-            say(place or "of its place nothing is known" + ("" if opened else ": no server runs"))
-            for line in waits(opened, locate(page).host) if opened else ():
+            if opened is None:
+                say("no server runs, which would say why it waits")
+                return
+            say(place or "it waits in lists or on disk, behind the best of its host; or with the walker")
+            if not robots_allow(opened, address(url) or page):
+                say(f"robots{remedy('robots')}: it will be refused")
+            for line in waits(opened, locate(page).host):
                 say(line)
             return
         if opened and (reason := opened.out_of_scope([page]).get(page)):

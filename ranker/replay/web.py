@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from crawler.read.extract import Extractor
 from crawler.read.links import refreshed
 from crawler.read.optout import from_headers
 from crawler.read.pool import Extractors
+from crawler.read.sitemaps import is_text
 from crawler.urls import canonicalize, domain, fingerprint, locate
 from crawler.warc import Archived, WarcReader
 from ranker.links.centrality import Graph, pagerank
@@ -40,7 +42,7 @@ PAGERANK = "pagerank"
 _NOT_PAGES = (*LISTS, "not_modified")
 _LOGGED = ("url", "host", "status", "reason", "worth", "promise", "propensity", "policy", "expected")
 _WORDS = "rps_doc_word_count"
-_HTML = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")  # as XML also lists and others
+_MAY_BE_XHTML = ("application/xml", "text/xml")
 # Columns of a WARC file's pages, and their types.
 _COLUMNS = {"status": int, "bytes": int, "text_chars": int, "links": int, "language": object}
 # That the extraction of a page may take; most take 0.03.
@@ -273,15 +275,15 @@ class _Columns(Mapping[str, NDArray[Any]]):
 
 
 def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
-    """The HTML pages and redirects of these files, or of all WARC files in these folders.
+    """The pages (HTML, plain text) and redirects of these files, or of all WARC files in these folders.
 
     `worth` is an expression (`ranker.replay.worth`) over `status`, `bytes` of the body, `text_chars` of the
-    main text, `links` to different URLs, and `language`; only status 200 has text and links of its own. Of
-    several responses with one URL the last one read counts. A page is read in a process that may die of it,
-    in 10 s at the most, and if it has no end until then it has no text or links; most take 30 ms. What is
-    damaged is skipped, and how much of it is a warning in the log. Not to be called in an event loop. Raises
-    RecordingError for a file that cannot be opened, or if there is no page; ConfigError for a worth that is
-    none.
+    main text, `links` to different URLs, and `language`; only a page (status 2xx) has text and links of its
+    own. Of several responses with one URL the last one read counts. A page is read in a process that may die
+    of it, in 10 s at the most, and if it has no end until then it has no text or links; most take 30 ms. What
+    is damaged is skipped, and how much of it is a warning in the log. Not to be called in an event loop.
+    Raises RecordingError for a file that cannot be opened, or if there is no page; ConfigError for a worth
+    that is none.
     """
     files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
     with asyncio.Runner() as runner, closing(Extractors(Extractor(), 1, _SECONDS)) as extractors:
@@ -332,9 +334,9 @@ def _pages(path: Path, extract: _Extract) -> Iterator[_Page]:
 
 
 def _page(response: Archived, extract: _Extract) -> _Page | None:
-    """None if the response is not of a page."""
+    """None if the response is not of a page: lists and robots.txt are none, as in a crawl."""
     url = canonicalize(response.url)
-    if url is None:
+    if url is None or urlsplit(url).path == "/robots.txt":
         return None
     location = header_url(response.header("location"))
     said = (value for name, value in response.headers if name == "content-type")
@@ -343,9 +345,9 @@ def _page(response: Archived, extract: _Extract) -> _Page | None:
     text = language = ""
     if 300 <= response.status < 400 and location:
         targets = [target] if (target := canonicalize(location, url)) else []
-    elif type_.partition(";")[0] not in _HTML:
+    elif not is_text(kind := type_.partition(";")[0]) and kind not in _MAY_BE_XHTML:
         return None
-    elif response.status == 200:
+    elif 200 <= response.status < 300:
         nofollow = from_headers(response.headers, "").nofollow
         found = extract(url, response.body, type_, nofollow)
         if found.reason in (*LISTS, "media_type"):

@@ -13,6 +13,7 @@ import pytest
 from backports import zstd
 
 from crawler.frontier import Discovered
+from crawler.message import Answer, MessageError
 from crawler.warc import WarcReader
 from ranker.replay.web import read_warc
 from tests.conftest import Site, article, command, eventually, fetched_pages, open_frontier, reply, worker
@@ -65,7 +66,7 @@ def read_whole(name):
         "trailers": chunked + b"\r\n" + chunks(body) + b"X-Trailer\r\n" * 99,
         "no-chunks": chunked + b"\r\n" + body,
         "no-last-chunk": chunked + b"\r\n" + chunks(body, last=b""),
-        "short": OK + b"Content-Length: 9999\r\n\r\n" + body,
+        "short": OK + b"Content-Length: 9999\r\n\r\n" + body + b"<!-- cached, and cut in the mi",
         "short-packed": OK + b"Content-Encoding: gzip\r\nContent-Length: 9999\r\n\r\n" + packed,
         "plain": lying + body,
         "none": OK + b"Content-Encoding: none\r\n\r\n" + body,
@@ -83,6 +84,8 @@ def read_whole(name):
         "packed-on-the-way": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + chunks(packed),
         "types": b"HTTP/1.1 200 OK\r\nContent-Type: text/html, */*\r\nContent-Type: html\r\n\r\n" + body,
         "no-type": b"HTTP/1.1 200 OK\r\n\r\n" + body,
+        "elsewhere": OK.replace(b"200 OK", b"203 Non-Authoritative Information") + b"\r\n" + body,
+        "text": b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n\r\nThe text " + OPEN,
     }  # fmt: skip
 
 
@@ -151,6 +154,11 @@ def answered(server, tmp_path_factory):
     serve("moved.robots.test", "/robots.txt", MOVED + NOT_NEEDED["packed"])
     site.on("moved.robots.test", "/caf%C3%A9", reply(200, "User-agent: *\nDisallow: /page"))
     serve("moved.robots.test", "/page", whole["unframed"])
+    serve(
+        "cookie.itself.test",
+        "/page",
+        MOVED.replace(b"/caf\xc3\xa9", b"#seen") + b"Set-Cookie: seen=1\r\n\r\n",
+    )
     for name, (data, _) in LOST.items():
         serve(f"{name}.lost.test", "/page", data)
     frontier = open_frontier(server, attempts=1, backoff=0.1)
@@ -190,6 +198,11 @@ def test_a_redirect_and_a_missing_page_need_no_body(answered):
     assert targets == {name: [f"http://{name}.moved.test/caf%C3%A9"] for name in NOT_NEEDED}
 
 
+def test_a_redirect_to_itself_is_counted_as_that_and_leads_nowhere(answered):
+    [found] = named(answered[0], "itself").values()
+    assert (found.reason, found.links) == ("redirect_to_itself", ())
+
+
 def test_a_robots_txt_that_is_refused_allows_all_whatever_comes_with_it(answered):
     pages, dead, site, _ = answered
     assert named(pages, "robots").keys() == NOT_NEEDED.keys()
@@ -216,6 +229,32 @@ def test_a_warc_file_is_read_back_as_it_was_read_live(answered):
     reader = [WarcReader(path) for path in files]
     statuses = {found.url: found.status for each in reader for found in each}
     assert {url: statuses.get(url) for url in pages} == {url: found.status for url, found in pages.items()}
+
+
+def read(data, step):
+    answer, body = Answer(), b""
+    with suppress(MessageError):
+        for start in range(0, len(data), step):
+            body += answer.feed(data[start : start + step])
+        body += answer.end()
+    return answer.head, body, answer.whole
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_it_is_one_answer_in_whatever_pieces_it_comes(step):
+    odd = [*read_whole("x").values(), *(data for data, _ in LOST.values())]
+    odd += [MOVED + rest for rest in NOT_NEEDED.values()]
+    for data in odd:
+        if len(data) < 10_000:
+            assert read(data, step) == read(data, len(data))
+
+
+def test_what_is_behind_an_answer_is_not_taken_for_the_next():
+    answer = Answer()
+    assert answer.feed(OK + b"Content-Length: 2\r\n\r\nab") == b"ab"
+    assert (answer.over, answer.persistent) == (True, True)
+    assert answer.feed(OK) == b""
+    assert not answer.persistent
 
 
 @pytest.fixture

@@ -74,4 +74,4 @@ def test_what_is_forbidden_is_counted_and_what_is_allowed_was_fetched(tempted):
     _, frontier, _, _, allowed, refused = tempted
     assert fetched_pages(frontier).keys() == allowed
     assert frontier.counts()["skipped:forbidden_network"] == len(refused)
-    assert frontier.dead_letters() == []
+    assert dict(frontier.dead_letters()) == dict.fromkeys(refused.values(), "forbidden_network")

@@ -1191,3 +1191,18 @@ def test_a_claim_that_the_server_lost_with_its_last_second_is_made_again_and_its
     assert second.claim("lock b", "there") == ""
     with pytest.raises(WalkerLost):
         put(first, "https://a.test/")
+
+
+@EVERYWHERE
+def test_every_host_that_was_met_is_found_with_what_it_waits_for(store):
+    frontier = store.open()
+    hosts = {f"h{n}.test" for n in range(30)}
+    frontier.put(Discovered(f"https://{host}/{n}", 0.5) for host in hosts for n in range(2))
+    frontier.pause("h7.test")
+    assert set(frontier.hosts()) == hosts
+    facts = {each.host: each for each in frontier.facts([*frontier.hosts(), "nobody.test"])}
+    assert facts.keys() == hosts
+    assert {each.queued for each in facts.values()} == {2}
+    assert {name for name, each in facts.items() if each.state == "paused"} == {"h7.test"}
+    assert frontier.place("https://h7.test/0")[0] == "queued"
+    assert frontier.place("https://nobody.test/") == ("", 0)

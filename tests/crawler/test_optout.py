@@ -54,6 +54,7 @@ def test_a_robots_tag_may_be_addressed_to_one_crawler(tag, directives):
         ("unavailable_after: 2030-01-01, max-snippet:-1, noarchive", ("noarchive",), False),
         ("noindex nofollow", ("noindex",), True),
         ("NoIndex;NoFollow;", ("noindex",), True),
+        ("noindex nosuchthing", ("noindex",), False),
         (" , noai ,, nofollow", ("noai",), True),
         ("all, none", ("none",), True),
         ("max-image-preview:none, none", ("none",), True),

@@ -1,6 +1,7 @@
 """robots.txt and Retry-After: RFC 9309 and RFC 9110, and what real servers send."""
 
 import ast
+import gzip
 import re
 import sys
 import time
@@ -403,6 +404,14 @@ def test_a_byte_order_mark_hides_no_rule(mark):
     assert text is not None
     assert not rules(text).allow(URL)
     assert rules(text).allow("https://h.example/")
+
+
+def test_a_file_that_is_packed_without_saying_so_is_read():
+    packed = gzip.compress(b"User-agent: *\nDisallow: /private\n")
+    for body in (packed, packed[:-8], packed + gzip.compress(b"Disallow: /x\n")):
+        assert not rules(interpret(200, body)).allow(URL)
+        assert rules(interpret(200, body)).allow("https://h.example/")
+    assert rules(interpret(200, b"\x1f\x8bnonsense")).allow(URL)
 
 
 def test_bytes_that_are_no_utf8_spoil_only_their_line():

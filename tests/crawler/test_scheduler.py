@@ -146,7 +146,7 @@ def test_requests_keep_all_they_carry_and_the_spider_ends_by_itself(server, site
     assert re.search("huge> is not queued: it has 2000[0-9]{3} bytes, 1048576 at most", spider.log("one"))
     prefix = frontier.prefixes[0]
     assert not frontier.client.exists(f"{prefix}requests", f"{prefix}leases", f"{prefix}pages")
-    assert frontier.counts()["skipped:robots"] == 1
+    assert (frontier.counts()["skipped:robots"], frontier.counts()["refused"]) == (1, 0)
 
 
 def test_a_url_that_somebody_puts_is_parsed_and_start_requests_are_made_once(server, site, spider):
@@ -207,7 +207,7 @@ def test_robots_txt_is_followed_to_another_host(server, site, spider):
         ("127.0.0.1", "/robots.txt"), ("localhost", "/robots.txt"), ("localhost", "/rules.txt"),
         ("127.0.0.1", "/open"),
     ]  # fmt: skip
-    assert frontier.counts()["skipped:robots"] == 1
+    assert (frontier.counts()["skipped:robots"], frontier.counts()["refused"]) == (1, 0)
 
 
 def test_what_this_machine_lacks_is_no_hosts_failure(server, site, spider):

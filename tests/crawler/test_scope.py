@@ -10,7 +10,7 @@ from crawler.frontier import SEED, Discovered, Limits
 from crawler.frontier.spill import Spill
 from crawler.scope import scope_of
 from tests.conftest import open_frontier
-from tests.crawler.driving import EVERYWHERE, ack, drain, put
+from tests.crawler.driving import EVERYWHERE, ack, drain, lease_one, put
 from tinylm.errors import ConfigError
 
 SEEDS = ("https://docs.a.test/guide/start.html", "http://b.test/")
@@ -181,15 +181,11 @@ def test_of_a_host_only_what_is_in_scope_is_asked_for_however_much_waits_before_
 def test_another_hosts_robots_txt_is_asked_for_outside_the_scope_if_one_inside_moved_there(server):
     frontier = begun(lambda **to: open_frontier(server, **to), "https://a.test/", scope="hosts")
     put(frontier, "https://other.test/page")
-    robots = frontier.lease(1)[0]
-    while robots.host != "a.test":
-        robots = frontier.lease(1)[0]
+    robots = lease_one(frontier)
+    assert robots.host == "a.test"
     assert frontier.errand("https://other.test/robots.txt", [robots.robots_of]) is None
     frontier.moved(robots, "", latency=0, size=0)
-    asked = []
-    while not asked:
-        asked = frontier.lease(9)
-    assert [lease.url for lease in asked] == ["https://other.test/robots.txt"]
+    assert lease_one(frontier).url == "https://other.test/robots.txt"
     assert frontier.counts()["skipped:scope_hosts"] == 1
 
 

@@ -75,6 +75,36 @@ def test_encodings_are_undone_and_what_is_not_what_it_says_is_counted(tmp_path):
     assert read(write(tmp_path, sent)) == (dict.fromkeys(range(10), page), 3)
 
 
+PAGE = b"<p>page of words</html>"
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize(
+    ("http", "media_type"),
+    [
+        (OK + b"\r\n" + PAGE, "Application/HTTP; msgtype=response"),
+        (OK + b"\r\n" + PAGE, ""),
+        (b"HTTP/1.1 200 OK\nContent-Type: text/html\n\n" + PAGE, "application/http"),
+        (b"HTTP/2 200\r\n\r\n" + PAGE, "application/http"),
+        (OK + b"Content-Length: 7\r\n\r\n" + PAGE, "application/http"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n" + PAGE, "application/http"),
+        (OK + b"Content-Encoding: gzip\r\n\r\n" + PAGE, "application/http"),
+        (OK + b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n" + PAGE, "application/http"),
+        (OK + b"Transfer-Encoding: chunked\r\nContent-Encoding: gzip\r\n\r\n" + gzip.compress(PAGE),
+         "application/http"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n17;a=b\r\n" + PAGE + b"\r\n0\r\n\r\n", "application/http"),
+        (OK + b"Transfer-Encoding: chunked\r\n\r\n17\r\n" + PAGE, "application/http"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_records_say_of_themselves_what_is_no_longer_so(tmp_path, http, media_type, end):
+    fields = ["WARC/1.0", "WARC-Type: response", "WARC-Target-URI: http://a.test/1"]
+    fields += [f"Content-Type: {media_type}"] * bool(media_type) + [f"Content-Length: {len(http)}", "", ""]
+    path = tmp_path / "other.warc"
+    path.write_bytes(end.join(fields).encode() + http + 2 * end.encode())
+    assert read(path) == ({1: PAGE}, 0)
+
+
 @pytest.mark.parametrize("encoding", ["gzip", "br", "zstd"])
 def test_a_bomb_is_broken(tmp_path, encoding):
     bomb = bytes(100 << 20)

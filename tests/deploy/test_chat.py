@@ -70,6 +70,12 @@ def test_a_negative_number_of_likeliest_tokens_is_refused(talk, tmp_path):
         app(["complete", "one", "--run", str(tmp_path / "run"), "--logprobs", "-1"])
 
 
+@pytest.mark.parametrize("given", [["--top-k", "0.9"], ["--max-tokens", "2.5"], ["--logprobs", "1.5"]])
+def test_a_fraction_of_what_is_counted_is_refused_and_not_rounded(tmp_path, given):
+    with pytest.raises(ConfigError, match=rf"= {given[1]}: must be a whole number"):
+        app(["complete", "one", "--run", str(tmp_path), *given])
+
+
 def test_unlike_tokens_look_unlike(talk, tmp_path, capsys):
     half, other = TOKENIZER.encode("é")
     talk(half)
@@ -118,6 +124,13 @@ def test_no_byte_of_a_person_and_no_character_that_cannot_be_shown_ends_it(
     shown = said("chat", *run, typed=b"hello\ncaf\xe9\n\xe4\xbd\xa0\n")
     assert shown.count("xx\n") == 3
     assert "section" in said("config")  # a table with characters of its own
+
+
+def test_a_conversation_without_stdin_ends_as_one_that_is_at_its_end(talk, tmp_path, monkeypatch, capsys):
+    talk(TOKENIZER.im_end)
+    monkeypatch.setattr("sys.stdin", None)  # what Python makes of `<&-`
+    chat(run=tmp_path / "run")
+    assert capsys.readouterr().out == "Ctrl-D ends the conversation.\n> "
 
 
 def test_each_stage_reads_by_default_what_the_one_before_writes():

@@ -294,6 +294,7 @@ def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instea
     assert told
 
 
+@pytest.mark.long
 def test_a_server_that_ends_with_the_command_that_started_it_is_taken_over(crawl, tmp_path):
     argv = [sys.executable, "-m", "deploy.cli.app", "server", "--data", str(tmp_path / "data")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE) as other:

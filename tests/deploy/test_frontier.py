@@ -173,7 +173,18 @@ def test_hosts_are_listed_with_what_they_wait_for_most_queued_first(crawl, tell,
         ["b.test", "2", "0", "0", "0", "0 s"],
         ["c.test", "1", "0", "0", "0", "0 s"],
     ]  # fmt: skip
-    assert listed[0][6].startswith("resting, in 3,")
+    assert listed[0][6].startswith("resting, at 20")
     assert [row[6] for row in listed[1:]] == ["paused", "ready"]
     assert [row[0] for row in rows("-n", "1", "--by", "next")] == ["a.test"]
     assert [row[0] for row in rows("--host", "B.test", "--host", "nobody.test")] == ["b.test"]
+
+
+@pytest.mark.parametrize("where", ["tinylm.toml", "settings.toml"])
+def test_a_command_that_only_looks_passes_over_rules_that_a_file_has_for_others(
+    crawl, tell, tmp_path, monkeypatch, where
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / where).write_text("[frontier]\ndelay = 2.0\nhot-per-host = 9\n")
+    assert "nothing wakes by itself" in tell("why", "--data", str(tmp_path))
+    (tmp_path / where).write_text("[frontier]\ndelays = 2.0\n")
+    assert "error:" in tell("why", "--data", str(tmp_path))

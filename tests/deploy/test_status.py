@@ -123,7 +123,7 @@ def test_a_crawl_that_only_waits_says_for_whom_and_until_when(server):
     frontier.nack(next_page(frontier), "status_503", retry_at=time.time() + 366 * 86400)
     year = datetime.now(UTC).year + 1
     said = verdict(StatusReader(frontier).read(), 100).text
-    assert re.search(rf"rests; the next, a\.test, may be asked in 31,6\S+ s, at {year}-", said)
+    assert re.search(rf"rests; the next, a\.test, may be asked at {year}-", said)
     assert said in line(StatusReader(frontier).read()._replace(quiet=6.0), 100)
 
 

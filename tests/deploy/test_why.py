@@ -189,6 +189,7 @@ def crawl(server, tmp_path, tell):
     """A frontier whose corpus has nothing yet, and `tinylm why` of it."""
     opened = open_frontier(server, attempts=3, delay=0)
     settings = ("--data", tmp_path, "--redis-url", server.url, "--crawl-id", opened.config.crawl_id)
+    opened.url = server.url
     return opened, lambda what: "\n".join(tell(what, *settings))
 
 
@@ -235,6 +236,23 @@ def test_a_url_that_a_rule_refused_says_which(crawl):
     assert "refused or given up: robots 1 (robots.txt does not let this user_agent in)" in why("a.test")
 
 
+def test_a_url_behind_the_best_of_its_host_and_one_that_robots_will_refuse_say_so(
+    crawl, directory, restored, tell
+):
+    frontier, _ = crawl
+    frontier.set_rules(replace(frontier.config, hot_per_host=1))
+    put(frontier, f"{QUEUED}-better", QUEUED)
+    rules = "User-agent: us\nDisallow: /essays/t\n"
+    frontier.publish("settings", {"user_agent": "us (+https://x.test/)"})
+    frontier.ack_robots(lease_one(frontier), rules, valid=3600, crawl_delay=0, latency=0, size=9)
+    config = frontier.config
+    settings = ("--redis-url", frontier.url, "--crawl-id", config.crawl_id, "--data", directory.parent)
+    said = tell(QUEUED, *settings)
+    assert "it waits in lists or on disk, behind the best of its host; or with the walker" in said
+    assert "robots (robots.txt does not let this user_agent in): it will be refused" in said
+    assert "queued 2 (1 behind the best), fetched 1" in said
+
+
 def test_a_url_says_that_its_host_its_crawl_or_its_budget_keeps_it(crawl):
     frontier, why = crawl
     put(frontier, *PAGES)
@@ -253,7 +271,7 @@ def test_a_url_says_that_its_host_its_crawl_or_its_budget_keeps_it(crawl):
     year = time.time() + 366 * 86400
     put(frontier, "http://c.test/")
     frontier.block_until("c.test", year)
-    assert "rests for its Retry-After, a failure or a person's word: in 31,6" in why("http://c.test/")
+    assert "rests for its Retry-After, a failure or a person's word: at " in why("http://c.test/")
     assert time.strftime("at %Y-%m-%d", time.gmtime(year)) in why("c.test")
     frontier.take_down(PAGES[0])
     assert "was taken down" in why(PAGES[0])

@@ -27,7 +27,7 @@ def test_languages_are_given_one_by_one_or_with_commas(given):
     ("given", "near"),
     [
         ("xx", "xmf"),
-        ("deu", "near it: de,"),
+        ("deu", "near it: de$"),
         ("english", "near it: en"),
         ("pt-BR", "near it: pt"),
         ("en;de", "en"),

@@ -117,6 +117,21 @@ def test_where_a_seed_moved_to_is_a_seed_too(walking):
     assert walker.dropped == Counter(redirect=3, scope_hosts=2)
 
 
+def test_where_a_seed_refreshes_to_is_a_seed_and_where_its_other_links_lead_is_not(walking):
+    walker, frontier = walking(scope="hosts")
+    onward = [*(link(f"https://{host}.test/", "html/head/meta") for host in "bc"), link("https://c.test/")]
+    fetch(frontier, take(frontier), prose(1), links=onward)
+    walker.step()
+    page = take(frontier)
+    assert page.url == "https://b.test/"
+    fetch(frontier, page, prose(2), links=[link("https://b.test/1"), link("https://c.test/")])
+    walker.step()
+    page = take(frontier)
+    fetch(frontier, page, prose(3), links=[link("https://c.test/", "html/head/meta")])
+    walker.step()
+    assert (page.url, walker.dropped["scope_hosts"]) == ("https://b.test/1", 4)
+
+
 def test_a_seed_that_moves_on_and_on_ends_as_a_seed(walking):
     walker, frontier = walking("https://h0.test/", scope="hosts")
     for hop in range(1, 7):

@@ -229,10 +229,12 @@ def test_a_row_group_of_other_rows_than_its_footer_says_is_damage(tmp_path):
 
 
 def test_a_folder_with_a_corpus_in_it_is_no_other_parquet(tmp_path):
-    write(tmp_path / "crawl" / "shards" / "columns" / "rank.parquet", ["x"])
-    (tmp_path / "crawl" / "shards" / "manifest.json").write_text('{"someone": "else\'s"}')
+    shards = tmp_path / "crawl" / "shards"
+    write(shards / "x.parquet", ["x"])
+    (shards / "manifest.json").write_text('{"someone": "else\'s"}')
     assert read(ParquetReader(tmp_path / "crawl")) == ["x"]
-    Manifest(shards=()).save(tmp_path / "crawl" / "shards")
+    write(shards / "shard-000000-main.parquet", ["held out, perhaps"])
+    Manifest(shards=()).save(shards)
     for place in (tmp_path / "crawl", tmp_path):
         with pytest.raises(ShardError, match=rf"no corpus, but {tmp_path}/crawl/shards is one: did you mean"):
             ParquetReader(place)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinylm.config
-from crawler.config import CrawlConfig, FrontierConfig
+from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig
 from ranker.config import WalkConfig
 from tinylm.config import (
     KEPT,
@@ -228,6 +228,20 @@ def test_what_a_crawl_was_given_before_stands_between_the_file_and_the_defaults(
     ]
     assert crawl_command("--data", "runs/a")[0].delay == 1.0
     assert crawl_command("--data", "runs/a")[2].languages == (), "a table that was not given is kept"
+
+
+def test_a_command_that_takes_some_of_a_table_leaves_the_others_alone(monkeypatch):
+    write('[frontier]\ndelay = 7\ncrawl-id = "a"\n')
+    keep(Path(KEPT), frontier=FrontierConfig(crawl_id="a", partitions=3, attempts=9))
+    monkeypatch.setenv("TINYLM_FRONTIER_BACKOFF", "7")
+    app = App(config=layers(frontier=CrawlPlace))
+
+    @app.default
+    def look(*, frontier: CrawlPlace = CrawlPlace()) -> CrawlPlace:
+        return frontier
+
+    found = app(["--data", "."], result_action="return_value", exit_on_error=False, print_error=False)
+    assert found == CrawlPlace(data=Path(), crawl_id="a", partitions=3)
 
 
 @pytest.mark.parametrize("other", [("--redis-url", "redis://b"), ("--crawl-id", "b")])

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from deploy.cli.app import SECTIONS
+from tinylm.config import tables
 from tinylm.errors import ConfigError
 from trainer.config import ModelConfig, PretrainConfig, SamplingConfig, identity
 from trainer.run.preflight import check
@@ -36,7 +36,7 @@ def test_a_setting_that_cannot_work_is_named(field, value):
         PretrainConfig(**{field: value})
 
 
-@pytest.mark.parametrize("owner", [*SECTIONS.values(), SamplingConfig], ids=lambda owner: owner.__name__)
+@pytest.mark.parametrize("owner", [*tables().values(), SamplingConfig], ids=lambda owner: owner.__name__)
 def test_every_number_is_finite_and_whole_where_it_counts(owner):
     for field in fields(owner):
         kinds = get_args(field.type) or (field.type,)

@@ -161,6 +161,12 @@ def test_a_temperature_next_to_nothing_is_none(generator):
     assert hottest == greedy
 
 
+def test_one_prompt_may_be_given_alone(generator):
+    assert generator.complete_all("ab", max_tokens=9, seed=1) == generator.complete_all(
+        ["ab"], max_tokens=9, seed=1
+    )
+
+
 def test_one_stop_string_may_be_given_alone(generator):
     text = "".join(generator.complete("a text", max_tokens=40, seed=0))
     stop = text[10:12]

@@ -89,12 +89,18 @@ def test_a_server_that_is_gone_is_never_taken_for_one_without_a_manifest(tiny, f
 def test_by_http_a_folder_is_what_its_index_page_lists(folder):
     with served(folder) as url:
         assert Listing.of(f"{url}/other") == Listing.of(folder / "other")
-        for name in ("train.parquet/part-0.parquet", "train.parquet/._part-0.parquet", "_d/x.parquet"):
+        for name in (
+            "train.parquet/part-0.parquet",
+            "train.parquet/._part-0.parquet",
+            "_d/x.parquet",
+            "a/b=1/x.parquet",
+        ):
             (folder / "odd" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(folder / "other" / "a.parquet", folder / "odd" / name)
         for place in ("odd", "odd/", "odd/train.parquet", "odd/train.parquet/", "odd/_d/x.parquet"):
             assert Listing.of(f"{url}/{place}") == Listing.of(f"{folder}/{place}")
-        assert [file.name for file in Listing.of(f"{url}/odd").files] == ["train.parquet/part-0.parquet"]
+        listed = [file.name for file in Listing.of(f"{url}/odd").files]
+        assert listed == ["a/b=1/x.parquet", "train.parquet/part-0.parquet"]
         with pytest.raises(ShardError, match=r"no manifest\.json here, so no corpus, and no other Parquet"):
             Listing.of(f"{url}/nothing")
     with served(folder, index=False) as url:

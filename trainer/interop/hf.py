@@ -159,20 +159,16 @@ def _check_added_tokens(path: Path, tokenizer: Tokenizer) -> None:
     ids = {token["content"]: token["id"] for token in tokenizer.definition["added_tokens"]}
     for name in ("tokenizer_config.json", "added_tokens.json"):
         try:
-            found = read_json(path / name)
+            found = read_json(path / name) if (path / name).exists() else {}
             if name == "tokenizer_config.json":
                 listed = found.get("added_tokens_decoder") or {}
                 found = {token["content"]: int(token_id) for token_id, token in listed.items()}
             other = next((token for token, token_id in found.items() if ids.get(token) != token_id), None)
-        except FileNotFoundError:
-            continue
-        except (OSError, FileError, *MALFORMED) as error:
+        except (FileError, *MALFORMED) as error:
             raise TokenizerError(f"{path / name} cannot be read ({error!r})") from None
         if other is not None:
-            raise TokenizerError(
-                f"{path / name}: {other!r} has the id {found[other]}, which {TOKENIZER} does not say: "
-                "save the tokenizer anew"
-            )
+            said = f"{other!r} has the id {found[other]}, which {TOKENIZER} does not say"
+            raise TokenizerError(f"{path / name}: {said}: save the tokenizer anew")
 
 
 def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@
 -- ARGV, by name: token; told and elapsed; reason ('' returns the URL to its queue as it was); wait (ms the
 --       host is left alone); latency (ms; only of a request that was sent and whose answer the worker lost);
 --       of a page that is out of scope, or was what robots.txt was to be asked for: sought (its member), shard and low (of
---       its fingerprint: it may come back when the scope is another)
+--       its fingerprint: it may come back when the scope is another); forget (it cannot be queued again)
 -- Returns 0 if the lease was lost.
 local arg = named()
 local lease = take(arg.token)
@@ -32,7 +32,9 @@ elseif lease.kind == 'robots' then
 else
   call('HDEL', p .. 'attempts', url_of(host, lease.member))
   count('skipped:' .. arg.reason)
-  if lease.kind == 'page' and arg.reason ~= 'taken_down' then bury(host, lease.member, arg.reason, 'refused') end
+  if lease.kind == 'page' and arg.reason ~= 'taken_down' and not arg.forget then
+    bury(host, lease.member, arg.reason, 'refused')
+  end
 end
 local wait = math.max(arg.wait, arg.latency and rest(host, arg.latency) or 0)
 place(host, math.max(tonumber(call('HGET', h, 'next') or 0), now_ms() + wait))
