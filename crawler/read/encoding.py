@@ -83,6 +83,7 @@ def encoding(body: bytes, content_type: str) -> str:
 
 
 def as_text(body: bytes, encoding: str) -> str:
+    """`body` in the encoding that `encoding` found."""
     # gb18030 decodes all of gbk, and what browsers' gbk adds to it.
     return body.decode("gb18030" if encoding == "gbk" else encoding, "replace").removeprefix("\ufeff")
 

@@ -119,16 +119,18 @@ def _unwrap(pre: HtmlElement) -> None:
     """Let code keep its lines: in an item, in a figure, and in a table that puts numbers beside them."""
     if pre.find("code") is None and next(pre.iterancestors("dd", "li"), None) is not None:
         pre.tag = "code"
-    for around in pre.iterancestors("figure", "table"):
-        rows = list(islice(around.iter("tr"), 2))
-        if len(rows) > 1:
-            return
-        around.tag = "div"
-        for cell in [cell for row in rows for cell in row]:
-            if _LINE_NUMBERS.fullmatch(cell.text_content()):
+    row = next(pre.iterancestors("tr", "figure"), pre)
+    if row.tag == "tr" and row.getprevious() is None and row.getnext() is None:
+        cells = list(islice(row, 4))
+        numbers = [cell for cell in cells if _LINE_NUMBERS.fullmatch(cell.text_content())]
+        others = {cell.text_content().strip() for cell in cells if cell not in numbers}
+        if len(cells) <= 3 and others == {pre.text_content().strip()}:
+            for cell in numbers:
                 cell.drop_tree()
-            else:
-                cell.tag = cell.getparent().tag = "div"
+            for around in (*row, row, next(row.iterancestors("table"), row)):
+                around.tag = "div"
+    for figure in pre.iterancestors("figure"):
+        figure.tag = "div"
 
 
 def _tex(math: HtmlElement) -> str:

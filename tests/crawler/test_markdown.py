@@ -61,6 +61,11 @@ def test_code_is_the_pages(code):
         assert code in text_of(markup)
 
 
+def test_a_table_that_has_more_than_code_stays_one():
+    for first in ("<td>Syntax", "<td>1</td><td>So: <pre>x</pre>", "<td>a</td><td>1</td><td>b"):
+        assert text_of(f"<table><tr>{first}</td><td><pre>1 \\*</pre></td></tr></table>").startswith("| ")
+
+
 def test_code_in_pieces_has_its_empty_lines():
     pieces = "<span>a</span>(<span>\n</span><span>\n</span>  <span>b</span>)\n\n\n<span>\\*</span>"
     assert text_of(f"<div class=highlight><pre>{pieces}</pre></div>") == "```\na(\n\n  b)\n\n\n\\*\n```"
