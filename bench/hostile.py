@@ -193,6 +193,9 @@ def crawl(
     with opened(folder / "data") as frontier:
         counts = frontier.counts()
     edge = max(1, int(course.window * _EDGE / _SAMPLE_SECONDS))
+    ends = (
+        line for line in (folder / "out").read_text().splitlines() if line.startswith(("done:", "error:"))
+    )
     return Run(
         good=sum(begin <= when < end for when, _ in pages),
         reached=len({host for _, host in pages}),
@@ -201,7 +204,7 @@ def crawl(
         asked=len(good) + len(other),
         counts=dict(counts),
         memory={part: (median(sizes[:edge]), median(sizes[-edge:])) for part, sizes in memory.items()},
-        end=((folder / "out").read_text().strip().splitlines() or [""])[-1],
+        end=next(ends, ""),
     )
 
 
