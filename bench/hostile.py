@@ -204,7 +204,7 @@ def crawl(
         asked=len(good) + len(other),
         counts=dict(counts),
         memory={part: (median(sizes[:edge]), median(sizes[-edge:])) for part, sizes in memory.items()},
-        end=next(ends, ""),
+        end=next((line for line in said if line.startswith(("done:", "error:"))), ""),
     )
 
 
