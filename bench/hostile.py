@@ -193,9 +193,7 @@ def crawl(
     with opened(folder / "data") as frontier:
         counts = frontier.counts()
     edge = max(1, int(course.window * _EDGE / _SAMPLE_SECONDS))
-    ends = (
-        line for line in (folder / "out").read_text().splitlines() if line.startswith(("done:", "error:"))
-    )
+    said = (folder / "out").read_text().splitlines()
     return Run(
         good=sum(begin <= when < end for when, _ in pages),
         reached=len({host for _, host in pages}),
