@@ -117,9 +117,8 @@ class HostFacts:
     """Of these, what waits there."""
     fetched: int
     failed: int
-    """Attempts without an answer that counts, so far."""
+    """Attempts without an answer that counts, so far; of the last one `failure` is the reason."""
     failure: str
-    """The reason of the last one."""
     unreached: int
     """Failed connections since one was made."""
     crawl_delay: float
