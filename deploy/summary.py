@@ -202,7 +202,9 @@ class Summary:
             "failed": listed(self.failed),
             "not asked": listed(self.skipped),
             "unfollowed": listed(self.not_followed),
-            "dead": f"{self.dead:,}: `tinylm frontier dead` says which" if self.dead else "",
+            "dead": f"{self.dead:,}: `tinylm frontier dead` says which, beside `tinylm server` after the end"
+            if self.dead
+            else "",
             "left": "; ".join(self.left()),
             "next": self._next_step(),
         }

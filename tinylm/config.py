@@ -195,7 +195,9 @@ def _check_variables() -> None:
     names = settings.keys() | _OTHERS
     for name in sorted(os.environ):
         if name.startswith(_PREFIX) and name not in names and not _OF_A_SERVICE.fullmatch(name):
-            without_table = [full for full, short in settings.items() if short == name]
+            # Its table may have been left out, or be another one.
+            bare = re.sub(rf"^{_PREFIX}({'|'.join(tables()).upper()})_", _PREFIX, name)
+            without_table = [full for full, short in settings.items() if short in (name, bare)]
             right = _nearest(name, without_table or names)
             raise ConfigError(f"{name}: there is no such variable: {right}")
 

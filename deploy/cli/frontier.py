@@ -134,6 +134,8 @@ def drop(*urls: str, all: bool = False, frontier: CrawlPlace = CrawlPlace()) -> 
 
 
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
+    if not (urls or every):
+        raise ConfigError("no dead letters are named: give URLs that `tinylm frontier dead` lists, or --all")
     if every:
         return [url for url, _ in frontier.dead_letters()]
     pages = {page for url in urls if not url.startswith(ASIDE) for page in urls_named(url)}

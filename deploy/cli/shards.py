@@ -74,7 +74,14 @@ def verify(directory: Path) -> None:
 def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
     """Choose the hosts whose text no model trains on, once for a corpus."""
     held_out = holdout.hold_out(directory, walk.held_out)
-    say(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
+    reader = ShardReader(directory, split="all")
+    groups = (reader.documents(group, ("host",)) for group in reader.row_groups)
+    of_hosts = Counter(document["host"] for group in groups for document in group)
+    held = sum(of_hosts[host] for host in held_out.hosts)
+    say(
+        f"held out: {', '.join(held_out.hosts)}, {held:,} of {of_hosts.total():,} documents; "
+        f"{len(held_out.excluded):,} near-duplicates of them are on neither side"
+    )
 
 
 @app.command(config=layers(frontier=CrawlPlace))

@@ -82,7 +82,7 @@ def test_a_walker_whose_last_commit_fails_is_no_success_and_the_same_command_aga
         crawl(pages=4).run(SEEDS, shown(last=blocked.mkdir))
     blocked.rmdir()
     assert Manifest.load(tmp_path / "data" / "shards").rows == 0
-    assert crawl(pages=4).run(SEEDS, shown()) == "4 pages fetched"
+    assert crawl(pages=4).run(SEEDS, shown()) == "the limit of 4 pages is reached"
     manifest = Manifest.load(tmp_path / "data" / "shards")
     assert manifest.rows + sum(manifest.dropped.values()) == 3
 
@@ -257,7 +257,7 @@ def test_a_crawl_goes_on_with_what_it_was_given_before_and_says_what_is_other_no
         "[crawl] pages = 5, was 3",
         "[crawl] timeout = 5.0, was 4.0",
     ]
-    assert "done: 5 pages fetched" in said
+    assert "done: the limit of 5 pages is reached" in said
     assert len(site.asked("a.test")) == 5
     Path("tinylm.toml").unlink()
     Path("runs/crawl").rename("moved")
@@ -290,7 +290,7 @@ def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instea
         assert "[crawl] pages = 4, was 500" in said
         assert "fetched" in tinylm(capsys, "status", "--data", str(tmp_path / "data"))
 
-    assert running.run(SEEDS, shown(each=each)) == "4 pages fetched"
+    assert running.run(SEEDS, shown(each=each)) == "the limit of 4 pages is reached"
     assert told
 
 
@@ -307,7 +307,7 @@ def test_a_server_that_ends_with_the_command_that_started_it_is_taken_over(crawl
                 other.terminate()
                 other.wait()
 
-        assert running.run(SEEDS, shown(each=end_the_other)) == "6 pages fetched"
+        assert running.run(SEEDS, shown(each=end_the_other)) == "the limit of 6 pages is reached"
 
 
 def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it_ends(tmp_path):
