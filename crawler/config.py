@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from tinylm.config import listed, require, require_positive
-from tinylm.config import require_within as _require_within
+from tinylm.config import listed, require, require_positive, require_within
 from tinylm.errors import ConfigError
 from tinylm.terminal import typed
 
@@ -165,7 +164,7 @@ class CrawlPlace:
         require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
-        _require_within(self, 1, 4096, "partitions")
+        require_within(self, 1, 4096, "partitions")
 
     @property
     def shards(self) -> Path:
@@ -228,13 +227,13 @@ class FrontierConfig(CrawlPlace):
     def __post_init__(self) -> None:
         CrawlPlace.__post_init__(self)  # by its name: a class with slots is made twice
         require(self, "memory", bool(_MEMORY.fullmatch(self.memory)), "bytes, or a number with kb, mb or gb")
-        _require_within(self, 0, 1, "exploration")
+        require_within(self, 0, 1, "exploration")
         require(self, "exploration", 0 <= self.exploration < 1, "a share from 0 to below 1")
         budgets = "pages_per_host", "pages_per_domain", "pages_per_found_host", "hosts_per_domain"
-        _require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
-        _require_within(self, 0, _MOST_PAGES, "pages_per_referring_domain")
-        _require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
-        _require_within(self, 5, _MOST, "lease_seconds")
+        require_within(self, 1, _MOST_PAGES, "attempts", "backlog", "domain_concurrency", *budgets)
+        require_within(self, 0, _MOST_PAGES, "pages_per_referring_domain")
+        require_within(self, 0, _MOST, "delay", "latency_factor", "longest_delay", "backoff", "recrawl_days")
+        require_within(self, 5, _MOST, "lease_seconds")
         for name, most in (("delay_of", _MOST), ("pages_of", _MOST_PAGES)):
             entries = tuple(parse_own(name, entry, most) for entry in listed(getattr(self, name)))
             object.__setattr__(self, name, entries)
@@ -244,7 +243,7 @@ class FrontierConfig(CrawlPlace):
             from crawler.scope import scope_of  # it needs the parser of URLs, as `parse_own`
 
             scope_of(self.scope, self.include, self.exclude)
-        _require_within(self, 1, 128, "hot_per_host")  # a listpack
+        require_within(self, 1, 128, "hot_per_host")  # a listpack
 
 
 @Parameter(name="*")
@@ -293,11 +292,11 @@ class CrawlConfig:
     """Links from a seed beyond which nothing is followed."""
 
     def __post_init__(self) -> None:
-        _require_within(self, 1, _MOST_PAGES, "pages", "failed_connections")
-        _require_within(self, 1, _MOST_AT_ONCE, "workers", "concurrency", "extractors")
-        _require_within(self, 0, _MOST, "disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay")
+        require_within(self, 1, _MOST_PAGES, "pages", "failed_connections")
+        require_within(self, 1, _MOST_AT_ONCE, "workers", "concurrency", "extractors")
+        require_within(self, 0, _MOST, "disk_reserve_gigabytes", "deepest", "ip_concurrency", "ip_delay")
         above = "gigabytes", "hours", "megabytes_per_page", "timeout", "extract_timeout"
-        _require_within(self, 0, _MOST, *above)
+        require_within(self, 0, _MOST, *above)
         require_positive(self, *above)
         agent_rule = "what can be sent in a header: one line, without control characters"
         require(self, "user_agent", self.user_agent.isprintable(), agent_rule)

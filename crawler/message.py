@@ -21,12 +21,14 @@ Header = tuple[bytes, bytes]
 # request in flight; at half, a page that some browsers show could be lost.
 _MOST_HEAD_BYTES, _MOST_LINES = 256 * 1024, 1000
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
+_FOLD = re.compile(rb"\r?\n[ \t]++")
 _STATUS_LINE = re.compile(rb"HTTP(?:/(\d)(?:\.(\d))?)?[ \t]+([1-9]\d\d)(?!\d)[ \t]*(.*)", re.IGNORECASE)
 # More digits than these are no length that anybody means.
 _LENGTH = re.compile(r"[0-9]{1,15}")
-_CHUNK = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t\r]*(?:;|$)")
-_CHUNK_BEGUN = re.compile(rb"[ \t]*+[0-9A-Fa-f]*+[ \t\r]*+(?:;.*+)?", re.DOTALL)
-# Of the line that says a chunk's size, with its extensions.
+# The line that says a chunk's size, behind the end of the chunk before it.
+_CHUNK = re.compile(rb"[ \t\r\n]*+([0-9A-Fa-f]{1,15}+)[ \t\r]*+(?:;[^\n]*+)?\n")
+_CHUNK_BEGUN = re.compile(rb"[ \t\r\n]*+[0-9A-Fa-f]*+[ \t\r]*+(?:;[^\n]*+)?")
+# Of all that, with extensions.
 _MOST_CHUNK_LINE = 4096
 # Codings on each other: a bomb that is packed 20 times grows at each.
 _MOST_CODINGS = 3
@@ -38,7 +40,7 @@ _GZIP, _ZSTD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
 # A window of 8 MB, the most that RFC 9659 allows; the library's own bound is 128.
 _ZSTD_OPTIONS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: 23}
 # Of a combined header: a comma within quotes divides nothing.
-_VALUES = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*(?:"|$))+')
+_VALUES = re.compile(r'(?:[^",]|"(?:[^"\\]|\\.)*+(?:"|\\?\Z))+', re.DOTALL)
 _NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
 _MEDIA_TYPE = re.compile(rf"[ \t\r\n]*({_NAME}/{_NAME})[ \t\r\n]*(?:;|$)")
 _CHARSET = re.compile(r""";\s*charset\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s;]+))""", re.IGNORECASE)
@@ -76,16 +78,13 @@ class Head(NamedTuple):
         What is no header (RFC 9112, section 5) is left out, as are spaces before a colon; a line that begins
         with a space continues the one before.
         """
-        first, *lines = block.split(b"\n", _MOST_LINES)[:_MOST_LINES]
+        first, *lines = _FOLD.sub(b" ", block).split(b"\n", _MOST_LINES)[:_MOST_LINES]
         if not (match := _STATUS_LINE.match(first)):
             raise MessageError(f"no HTTP: {first[:80]!r}")
         headers: list[Header] = []
         for line in lines:
             name, colon, value = line.partition(b":")
-            if headers and line[:1] in (b" ", b"\t"):
-                name, value = headers.pop()
-                headers.append((name, b"%s %s" % (value, line.strip())))
-            elif colon and name.strip():
+            if colon and name.strip():
                 headers.append((name.strip(), value.strip()))
         version = int(match[1] or 1), int(match[2] or 0)
         return cls(version, int(match[3]), match[4].strip(), tuple(headers))
@@ -209,21 +208,18 @@ class Answer:
         data, self._held = bytes(self._held) + data, bytearray()
         at, body = 0, list[bytes]()
         while at < len(data) and not self.over:
-            end = data.find(b"\n", at, at + _MOST_CHUNK_LINE)
             if self._left:
                 body.append(data[at : at + self._left])
                 at += len(body[-1])
                 self._left -= len(body[-1])
-            elif end < 0 and len(data) - at < _MOST_CHUNK_LINE and _CHUNK_BEGUN.fullmatch(data, at):
-                self._held += data[at:]
-                break
-            elif end >= 0 and (size := _CHUNK.match(data, at, end)):
-                at, self._left, self._began = end + 1, int(size[1], 16), True
+            elif size := _CHUNK.match(data, at, at + _MOST_CHUNK_LINE):
+                at, self._left, self._began = size.end(), int(size[1], 16), True
                 if not self._left:
                     self.over = self.whole = True
                     self.persistent = self.persistent and data[at:] in (b"\r\n", b"\n")
-            elif end >= 0 and self._began and not data[at:end].strip():  # after a chunk
-                at = end + 1
+            elif len(data) - at < _MOST_CHUNK_LINE and _CHUNK_BEGUN.fullmatch(data, at):
+                self._held += data[at:]
+                break
             elif self._began:
                 self.over, self.persistent = True, False
             else:
@@ -301,17 +297,18 @@ def _unbrotli(body: bytes) -> Iterator[bytes]:
 
 
 def _unzstd(body: bytes) -> Iterator[bytes]:
+    start = 0
     for _ in range(_MOST_MEMBERS):
-        decoder = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS)
-        piece = decoder.decompress(body, _UNPACKED)
+        decoder, at = zstd.ZstdDecompressor(options=_ZSTD_OPTIONS), start
         while not decoder.eof:
-            yield piece
-            piece = decoder.decompress(b"", _UNPACKED)
-            if not piece and decoder.needs_input:
+            if decoder.needs_input and at >= len(body):
                 raise EOFError
-        yield piece
-        body = decoder.unused_data
-        if not body.startswith(_ZSTD):
+            # A piece: what a frame is given and does not take is copied.
+            given = body[at : at + _UNPACKED] if decoder.needs_input else b""
+            at += len(given)
+            yield decoder.decompress(given, _UNPACKED)
+        start = at - len(decoder.unused_data)
+        if not body.startswith(_ZSTD, start):
             return
 
 

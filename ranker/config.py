@@ -20,13 +20,7 @@ _CODES = (
     "pam pfl pl pms pnb ps pt qu rm ro ru rue sa sah sc scn sco sd sh si sk sl so sq sr su sv sw ta te tg "
     "th tk tl tr tt tyv ug uk ur uz vec vep vi vls vo wa war wuu xal xmf yi yo yue zh "
 )
-LANGUAGES = tuple(_CODES.split())
-
-
-def _near(code: str) -> str:
-    """Languages that somebody may have meant."""
-    near = [each for each in (code.replace("_", "-").partition("-")[0], code[:2]) if each in LANGUAGES]
-    return ", ".join(dict.fromkeys(near or get_close_matches(code, LANGUAGES, 4, 0.4)))
+LANGUAGES = _CODES.split()
 
 
 @Parameter(name="*")
@@ -58,8 +52,9 @@ class WalkConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "languages", tuple(code.lower() for code in listed(self.languages)))
         for code in self.languages:
-            near = f"; near it: {near}" if (near := _near(code)) else ""
-            rule = f"{code!r} is no code of a language that can be told, such as en, de or zh{near}"
+            near = [code[:2]] if code[:2] in LANGUAGES else get_close_matches(code, LANGUAGES, 4, 0.4)
+            named = f"; near it: {', '.join(near)}" if near else ""
+            rule = f"{code!r} is no code of a language that can be told, such as en, de or zh{named}"
             require(self, "languages", code in LANGUAGES, rule)
         require_positive(self, "shard_seconds", "row_group_rows")
         require_within(self, 0, 1, "held_out", "language_score")

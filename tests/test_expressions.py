@@ -18,6 +18,7 @@ from re import _parser
 import pytest
 
 from crawler.fetch.robots import retry_at
+from crawler.message import Answer, content_type
 from crawler.read.bounds import oversized
 from crawler.read.encoding import decode
 from crawler.read.language import detect_language
@@ -174,7 +175,11 @@ def signals(text):
 
 PATTERNS = scope_of("any", ("*a*b*c", "*.a*a*a*.pdf", "*"), ("/a/*a/*/a*?",))
 FOLDERS = scope_of("prefix", (), ())
+CHUNKED = "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\n\n"
 FUNCTIONS = {
+    "content_type": lambda text: content_type([f'"{text}', f"{text}\\"], text.encode()),
+    "the head of an answer": lambda text: Answer().feed(f"HTTP/1.1 404 No\n{text}\n\n".encode()),
+    "the chunks of an answer": lambda text: Answer().feed(f"{CHUNKED}1\r\na{text}".encode()),
     "oversized": oversized,
     "decode": lambda text: decode(text.encode(), "text/html"),
     "decode by header": lambda text: decode(b"\xff\xfe\xfd" * 9, f"text/html; charset={text}"),
@@ -224,6 +229,9 @@ UNITS = (
     "](",
     "1.",
     "a.\n\n",
+    '\\"',
+    "a: b\n ",
+    "\r\n1\r\na",
 )
 
 

@@ -24,7 +24,7 @@ class LinksOnly(Extractor):
 
     def __call__(self, body: bytes, url: str, content_type: str, nofollow: bool, seconds: float) -> Extracted:
         del seconds
-        return self.look(decode(body, content_type), url, nofollow=nofollow)
+        return self.look(decode(body, content_type)[0], url, nofollow=nofollow)
 
 
 EXTRACTORS = {"links": LinksOnly(), "documents": Extractor(), "two tiers": Extractor(Screen(("en",), 0.65))}

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -37,11 +38,10 @@ from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
 from crawler.message import Answer, Head, MessageError, Truncated, content_type, decoded, ends
 from crawler.read.sitemaps import MOST_LIST_BYTES, SNIFFED, may_list
-from crawler.warc import Exchange, WarcWriter
+from crawler.warc import Exchange
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
-    from yarl import URL
 
 # Beyond a request's timeout: then what a worker that died holds is free again.
 _HOLD_MARGIN_SECONDS = 5.0
@@ -93,25 +93,12 @@ class _Request(aiohttp.ClientRequest):
         if permit.connecting:
             permit.connecting.reschedule(None)
         if permit.empty_query:
-            self.url = cast("URL", _EmptyQuery(url))
+            # yarl leaves it out; of the URL nothing else is written.
+            self.url = cast("Any", SimpleNamespace(raw_path_qs=f"{url.raw_path_qs}?"))
         try:
             return await super().send(conn)
         finally:
             self.url = url
-
-
-class _EmptyQuery:
-    """A URL that is written with its empty query, which yarl leaves out."""
-
-    def __init__(self, url: "URL") -> None:
-        self._url = url
-
-    @property
-    def raw_path_qs(self) -> str:
-        return f"{self._url.raw_path_qs}?"
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._url, name)
 
 
 class AddressCap:
@@ -142,13 +129,6 @@ def address_group(address: str) -> str:
     if judged.version == 4:
         return str(judged)
     return f"{type(judged)(int(judged) >> 64 << 64)}/64"
-
-
-class _Careful(Protocol):
-    """What the handler needs of the spider."""
-
-    cap: AddressCap
-    warc: WarcWriter | None
 
 
 class _Parser:
@@ -209,18 +189,16 @@ class _Protocol(ResponseHandler):
 
 class _Response(_ClientResponse):
     answer: Answer
+    head: Head
     address = ""
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
         self.answer = cast("_Protocol", connection.protocol).answer
         if connection.transport:  # not if the server has closed it behind its answer
             self.address = connection.transport.get_extra_info("peername")[0]
-        return await aiohttp.ClientResponse.start(self, connection)
-
-    @property
-    def head(self) -> Head:
-        """Known as soon as there is a response."""
-        return cast("Head", self.answer.head)
+        await aiohttp.ClientResponse.start(self, connection)
+        self.head = cast("Head", self.answer.head)
+        return self
 
 
 class GuardedDownloadHandler(AiohttpDownloadHandler):
@@ -234,6 +212,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
 
     def __init__(self, crawler: "Crawler") -> None:
         super().__init__(crawler)
+        self._spider: Any = crawler.spider  # that which has the `cap` and, if files are kept, the `warc`
         self._guard = AddressGuard(tuple(crawler.settings.getlist("TINYLM_ALLOWED_NETWORKS")))
         self._resolver = Resolver(tuple(crawler.settings.getlist("TINYLM_RESOLVE")), self._guard)
         self._reached: tuple[str, int] | None = None  # the last address and port that answered
@@ -315,10 +294,6 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
             raise OwnFault(f"no local port is left ({address}): see to this machine's network") from error
         if said & _NO_WAY and not self._guard.has_route(*(self._reached or (address, port))):
             raise OwnFault(f"no route leads anywhere ({address}): see to this machine's network") from error
-
-    @property
-    def _spider(self) -> _Careful:
-        return self.crawler.spider  # type: ignore[return-value]
 
     async def _read_response(self, response: _ClientResponse, request: Request) -> Response:
         """What came, unpacked if it is needed; flagged `too_large` if that is not all, for its size.

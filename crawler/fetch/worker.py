@@ -254,8 +254,8 @@ class LeaseSpider(Spider):
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
         elif response.status >= 500:
             await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
-        elif spelled := _other_address(response, lease):
-            await self._finish(lease, Batch.respelled, spelled, **cost)
+        elif (to := _leads_to(response)) and to != lease.url and canonical(to) == canonical(lease.url):
+            await self._finish(lease, Batch.respelled, to, **cost)
         else:
             try:
                 page = await self._page(response, lease, opt_out, cost)
@@ -325,8 +325,7 @@ class LeaseSpider(Spider):
             ours = {"etag": lease.etag, "last_modified": lease.last_modified}
             return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
         if 300 <= status < 400:
-            moved = header_url(_header(response, "Location"))
-            target = address(moved, response.url) if moved else None
+            target = _leads_to(response)
             if target == lease.url:  # until it sees the cookie that it sets: we keep none
                 return _page(lease, status, reason="redirect_to_itself", **validators)
             links = (Link(target, "", "", False),) if target else ()
@@ -400,11 +399,10 @@ def _page(lease: Lease, status: int, **found: Any) -> Page:
     )
 
 
-def _other_address(response: Response, lease: Lease) -> str:
-    """Where a redirect leads that stays with its page, as to a query in another order; "" for any other."""
-    moved = header_url(_header(response, "Location")) if 300 <= response.status < 400 else ""
-    target = address(moved, lease.url) if moved else None
-    return target if target and target != lease.url and canonical(target) == canonical(lease.url) else ""
+def _leads_to(response: Response) -> str | None:
+    """Where a redirect leads; None if nowhere, or it is none."""
+    location = header_url(_header(response, "Location")) if 300 <= response.status < 400 else ""
+    return address(location, response.url) if location else None
 
 
 def _header(response: Response, name: str) -> str:

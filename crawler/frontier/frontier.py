@@ -301,8 +301,7 @@ class Frontier(Ends):
         if self.has_scope:
             seeds = (link.url for link in links if link.referrer == SEED)
             self.marked(dict.fromkeys(mark for seed in seeds for mark in marks_of(seed)), add=True)
-        calls = list(self._pushes(links))
-        return sum(self._store.run_all(calls)) if calls else 0
+        return sum(self._store.run_all(list(self._pushes(links))))
 
     def _pushes(self, links: Iterable[Discovered]) -> Iterator[Call]:
         """The calls that push `links`: hosts together until a call has enough, a large host in parts."""
@@ -391,8 +390,7 @@ class Frontier(Ends):
                 shard, low = self._seen(lease.sought)
                 facts = {"reason": reason, "wait": 0, "sought": self.locate(lease.sought).member}
                 calls.append(End("skip", lease, facts | {"shard": shard, "low": low}).call(self._prefix))
-        if calls:
-            self._store.run_all(calls)
+        self._store.run_all(calls)
         return [lease for lease in leases if lease.sought not in out]
 
     def _clock(self, partition: int) -> tuple[Any, ...]:

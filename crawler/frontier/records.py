@@ -117,9 +117,8 @@ class HostFacts:
     """Of these, what waits there."""
     fetched: int
     failed: int
-    """Attempts without an answer that counts, so far."""
+    """Attempts without an answer that counts, so far; of the last one `failure` is the reason."""
     failure: str
-    """The reason of the last one."""
     unreached: int
     """Failed connections since one was made."""
     crawl_delay: float
@@ -136,7 +135,6 @@ class HostFacts:
         """What lua/facts.lua told."""
         now, at, blocked = (float(told.get(name, 0)) for name in ("now", "next", "blocked"))
         deferred = int(told.get("tail", 0)) + int(told.get("cold", 0))
-        rests = told.get("cooling") is not None and at > now
         states = {
             "gone": told.get("gone"),
             "asked": told.get("inflight"),
@@ -146,7 +144,7 @@ class HostFacts:
             "on_disk": not told["best"] and deferred,
             "idle": not told["best"],
             "domain": told.get("busy"),
-            "resting": rests,
+            "resting": "cooling" in told and at > now,
         }
         return cls(
             host=host,

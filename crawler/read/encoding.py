@@ -69,23 +69,14 @@ _XML_ENCODING = re.compile(
 )
 
 
-def decode(body: bytes, content_type: str) -> str:
-    """`body` as text; what is no character in its encoding becomes U+FFFD."""
-    return as_text(body, encoding(body, content_type))
-
-
-def encoding(body: bytes, content_type: str) -> str:
-    """The name of the codec that `body` is encoded with."""
+def decode(body: bytes, content_type: str) -> tuple[str, str]:
+    """`body` as text, and the name of its codec; what is no character in its encoding becomes U+FFFD."""
     plain = content_type.lower().startswith("text/plain")
     header = _HEADER_CHARSET.search(content_type)
     of_header = codec(header[1] or header[2] or "") if header else None
-    return _of_mark(body) or of_header or (None if plain else declared(body)) or _guess(body)
-
-
-def as_text(body: bytes, encoding: str) -> str:
-    """`body` in the encoding that `encoding` found."""
+    name = _of_mark(body) or of_header or (None if plain else declared(body)) or _guess(body)
     # gb18030 decodes all of gbk, and what browsers' gbk adds to it.
-    return body.decode("gb18030" if encoding == "gbk" else encoding, "replace").removeprefix("\ufeff")
+    return body.decode("gb18030" if name == "gbk" else name, "replace").removeprefix("\ufeff"), name
 
 
 def escaped(query: str, encoding: str) -> str:

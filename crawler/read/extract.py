@@ -19,7 +19,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from crawler.page import MOST_TITLE_CHARACTERS, Extracted, Link
 from crawler.read.bounds import oversized
-from crawler.read.encoding import as_text, encoding
+from crawler.read.encoding import decode
 from crawler.read.language import detect_language
 from crawler.read.links import Canonicals, Markup, clean
 from crawler.read.markdown import main_text
@@ -77,11 +77,10 @@ class Extractor:
                 kind, links = listed(body, url, content_type)
                 if kind or not (is_text(media_type) or _XHTML.search(body, 0, _ROOT_WITHIN)):
                     return Extracted(reason=kind or "media_type", links=links)
-            named = encoding(body, content_type)
-            html = as_text(body, named)
+            html, codec = decode(body, content_type)
             if media_type == "text/plain":
                 return _with_text(found, html.strip(), "plain text")
-            found = self.look(html, url, nofollow=nofollow, encoding=named)
+            found = self.look(html, url, nofollow=nofollow, encoding=codec)
             if found.reason:
                 return found
             return _with_text(found, main_text(html, url), EXTRACTOR)

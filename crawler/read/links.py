@@ -66,20 +66,14 @@ class Markup:
         """(name, content) of each `meta` that has a name."""
         bases = []
         for node in tree.css(_LEADING):
-            if node.tag == "a":
-                self._leading.append(node)
-            elif node.tag == "base":
+            if node.tag == "base":
                 bases.append(node.attributes["href"] or "")
             elif node.tag == "noframes":  # its content is text to a parser
                 self._leading += LexborHTMLParser(node.text()).css("a[href]")
-            elif node.tag != "meta":
+            elif node.tag != "meta" or (node.attributes.get("http-equiv") or "").lower() == "refresh":
                 self._leading.append(node)
-            else:
-                attributes = node.attributes
-                if (attributes.get("http-equiv") or "").lower() == "refresh":
-                    self._leading.append(node)
-                if "name" in attributes:
-                    self.metas.append((attributes["name"] or "", attributes.get("content") or ""))
+            if node.tag == "meta" and "name" in (said := node.attributes):
+                self.metas.append((said["name"] or "", said.get("content") or ""))
         self.base = (bases and address(bases[0], url)) or url
         """The URL that the page's relative addresses are relative to."""
         self._folder = self.base.partition("?")[0].rpartition("/")[0] + "/"
@@ -93,12 +87,9 @@ class Markup:
         for node in chain(self._in_head, self._leading):
             attributes, tag = node.attributes, node.tag
             relation = (attributes.get("rel") or "").lower().split()
-            if tag == "a":
-                href, anchor = attributes.get("href") or attributes.get("xlink:href") or "", ""
-            else:
-                href, anchor = _named(tag, attributes, relation)
-                if not href:
-                    continue
+            href, anchor = _named(tag, attributes, relation)
+            if not href and tag != "a":
+                continue
             target = self._address(href)
             if target is None or (page := canonical(target)) == ours or page in found:
                 continue
@@ -133,7 +124,9 @@ class Markup:
 
 
 def _named(tag: str | None, attributes: dict[str, str | None], relation: list[str]) -> tuple[str, str]:
-    """Where an element other than `a` leads, and its anchor; nowhere if a browser does not go there."""
+    """Where an element leads, and its anchor, of an `a` its text; "" if a browser does not go there."""
+    if tag == "a":
+        return attributes.get("href") or attributes.get("xlink:href") or "", ""
     if tag == "meta":
         return _refresh(attributes.get("content") or ""), ""
     if tag != "link":

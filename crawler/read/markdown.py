@@ -34,22 +34,10 @@ _HEADINGS = XPath("descendant::*[starts-with(name(), 'h') and string-length(name
 _SENTENCES = ("dd", "li", "p", "td")
 _LINE_NUMBERS = re.compile(r"[\d\s]*")
 _TEX_SOURCE = XPath("@alttext or descendant::annotation[@encoding='application/x-tex']")
-# Elements of MathML in TeX: of a fixed number of parts, and of any.
-_TEX = {
-    "mfrac": r"\frac {0} {1}",
-    "mroot": r"\sqrt[{1}]{0}",
-    "msub": "{0}_{1}",
-    "msup": "{0}^{1}",
-    "msubsup": "{0}_{1}^{2}",
-    "munder": "{0}_{1}",
-    "mover": "{0}^{1}",
-    "munderover": "{0}_{1}^{2}",
-}
-_TEX_ROWS = {"msqrt": (r"\sqrt{", " ", "}"), "mtable": (r"\matrix{", r" \cr ", "}"), "mtr": ("", " & ", "")}
 
 
 def main_text(html: str, url: str) -> str:
-    """The text of `html` without navigation and the like, or nothing; formulas of MathML are TeX in `\\(`.
+    """The text of `html` without navigation and the like, or nothing; of MathML its TeX, if it says that.
 
     Raises whatever the page makes the libraries raise.
     """
@@ -88,8 +76,7 @@ def _rename(tree: HtmlElement) -> None:
     words = 0
     for element in list(tree.iter("code", "math", "pre", "summary", *_PASSED_OVER)):
         if element.tag == "math":
-            if not _TEX_SOURCE(element):
-                element.set("alttext", _tex(element))
+            element.tag = "math" if _TEX_SOURCE(element) else "span"
         elif element.tag == "code":
             # One that goes on in the next line of a sentence is no block.
             before, parent = element.getprevious(), element.getparent()
@@ -135,18 +122,3 @@ def _unwrap(pre: HtmlElement) -> None:
                 around.tag = "div"
     for figure in pre.iterancestors("figure"):
         figure.tag = "div"
-
-
-def _tex(math: HtmlElement) -> str:
-    made: dict[_Element, str] = {}
-    nodes = list(math.iter("*"))
-    for node in reversed(nodes):  # parts before what they are parts of
-        parts = [made[part] for part in node.iterchildren("*")]
-        if node.tag in _TEX:
-            grouped = [part if len(part) == 1 else f"{{{part}}}" for part in parts]
-            made[node] = _TEX[node.tag].format(*grouped, "{}", "{}", "{}")
-        else:
-            before, between, after = _TEX_ROWS.get(node.tag, ("", " ", ""))
-            words = [] if node.tag.startswith("annotation") else [(node.text or "").strip(), *parts]
-            made[node] = before + between.join(filter(None, words)) + after
-    return made[math]

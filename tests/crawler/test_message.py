@@ -1,8 +1,11 @@
 """An answer as browsers read it: what its headers say, whatever they look like."""
 
-import pytest
+import time
 
-from crawler.message import content_type, header_url
+import pytest
+from backports import zstd
+
+from crawler.message import Answer, content_type, decoded, header_url
 
 PAGE = b"<!doctype html><title>x</title><p>page"
 
@@ -66,3 +69,18 @@ def test_what_is_called_plain_text_is_text_or_no_text_and_never_markup():
 )
 def test_bytes_of_a_url_in_a_header_are_escaped_as_they_were_sent(sent, right):
     assert header_url(sent.decode("latin-1")) == right
+
+
+def test_lines_without_end_between_chunks_end_the_answer():
+    answer = Answer()
+    answer.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n")
+    for _ in range(5):
+        answer.feed(b"\n" * 1000)
+    assert (answer.over, answer.whole, answer.persistent) == (True, False, False)
+
+
+def test_members_cost_what_they_hold_whatever_is_behind_them():
+    began = time.process_time()
+    body = zstd.compress(b"a") * 999 + zstd.compress(b"b") + bytes(20_000_000)
+    assert decoded(body, ["zstd"], 2000) == (b"a" * 999 + b"b", True)
+    assert time.process_time() - began < 1
