@@ -47,17 +47,16 @@ _PREFIX = "TINYLM_"
 # What floats count without a fraction: nothing is as many; and the largest fp32, in which torch computes.
 MOST, _MOST_FP32 = 10**15, 3e38
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
-# Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
-_OTHERS = frozenset(
-    _PREFIX + name
+# Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml.
+_OTHERS = {
+    f"{_PREFIX}{name}"
     for name in (
-        "CONFIG", "LOG", "HEARTBEAT", "PARENT", "SEEDS", "IMAGE", "CLUSTER", "REDIS_MEMORY",
-        "REDIS_CONTAINER_MEMORY", "WORKER_MEMORY", "WALKER_MEMORY", "DASHBOARD_PORT", "COMPOSE_OVERRIDE",
-        "MACHINE_EXAMPLES", "TEST_DATA", "WRITE_GOLDEN",
+        "CONFIG", "LOG", "HEARTBEAT", "PARENT", "SEEDS", "IMAGE", "CLUSTER", "DASHBOARD_PORT", "REDIS_MEMORY",
+        "REDIS_CONTAINER_MEMORY", "WORKER_MEMORY", "WALKER_MEMORY",
     )
-)  # fmt: skip
-# And what Kubernetes sets in every container beside a Service called tinylm or tinylm-….
-_OF_A_SERVICE = re.compile(rf"{_PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+)")
+}  # fmt: skip
+# And those of tests, and what Kubernetes sets in every container beside a Service called tinylm or tinylm-….
+_OF_OTHERS = re.compile(rf"{_PREFIX}(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+))")
 
 _said: frozenset[str] = frozenset()
 
@@ -194,7 +193,7 @@ def _check_variables() -> None:
     }
     names = settings.keys() | _OTHERS
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in names and not _OF_A_SERVICE.fullmatch(name):
+        if name.startswith(_PREFIX) and name not in names and not _OF_OTHERS.fullmatch(name):
             without_table = [full for full, short in settings.items() if short == name]
             right = _nearest(name, without_table or names)
             raise ConfigError(f"{name}: there is no such variable: {right}")

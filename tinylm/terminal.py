@@ -6,6 +6,8 @@ A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `d
 import io
 import re
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO
 
@@ -30,6 +32,12 @@ def clean(text: str) -> str:
 def say(text: object = "", *, end: str = "\n", file: IO[str] | None = None) -> None:
     """Print the clean `text` at once, to stdout or `file`."""
     print(clean(str(text)), end=end, file=file, flush=True)
+
+
+def tally(counts: Mapping[str, int], most: int | None = None) -> str:
+    """How often what was counted, the most frequent first; `most` of them."""
+    frequent = Counter(counts).most_common(most)
+    return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
 
 
 def typed(text: str) -> str:

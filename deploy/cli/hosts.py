@@ -18,7 +18,7 @@ from deploy.crawl import attach
 from deploy.summary import PAUSED, remedy, when
 from shards.manifest import Manifest, is_corpus
 from shards.reader import read_fetches
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 
 
 def hosts(
@@ -69,7 +69,7 @@ def ended_of(directory: Path, hosts: set[str]) -> Counter[tuple[str, str]]:
 def say_host(host: str, frontier: Frontier | None, corpus: Path) -> None:
     """Print what is known of a host, and why nothing of it is asked for now."""
     ended = {reason: count for (_, reason), count in ended_of(corpus, {host}).items()}
-    say(f"kept {ended.pop('', 0):,}{''.join(f', {reason} {count:,}' for reason, count in ended.items())}")
+    say(", ".join(filter(None, (f"kept {ended.pop('', 0):,}", tally(ended)))))
     for line in waits(frontier, host) if frontier else ("no server runs, which would say why it waits",):
         say(line)
 

@@ -33,7 +33,7 @@ from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
 from tinylm.errors import ConfigError, Exit
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 
 app = App(name="shards", help="Look after a corpus.")
 _Number = Annotated[int, Parameter(validator=validators.Number(gte=1))]
@@ -201,19 +201,18 @@ def _dropped(directory: Path, manifest: Manifest, reason: str) -> Iterator[_Row]
 @app.command
 def hosts(directory: Path, *, top: _Number = 20) -> None:
     """Hosts of DIRECTORY: those with most fetches, what was kept of them, and why most was not."""
-    tally: dict[str, Counter[str]] = {}
+    of_hosts: dict[str, Counter[str]] = {}
     for _, table in read_fetches(directory, Manifest.load(directory), ["host", "reason"]):
         counts = table.group_by(["host", "reason"]).aggregate([([], "count_all")])
         for host, reason, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
-            tally.setdefault(host, Counter())[reason] += count
+            of_hosts.setdefault(host, Counter())[reason] += count
     shown = Table("host", "fetched", "kept", "not kept")
-    for host, reasons in heapq.nlargest(top, tally.items(), lambda item: item[1].total()):
+    for host, reasons in heapq.nlargest(top, of_hosts.items(), lambda item: item[1].total()):
         kept = reasons.pop("", 0)
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        shown.add_row(host, f"{kept + reasons.total():,}", f"{kept:,}", dropped)
+        shown.add_row(host, f"{kept + reasons.total():,}", f"{kept:,}", tally(reasons, 3))
     console = Console()
     console.print(shown)
-    console.print(f"{len(tally):,} hosts were fetched from")
+    console.print(f"{len(of_hosts):,} hosts were fetched from")
 
 
 @app.command

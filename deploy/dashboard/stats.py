@@ -19,7 +19,7 @@ from typing import Any, Self
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
 from deploy.status import StatusReader, Verdict, verdict
-from deploy.summary import Summary, moment, pages_and_links
+from deploy.summary import Summary, moment, not_fetched, pages_and_links
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
@@ -127,7 +127,7 @@ class CrawlReader:
             "walker": status.walker,
             "extraction": status.extraction,
             "not_kept": dropped,
-            "not_fetched": status.not_fetched + links,
+            "not_fetched": not_fetched(counts) + links,
             "limits": limits
             and {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
             "reached": status.reached,
