@@ -87,7 +87,7 @@ class _Sources:
         self._sections = sections
         self.kept = kept
         self.found: dict[str, str] = {}
-        """Where the settings that are no defaults were found, for the last command."""
+        """Where the settings that are no defaults were found."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         global _said
@@ -112,7 +112,9 @@ class _Sources:
             self.kept = kept if of_this_crawl(kept, identity) else None
         if self.kept:
             self._apply(self.kept, app, commands, own)
-        self.found = {name: _place(token) for name, token in _given(own).items()}
+        for name, token in _given(own).items():
+            known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
+            self.found[name] = known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
 
     def _apply(self, path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
@@ -149,11 +151,6 @@ def _given(own: Mapping[str, ArgumentCollection]) -> dict[str, Token]:
     """The first word of each setting that has some, by its name."""
     every = [argument for mine in own.values() for argument in mine if argument.tokens]
     return {argument.field_info.name: argument.tokens[0] for argument in every}
-
-
-def _place(token: Token) -> str:
-    known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
-    return known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -40,14 +40,14 @@ def tally(counts: Mapping[str, int], most: int | None = None) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
 
 
-def typed(text: str) -> str:
+def entered(text: str) -> str:
     """What a person wrote, as an argument or on stdin: U+FFFD where its bytes are not UTF-8."""
     # Python gives half surrogates for bytes that it cannot decode: for all but ASCII, where it knows no more.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def let_streams_take_anything() -> None:
-    """Let no character end this process: what stdout cannot show is `?`, what stdin brings is for `typed`."""
+    """Let no character end this process: what stdout cannot show is `?`, stdin's are for `entered`."""
     # Python's stderr writes escapes, always. What is no such wrapper is closed, or a test's.
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,6 @@ from rich.table import Table
 
 from crawler.config import CrawlPlace
 from crawler.errors import ServerError
-from crawler.frontier import Frontier
 from crawler.urls import address, canonical, canonicalize, fingerprint, locate
 from deploy.cli.hosts import position, robots_allow, say_host, waits
 from deploy.cli.names import names_of
@@ -44,7 +44,10 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
         Of the corpus; by default that of the crawl in --data.
     """
     corpus = directory or frontier.shards
-    opened = None if directory else _attached(frontier)
+    opened = None  # without a server the corpus says what it knows, later or never
+    with suppress(NoServer, ServerError):
+        opened = None if directory else attach(frontier)
+    letters = opened.dead_letters() if opened else ()
     manifest = Manifest.load(corpus) if opened is None or is_corpus(corpus) else Manifest()
     page = canonicalize(url)
     [name, *_] = (page,) if page else names_of(url)
@@ -55,7 +58,7 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
         console.print("was taken down: nothing is told of it")
     elif page is None:
         say_host(name, opened, corpus)
-    elif reason := _letter(opened, page):
+    elif reason := {canonical(each): reason for each, reason in letters}.get(page):
         again = f"`tinylm frontier retry {page}` queues it again"
         say(f"was refused or given up, {reason}{remedy(reason)}: {again}")
     elif fetched := fetches_of(corpus, manifest, page):
@@ -79,19 +82,6 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
             console.print("but of some shards the fetches were not logged")
         for near in near_to(corpus, manifest, page):
             console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
-
-
-def _attached(config: CrawlPlace) -> Frontier | None:
-    """The frontier, which knows what a corpus knows later or never; None if no server runs."""
-    try:
-        return attach(config)
-    except (NoServer, ServerError):
-        return None
-
-
-def _letter(frontier: Frontier | None, url: str) -> str | None:
-    letters = frontier.dead_letters() if frontier else ()
-    return {canonical(each): reason for each, reason in letters}.get(url)
 
 
 def fetches_of(directory: Path, manifest: Manifest, url: str) -> list[Fetched]:
