@@ -22,7 +22,7 @@ from deploy.summary import NothingKept, Summary, moment
 from ranker.config import ONLINE, WalkConfig
 from tinylm import log
 from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
-from tinylm.errors import ConfigError, TinylmError
+from tinylm.errors import ConfigError, Exit, TinylmError
 from tinylm.files import alone
 from tinylm.processes import start, stop
 from tinylm.terminal import say
@@ -173,7 +173,7 @@ class Crawl:
         if the server or, again and again, another part dies, or if the walker ends before all that was
         fetched is in a shard; nothing is lost then.
         """
-        config = self._frontier_config
+        config, self.summary = self._frontier_config, None
         self._check_parts()
         lock = self._data / "crawl.lock"
         does = f"crawls here; for other limits or rules, or more seeds: `tinylm begin --data {self._data}`"
@@ -305,8 +305,8 @@ class Crawl:
         """Start a part that ended with `code` again; raises CrawlError if that will not help."""
         now = time.monotonic()
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
-        # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
-        if code == 2 or len(self._restarts) > _MOST_RESTARTS:
+        # With a setting that cannot work it would be the same at every start.
+        if code == Exit.ERROR or len(self._restarts) > _MOST_RESTARTS:
             killed = "; SIGKILL: is there enough memory?" if code == -signal.SIGKILL else ""
             raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}{killed}")
         return self._start(name)
@@ -316,7 +316,8 @@ def _asleep(frontier: Frontier) -> str:
     """That nothing may be asked until after the crawl's time is up, and whom it waits for; "" if it may."""
     idle, limits = frontier.why_idle(), frontier.limits()
     wake = time.time() + (idle["next_wake_seconds"] or 0.0)
-    if not limits or wake < limits.until or any(idle[cause] for cause in ("ready", "in_flight", "paused")):
+    going_on = any(idle[cause] for cause in ("ready", "in_flight", "paused", "on_disk"))
+    if not limits or wake < limits.until or going_on:
         return ""
     return f"nothing may be asked before its time is up: {idle['next_wake']} rests until {moment(wake)}"
 

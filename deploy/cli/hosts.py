@@ -91,8 +91,7 @@ def waits(frontier: Frontier, host: str) -> Iterator[str]:
         yield f"{host} was never met, or was given up and forgotten"
         return
     rules, domain = frontier.config, facts.domain
-    reached = frontier.reached()
-    if reached:
+    if reached := frontier.reached():
         yield f"the crawl stopped: {reached}"
     if frontier.paused():
         yield PAUSED

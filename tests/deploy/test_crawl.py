@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,16 +15,18 @@ import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
+from crawler.frontier import Discovered, Limits
 from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from deploy.cli.app import app
-from deploy.crawl import Crawl, give_seeds, remember
+from deploy.crawl import Crawl, _asleep, give_seeds, remember
 from deploy.summary import NothingKept, Summary
 from ranker.config import WalkConfig
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
 from tests.conftest import article, eventually, open_frontier, reply
+from tests.crawler.driving import next_page
 from tinylm.errors import ConfigError, FileError
 from tinylm.processes import stop
 
@@ -312,6 +315,19 @@ def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it
         second.terminate()
         second.wait()
         eventually(lambda: not first.answers())
+
+
+def test_what_comes_back_from_disk_is_waited_for_though_hosts_rest_beyond_the_crawls_time(
+    server, monkeypatch
+):
+    frontier = open_frontier(server, delay=0)
+    frontier.set_limits(Limits(pages=9, bytes=10**9, until=time.time() + 60, failed_connections=9))
+    frontier.put([Discovered("https://a.test/", 0.5), Discovered("https://a.test/2", 0.5)])
+    frontier.nack(next_page(frontier), "status_503", retry_at=time.time() + 86400)
+    assert "a.test rests until" in _asleep(frontier)
+    idle = frontier.why_idle()
+    monkeypatch.setattr(frontier, "why_idle", lambda: idle | {"on_disk": 1})
+    assert not _asleep(frontier)
 
 
 def test_what_a_setting_refused_is_queued_by_the_next_start_if_this_one_is_killed_before(server, monkeypatch):

@@ -8,6 +8,7 @@ from deploy.summary import NothingKept, Summary
 from tests.conftest import article, open_frontier, reply
 
 
+@pytest.mark.long
 def test_a_crawl_stays_in_its_scope_once_that_is_said_and_says_what_it_left_out(site, tmp_path, capsys):
     site.on("a.test", "/", reply(301, Location="http://www.a.test/"))
     links = [f"/{n}" for n in range(6)] + [f"http://b.test/{n}" for n in range(6)]
