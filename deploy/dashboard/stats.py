@@ -105,12 +105,11 @@ class CrawlReader:
             try:
                 self._reader = StatusReader(self._attach())
             except NoServer as error:
-                last = Summary.load(self._directory)
-                text = f"No crawl yet: {error}."
-                if last:
-                    ended = last.ended or "it did not say why"
-                    text = f"No crawl runs. Its end, {moment(last.at)}: {ended}; {last.kept:,} documents."
-                return {"verdict": Verdict("done" if last and last.ended else "wait", text)._asdict()}
+                if not (last := Summary.load(self._directory)):
+                    return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
+                ended = last.ended or "it did not say why"
+                text = f"No crawl runs. Its end, {moment(last.at)}: {ended}; {last.kept:,} documents."
+                return {"verdict": Verdict("done" if last.ended else "wait", text)._asdict()}
         status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
         self._rates.append((round(time.time(), 1), round(status.rate or 0.0, 2)))
