@@ -139,7 +139,10 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
         return Verdict("good", f"Waiting for {idle['in_flight']:,} answers.")
     if idle["next_wake_seconds"] == 0:
         if quiet <= _RATE_SECONDS:
-            return Verdict("wait", "Hosts may be asked; workers take some seconds to begin.")
+            return Verdict(
+                "wait",
+                "Hosts may be asked; workers take some seconds to begin, or is no `tinylm worker` running?",
+            )
         return Verdict("bad", "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
     if idle["cooling"]:
         return Verdict("wait", f"Every host with something queued rests; {next_turn(idle)}.")

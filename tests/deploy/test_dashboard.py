@@ -259,7 +259,7 @@ def test_skips_and_failures_of_one_reason_are_counted_together():
         ),
         ({}, {"in_flight": 4}, {}, "good", "Waiting for 4 answers"),
         ({}, {"in_flight": 4}, {"quiet": 90.0}, "bad", "none ended for 90 s"),
-        ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "nobody asks them"),
+        ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "take some seconds"),
         ({}, {"ready": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
         ({}, {"cooling": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
         (
