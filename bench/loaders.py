@@ -151,7 +151,8 @@ def speed_elsewhere(name: str, folder: Path, path: Path, encoder: str, most: int
     argv = [str(_ELSEWHERE), "-m", "bench.loaders", name, str(folder), str(path), encoder, str(most)]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ImportError(done.stderr.strip().splitlines()[-1])
+        said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+        raise ImportError(said[-1])
     return float(done.stdout.splitlines()[-1])
 
 

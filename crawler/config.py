@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from tinylm.config import listed, require, require_positive, require_within
 from tinylm.errors import ConfigError
-from tinylm.terminal import typed
+from tinylm.terminal import entered
 
 _CONTACT = re.compile(r"https?://\S+|\S+@\S+")
 # Names in the User-Agent of browsers, and of crawlers that pass for one.
@@ -161,7 +161,7 @@ class CrawlPlace:
         except ValueError:
             is_server = False
         # It becomes part of a URL, and of a file of settings.
-        require(self, "data", typed(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
+        require(self, "data", entered(str(self.data)) == str(self.data), "a path whose bytes are UTF-8")
         rule = f"a URL that begins with {', '.join(f'{scheme}://' for scheme in _SERVERS)}, or empty"
         require(self, "redis_url", is_server, rule)
         require_within(self, 1, 4096, "partitions")

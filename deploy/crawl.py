@@ -1,7 +1,6 @@
 """`tinylm crawl`: a crawl on one machine, its parts as children, watched, and stopped in order."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -23,8 +22,9 @@ from deploy.summary import NothingKept, Summary, moment
 from ranker.config import ONLINE, WalkConfig
 from tinylm import log
 from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
-from tinylm.errors import ConfigError, TinylmError
-from tinylm.processes import lock, start, stop
+from tinylm.errors import ConfigError, Exit, TinylmError
+from tinylm.files import alone
+from tinylm.processes import start, stop
 from tinylm.terminal import say
 
 # Seconds between looks at the parts, and looks that find nothing to do after which a crawl is over: in these
@@ -97,11 +97,15 @@ def give_seeds(frontier: Frontier, seeds: list[Seed], crawl: CrawlConfig | None 
         said = {name: json.loads(json.dumps(getattr(crawl, name))) for name in _REFUSES}
         before = said | frontier.published("settings")
         reasons = {reason for name in said if said[name] != before[name] for reason in _REFUSES[name]}
-        frontier.publish("settings", said)
     frontier.put_seeds(seeds)
     letters = frontier.dead_letters() if seeds or reasons else []
     given = {canonical(seed.url) for seed in seeds} if letters else set()
-    return sum(frontier.retry(url) for url, reason in letters if reason in reasons or canonical(url) in given)
+    again = sum(
+        frontier.retry(url) for url, reason in letters if reason in reasons or canonical(url) in given
+    )
+    if crawl:  # last: whoever is killed before that finds the same difference again
+        frontier.publish("settings", said)
+    return again
 
 
 def limits_from_now(crawl: CrawlConfig) -> Limits:
@@ -122,22 +126,6 @@ def sigterm_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _alone(data: Path) -> Iterator[None]:
-    """Keep every other `tinylm crawl` out of a directory. Raises CrawlError if one is there."""
-    path = data / "crawl.lock"
-    if not (held := lock(path)):
-        raise CrawlError(
-            f"a crawl runs here (pid {path.read_text().strip()}): {data}; to change its limits or rules, or "
-            f"give it seeds: `tinylm begin --data {data}`"
-        )
-    with held:
-        held.truncate(0)
-        held.write(f"{os.getpid()}\n".encode())
-        held.flush()
-        yield
 
 
 def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> None:
@@ -171,6 +159,8 @@ class Crawl:
         self._data = frontier.data
         self._settings = frontier.data / KEPT
         self._server = embedded(frontier)
+        self.summary: Summary | None = None
+        """Of the last run, however it ended; None before its parts were started."""
         self._parts: dict[str, subprocess.Popen[bytes]] = {}
         self._restarts: list[float] = []
 
@@ -179,14 +169,19 @@ class Crawl:
     ) -> str:
         """Crawl until a limit is reached or nothing is left and return which; `show` displays the progress.
 
-        However it ends, its `Summary` is in the directory then. Raises CrawlError if the server or, again
-        and again, another part dies, or if the walker ends before all that was fetched is in a shard; nothing
-        is lost then.
+        Once its parts were started, its `summary` is in the directory too, however it ends. Raises CrawlError
+        if the server or, again and again, another part dies, or if the walker ends before all that was
+        fetched is in a shard; nothing is lost then.
         """
-        config = self._frontier_config
+        config, self.summary = self._frontier_config, None
         self._check_parts()
-        self._data.mkdir(parents=True, exist_ok=True)
-        with sigterm_as_interrupt(), _alone(self._data), open_frontier(config, self._server) as frontier:
+        lock = self._data / "crawl.lock"
+        does = f"crawls here; for other limits or rules, or more seeds: `tinylm begin --data {self._data}`"
+        with (
+            sigterm_as_interrupt(),
+            alone(self._data, lock, does),
+            open_frontier(config, self._server) as frontier,
+        ):
             before = Summary.of(frontier, config.shards)
             if not (seeds or before.discovered or frontier.counts()["backlog"]):
                 raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
@@ -219,17 +214,19 @@ class Crawl:
                 walker = self._parts.pop("walk")
                 stop(self._parts.values(), patience=self._crawl.timeout + 10)
                 stop([walker], patience=_DRAIN_SECONDS)
-                ended = reason or str(sys.exc_info()[1]) or "interrupted"
-                # What else fails when it ends by an error says less than that.
-                with nullcontext() if reason else suppress(TinylmError):
-                    summary = Summary.of(frontier, config.shards, ended)
-                    summary.write(self._data)
-            if walker.returncode:
-                raise CrawlError(
+                lost = walker.returncode and (
                     f"walk ended with code {walker.returncode} before all pages were in a shard: "
                     f"{_last_line(self._log('walk'))}; nothing is lost: start the same command again"
                 )
-            return f"{reason}; it had finished before" if summary.work == before.work else reason
+                ended = (lost or reason) if reason else (str(sys.exc_info()[1]) or "interrupted")
+                # What else fails when it ends by an error says less than that.
+                with nullcontext() if reason else suppress(TinylmError):
+                    self.summary = Summary.of(frontier, config.shards, ended)
+                    self.summary.write(self._data)
+            if lost:
+                raise CrawlError(lost)
+            same = self.summary and self.summary.work == before.work
+            return f"{reason}; it had finished before" if same else reason
 
     def _check_parts(self) -> None:
         """Raise what a part would end with at its start, before there is a server."""
@@ -308,8 +305,8 @@ class Crawl:
         """Start a part that ended with `code` again; raises CrawlError if that will not help."""
         now = time.monotonic()
         self._restarts = [then for then in self._restarts if now - then < _RESTARTS_WITHIN_SECONDS] + [now]
-        # Code 2 is a setting that cannot work (tinylm.errors): it would be the same at every start.
-        if code == 2 or len(self._restarts) > _MOST_RESTARTS:
+        # With a setting that cannot work it would be the same at every start.
+        if code == Exit.ERROR or len(self._restarts) > _MOST_RESTARTS:
             killed = "; SIGKILL: is there enough memory?" if code == -signal.SIGKILL else ""
             raise CrawlError(f"{name} ended with code {code}: {_last_line(self._log(name))}{killed}")
         return self._start(name)
@@ -319,7 +316,8 @@ def _asleep(frontier: Frontier) -> str:
     """That nothing may be asked until after the crawl's time is up, and whom it waits for; "" if it may."""
     idle, limits = frontier.why_idle(), frontier.limits()
     wake = time.time() + (idle["next_wake_seconds"] or 0.0)
-    if not limits or wake < limits.until or any(idle[cause] for cause in ("ready", "in_flight", "paused")):
+    going_on = any(idle[cause] for cause in ("ready", "in_flight", "paused", "on_disk"))
+    if not limits or wake < limits.until or going_on:
         return ""
     return f"nothing may be asked before its time is up: {idle['next_wake']} rests until {moment(wake)}"
 

@@ -1,7 +1,7 @@
 """How a crawl goes: one reading of it, for the terminal here and for the dashboard."""
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -18,14 +18,15 @@ from deploy.console import Console
 from deploy.summary import (
     PAUSED,
     QUIET_SECONDS,
+    REASONS_SAID,
     elsewhere,
-    listed,
     not_fetched,
     pages_and_links,
     waiting_for,
     when,
-)
+)  # fmt: skip
 from ranker.config import ONLINE
+from tinylm.terminal import tally
 
 # Seconds the rate is averaged over: half of it jumps with every slow host, double shows a standstill late.
 _RATE_SECONDS = 10.0
@@ -33,8 +34,6 @@ _RATE_SECONDS = 10.0
 _LINE_SECONDS = 5.0
 # Hosts that may be asked now: more than one worker has requests in flight (16).
 _MANY_READY = 20
-# As many as fit on about two lines of a terminal; the dashboard and `shards list` have more.
-_REASONS_SHOWN = 8
 
 
 class Status(NamedTuple):
@@ -50,11 +49,6 @@ class Status(NamedTuple):
     waiting_for: str  # what a worker's own machine lacks; empty while none says so
     rate: float | None  # pages a second, of late; None while that cannot be told
     quiet: float  # seconds since a fetch last ended
-
-    @property
-    def not_fetched(self) -> Counter[str]:
-        """As `not_fetched`."""
-        return not_fetched(self.counts)
 
 
 class StatusReader:
@@ -144,9 +138,12 @@ def _why_nothing_moves(idle: Mapping[str, Any], quiet: float) -> Verdict:
             return Verdict("bad", f"{out}: are the workers alive?")
         return Verdict("good", f"Waiting for {idle['in_flight']:,} answers.")
     if idle["next_wake_seconds"] == 0:
-        # Workers take some seconds to start and to ask: bad only if it stays so.
-        level = "bad" if quiet > _RATE_SECONDS else "wait"
-        return Verdict(level, "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
+        if quiet <= _RATE_SECONDS:
+            return Verdict(
+                "wait",
+                "Hosts may be asked; workers take some seconds to begin, or is no `tinylm worker` running?",
+            )
+        return Verdict("bad", "Hosts may be asked and nobody asks them: is a `tinylm worker` running?")
     if idle["cooling"]:
         return Verdict("wait", f"Every host with something queued rests; {next_turn(idle)}.")
     if idle["paused"]:
@@ -178,7 +175,6 @@ def table(status: Status, now: str = "") -> Group:
     failed = sum(extraction["failed"].values())
     times = f"99 % below {extraction['p99_ms']:,} ms, {failed:,} failed"
     dropped, links = pages_and_links(walker.get("dropped", {}))
-    reasons = (dropped + status.not_fetched).most_common(_REASONS_SHOWN)
     facts = {
         "fetched": f"{counts['fetched']:,} of {pages:,}{rate}, {counts['bytes'] / 1e6:.1f} MB",
         "elsewhere": elsewhere(counts["fetched"], counts["fetched_elsewhere"]),
@@ -191,8 +187,8 @@ def table(status: Status, now: str = "") -> Group:
         "set aside": f"{counts['set_aside']:,}" if counts["set_aside"] else "",
         "clock jumps": f"{counts['clock_jumps']:,}" if counts["clock_jumps"] else "",
         "extraction": times if extraction["extracted"] else "nothing yet",
-        "dropped": "  ".join(f"{reason} {count:,}" for reason, count in reasons) or "nothing yet",
-        "unfollowed": listed(links),
+        "dropped": tally(dropped + not_fetched(counts), REASONS_SAID) or "nothing yet",
+        "unfollowed": tally(links, REASONS_SAID),
         "now": now,
     }
     rows = Table.grid(padding=(0, 2))

@@ -14,6 +14,7 @@ from shards.manifest import Manifest, is_corpus
 from tinylm.errors import Exit, FileError
 from tinylm.files import read_json, write_json
 from tinylm.records import record
+from tinylm.terminal import tally
 
 FILE_NAME = "summary.json"
 # Said wherever somebody asks why nothing is fetched.
@@ -22,8 +23,8 @@ PAUSED = "The crawl is paused: `tinylm frontier resume`, with --everything if th
 QUIET_SECONDS = 60.0
 # A turn that is further away has a date.
 _LONG_SECONDS = 600.0
-# The most frequent; the file has them all.
-_REASONS_SAID = 8
+# On about two lines of a terminal; the file, the dashboard and `tinylm shards list` have them all.
+REASONS_SAID = 8
 # Why hosts give nothing, by the names of `Frontier.why_idle`.
 CAUSES = {
     "ready": "may be asked now",
@@ -38,6 +39,7 @@ CAUSES = {
 # What the reasons begin with for which the walker leaves out a link; for the others, a page.
 _OF_LINKS = ("scope_", "trap_", "links_")
 _LANGUAGE = "in none of the `languages` to keep; what was fetched is not asked for again: begin anew"
+_DEAD = "`tinylm frontier dead` says which, beside `tinylm server` after the end"
 # What makes good what was refused or dropped for a reason.
 _REMEDIES = {
     "forbidden_network": "its address is in none of allowed_networks; allow it and start the command again",
@@ -103,48 +105,31 @@ def remedy(reason: str) -> str:
     return f" ({_REMEDIES[reason]})" if reason in _REMEDIES else ""
 
 
-def listed(reasons: Mapping[str, int]) -> str:
-    """Reasons and how often, the most frequent first."""
-    frequent = Counter(reasons).most_common(_REASONS_SAID)
-    return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Summary:
     """A crawl at one moment, over all its runs."""
 
-    at: float
-    """Epoch seconds."""
-    ended: str
-    """Why; empty while it ran."""
-    shards: str
-    """Where the corpus is."""
+    at: float  # epoch seconds
+    ended: str  # why; empty while it ran
+    shards: str  # where the corpus is
     fetched: int
-    fetched_elsewhere: int
-    """Of hosts that no seed named."""
+    fetched_elsewhere: int  # of hosts that no seed named
     bytes: int
     hosts: int
-    kept: int
-    """Documents that are committed."""
+    kept: int  # documents that are committed
     text_bytes: int
-    dropped: dict[str, int]
-    """Pages that were fetched and not kept, by reason."""
-    not_followed: dict[str, int]
-    """Links that lead out of the scope or into a trap."""
+    dropped: dict[str, int]  # pages that were fetched and not kept, by reason
+    not_followed: dict[str, int]  # links that lead out of the scope or into a trap
     failed: dict[str, int]
-    skipped: dict[str, int]
-    """URLs that were not asked for."""
+    skipped: dict[str, int]  # URLs that were not asked for
     dead: int
     discovered: int
     queued: int
     paused: bool
-    waiting_hosts: dict[str, int]
-    """Hosts that have something queued, by what they wait for."""
-    next_at: float | None
-    """When the first of them may be asked, in epoch seconds."""
+    waiting_hosts: dict[str, int]  # that have something queued, by what they wait for
+    next_at: float | None  # when the first of them may be asked, in epoch seconds
     next_host: str
-    lacking: str
-    """What a worker's own machine lacked."""
+    lacking: str  # what a worker's own machine lacked
 
     @classmethod
     def of(cls, frontier: Frontier, shards: Path, ended: str = "") -> Self:
@@ -198,11 +183,11 @@ class Summary:
             "fetched": f"{self.fetched:,} answers of {self.hosts:,} hosts, {self.bytes / 1e6:,.1f} MB",
             "elsewhere": elsewhere(self.fetched, self.fetched_elsewhere),
             "kept": f"{self.kept:,} documents, {self.text_bytes / 1e6:,.1f} MB of text, in {self.shards}",
-            "dropped": listed(self.dropped),
-            "failed": listed(self.failed),
-            "not asked": listed(self.skipped),
-            "unfollowed": listed(self.not_followed),
-            "dead": f"{self.dead:,}: `tinylm frontier dead` says which" if self.dead else "",
+            "dropped": tally(self.dropped, REASONS_SAID),
+            "failed": tally(self.failed, REASONS_SAID),
+            "not asked": tally(self.skipped, REASONS_SAID),
+            "unfollowed": tally(self.not_followed, REASONS_SAID),
+            "dead": f"{self.dead:,}: {_DEAD}" if self.dead else "",
             "left": "; ".join(self.left()),
             "next": self._next_step(),
         }
@@ -232,10 +217,10 @@ class Summary:
 
     def nothing_kept(self) -> str:
         """Why a crawl has brought nothing."""
-        reasons = sum(map(Counter, (self.dropped, self.failed, self.skipped, self.not_followed)), Counter())
-        said = [
-            f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(_REASONS_SAID) if count
-        ]
+        reasons = (
+            Counter(self.dropped) + Counter(self.failed) + Counter(self.skipped) + Counter(self.not_followed)
+        )
+        said = [f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(REASONS_SAID)]
         what = "kept" if self.fetched else "fetched"
         why = ", ".join(said) or (self.ended if self.discovered else "no seed that may be asked for")
         return f"nothing was {what} in all runs of this crawl: {why}"

@@ -57,8 +57,9 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
 
     summed_up = time.monotonic()
 
-    def sum_up(ended: str = "") -> None:
+    def sum_up(*, over: bool = False) -> None:
         with suppress(TinylmError):  # what fails the walker too, it says itself
+            ended = (frontier.reached() or "its walker was told to stop") if over else ""
             Summary.of(frontier, config.shards, ended).write(config.data)
 
     def stop() -> bool:
@@ -84,7 +85,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
                     )
                     with closing(walker.judge):
                         walker.walk(stop)
-                sum_up(frontier.reached() or "its walker was told to stop")
+                sum_up(over=True)
                 return
             except WalkerLost as error:
                 log.warning("%s; what was not committed here is judged there", error)

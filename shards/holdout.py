@@ -28,7 +28,10 @@ def choose_hosts(directory: Path | str, manifest: Manifest, share: float) -> tup
     for document in _documents(reader):
         sizes[document["host"]] += len(document["text"])
     if len(sizes) < 2:
-        raise ShardError(f"{directory}: {len(sizes)} host(s), at least two are needed to hold one out")
+        raise ShardError(
+            f"{directory}: whole hosts are held out, and the text is of {len(sizes)}: crawl another, or "
+            "train as it is, with nothing to measure by"
+        )
     wanted = share * sizes.total()
     chosen: list[str] = []
     held = 0

@@ -47,17 +47,16 @@ _PREFIX = "TINYLM_"
 # What floats count without a fraction: nothing is as many; and the largest fp32, in which torch computes.
 MOST, _MOST_FP32 = 10**15, 3e38
 _SETTING = re.compile(rf"{_PREFIX}[A-Z]+_[A-Z0-9_]+")
-# Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml, of the tests.
-_OTHERS = frozenset(
-    _PREFIX + name
+# Variables that are no settings: of a process, of `tinylm begin`, of docker-compose.yml.
+_OTHERS = {
+    f"{_PREFIX}{name}"
     for name in (
-        "CONFIG", "LOG", "HEARTBEAT", "PARENT", "SEEDS", "IMAGE", "CLUSTER", "REDIS_MEMORY",
-        "REDIS_CONTAINER_MEMORY", "WORKER_MEMORY", "WALKER_MEMORY", "DASHBOARD_PORT", "COMPOSE_OVERRIDE",
-        "MACHINE_EXAMPLES", "TEST_DATA", "WRITE_GOLDEN",
+        "CONFIG", "LOG", "HEARTBEAT", "PARENT", "SEEDS", "IMAGE", "CLUSTER", "DASHBOARD_PORT", "REDIS_MEMORY",
+        "REDIS_CONTAINER_MEMORY", "WORKER_MEMORY", "WALKER_MEMORY",
     )
-)  # fmt: skip
-# And what Kubernetes sets in every container beside a Service called tinylm or tinylm-….
-_OF_A_SERVICE = re.compile(rf"{_PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+)")
+}  # fmt: skip
+# And those of tests, and what Kubernetes sets in every container beside a Service called tinylm or tinylm-….
+_OF_OTHERS = re.compile(rf"{_PREFIX}(TEST_\w+|(\w+_)?(SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_\d+_\w+))")
 
 _said: frozenset[str] = frozenset()
 
@@ -88,7 +87,7 @@ class _Sources:
         self._sections = sections
         self.kept = kept
         self.found: dict[str, str] = {}
-        """Where the settings that are no defaults were found, for the last command."""
+        """Where the settings that are no defaults were found."""
 
     def __call__(self, app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
         global _said
@@ -113,7 +112,9 @@ class _Sources:
             self.kept = kept if of_this_crawl(kept, identity) else None
         if self.kept:
             self._apply(self.kept, app, commands, own)
-        self.found = {name: _place(token) for name, token in _given(own).items()}
+        for name, token in _given(own).items():
+            known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
+            self.found[name] = known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
 
     def _apply(self, path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
@@ -150,11 +151,6 @@ def _given(own: Mapping[str, ArgumentCollection]) -> dict[str, Token]:
     """The first word of each setting that has some, by its name."""
     every = [argument for mine in own.values() for argument in mine if argument.tokens]
     return {argument.field_info.name: argument.tokens[0] for argument in every}
-
-
-def _place(token: Token) -> str:
-    known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
-    return known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -194,8 +190,10 @@ def _check_variables() -> None:
     }
     names = settings.keys() | _OTHERS
     for name in sorted(os.environ):
-        if name.startswith(_PREFIX) and name not in names and not _OF_A_SERVICE.fullmatch(name):
-            without_table = [full for full, short in settings.items() if short == name]
+        if name.startswith(_PREFIX) and name not in names and not _OF_OTHERS.fullmatch(name):
+            # Its table may have been left out, or be another one.
+            bare = re.sub(rf"^{_PREFIX}({'|'.join(tables()).upper()})_", _PREFIX, name)
+            without_table = [full for full, short in settings.items() if short in (name, bare)]
             right = _nearest(name, without_table or names)
             raise ConfigError(f"{name}: there is no such variable: {right}")
 

@@ -47,15 +47,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(out: Path, lock_file: Path) -> Iterator[None]:
-    """Hold `lock_file`: who else would write `out` is refused with our pid. It is gone again at the end.
+def alone(
+    out: Path,
+    lock_file: Path | None = None,
+    does: str = "is writing here; wait until it ends, or give another --out",
+) -> Iterator[None]:
+    """Hold `lock_file`, by default beside `out`: who else would write there is refused, with our pid.
 
-    Its folder is made if need be; if the block fails, folders that were made and are empty go again.
+    It is gone again at the end. Its folder is made if need be; if the block fails, folders that were made and
+    are empty go again.
     """
+    lock_file = lock_file or out.with_name(f".{out.name}.lock")
     made = [folder for folder in lock_file.parents if not folder.exists()]
     try:
         lock_file.parent.mkdir(parents=True, exist_ok=True)
-        held = _held(out, lock_file)
+        held = _held(out, lock_file, does)
         try:
             yield
         finally:
@@ -68,7 +74,7 @@ def alone(out: Path, lock_file: Path) -> Iterator[None]:
         raise
 
 
-def _held(out: Path, lock_file: Path) -> BinaryIO:
+def _held(out: Path, lock_file: Path, does: str) -> BinaryIO:
     while held := lock(lock_file):
         # Who had it before us removes it at its end, perhaps after we opened it: then ours is no lock.
         with suppress(FileNotFoundError):
@@ -78,8 +84,10 @@ def _held(out: Path, lock_file: Path) -> BinaryIO:
                 held.flush()
                 return held
         held.close()
-    pid = lock_file.read_text() if lock_file.exists() else ""
-    raise FileError(f"{out}: process {pid} is writing here; wait until it ends, or give another --out")
+    pid = ""
+    with suppress(FileNotFoundError):  # its holder ends at this moment
+        pid = lock_file.read_text()
+    raise FileError(f"{out}: process {pid} {does}")
 
 
 def sync_file(path: Path) -> None:

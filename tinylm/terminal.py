@@ -6,6 +6,8 @@ A rule of the house (tests/tinylm/test_terminal.py): text leaves by `say`, by `d
 import io
 import re
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import IO
 
@@ -32,14 +34,20 @@ def say(text: object = "", *, end: str = "\n", file: IO[str] | None = None) -> N
     print(clean(str(text)), end=end, file=file, flush=True)
 
 
-def typed(text: str) -> str:
+def tally(counts: Mapping[str, int], most: int | None = None) -> str:
+    """How often what was counted, the most frequent first; `most` of them."""
+    frequent = Counter(counts).most_common(most)
+    return ", ".join(f"{name} {count:,}" for name, count in frequent if count)
+
+
+def entered(text: str) -> str:
     """What a person wrote, as an argument or on stdin: U+FFFD where its bytes are not UTF-8."""
     # Python gives half surrogates for bytes that it cannot decode: for all but ASCII, where it knows no more.
     return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def let_streams_take_anything() -> None:
-    """Let no character end this process: what stdout cannot show is `?`, what stdin brings is for `typed`."""
+    """Let no character end this process: what stdout cannot show is `?`, stdin's are for `entered`."""
     # Python's stderr writes escapes, always. What is no such wrapper is closed, or a test's.
     for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
         if isinstance(stream, io.TextIOWrapper):

@@ -93,8 +93,8 @@ class TrainConfig:
 
     @property
     def can_grow(self) -> bool:
-        """Whether a run may be given more steps."""
-        return False
+        """Whether a run may be given more steps: with wsd, as a cosine ends where it was to end."""
+        return "steps" in self.may_change and self.schedule == "wsd"
 
     def micro_batches_per_step(self, sequence_len: int) -> int:
         """Micro-batches in one step over all ranks; raises `ConfigError` unless they fill it exactly."""
@@ -154,11 +154,6 @@ class PretrainConfig(ModelConfig, TrainConfig):
         for place, share in self.sources[1:]:
             require(self, "mix", bool(place) and share > 0, "each must be PLACE=SHARE, a share above 0")
         require(self, "mix", self.sources[0][1] > 0, "the shares must leave some of the rows to shards")
-
-    @property
-    def can_grow(self) -> bool:
-        """As a wsd may: a cosine ends where it was to end."""
-        return self.schedule == "wsd"
 
     @property
     def sources(self) -> tuple[tuple[str, float], ...]:

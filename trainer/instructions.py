@@ -24,7 +24,7 @@ from shards.reader import ShardReader
 from tinylm.config import layers
 from tinylm.errors import TinylmError, exit_on_error
 from tinylm.files import alone, replacing
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 from trainer.config import InstructionsConfig
 from trainer.post.chat import held_out_file
 from trainer.post.questions import Candidate, candidates, fault, hashed
@@ -127,10 +127,10 @@ def make(config: InstructionsConfig) -> Tally:
     Raises `InstructionError` if the corpus yields nothing or a file holds anything else, `ShardError` if the
     corpus cannot be read.
     """
-    with alone(config.out, config.out.with_name(f".{config.out.name}.lock")):
-        examples, tally = collect(ShardReader(config.shards, split="train"), config)
+    with alone(config.out):
+        examples, made = collect(ShardReader(config.shards, split="train"), config)
         if not examples:
-            dropped = _listed(tally.dropped) or "none, no candidate at all"
+            dropped = tally(made.dropped) or "none, no candidate at all"
             raise InstructionError(
                 f"{config.shards}: no document defines, explains or describes anything in a form that can be "
                 f"asked for (dropped: {dropped}); crawl more prose"
@@ -147,7 +147,7 @@ def make(config: InstructionsConfig) -> Tally:
         for path, content in written.items():
             with replacing(path) as temporary:
                 temporary.write_text(content)
-    return tally
+    return made
 
 
 def _example(candidate: Candidate, document: dict[str, Any]) -> Example:
@@ -162,16 +162,12 @@ def _example(candidate: Candidate, document: dict[str, Any]) -> Example:
     return Example(json.dumps(line), candidate.kind, document["id"])
 
 
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.most_common())
-
-
 def instructions(config: Annotated[InstructionsConfig, Parameter(name="*")] = InstructionsConfig()) -> None:
     """Make the instruction set and say what became of the candidates."""
-    tally = make(config)
-    kept = ", ".join(f"{kind} {tally.kept[kind]}" for kind in KINDS)
-    say(f"instructions: {tally.kept.total()} ({kept})")
-    say(f"dropped: {tally.dropped.total()} ({_listed(tally.dropped)})")
+    made = make(config)
+    kept = ", ".join(f"{kind} {made.kept[kind]}" for kind in KINDS)
+    say(f"instructions: {made.kept.total()} ({kept})")
+    say(f"dropped: {made.dropped.total()} ({tally(made.dropped)})")
     say(f"written: {config.out}, held out: {held_out_file(config.out)}")
 
 

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from numpy.typing import NDArray
 
 from tinylm.config import require
-from tinylm.terminal import say, typed
+from tinylm.terminal import entered, say
 from trainer.config import PretrainConfig, identity
 from trainer.data.batch import Batch
 from trainer.data.loader import Loader
@@ -120,7 +120,7 @@ def _measure(
     if config.sample_prompt and world.is_main:
         # Without a copy of the weights, which would be of this moment only.
         generator = Generator(model, tokenizer, weights=None)
-        prompt = typed(config.sample_prompt)
+        prompt = entered(config.sample_prompt)
         found["sample"] = prompt + "".join(generator.complete(prompt, max_tokens=48, seed=0))
         say(f"\n{found['sample']!r}")
     return found

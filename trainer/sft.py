@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import torch
 from cyclopts import Parameter
 
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 from trainer.config import SFTConfig, identity
 from trainer.evaluate import evaluating
 from trainer.interop.start import Start, check_length, fingerprint
@@ -117,10 +117,10 @@ def summary(data: Conversations, held_out: Conversations | None, steps: int, con
         if part.cut or part.bad or part.unanswered:
             text += (
                 f"\n{part.path}: {part.cut} conversations cut to the model's sequence_len, "
-                f"{part.unanswered} without an answer and {part.bad_lines} bad lines left out"
+                f"{part.unanswered} without an answer and {part.bad.total()} bad lines left out"
             )
         if part.bad:
-            text += f" ({', '.join(f'{field}: {count}' for field, count in part.bad.most_common(_NAMED))})"
+            text += f" ({tally(part.bad, _NAMED)})"
         if part.masked:
             text += f"\n{part.path}: {part.masked} answers are not learned, as they say themselves"
         if part.unread:

@@ -174,7 +174,7 @@ class Limits:
     def reached(self, counts: Mapping[str, int]) -> str:
         """Which limit the crawl's counts have reached, in words; empty while none is."""
         if counts["fetched"] >= self.pages:
-            return f"{self.pages:,} pages fetched"
+            return f"the limit of {self.pages:,} pages is reached"
         if counts["bytes"] >= self.bytes:
             return f"{self.bytes / 1e9:g} GB fetched"
         if counts["failed_connections"] >= self.failed_connections:

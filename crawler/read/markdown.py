@@ -13,6 +13,7 @@ from unicodedata import normalize
 import trafilatura
 from lxml.etree import XPath, _Element
 from lxml.html import HtmlElement
+from selectolax.lexbor import LexborHTMLParser
 from trafilatura.xml import xmltotxt
 
 _EMPTY = "\u2424"  # trafilatura's own mark of a line that it is to keep, though it is empty
@@ -21,6 +22,7 @@ _CHANGED = f"\\{_EMPTY}&"
 _AMPERSAND = re.compile("&(?:amp|#0*38|#[xX]0*26);")
 # Hieroglyphs: no page has all of these, and they stay as they are when Unicode is normalized.
 _STAND_INS = [chr(code) for code in range(0x13000, 0x1342F)]
+_BODY = re.compile("<body", re.IGNORECASE)
 _NO_SCRIPT = "not(parent::script or parent::style)"
 _TO_HIDE = XPath(rf"descendant::text()[contains(., '\') or contains(., '{_EMPTY}')][{_NO_SCRIPT}]")
 _LINES = XPath("(descendant::pre | descendant::code)/descendant::text()[contains(., '\n')]")
@@ -39,6 +41,8 @@ def main_text(html: str, url: str) -> str:
 
     Raises whatever the page makes the libraries raise.
     """
+    if not _BODY.search(html):
+        html = LexborHTMLParser(html).html or ""  # libxml2 takes what it does not know for a part of the head
     stand_ins = "".join(islice((sign for sign in _STAND_INS if sign not in html), len(_CHANGED)))
     tree = trafilatura.load_html(_AMPERSAND.sub(stand_ins[-1], html.replace("\r\n", "\n")))
     if tree is None:

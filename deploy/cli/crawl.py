@@ -17,7 +17,6 @@ from tinylm.terminal import say
 
 if TYPE_CHECKING:
     from crawler.seeds.seed import Seed
-    from deploy.summary import Summary
 
 # What a command needs is imported in it: every worker of a crawl is this program, and --help is too.
 app = App()
@@ -45,23 +44,16 @@ def crawl(
     """
     from deploy.crawl import Crawl
     from deploy.status import show_crawl
-    from deploy.summary import NothingKept, Summary
+    from deploy.summary import NothingKept
 
+    started = Crawl(frontier, crawl, walk, said())
     try:
-        reason = Crawl(frontier, crawl, walk, said()).run(_read(seeds), show_crawl)
-    except KeyboardInterrupt:
-        _say_summary(Summary.load(frontier.data))
-        raise
-    say(f"done: {reason}")
-    summary = _say_summary(Summary.load(frontier.data))
-    if summary and not summary.kept:
-        raise NothingKept(summary.nothing_kept())
-
-
-def _say_summary(summary: "Summary | None") -> "Summary | None":
-    for line in summary.lines() if summary else ():
-        say(line)
-    return summary
+        say(f"done: {started.run(_read(seeds), show_crawl)}")
+    finally:
+        if started.summary:
+            say("\n".join(started.summary.lines()))
+    if started.summary and not started.summary.kept:
+        raise NothingKept(started.summary.nothing_kept())
 
 
 @app.command(config=layers(frontier=FrontierConfig))
@@ -200,7 +192,7 @@ def status(*, frontier: CrawlPlace = CrawlPlace()) -> None:
         age = (time.time() - summary.at) / 60
         say(f"no server runs; this was so at {moment(summary.at)}, {age:,.0f} minutes ago")
         say(f"{'ended':<10} {summary.ended or 'not in order: it ran then'}")
-        _say_summary(summary)
+        say("\n".join(summary.lines()))
         return
     reader = StatusReader(attached)
     # Twice, as one reading has no rate: without one a crawl that goes well reads like one that stands still.

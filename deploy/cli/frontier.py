@@ -134,11 +134,11 @@ def drop(*urls: str, all: bool = False, frontier: CrawlPlace = CrawlPlace()) -> 
 
 
 def _chosen(frontier: Frontier, urls: tuple[str, ...], every: bool) -> list[str]:
-    if every:
-        return [url for url, _ in frontier.dead_letters()]
+    if not (urls or every):
+        raise ConfigError("no dead letters are named: give URLs that `tinylm frontier dead` lists, or --all")
     pages = {page for url in urls if not url.startswith(ASIDE) for page in urls_named(url)}
-    letters = [url for url, _ in frontier.dead_letters()]
-    return [letter for letter in letters if letter in urls or canonical(letter) in pages]
+    letters = (url for url, _ in frontier.dead_letters())
+    return [letter for letter in letters if every or letter in urls or canonical(letter) in pages]
 
 
 def _tell(frontier: Frontier, verb: Literal["pause", "resume"], host: str, *, everything: bool) -> None:

@@ -1,12 +1,13 @@
 """Hosts as the frontier and the corpus know them: a list of them, and why one is asked nothing now."""
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Literal
 
+import pyarrow.compute as pc
 from cyclopts import Parameter
 from rich.table import Table
 
@@ -18,7 +19,7 @@ from deploy.crawl import attach
 from deploy.summary import PAUSED, remedy, when
 from shards.manifest import Manifest, is_corpus
 from shards.reader import read_fetches
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 
 
 def hosts(
@@ -45,10 +46,10 @@ def hosts(
     opened = attach(frontier)
     names: Iterable[str] = map(host_named, host) if host else opened.hosts()
     shown = heapq.nlargest(number, opened.facts(names), key=attrgetter(by))
-    kept = ended_of(frontier.shards, {each.host for each in shown})
+    ended = ended_of(frontier.shards, [each.host for each in shown]) if shown else {}
     table = Table("host", "queued", "fetched", "kept", "failed", "delay", "waits")
     for each in shown:
-        counts = (each.queued, each.fetched, kept[each.host, ""], each.failed)
+        counts = (each.queued, each.fetched, ended[each.host][""], each.failed)
         own_delay = own(opened.config.delay_of, each.host)
         delay = max(opened.config.delay if own_delay is None else own_delay, each.crawl_delay)
         next_at = f", {when(each.next)}" if each.next > 0 else ""
@@ -56,20 +57,25 @@ def hosts(
     Console().print(table)
 
 
-def ended_of(directory: Path, hosts: set[str]) -> Counter[tuple[str, str]]:
-    """How often fetches of `hosts` ended how, by host and the reason of a drop, "" for what was kept."""
-    found: Counter[tuple[str, str]] = Counter()
-    if hosts and is_corpus(directory):
-        for _, table in read_fetches(directory, Manifest.load(directory), ["host", "reason"]):
-            pairs = zip(table["host"].to_pylist(), table["reason"].to_pylist(), strict=True)
-            found.update(pair for pair in pairs if pair[0] in hosts)
+def ended_of(directory: Path, hosts: Collection[str] = ()) -> defaultdict[str, Counter[str]]:
+    """How often fetches ended how, by host and the reason of a drop, "" for what was kept.
+
+    Of `hosts`, for which there need not be a corpus yet, or of all of a corpus.
+    """
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    manifest = Manifest() if hosts and not is_corpus(directory) else Manifest.load(directory)
+    for _, table in read_fetches(directory, manifest, ["host", "reason"]):
+        table = table.filter(pc.field("host").isin([*hosts])) if hosts else table
+        counts = table.group_by(["host", "reason"]).aggregate([([], "count_all")])
+        for host, reason, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            found[host][reason] += count
     return found
 
 
 def say_host(host: str, frontier: Frontier | None, corpus: Path) -> None:
     """Print what is known of a host, and why nothing of it is asked for now."""
-    ended = {reason: count for (_, reason), count in ended_of(corpus, {host}).items()}
-    say(f"kept {ended.pop('', 0):,}{''.join(f', {reason} {count:,}' for reason, count in ended.items())}")
+    ended = ended_of(corpus, [host])[host]
+    say(", ".join(filter(None, (f"kept {ended.pop('', 0):,}", tally(ended)))))
     for line in waits(frontier, host) if frontier else ("no server runs, which would say why it waits",):
         say(line)
 
@@ -85,8 +91,7 @@ def waits(frontier: Frontier, host: str) -> Iterator[str]:
         yield f"{host} was never met, or was given up and forgotten"
         return
     rules, domain = frontier.config, facts.domain
-    reached = frontier.reached()
-    if reached:
+    if reached := frontier.reached():
         yield f"the crawl stopped: {reached}"
     if frontier.paused():
         yield PAUSED

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from tinylm.errors import ConfigError
-from tinylm.terminal import say, typed
+from tinylm.terminal import entered, say
 from trainer.config import PretrainConfig, SamplingConfig, SFTConfig
 
 if TYPE_CHECKING:  # torch, which only the commands load
@@ -61,7 +61,7 @@ def complete(
     """
     from trainer.generate import Generator
 
-    prompt = typed(prompt)
+    prompt = entered(prompt)
     generator, options = Generator.load(run, weights=weights), _options(sampling)
     if logprobs is not None:
         if logprobs < 0:
@@ -93,14 +93,14 @@ def chat(
 
     generator, options = Generator.load(run), _options(sampling)
     if message is not None:
-        print_stream(generator.chat([{"role": "user", "content": typed(message)}], **options))
+        print_stream(generator.chat([{"role": "user", "content": entered(message)}], **options))
         return
     console = Console()
     console.print("Ctrl-D ends the conversation.", style="dim")
     messages: list[Message] = []
     while True:
         try:
-            asked = typed(console.input("[bold]> [/bold]")).strip()
+            asked = entered(console.input("[bold]> [/bold]")).strip()
         except (EOFError, RuntimeError):  # the second of a stdin that is closed
             return
         if not asked:

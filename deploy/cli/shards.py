@@ -4,10 +4,9 @@ import heapq
 import random
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -19,6 +18,7 @@ from rich.table import Table
 from crawler.config import CrawlPlace
 from crawler.urls import fingerprint, locate
 from deploy.cli.frontier import documents_in, say_taken_down, take_down_in
+from deploy.cli.hosts import ended_of
 from deploy.cli.names import host_named, names_of, urls_named
 from deploy.console import Console
 from deploy.crawl import attach
@@ -28,12 +28,12 @@ from shards import holdout, takedown
 from shards.columns import path_of
 from shards.errors import ShardError, ShardsLocked
 from shards.manifest import Manifest
-from shards.reader import RowGroup, ShardReader, read_fetches
+from shards.reader import ShardReader, read_fetches
 from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
 from tinylm.errors import ConfigError, Exit
-from tinylm.terminal import say
+from tinylm.terminal import say, tally
 
 app = App(name="shards", help="Look after a corpus.")
 _Number = Annotated[int, Parameter(validator=validators.Number(gte=1))]
@@ -74,7 +74,14 @@ def verify(directory: Path) -> None:
 def hold_out(directory: Path, *, walk: WalkConfig = WalkConfig()) -> None:
     """Choose the hosts whose text no model trains on, once for a corpus."""
     held_out = holdout.hold_out(directory, walk.held_out)
-    say(f"held out: {', '.join(held_out.hosts)}; {len(held_out.excluded)} near-duplicates on neither side")
+    reader = ShardReader(directory, split="all")
+    groups = (reader.documents(group, ("host",)) for group in reader.row_groups)
+    of_hosts = Counter(document["host"] for group in groups for document in group)
+    held = sum(of_hosts[host] for host in held_out.hosts)
+    say(
+        f"held out: {', '.join(held_out.hosts)}, {held:,} of {of_hosts.total():,} documents; "
+        f"{len(held_out.excluded):,} near-duplicates of them are on neither side"
+    )
 
 
 @app.command(config=layers(frontier=CrawlPlace))
@@ -142,11 +149,18 @@ def show(directory: Path, *, wanted: Wanted = Wanted()) -> None:
     urls = urls_named(wanted.url) if wanted.url is not None else ()
     host = host_named(wanted.host) if wanted.host is not None else ""
     reader = ShardReader(directory, split="all")
-    rows = _dropped(directory, reader.manifest, wanted.reason) if wanted.reason else _documents(reader)
-    found: list[_Row] = []
+    if wanted.reason:
+        columns = ["url", "host", "status", "fetched_at", "reason"]
+        dropped = pc.field("reason") == wanted.reason
+        tables = (table.filter(dropped) for _, table in read_fetches(directory, reader.manifest, columns))
+        rows = (row for table in tables for row in table.to_pylist())
+    else:  # where they lie; the text is read of those that are shown
+        groups = ((group, reader.documents(group, ("url", "host"))) for group in reader.row_groups)
+        rows = (dict(row, group=group) for group, documents in groups for row in documents)
+    found: list[dict[str, Any]] = []
     count, counted = 0, urls or host or wanted.reason or wanted.sample
     for row in rows:
-        if (urls and row.url not in urls) or (host and row.host != host):
+        if (urls and row["url"] not in urls) or (host and row["host"] != host):
             continue
         count += 1
         if len(found) < wanted.limit:
@@ -161,59 +175,29 @@ def show(directory: Path, *, wanted: Wanted = Wanted()) -> None:
         what = f"fetch dropped for {wanted.reason}" if wanted.reason else "document"
         raise ShardError(f"{directory}: no {what}{of}")
     console = Console()
+    facts = ("quality", "promise", "karma", "inlinks", "depth", "language")
     for row in found:
-        row.print(console, reader)
-    console.print(f"{len(found):,} of {count:,}")
-
-
-class _Row(NamedTuple):
-    """A document where it lies, or a fetch of which only the log tells."""
-
-    url: str
-    host: str
-    place: tuple[RowGroup, int] | None
-    fetch: Mapping[str, Any] | None = None
-
-    def print(self, console: Console, reader: ShardReader) -> None:
-        console.rule(self.url)
-        if self.place is None:
-            console.print(self.fetch)
-            return
-        group, at = self.place
-        facts = ("quality", "promise", "karma", "inlinks", "depth", "language")
-        [document] = reader.documents(group, ("text", *facts), slice(at, at + 1))
+        console.rule(row.pop("url"))
+        if wanted.reason:
+            console.print({name: row[name] for name in row if name != "host"})
+            continue
+        [document] = reader.documents(row["group"], ("text", *facts), slice(row["row"], row["row"] + 1))
         console.print({name: document[name] for name in facts})
         console.print(Markdown(document["text"], hyperlinks=False))
-
-
-def _documents(reader: ShardReader) -> Iterator[_Row]:
-    for group in reader.row_groups:
-        for document in reader.documents(group, ("url", "host")):
-            yield _Row(document["url"], document["host"], (group, document["row"]))
-
-
-def _dropped(directory: Path, manifest: Manifest, reason: str) -> Iterator[_Row]:
-    for _, table in read_fetches(directory, manifest, ["url", "host", "status", "fetched_at", "reason"]):
-        for fetch in table.filter(pc.field("reason") == reason).to_pylist():
-            yield _Row(fetch.pop("url"), fetch.pop("host"), None, fetch)
+    console.print(f"{len(found):,} of {count:,}")
 
 
 @app.command
 def hosts(directory: Path, *, top: _Number = 20) -> None:
     """Hosts of DIRECTORY: those with most fetches, what was kept of them, and why most was not."""
-    tally: dict[str, Counter[str]] = {}
-    for _, table in read_fetches(directory, Manifest.load(directory), ["host", "reason"]):
-        counts = table.group_by(["host", "reason"]).aggregate([([], "count_all")])
-        for host, reason, count in zip(*(column.to_pylist() for column in counts.columns), strict=True):
-            tally.setdefault(host, Counter())[reason] += count
+    of_hosts = ended_of(directory)
     shown = Table("host", "fetched", "kept", "not kept")
-    for host, reasons in heapq.nlargest(top, tally.items(), lambda item: item[1].total()):
+    for host, reasons in heapq.nlargest(top, of_hosts.items(), lambda item: item[1].total()):
         kept = reasons.pop("", 0)
-        dropped = ", ".join(f"{reason} {count:,}" for reason, count in reasons.most_common(3))
-        shown.add_row(host, f"{kept + reasons.total():,}", f"{kept:,}", dropped)
+        shown.add_row(host, f"{kept + reasons.total():,}", f"{kept:,}", tally(reasons, 3))
     console = Console()
     console.print(shown)
-    console.print(f"{len(tally):,} hosts were fetched from")
+    console.print(f"{len(of_hosts):,} hosts were fetched from")
 
 
 @app.command

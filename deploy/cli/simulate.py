@@ -183,7 +183,7 @@ def check_plot(path: Path) -> None:
     except ImportError:
         raise ConfigError("--plot needs matplotlib: pip install matplotlib") from None
     known = sorted(FigureCanvasBase.get_supported_filetypes())
-    if path.suffix.removeprefix(".") not in known:
+    if path.suffix.lower().removeprefix(".") not in known:
         raise ConfigError(f"plot = {path}: a file's name ends in .{', .'.join(known)}")
 
 

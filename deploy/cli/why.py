@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from rich.table import Table
 from crawler.config import CrawlPlace
 from crawler.errors import ServerError
 from crawler.frontier import Frontier
-from crawler.urls import address, canonical, canonicalize, fingerprint, locate
+from crawler.urls import address, canonical, fingerprint, locate
 from deploy.cli.hosts import position, robots_allow, say_host, waits
 from deploy.cli.names import names_of
 from deploy.console import Console
@@ -44,54 +45,38 @@ def why(url: str, directory: Path | None = None, *, frontier: CrawlPlace = Crawl
         Of the corpus; by default that of the crawl in --data.
     """
     corpus = directory or frontier.shards
-    opened = None if directory else _attached(frontier)
+    opened = None  # without a server the corpus says what it knows, later or never
+    with suppress(NoServer, ServerError):
+        opened = None if directory else attach(frontier)
+    letters = opened.dead_letters() if opened else ()
     manifest = Manifest.load(corpus) if opened is None or is_corpus(corpus) else Manifest()
-    page = canonicalize(url)
-    [name, *_] = (page,) if page else names_of(url)
-    console = Console()
-    console.print(name, soft_wrap=True, highlight=False)
     down = manifest.taken_down | (opened.taken_down() if opened else set())
-    if {name, locate(name).host if page else name} & down:
-        console.print("was taken down: nothing is told of it")
-    elif page is None:
-        say_host(name, opened, corpus)
-    elif reason := _letter(opened, page):
-        again = f"`tinylm frontier retry {page}` queues it again"
-        say(f"was refused or given up, {reason}{remedy(reason)}: {again}")
-    elif fetched := fetches_of(corpus, manifest, page):
-        _print_fetched(console, fetched)
-    else:
-        place = position(opened, dict.fromkeys((address(url) or page, page))) if opened else ""
-        if (manifest.state and _print_waiting(console, corpus, page)) or place:
-            if opened is None:
+    console = Console()
+    for name in names_of(url):  # without a scheme a page is one of https and one of http
+        console.print(name, soft_wrap=True, highlight=False)
+        host = locate(name).host if "://" in name else name
+        if {name, host} & down:
+            console.print("was taken down: nothing is told of it")
+        elif name == host:
+            say_host(name, opened, corpus)
+        elif reason := {canonical(each): reason for each, reason in letters}.get(name):
+            again = f"`tinylm frontier retry {name}` queues it again"
+            say(f"was refused or given up, {reason}{remedy(reason)}: {again}")
+        elif fetched := fetches_of(corpus, manifest, name):
+            _print_fetched(console, fetched)
+        else:
+            asked = address(url) or name
+            place = position(opened, dict.fromkeys((asked, name))) if opened else ""
+            if not (manifest.state and _print_waiting(console, corpus, name)) and not place:
+                _print_never_met(console, opened, corpus, manifest, name)
+            elif opened is None:
                 say("no server runs, which would say why it waits")
-                return
-            say(place or "it waits in lists or on disk, behind the best of its host; or with the walker")
-            if not robots_allow(opened, address(url) or page):
-                say(f"robots{remedy('robots')}: it will be refused")
-            for line in waits(opened, locate(page).host):
-                say(line)
-            return
-        if opened and (reason := opened.out_of_scope([page]).get(page)):
-            say(f"is out of the crawl's scope: {reason}")
-        console.print("was never met" if manifest.state else "was not fetched")
-        if any(shard.fetches is None for shard in manifest.shards):
-            console.print("but of some shards the fetches were not logged")
-        for near in near_to(corpus, manifest, page):
-            console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
-
-
-def _attached(config: CrawlPlace) -> Frontier | None:
-    """The frontier, which knows what a corpus knows later or never; None if no server runs."""
-    try:
-        return attach(config)
-    except (NoServer, ServerError):
-        return None
-
-
-def _letter(frontier: Frontier | None, url: str) -> str | None:
-    letters = frontier.dead_letters() if frontier else ()
-    return {canonical(each): reason for each, reason in letters}.get(url)
+            else:
+                say(place or "it waits in lists or on disk, behind the best of its host; or with the walker")
+                if not robots_allow(opened, asked):
+                    say(f"robots{remedy('robots')}: it will be refused")
+                for line in waits(opened, host):
+                    say(line)
 
 
 def fetches_of(directory: Path, manifest: Manifest, url: str) -> list[Fetched]:
@@ -144,6 +129,19 @@ def _print_waiting(console: Console, directory: Path, url: str) -> bool:
     console.print(_found(evidence.karma, evidence.inlinks, evidence.depth))
     _print_ingredients(console, ingredients, sum(ingredients.values()))
     return True
+
+
+def _print_never_met(
+    console: Console, frontier: Frontier | None, directory: Path, manifest: Manifest, url: str
+) -> None:
+    """Print that a URL was not met, and what is nearest to it."""
+    if frontier and (reason := frontier.out_of_scope([url]).get(url)):
+        say(f"is out of the crawl's scope: {reason}")
+    console.print("was never met" if manifest.state else "was not fetched")
+    if any(shard.fetches is None for shard in manifest.shards):
+        console.print("but of some shards the fetches were not logged")
+    for near in near_to(directory, manifest, url):
+        console.print(f"but fetched was {near}", soft_wrap=True, highlight=False)
 
 
 def _print_fetched(console: Console, fetched: list[Fetched]) -> None:

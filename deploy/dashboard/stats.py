@@ -19,7 +19,7 @@ from typing import Any, Self
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
 from deploy.status import StatusReader, Verdict, verdict
-from deploy.summary import Summary, moment, pages_and_links
+from deploy.summary import Summary, moment, not_fetched, pages_and_links
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
@@ -105,12 +105,11 @@ class CrawlReader:
             try:
                 self._reader = StatusReader(self._attach())
             except NoServer as error:
-                last = Summary.load(self._directory)
-                text = f"No crawl yet: {error}."
-                if last:
-                    ended = last.ended or "it did not say why"
-                    text = f"No crawl runs. Its end, {moment(last.at)}: {ended}; {last.kept:,} documents."
-                return {"verdict": Verdict("done" if last and last.ended else "wait", text)._asdict()}
+                if not (last := Summary.load(self._directory)):
+                    return {"verdict": Verdict("wait", f"No crawl yet: {error}.")._asdict()}
+                ended = last.ended or "it did not say why"
+                text = f"No crawl runs. Its end, {moment(last.at)}: {ended}; {last.kept:,} documents."
+                return {"verdict": Verdict("done" if last.ended else "wait", text)._asdict()}
         status, frontier = self._reader.read(), self._reader.frontier
         counts, limits = status.counts, status.limits
         self._rates.append((round(time.time(), 1), round(status.rate or 0.0, 2)))
@@ -127,7 +126,7 @@ class CrawlReader:
             "walker": status.walker,
             "extraction": status.extraction,
             "not_kept": dropped,
-            "not_fetched": status.not_fetched + links,
+            "not_fetched": not_fetched(counts) + links,
             "limits": limits
             and {"pages": limits.pages, "bytes": limits.bytes, "seconds_left": limits.until - time.time()},
             "reached": status.reached,

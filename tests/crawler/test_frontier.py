@@ -447,7 +447,7 @@ def test_leases_in_flight_count_against_the_limit_of_pages(frontier):
     for lease in leases:
         ack(frontier, lease)
     assert frontier.lease(9) == []
-    assert frontier.reached() == "3 pages fetched"
+    assert frontier.reached() == "the limit of 3 pages is reached"
     frontier.set_limits(Limits(pages=5, bytes=1 << 40, until=time.time() + DAY))
     assert frontier.reached() == ""
     assert len(frontier.lease(9)) == 2

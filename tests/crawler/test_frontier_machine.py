@@ -1,7 +1,7 @@
 """The frontier on real servers against a model of sets, in any order of transitions.
 
-`TINYLM_MACHINE_EXAMPLES=1000 pytest -m long tests/crawler/test_frontier_machine.py` looks deeper, on every
-kind of server: before a release, and after a change of the scripts.
+`TINYLM_TEST_MACHINE_EXAMPLES=1000 pytest -m long tests/crawler/test_frontier_machine.py` looks deeper, on
+every kind of server: before a release, and after a change of the scripts.
 """
 
 import os
@@ -26,7 +26,7 @@ from tests.conftest import make_page
 from tests.crawler.driving import EVERYWHERE, expire, pages
 from tests.crawler.frontier_model import Model
 
-DEEP = int(os.environ.get("TINYLM_MACHINE_EXAMPLES", "0"))
+DEEP = int(os.environ.get("TINYLM_TEST_MACHINE_EXAMPLES", "0"))
 HOSTS = ("a.test", "b.test", "c.test")
 URLS = [f"https://{host}/{n}" for host in HOSTS for n in range(3)]
 PROMISES = st.sampled_from([0.125, 0.25, 0.5, 0.75, 1.0])

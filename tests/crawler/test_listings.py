@@ -158,7 +158,8 @@ def test_robots_txt_of_another_host_holds_for_the_one_that_points_to_it(crawled)
     for host in ("c.test", "d.test"):
         assert site.asked(host, "/closed") == []
         assert f"http://{host}/open" in pages
-    assert len(site.asked("www.test")) == 1
+    # For both together, unless the second asked while the first was under way.
+    assert len(site.asked("www.test")) in (1, 2)
 
 
 def test_a_robots_txt_that_is_nowhere_allows_all(crawled):

@@ -130,3 +130,16 @@ def test_a_page_may_have_what_stands_for_its_backslashes():
     assert text_of("<p>\\* &amp;lt; \U00013000\U00013001\u2424\U00013003</p>") == (
         "\\* &lt; \U00013000\U00013001\u2424\U00013003"
     )
+
+
+@pytest.mark.parametrize("element", ["article", "main", "header", "section", "figure"])
+def test_a_page_may_leave_out_its_head_and_body(element):
+    """HTML, section 13.1.2.4: the tags are optional."""
+    parts = "".join(f"<h2>Part {n}</h2><p>This is the text of part {n}, in a sentence.</p>" for n in range(9))
+    code = "<pre>one\ntwo</pre><ul><li>first<li>second</ul>"
+    body = f"<article>{parts}{code}</article>"
+    whole = main_text(f"<html><head><title>x</title></head><body>{body}</body></html>", "http://h.test/")
+    assert "## Part 1" in whole
+    assert "one\ntwo" in whole
+    short = main_text(f"<!doctype html><title>x</title><{element}></{element}>{body}", "http://h.test/")
+    assert short == whole

@@ -23,7 +23,7 @@ from deploy.demo.hosts import build_hosts
 from deploy.demo.sites import Web, discover
 from tests.deploy.cluster import COMPOSE, PARTS, ROOT, SERVICES, SETTINGS
 
-OVERRIDE = "TINYLM_COMPOSE_OVERRIDE"
+OVERRIDE = "TINYLM_TEST_COMPOSE_OVERRIDE"
 PACKAGES = ["aiohttp", "fastapi", "lxml", "pydantic", "redis", "requests", "rich", "scrapy", "starlette"]
 SUBNET, WEB = "10.213.77.0/24", "10.213.77.10"
 PAGES, MORE_PAGES = 300, 450

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,17 +15,19 @@ import redis
 
 from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import CrawlError, ServerError
+from crawler.frontier import Discovered, Limits
 from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from deploy.cli.app import app
-from deploy.crawl import Crawl, _alone, remember
+from deploy.crawl import Crawl, _asleep, give_seeds, remember
 from deploy.summary import NothingKept, Summary
 from ranker.config import WalkConfig
 from shards.errors import ShardError
 from shards.manifest import Manifest
 from shards.writer import ShardWriter
 from tests.conftest import article, eventually, open_frontier, reply
-from tinylm.errors import ConfigError
+from tests.crawler.driving import next_page
+from tinylm.errors import ConfigError, FileError
 from tinylm.processes import stop
 
 SEEDS = [Seed("http://a.test/", 1.0, "test")]
@@ -82,7 +85,7 @@ def test_a_walker_whose_last_commit_fails_is_no_success_and_the_same_command_aga
         crawl(pages=4).run(SEEDS, shown(last=blocked.mkdir))
     blocked.rmdir()
     assert Manifest.load(tmp_path / "data" / "shards").rows == 0
-    assert crawl(pages=4).run(SEEDS, shown()) == "4 pages fetched"
+    assert crawl(pages=4).run(SEEDS, shown()) == "the limit of 4 pages is reached"
     manifest = Manifest.load(tmp_path / "data" / "shards")
     assert manifest.rows + sum(manifest.dropped.values()) == 3
 
@@ -93,6 +96,7 @@ def test_a_walker_killed_while_it_drains_is_no_success(crawl, tmp_path):
 
     with pytest.raises(CrawlError, match="walk ended with code -9 before all pages were in a shard"):
         crawl(pages=4).run(SEEDS, shown(last=kill))
+    assert Summary.load(tmp_path / "data").ended.startswith("walk ended with code -9 before")
 
 
 def test_a_server_that_dies_in_the_middle_of_a_call_ends_the_crawl_with_what_to_do(crawl, monkeypatch):
@@ -217,16 +221,6 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path):
 # A directory, its settings, and who crawls in it
 
 
-HOLDER = """
-import sys
-from pathlib import Path
-from deploy.crawl import _alone
-with _alone(Path(sys.argv[1])):
-    print("holds", flush=True)
-    sys.stdin.readline()
-"""
-
-
 def tinylm(capsys, *argv):
     """What a command prints, here, in this process; its children are real."""
     with pytest.raises((SystemExit, NothingKept)) as ended:  # our pages are not worth keeping
@@ -257,7 +251,7 @@ def test_a_crawl_goes_on_with_what_it_was_given_before_and_says_what_is_other_no
         "[crawl] pages = 5, was 3",
         "[crawl] timeout = 5.0, was 4.0",
     ]
-    assert "done: 5 pages fetched" in said
+    assert "done: the limit of 5 pages is reached" in said
     assert len(site.asked("a.test")) == 5
     Path("tinylm.toml").unlink()
     Path("runs/crawl").rename("moved")
@@ -279,9 +273,8 @@ def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instea
     def each(frontier):
         if told or not frontier.counts()["fetched"]:
             return
-        with pytest.raises(
-            CrawlError, match=rf"a crawl runs here \(pid {os.getpid()}\): .*`tinylm begin"
-        ) as e:
+        here = rf"process {os.getpid()} crawls here; .*`tinylm begin --data {tmp_path}/data`"
+        with pytest.raises(FileError, match=here) as e:
             crawl(pages=2).run([], shown())
         told.append(e.value)
         assert frontier.limits().pages == 500
@@ -290,7 +283,7 @@ def test_one_crawls_in_a_directory_and_another_is_told_who_and_what_to_do_instea
         assert "[crawl] pages = 4, was 500" in said
         assert "fetched" in tinylm(capsys, "status", "--data", str(tmp_path / "data"))
 
-    assert running.run(SEEDS, shown(each=each)) == "4 pages fetched"
+    assert running.run(SEEDS, shown(each=each)) == "the limit of 4 pages is reached"
     assert told
 
 
@@ -307,7 +300,7 @@ def test_a_server_that_ends_with_the_command_that_started_it_is_taken_over(crawl
                 other.terminate()
                 other.wait()
 
-        assert running.run(SEEDS, shown(each=end_the_other)) == "6 pages fetched"
+        assert running.run(SEEDS, shown(each=end_the_other)) == "the limit of 6 pages is reached"
 
 
 def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it_ends(tmp_path):
@@ -324,15 +317,26 @@ def test_a_server_goes_on_for_those_that_use_it_when_the_command_that_started_it
         eventually(lambda: not first.answers())
 
 
-def test_a_crawl_that_was_killed_keeps_nobody_out(tmp_path):
-    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout.readline() == b"holds\n"
-        with pytest.raises(CrawlError, match=rf"pid {holder.pid}\)"), _alone(tmp_path):
-            pass
-        holder.kill()
-    with _alone(tmp_path):
-        assert (tmp_path / "crawl.lock").read_text() == f"{os.getpid()}\n"
+def test_what_comes_back_from_disk_is_waited_for_though_hosts_rest_beyond_the_crawls_time(
+    server, monkeypatch
+):
+    frontier = open_frontier(server, delay=0)
+    frontier.set_limits(Limits(pages=9, bytes=10**9, until=time.time() + 60, failed_connections=9))
+    frontier.put([Discovered("https://a.test/", 0.5), Discovered("https://a.test/2", 0.5)])
+    frontier.nack(next_page(frontier), "status_503", retry_at=time.time() + 86400)
+    assert "a.test rests until" in _asleep(frontier)
+    idle = frontier.why_idle()
+    monkeypatch.setattr(frontier, "why_idle", lambda: idle | {"on_disk": 1})
+    assert not _asleep(frontier)
+
+
+def test_what_a_setting_refused_is_queued_by_the_next_start_if_this_one_is_killed_before(server, monkeypatch):
+    frontier = open_frontier(server)
+    give_seeds(frontier, SEEDS, CrawlConfig(allowed_networks=("127.0.0.2",)))
+    monkeypatch.setattr(type(frontier), "dead_letters", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        give_seeds(frontier, [], CrawlConfig(allowed_networks=("127.0.0.1",)))
+    assert frontier.published("settings")["allowed_networks"] == ["127.0.0.2"]
 
 
 def test_a_worker_that_is_given_another_delay_than_its_crawls_is_refused(server, tmp_path):
@@ -394,15 +398,17 @@ def test_ctrl_c_says_at_once_what_it_waits_for_and_then_that_it_goes_on(crawl, t
     data = tmp_path / "data"
     argv = [sys.executable, "-m", "deploy.cli.app", "crawl", "http://a.test/", "--data", str(data)]
     with subprocess.Popen(
-        [*argv, *given_to(crawl()), "--timeout", "5"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        [*argv, *given_to(crawl()), "--timeout", "5"], stderr=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as process:  # fmt: skip
         for part, up in (("walk", "walking"), ("worker-0", "Spider opened")):
             log = data / "logs" / f"{part}.log"
             eventually(lambda log=log, up=up: log.exists() and up in log.read_text())
         process.send_signal(signal.SIGINT)
-        said = process.communicate()[1]
+        out, said = process.communicate()
     assert process.returncode == 130
+    assert "\nfetched    " in out
+    assert Summary.load(data).ended == "interrupted"
     assert said.splitlines() == [
         "stopping: waits for what is under way (5 s at most), then commits",
         "interrupted; the same command goes on from here",

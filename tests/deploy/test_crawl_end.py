@@ -83,14 +83,14 @@ def arguments(site, data, *words):
 
 
 def test_a_seed_that_its_network_forbade_is_fetched_once_it_is_allowed_and_then_the_crawl_has_finished(
-    tell, tell_here, site, tmp_path
+    tell_here, site, tmp_path
 ):
-    code, said = tell("crawl", "http://a.test/", "--allowed-networks", "127.0.0.2")
+    code, said = tell_here("crawl", "http://a.test/", "--allowed-networks", "127.0.0.2")
     assert (code, site.hits) == (Exit.NOTHING_KEPT, [])
     assert "not asked  forbidden_network 1" in said
     assert "error: nothing was fetched in all runs of this crawl: forbidden_network 1 (its address is" in said
 
-    code, said = tell("crawl")
+    code, said = tell_here("crawl")
     assert (code, len(site.asked("a.test"))) == (Exit.DONE, 6)
     assert "1 URLs that were refused or given up are queued again" in said
     for line in (
@@ -101,7 +101,7 @@ def test_a_seed_that_its_network_forbade_is_fetched_once_it_is_allowed_and_then_
         assert line in said
     assert "forbidden" not in said
 
-    code, said = tell("crawl")
+    code, said = tell_here("crawl")
     assert (code, len(site.asked("a.test"))) == (Exit.DONE, 6)
     assert "done: nothing left to fetch; it had finished before" in said
 
@@ -173,13 +173,12 @@ def test_a_crawl_whose_hosts_all_rest_beyond_its_hours_ends_and_says_for_whom_it
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_crawl_that_is_interrupted_says_what_it_came_to(site, tmp_path, signum):
+def test_a_crawl_that_is_told_to_end_says_what_it_came_to(site, tmp_path):
     site.on("a.test", "/3", lambda handler: time.sleep(3))
     log = tmp_path / "log"
     with command(log, *arguments(site, tmp_path, "crawl", "http://a.test/")) as process:
         eventually(lambda: len(site.asked("a.test")) >= 2)
-        os.kill(process.pid, signum)
+        os.kill(process.pid, signal.SIGTERM)
         assert process.wait() == Exit.INTERRUPTED
     said = log.read_text()
     assert "fetched    " in said

@@ -30,6 +30,7 @@ from deploy.crawl import attach
 from deploy.dashboard.app import content_policy, create_app, listen
 from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled
 from deploy.status import Status, StatusReader, table, verdict
+from deploy.summary import not_fetched
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
 from tests.conftest import eventually
 from tinylm.errors import ConfigError
@@ -233,7 +234,7 @@ def test_a_reading_that_fails_keeps_the_last_result_and_says_why():
 
 def test_skips_and_failures_of_one_reason_are_counted_together():
     counts = {"failed:robots": 2, "skipped:robots": 3, "fetched": 9}
-    assert NOTHING._replace(counts=counts).not_fetched == {"robots": 5}
+    assert not_fetched(counts) == {"robots": 5}
 
 
 # Why
@@ -258,7 +259,7 @@ def test_skips_and_failures_of_one_reason_are_counted_together():
         ),
         ({}, {"in_flight": 4}, {}, "good", "Waiting for 4 answers"),
         ({}, {"in_flight": 4}, {"quiet": 90.0}, "bad", "none ended for 90 s"),
-        ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "nobody asks them"),
+        ({}, {"ready": 2, "next_wake_seconds": 0.0}, {}, "wait", "take some seconds"),
         ({}, {"ready": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
         ({}, {"cooling": 2, "next_wake_seconds": 0.0}, {"quiet": 30.0}, "bad", "nobody asks them"),
         (

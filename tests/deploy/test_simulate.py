@@ -88,9 +88,9 @@ def test_a_second_run_says_the_same_in_place_of_the_first(web, simulate, tmp_pat
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_the_plot_is_a_picture(web, simulate, tmp_path):
+def test_the_plot_is_a_picture_whatever_the_case_of_its_name(web, simulate, tmp_path):
     pytest.importorskip("matplotlib")
-    path = tmp_path / "out.svg"
+    path = tmp_path / "out.SVG"
     assert simulate(*web, *QUICK, "--plot", path)[0] == 0
     assert etree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     assert path.read_text().count("<path") > 10

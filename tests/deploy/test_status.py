@@ -67,7 +67,7 @@ def test_it_counts_hosts_to_which_no_connection_was_made(server):
 def test_the_command_says_why_nothing_is_fetched(server, capsys):
     frontier = open_frontier(server)
     crawl = ["status", "--redis-url", server.url, "--crawl-id", frontier.config.crawl_id]
-    for said in ("give it seeds", "is a `tinylm worker` running?", "The crawl is paused"):
+    for said in ("give it seeds", "is no `tinylm worker` running?", "The crawl is paused"):
         with pytest.raises(SystemExit):
             app(crawl)
         assert said in capsys.readouterr().out

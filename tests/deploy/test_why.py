@@ -277,6 +277,14 @@ def test_a_url_says_that_its_host_its_crawl_or_its_budget_keeps_it(crawl):
     assert "was taken down" in why(PAGES[0])
 
 
+def test_a_page_without_a_scheme_is_one_of_either(directory, tell):
+    said = tell(ESSAY.removeprefix("https://"), directory)
+    assert said[0] == ESSAY
+    assert said[1].startswith("fetched")
+    assert said[said.index(ESSAY.replace("https", "http")) + 1] == "was not fetched"
+    assert tell("nothing at all", directory)[0].startswith("error: 'nothing at all' names no host")
+
+
 def test_a_host_is_explained_out_of_the_corpus_where_no_server_runs(directory, tell):
     assert tell("a.test", directory) == [
         "a.test", "kept 2, language 1", "no server runs, which would say why it waits"

@@ -100,7 +100,7 @@ def test_the_signature_estimates_the_overlap_of_texts():
 
 def test_a_single_host_cannot_be_held_out(tmp_path, document, corpus):
     corpus(tmp_path, [document(1), document(2)])
-    with pytest.raises(ShardError, match="at least two are needed"):
+    with pytest.raises(ShardError, match="whole hosts are held out"):
         hold_out(tmp_path, SHARE)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinylm.terminal import clean, typed
+from tinylm.terminal import clean, entered
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ["crawler", "deploy", "ranker", "shards", "tinylm", "trainer"]
@@ -41,7 +41,7 @@ def test_what_comes_in_pieces_is_cleaned_alike(text, at):
 
 @given(st.binary(), st.sampled_from(["utf-8", "ascii", "latin-1"]))
 def test_what_was_typed_is_utf8_wherever_the_locale_left_bytes_alone(raw, encoding):
-    text = typed(raw.decode(encoding, "surrogateescape"))
+    text = entered(raw.decode(encoding, "surrogateescape"))
     assert text == raw.decode("latin-1" if encoding == "latin-1" else "utf-8", "replace")
     text.encode()
 

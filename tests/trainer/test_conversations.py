@@ -143,7 +143,7 @@ def test_a_bad_line_is_named_by_file_number_and_field(tmp_path, line, problem):
     with pytest.raises(DataError, match=rf"chat\.jsonl:3: .*{problem}"):
         read_conversations(path, TOKENIZER, SEQUENCE_LEN)
     data = read_conversations(path, TOKENIZER, SEQUENCE_LEN, "skip")
-    assert (len(data.examples), data.bad_lines) == (2, 1)
+    assert (len(data.examples), data.bad.total()) == (2, 1)
 
 
 def test_lines_are_counted_by_what_is_wrong_with_them_and_keys_that_nobody_reads_are_named(tmp_path):
@@ -175,7 +175,7 @@ def test_lines_are_counted_by_what_is_wrong_with_them_and_keys_that_nobody_reads
         "messages.role": 1,
         "not JSON": 1,
     }
-    assert (data.bad_lines, data.masked, data.unanswered) == (7, 2, 1)
+    assert (data.bad.total(), data.masked, data.unanswered) == (7, 2, 1)
     assert data.unread == {"source", "score", "toxic"}
     learned = [[target for target in example.targets if target != IGNORE] for example in data.examples]
     assert learned == [[*TOKENIZER.encode(good[1]["content"]), TOKENIZER.im_end]] * 2

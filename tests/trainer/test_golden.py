@@ -2,7 +2,7 @@
 
 The losses are in golden/choices.json, one line a choice. A change that means to change them writes them anew:
 
-    TINYLM_WRITE_GOLDEN=1 python -m pytest tests/trainer/test_golden.py
+    TINYLM_TEST_WRITE_GOLDEN=1 python -m pytest tests/trainer/test_golden.py
 
 They hold to 1e-3 across machines; bit-identity is a matter of one machine (test_checkpoint.py).
 """
@@ -62,7 +62,7 @@ def test_a_choice_trains_as_it_did_and_learns(choice, stream, unigram):
     assert len(found) == STEPS
     assert sum(found[-5:]) / 5 < unigram
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
-    if os.environ.get("TINYLM_WRITE_GOLDEN"):
+    if os.environ.get("TINYLM_TEST_WRITE_GOLDEN"):
         golden = {name: found if name == choice else golden.get(name) for name in CHOICES}
         lines = [f"{json.dumps(name)}: {json.dumps(values)}" for name, values in golden.items() if values]
         GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -113,6 +113,7 @@ def test_a_run_killed_before_its_evaluation_only_makes_that_up(again, whole):
     assert (again.out / "evaluation.json").read_text() == (whole / "evaluation.json").read_text()
 
 
+@pytest.mark.long
 def test_a_run_has_its_folder_to_itself_and_killed_gives_it_free(tiny, whole):
     config = tiny(steps=12)
     (alone := start(config)), wait_for_step(alone, config.out, 1)

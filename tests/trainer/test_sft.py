@@ -177,7 +177,7 @@ def test_conversations_that_were_cut_or_left_out_are_told(tuning, tmp_path, caps
     said = capsys.readouterr().out
     assert (
         "2 conversations cut to the model's sequence_len, 2 without an answer and 1 bad lines left out "
-        "(not JSON: 1)\n"
+        "(not JSON 1)\n"
     ) in said
     assert f"{path}: 1 answers are not learned, as they say themselves\n" in said
     assert f"{path}: nothing is done with split\n" in said

@@ -86,7 +86,7 @@ def export_gguf(run: Path, out: Path, precision: Precision = "fp16") -> str:
     Raises `ConfigError` naming the field of a model that llama.cpp does not have, or if `out` is there;
     `TokenizerError` for a tokenizer that splits texts in a way llama.cpp does not know.
     """
-    with alone(out, out.with_name(f".{out.name}.lock")):
+    with alone(out):
         if out.exists():
             raise ConfigError(f"out = {str(out)!r}: is there already: give another")
         model, tokenizer = load_model(run)

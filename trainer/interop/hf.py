@@ -102,7 +102,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     """
     # Beside `out`, on the same disk, so that it is renamed in one step.
     temporary = out.with_name(f".{out.name}.tmp")
-    with alone(out, out.with_name(f".{out.name}.lock")):
+    with alone(out):
         if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise ConfigError(f"out = {str(out)!r}: is there already: give another")
         shutil.rmtree(temporary, ignore_errors=True)  # of an export that was killed

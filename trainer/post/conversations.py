@@ -58,11 +58,6 @@ class Conversations:
     """Conversations left out because nothing of an answer was left after the cut."""
 
     @property
-    def bad_lines(self) -> int:
-        """Lines left out because they hold no valid conversation."""
-        return self.bad.total()
-
-    @property
     def supervised(self) -> int:
         """Tokens that are learned in an epoch."""
         return sum(target != IGNORE for example in self.examples for target in example.targets)
