@@ -48,7 +48,7 @@ test: setup
 
 # In this order, since the longest are in deploy and trainer: what begins last should be short.
 test-long: setup  ## kills and whole runs
-	$(PYTEST) -m long --no-loadscope-reorder tests/deploy tests/trainer tests/ranker tests/crawler $(ARGS)
+	$(PYTEST) -m long --no-loadscope-reorder tests/deploy tests/trainer tests/ranker tests/crawler tests/shards $(ARGS)
 
 test-release: setup  ## what takes minutes a case: before a release
 	$(BIN)/python -m pytest -m release $(ARGS)

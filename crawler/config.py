@@ -99,9 +99,12 @@ def parse_own(setting: str, entry: str, most: float) -> str:
         value = float(number)
     except ValueError:
         value = -1.0
-    if not host or re.search(r"[/\\@?#\s]|:[0-9]*$", name) or not 0 <= value <= most:
+    whole = setting == "pages_of"
+    within = 0 <= value <= most and (value.is_integer() or not whole)
+    if not host or re.search(r"[/\\@?#\s]|:[0-9]*$", name) or not within:
+        kind = "whole number" if whole else "number"
         raise ConfigError(
-            f"{setting}: {entry!r} is not HOST=NUMBER or *.HOST=NUMBER, with a number from 0 to {most:g}, "
+            f"{setting}: {entry!r} is not HOST=NUMBER or *.HOST=NUMBER, with a {kind} from 0 to {most:g}, "
             "such as docs.example.org=5"
         )
     return f"{below}{host}={value:.15g}"

@@ -37,8 +37,8 @@ class WalkConfig:
     quality_label: str = GOOD_LABEL
     """The label whose probability counts, of a fastText classifier."""
     languages: tuple[str, ...] = ("en",)
-    """Languages kept, as ISO 639 codes, several with commas between; empty keeps all. Rules that look for English
-    words hold for each of them so far (docs/quality.md)."""
+    """Languages kept, as ISO 639 codes, several with commas between; empty keeps all. Rules that look for
+    English words hold for each of them so far (docs/quality.md)."""
     language_score: float = 0.65
     """Least probability of the language (FineWeb's threshold)."""
     obey_opt_out: bool = True

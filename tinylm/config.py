@@ -26,6 +26,7 @@ from cyclopts.config import Dict, Env
 
 from tinylm.errors import ConfigError
 from tinylm.files import replacing
+from tinylm.terminal import entered
 
 CONFIG_VARIABLE = "TINYLM_CONFIG"
 # Where a crawl's directory has its settings, and in which form; `keep` writes them.
@@ -112,6 +113,12 @@ class _Sources:
             self.kept = kept if of_this_crawl(kept, identity) else None
         if self.kept:
             self._apply(self.kept, app, commands, own)
+        for argument in (argument for mine in own.values() for argument in mine):
+            for word in (str(token.value) for token in argument.tokens):
+                # Half surrogates, as Python has them: no file of settings, and few libraries, take such a text.
+                if "\ufffd" in entered(word) and "\ufffd" not in word:
+                    name = argument.field_info.name
+                    raise ConfigError(f"{name} = {entered(word)}: text whose bytes are UTF-8")
         for name, token in _given(own).items():
             known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
             self.found[name] = known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))

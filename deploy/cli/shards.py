@@ -33,7 +33,7 @@ from shards.reader import verify as find_damage
 from shards.writer import ShardWriter
 from tinylm.config import layers
 from tinylm.errors import ConfigError, Exit
-from tinylm.terminal import say, tally
+from tinylm.terminal import entered, say, tally
 
 app = App(name="shards", help="Look after a corpus.")
 _Number = Annotated[int, Parameter(validator=validators.Number(gte=1))]
@@ -151,7 +151,7 @@ def show(directory: Path, *, wanted: Wanted = Wanted()) -> None:
     reader = ShardReader(directory, split="all")
     if wanted.reason:
         columns = ["url", "host", "status", "fetched_at", "reason"]
-        dropped = pc.field("reason") == wanted.reason
+        dropped = pc.field("reason") == entered(wanted.reason)
         tables = (table.filter(dropped) for _, table in read_fetches(directory, reader.manifest, columns))
         rows = (row for table in tables for row in table.to_pylist())
     else:  # where they lie; the text is read of those that are shown

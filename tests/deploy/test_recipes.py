@@ -36,6 +36,7 @@ def start(recipe, corpus, out, steps, **settings):
     return subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
+@pytest.mark.long
 def test_a_single_node_trains_and_saves_on_sigterm(corpus, tmp_path):
     process = start("single_node.sh", corpus, tmp_path / "run", 3000, PROCESSES="2")
     wait_for_step(process, tmp_path / "run", 20)

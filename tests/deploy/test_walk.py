@@ -73,6 +73,7 @@ def test_a_text_that_it_dies_of_is_no_end_of_the_walker(model, monkeypatch):
     assert model.score(prose(1)) > 0
 
 
+@pytest.mark.long
 def test_one_that_dies_of_every_text_is_given_up(model, monkeypatch):
     await_model = CheckpointProcess._await_model
 

@@ -202,6 +202,7 @@ def test_nothing_is_purged_while_somebody_writes_or_from_a_damaged_corpus(corpus
     assert Manifest.load(corpus_dir) == before
 
 
+@pytest.mark.long
 def test_killed_at_any_moment_the_corpus_is_as_before_or_purged(tmp_path, make):
     """SIGKILL during a real purge; then the next one removes what is left of it."""
     original = tmp_path / "original"

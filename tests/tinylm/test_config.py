@@ -333,3 +333,10 @@ def test_so_it_is_for_the_trainer():
     ended = subprocess.run(argv, capture_output=True, text=True, check=False, env=there)
     assert ended.returncode == 2
     assert re.fullmatch(r"error: .*tinylm\.toml.*pagez.*\n", ended.stderr)
+
+
+@pytest.mark.parametrize("flag", ["--include", "--data", "--crawl-id", "--memory"])
+def test_settings_are_text_whose_bytes_are_utf_8(flag):
+    name = flag[2:].replace("-", "_")
+    with pytest.raises(ConfigError, match=f"{name} = caf\ufffd: text whose bytes are UTF-8"):
+        crawl_command(flag, "caf\udce9")

@@ -158,3 +158,10 @@ def test_a_content_in_parts_is_their_text():
 def test_a_malformed_conversation_is_refused_naming_the_field(messages, where):
     with pytest.raises(ConversationError, match=where):
         parse_messages(messages)
+
+
+def test_a_part_that_is_not_to_be_learned_is_refused():
+    parts = [{"type": "text", "text": "bad", "weight": 0}, {"type": "text", "text": "good"}]
+    conversation = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": parts}]
+    with pytest.raises(ConversationError, match=r"content\[0\]: a part cannot be left out"):
+        parse_messages(conversation)

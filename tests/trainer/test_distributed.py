@@ -44,6 +44,7 @@ def test_without_torchrun_there_is_one_rank():
         world.barrier()
 
 
+@pytest.mark.long
 def test_three_ranks_sum_gather_and_wait():
     processes = ranks(TOGETHER, 3)
     results = [(process.communicate()[1], process.returncode) for process in processes]

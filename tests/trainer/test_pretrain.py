@@ -302,6 +302,7 @@ def writing():
     return [thread for thread in threading.enumerate() if "tensorboard" in type(thread).__module__]
 
 
+@pytest.mark.long
 def test_a_profile_is_written_on_request(tiny, tmp_path):
     pretrain(tiny(steps=10, profile=tmp_path / "profile"))
     assert "aten::" in (tmp_path / "profile" / "rank_0.txt").read_text()

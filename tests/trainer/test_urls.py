@@ -57,6 +57,7 @@ def folder(corpus, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_two_ranks_train_on_a_url_as_on_a_folder(tiny, folder, tmp_path):
     with served(folder) as url:
         for place, out in ((url, "there"), (folder, "here")):

@@ -209,7 +209,7 @@ def read_weights(path: Path, vocab_size: int) -> dict[str, Tensor]:
 def _shape(path: Path) -> ModelConfig:
     """Of config.json; raises `CheckpointError`."""
     try:
-        shape = from_json(json.loads((path / CONFIG).read_text()))
+        shape = from_json(json.loads((path / CONFIG).read_bytes()))
     except (LayoutError, ConfigError) as error:
         raise CheckpointError(f"{path / CONFIG}: {error}") from None
     except (OSError, *MALFORMED) as error:
@@ -308,7 +308,7 @@ def _files(path: Path) -> dict[str, Path]:
     try:
         # In the order of transformers, which leaves an index behind when one file takes the place of several.
         if not single.exists() and index.exists():
-            named = typed(dict[str, str], json.loads(index.read_text())["weight_map"], "weight_map")
+            named = typed(dict[str, str], json.loads(index.read_bytes())["weight_map"], "weight_map")
             if elsewhere := [file for file in named.values() if file != Path(file).name]:
                 raise ValueError(f"{elsewhere[0]!r} is not the name of a file in it")
             return {name: path / file for name, file in named.items()}

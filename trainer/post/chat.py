@@ -143,6 +143,8 @@ def _parse_message(value: Any, where: str) -> Message:
             if kind != "text" or not isinstance(text, str):
                 expected = f"expected a part of type 'text' with a text, found {repr(kind)[:40]}"
                 raise ConversationError(f"{where}.content[{n}]: {expected}")
+            if not is_learned(part, f"{where}.content[{n}]."):
+                raise ConversationError(f"{where}.content[{n}]: a part cannot be left out, only its message")
         content = "".join(part["text"] for part in content)
     # An empty system message is one: templates render it, the one that is exported with the model too.
     if not isinstance(content, str) or not (content.strip() or role == "system"):
