@@ -26,7 +26,7 @@ _STATUS_LINE = re.compile(rb"HTTP(?:/(\d)(?:\.(\d))?)?[ \t]+([1-9]\d\d)(?!\d)[ \
 # More digits than these are no length that anybody means.
 _LENGTH = re.compile(r"[0-9]{1,15}")
 # The line that says a chunk's size, behind the end of the chunk before it.
-_CHUNK = re.compile(rb"[ \t\r\n]*+([0-9A-Fa-f]{1,15}+)[ \t\r]*+(?:;[^\n]*+)?\n")
+_CHUNK = re.compile(rb"[ \t\r\n]*+(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15}+)[ \t\r]*+(?:;[^\n]*+)?\n")
 _CHUNK_BEGUN = re.compile(rb"[ \t\r\n]*+[0-9A-Fa-f]*+[ \t\r]*+(?:;[^\n]*+)?")
 # Of all that, with extensions.
 _MOST_CHUNK_LINE = 4096
@@ -127,6 +127,8 @@ class Answer:
         """Bytes of the body; None if that cannot be known before its end."""
         self.persistent = False
         """Whether the connection may be asked again."""
+        self.broken = False
+        """Whether the connection ended by an error: then its end is not the body's (RFC 9112, section 8)."""
         self._framed = framed
         self._held = bytearray()  # of the head, or of the line that says a chunk's size
         self._begin = 0  # of the head, behind those that only say that one follows
@@ -166,7 +168,7 @@ class Answer:
         if self._chunked and not self._began:  # a body of one line, and without chunks
             body, self._chunked = bytes(self._held), False
         if not self.over:
-            self.over, self.whole = True, self._left is None and not self._chunked
+            self.over, self.whole = True, self._left is None and not (self._chunked or self.broken)
         return body
 
     def _cut_head(self) -> None:
@@ -213,7 +215,7 @@ class Answer:
                 at += len(body[-1])
                 self._left -= len(body[-1])
             elif size := _CHUNK.match(data, at, at + _MOST_CHUNK_LINE):
-                at, self._left, self._began = size.end(), int(size[1], 16), True
+                at, self._left, self._began = size.end(), int(size[1] or b"0", 16), True
                 if not self._left:
                     self.over = self.whole = True
                     self.persistent = self.persistent and data[at:] in (b"\r\n", b"\n")

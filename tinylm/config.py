@@ -115,7 +115,7 @@ class _Sources:
             self._apply(self.kept, app, commands, own)
         for argument in (argument for mine in own.values() for argument in mine):
             for word in (str(token.value) for token in argument.tokens):
-                # Half surrogates, as Python has them: no file of settings, and few libraries, take such a text.
+                # Python has them as half surrogates: no file of settings, and few libraries, take those.
                 if "\ufffd" in entered(word) and "\ufffd" not in word:
                     name = argument.field_info.name
                     raise ConfigError(f"{name} = {entered(word)}: text whose bytes are UTF-8")

@@ -72,7 +72,7 @@ class Permit:
     connecting: asyncio.Timeout | None = None
     """Until when there has to be a connection."""
     empty_query: bool = False
-    """Whether what is asked for ends in a question mark."""
+    """Whether what is asked for has a query, and nothing in it."""
 
     def check(self) -> None:
         """Raise LeaseLost if it is over."""
@@ -175,7 +175,12 @@ class _Parser:
 class _Protocol(ResponseHandler):
     """A connection whose answers `_Parser` reads."""
 
-    answer: Answer
+    answer: Answer | None = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if exc and self.answer:
+            self.answer.broken = True
+        super().connection_lost(exc)
 
     def set_response_params(self, *, timer: BaseTimerContext | None = None, **others: Any) -> None:
         came, self._tail = self._tail, b""  # before anything was asked
@@ -193,7 +198,7 @@ class _Response(_ClientResponse):
     address = ""
 
     async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        self.answer = cast("_Protocol", connection.protocol).answer
+        self.answer = cast("Answer", cast("_Protocol", connection.protocol).answer)
         if connection.transport:  # not if the server has closed it behind its answer
             self.address = connection.transport.get_extra_info("peername")[0]
         await aiohttp.ClientResponse.start(self, connection)
@@ -264,7 +269,7 @@ class GuardedDownloadHandler(AiohttpDownloadHandler):
             try:
                 async with self._spider.cap.held(address, hold), asyncio.timeout(None) as permit.connecting:
                     permit.deadline = min(permit.deadline, uptime() + hold)
-                    permit.empty_query = request.url.endswith("?")
+                    permit.empty_query = request.url.partition("?")[1:] == ("?", "")
                     _permit.set(permit)
                     if not is_last:
                         permit.connecting.reschedule(loop.time() + _CONNECT_SECONDS)

@@ -76,7 +76,7 @@ def decode(body: bytes, content_type: str) -> tuple[str, str]:
     of_header = codec(header[1] or header[2] or "") if header else None
     name = _of_mark(body) or of_header or (None if plain else declared(body)) or _guess(body)
     # gb18030 decodes all of gbk, and what browsers' gbk adds to it.
-    return body.decode("gb18030" if name == "gbk" else name, "replace").removeprefix("\ufeff"), name
+    return body.decode("gb18030" if name == "gbk" else name, "as browsers").removeprefix("\ufeff"), name
 
 
 def escaped(query: str, encoding: str) -> str:
@@ -92,6 +92,18 @@ def _unencodable(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error("in a query", _unencodable)
+
+
+def _undecodable(error: UnicodeError) -> tuple[str, int]:
+    """U+FFFD; but of gb18030 and gbk 0x80 is the euro sign (Encoding, section 10.2.1)."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    if error.encoding == "gb18030" and error.object[error.start : error.start + 1] == b"\x80":
+        return "\u20ac", error.start + 1
+    return codecs.replace_errors(error)  # type: ignore[return-value]
+
+
+codecs.register_error("as browsers", _undecodable)
 
 
 def declared(body: bytes) -> str | None:

@@ -18,13 +18,15 @@ from trafilatura.xml import xmltotxt
 
 _EMPTY = "\u2424"  # trafilatura's own mark of a line that it is to keep, though it is empty
 _EMPTY_LINE = re.compile(r"\n(?=\n)")
-_CHANGED = f"\\{_EMPTY}&"
+# The first is what it escapes with, the last what it undoes; joiners and marks of direction it would drop.
+_CHANGED = f"\\{_EMPTY}\u200c\u200d\u200e\u200f&"
 _AMPERSAND = re.compile("&(?:amp|#0*38|#[xX]0*26);")
 # Hieroglyphs: no page has all of these, and they stay as they are when Unicode is normalized.
 _STAND_INS = [chr(code) for code in range(0x13000, 0x1342F)]
 _BODY = re.compile("<body", re.IGNORECASE)
 _NO_SCRIPT = "not(parent::script or parent::style)"
-_TO_HIDE = XPath(rf"descendant::text()[contains(., '\') or contains(., '{_EMPTY}')][{_NO_SCRIPT}]")
+_HIDDEN = " or ".join(f"contains(., '{sign}')" for sign in _CHANGED[:-1])
+_TO_HIDE = XPath(f"descendant::text()[{_HIDDEN}][{_NO_SCRIPT}]")
 _LINES = XPath("(descendant::pre | descendant::code)/descendant::text()[contains(., '\n')]")
 # What is passed over for its name, unless it has more than half of the words outside of links, and so many
 # characters. At half, a note on cookies would be the text of a page that has none.

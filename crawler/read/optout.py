@@ -17,6 +17,7 @@ from typing import NamedTuple
 _DIRECTIVE = re.compile("no[a-z]+|all|index|follow|indexifembedded")
 _RECORDED = frozenset(("noindex", "noai", "noimageai", "noarchive", "none"))
 _WITH_VALUE = frozenset(("unavailable_after", "max-snippet", "max-image-preview", "max-video-preview"))
+_VALUED = re.compile(rf"({'|'.join(_WITH_VALUE)}):.")
 _AGENT = re.compile(r"[a-z*_][^\s:]*")
 # Of a name that addresses a crawler: where it goes on, it is another's (RFC 9309, section 2.2.1).
 _IDENTIFIER = re.compile("[a-z_-]")
@@ -104,7 +105,7 @@ def addressed(robots_tag: str, agent: str) -> list[str]:
 
 def _directives(member: str) -> list[str]:
     """Those of a member of a list: all its words, if all are directives; some write no commas."""
-    words = member.split()
+    words = [word for word in member.split() if not _VALUED.match(word)]
     return words if all(map(_DIRECTIVE.fullmatch, words)) else []
 
 

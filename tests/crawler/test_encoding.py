@@ -181,3 +181,16 @@ def test_a_query_is_sent_in_the_encoding_of_its_page(label, query, sent):
 def test_decoding_is_total(body, content_type):
     assert isinstance(decode(body, content_type)[0], str)
     assert isinstance(decode(b"<meta " + body, content_type)[0], str)
+
+
+@pytest.mark.parametrize(
+    ("charset", "body", "text"),
+    [
+        ("gbk", b"5 \x80 \xd6\xd0\x80", "5 \u20ac \u4e2d\u20ac"),
+        ("gb2312", b"\x80", "\u20ac"),
+        ("gbk", b"a\xff", "a\ufffd"),
+        ("utf-8", b"\x80", "\ufffd"),
+    ],
+)
+def test_what_browsers_add_to_an_encoding_is_read(charset, body, text):
+    assert decode(body, f"text/html; charset={charset}")[0] == text

@@ -143,3 +143,9 @@ def test_a_page_may_leave_out_its_head_and_body(element):
     assert "one\ntwo" in whole
     short = main_text(f"<!doctype html><title>x</title><{element}></{element}>{body}", "http://h.test/")
     assert short == whole
+
+
+def test_joiners_and_marks_of_direction_are_the_pages():
+    sentences = "".join(f"<p>This is the text of part {n}, in a sentence.</p>" for n in range(9))
+    words = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f468\u200d\U0001f469 \u200ex\u200f."
+    assert words in main_text(f"<body><article>{sentences}<p>{words}</p></article></body>", "http://h.test/")

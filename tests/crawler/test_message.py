@@ -84,3 +84,19 @@ def test_members_cost_what_they_hold_whatever_is_behind_them():
     body = zstd.compress(b"a") * 999 + zstd.compress(b"b") + bytes(20_000_000)
     assert decoded(body, ["zstd"], 2000) == (b"a" * 999 + b"b", True)
     assert time.process_time() - began < 1
+
+
+def test_zeros_before_a_chunks_size_are_no_digits_too_many():
+    answer = Answer()
+    chunks = b"00000000000000000000002\r\nhi\r\n000\r\n\r\n"
+    assert answer.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks) == b"hi"
+    assert answer.whole
+
+
+def test_an_answer_without_a_length_is_not_whole_if_its_connection_broke():
+    for broken in (False, True):
+        answer = Answer()
+        answer.feed(b"HTTP/1.1 200 OK\r\n\r\nhalf")
+        answer.broken = broken
+        answer.end()
+        assert answer.whole is not broken

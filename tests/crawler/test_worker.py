@@ -60,6 +60,7 @@ def crawled(server, tmp_path_factory):
         "/gone": reply(410),
         "/t?id=2&v=1": reply(301, Location="/t?v=1&id=2#top"),
         "/t?v=1&id=2": reply(200, article("topic", "/l?f[]=b&f[]=a", "/index.php?title=Special:Find&q=1")),
+        "/why?a=why?": reply(200, article("why")),
         "/q": reply(302, Location="q?"),
         "/q?": reply(200, article("query")),
         "/round?b=1&a=2": reply(301, Location="/round?a=2&b=1"),
@@ -157,6 +158,7 @@ def test_pages_are_asked_for_as_they_were_linked_and_told_apart_by_their_canonic
     links = ["http://a.test/l?f[]=b&f[]=a", "http://a.test/index.php?title=Special:Find&q=1"]
     assert [link.url for link in topic.links] == links
     assert pages["http://a.test/q?"].title == "query"
+    assert pages["http://a.test/why?a=why?"].title == "why"
     assert frontier.counts()["skipped:robots"] == 3, "the rule speaks of the query as it was linked"
     assert all(len(site.asked("a.test", path)) == 1 for path in ("/t?id=2&v=1", "/t?v=1&id=2", "/q", "/q?"))
 
