@@ -30,6 +30,8 @@ _CHUNK = re.compile(rb"[ \t\r\n]*+(?=[0-9A-Fa-f])0*+([0-9A-Fa-f]{0,15}+)[ \t\r]*
 _CHUNK_BEGUN = re.compile(rb"[ \t\r\n]*+[0-9A-Fa-f]*+[ \t\r]*+(?:;[^\n]*+)?")
 # Of all that, with extensions.
 _MOST_CHUNK_LINE = 4096
+# Chunks of a body: a page of 4 MB has some thousands, and these take 60 ms; of one byte each it has millions.
+_MOST_CHUNKS = 100_000
 # Codings on each other: a bomb that is packed 20 times grows at each.
 _MOST_CODINGS = 3
 # Bytes that are unpacked at a time; deflate makes a thousand of one, the others are told how many may come.
@@ -134,6 +136,7 @@ class Answer:
         self._begin = 0  # of the head, behind those that only say that one follows
         self._left: int | None = None  # of the body, or of a chunk; None: all until the connection ends
         self._chunked = self._began = False
+        self._chunks_left = _MOST_CHUNKS
 
     def feed(self, data: bytes) -> bytes:
         """Take what came; what of it is the body's, chunks undone. Raises MessageError if it is no answer."""
@@ -214,12 +217,13 @@ class Answer:
                 body.append(data[at : at + self._left])
                 at += len(body[-1])
                 self._left -= len(body[-1])
-            elif size := _CHUNK.match(data, at, at + _MOST_CHUNK_LINE):
+            elif self._chunks_left and (size := _CHUNK.match(data, at, at + _MOST_CHUNK_LINE)):
+                self._chunks_left -= 1
                 at, self._left, self._began = size.end(), int(size[1] or b"0", 16), True
                 if not self._left:
                     self.over = self.whole = True
                     self.persistent = self.persistent and data[at:] in (b"\r\n", b"\n")
-            elif len(data) - at < _MOST_CHUNK_LINE and _CHUNK_BEGUN.fullmatch(data, at):
+            elif self._chunks_left and len(data) - at < _MOST_CHUNK_LINE and _CHUNK_BEGUN.fullmatch(data, at):
                 self._held += data[at:]
                 break
             elif self._began:

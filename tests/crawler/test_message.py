@@ -100,3 +100,10 @@ def test_an_answer_without_a_length_is_not_whole_if_its_connection_broke():
         answer.broken = broken
         answer.end()
         assert answer.whole is not broken
+
+
+def test_a_body_has_so_many_chunks_and_no_more():
+    answer = Answer()
+    answer.feed(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert answer.feed(b"1\r\nx\r\n" * 200_000) == b"x" * 100_000
+    assert (answer.over, answer.whole, answer.persistent) == (True, False, False)
