@@ -258,7 +258,7 @@ def test_the_leases_of_a_killed_worker_are_fetched_by_another(server, site, tmp_
     put(frontier, "http://a.test/page")
     options = ("--timeout", "60")
     with worker(server, frontier, site, tmp_path / "log", *options) as process:
-        eventually(lambda: frontier.counts()["leased"] and frontier.counts()["robots"])
+        eventually(lambda: all(map(frontier.counts().get, ("leased", "robots"))))
         process.send_signal(signal.SIGKILL)
         process.wait()
     stuck[0] = False

@@ -105,5 +105,6 @@ def test_a_worker_whose_server_is_away_waits_for_it_once_and_not_once_a_lease(si
             eventually(lambda: site.asked("h0.test", "/robots.txt") and frontier.counts()["leased"] == LEASES)
             kill(server)
             process.terminate()
-            assert process.wait(50) == 2
+            # 20 s for all together, and what a loaded machine adds; 160 if each lease waited by itself.
+            assert process.wait(100) == 2
     assert "does not answer" in (tmp_path / "log").read_text()
