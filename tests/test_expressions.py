@@ -247,4 +247,4 @@ def test_no_function_over_texts_takes_more_than_linear_time(name):
             FUNCTIONS[name](text)
             took.append(time.process_time() - began)
         # Four times the text: four times the time if linear, sixteen if not. Little time says nothing.
-        assert took[1] < max(8 * took[0], 0.5), unit
+        assert took[1] < max(8 * took[0], 1.0), unit

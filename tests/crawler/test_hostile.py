@@ -188,7 +188,7 @@ ENDS = {
 }
 # Whichever limit is met first.
 EITHER = {
-    "tiny-chunks": {"too_large", "dead: timeout"},
+    "tiny-chunks": {"dead: truncated", "dead: timeout"},
     "endless-chunk-head": {"too_large", "dead: timeout"},
     "packed-links": {"pre_short", "extract_timeout"},
 }
