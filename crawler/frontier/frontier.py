@@ -365,14 +365,15 @@ class Frontier(Ends):
 
     def _not_taken_down(self, leases: list[Lease]) -> list[Lease]:
         """Skip those of a page that was taken down under another address; the script knows its own."""
-        if not (others := [lease for lease in leases if canonical(lease.url) != lease.url]):
+        others = [(lease, page) for lease in leases if (page := canonical(lease.url)) != lease.url]
+        if not others:
             return leases
-        names = [f"{lease.host} {self.locate(canonical(lease.url)).member}" for lease in others]
+        names = [f"{lease.host} {self.locate(page).member}" for lease, page in others]
         calls = [
             Call("SISMEMBER", self.prefixes[lease.partition], ("gone", name))
-            for lease, name in zip(others, names, strict=True)
+            for (lease, _), name in zip(others, names, strict=True)
         ]
-        gone = [lease for lease, found in zip(others, self._store.run_all(calls), strict=True) if found]
+        gone = [lease for (lease, _), found in zip(others, self._store.run_all(calls), strict=True) if found]
         for lease in gone:
             with suppress(LeaseLost):
                 self.skip(lease, "taken_down")
