@@ -22,7 +22,7 @@ _Answer = tuple[set[tuple[int, int]], dict[str, float]]
 
 
 class RoundTrips:
-    """For one event loop; `fatal` is set once the server stayed away, and then nothing is waited for."""
+    """For one event loop; `fatal` is set once the server stayed away: the leases left expire."""
 
     def __init__(self, frontier: Frontier) -> None:
         self._frontier = frontier
@@ -70,9 +70,6 @@ class RoundTrips:
                 answer.set_result(({lease.key for lease in lost}, batch.waits))
 
     def _send(self, batch: Batch) -> list[Lease]:
-        # A server that stayed away is waited for once, not once a batch: the leases left expire.
-        if self.fatal:
-            raise self.fatal
         try:
             lost = batch.send()
         except ServerError as error:

@@ -103,6 +103,7 @@ class RedisStore:
             if path.stem != "common"
         }
         self._runs: frozenset[str] = frozenset()
+        self._give_up = math.inf  # when a server that is away is no longer waited for
         self.walker: int | str = ""
         """Number of the walker's claim by which scripts run here; "" while none holds one."""
         self.restarts = 0
@@ -139,21 +140,26 @@ class RedisStore:
                     node.redis_connection.connection_pool.disconnect()
 
     def _attempt(self, action: Callable[[], T]) -> T:
-        """Do `action`; wait for a server that went away, then do it again."""
-        give_up = time.monotonic() + _RECONNECT_SECONDS
+        """Do `action`; wait for a server that went away, then do it again.
+
+        One that stayed away is waited for once, not once a call, whichever thread's: a worker that stops
+        makes dozens. From then on each call is tried, until one is answered.
+        """
         lost = False
         while True:
             try:
                 if lost and self._heed_restarts():
                     self.after_restart()
-                return action()
+                answer = action()
+                self._give_up = math.inf
+                return answer
             except OutOfMemoryError as error:
                 raise FrontierFull("the frontier's server is at its memory limit; it drains first") from error
             except redis.AuthenticationError as error:  # which waiting does not mend
                 raise ServerError(f"the frontier's server wants another password: {error}") from error
             # OSError: without a descriptor left the client fails before it connects.
             except (redis.ConnectionError, redis.TimeoutError, RedisClusterException, OSError) as error:
-                if time.monotonic() > give_up:
+                if self._waited():
                     raise ServerError(f"the frontier's server does not answer: {error}") from error
                 if not lost:
                     log.warning("the frontier's server is away, and waited for: %s", error)
@@ -161,12 +167,18 @@ class RedisStore:
                 time.sleep(0.2)
             except redis.ResponseError as error:
                 # In the middle of a long script of somebody's, a stranger's on a shared server at the least.
-                if str(error).startswith("BUSY") and time.monotonic() <= give_up:
+                if str(error).startswith("BUSY") and not self._waited():
                     time.sleep(0.2)
                     continue
                 if str(error).startswith("WALKERLOST"):
                     raise WalkerLost("another walker has claimed this crawl") from error
                 raise ServerError(f"the frontier's server refuses: {error}") from error
+
+    def _waited(self) -> bool:
+        """Whether the server has been away for longer than is waited; begins to count when it is met so."""
+        now = time.monotonic()
+        self._give_up = min(self._give_up, now + _RECONNECT_SECONDS)
+        return now > self._give_up
 
     def run(self, call: Call) -> Any:
         """What `call` returns.

@@ -4,6 +4,7 @@ import json
 import random
 import sqlite3
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -352,8 +353,6 @@ def test_after_a_killed_server_everything_is_there_and_every_host_waits_longer(t
 
 
 def test_nothing_is_leased_twice_by_many_clients_at_once(any_server):
-    from concurrent.futures import ThreadPoolExecutor
-
     frontiers = [open_frontier(any_server, crawl_id="many", delay=0) for _ in range(4)]
     urls = [f"https://h{n % 7}.test/{n}" for n in range(70)]
     put(frontiers[0], *urls)
@@ -370,3 +369,30 @@ def test_a_server_that_wants_another_password_is_not_waited_for(tmp_path):
             with pytest.raises(ServerError, match="wants another password"):
                 Frontier(connect(url), FrontierConfig())
         Frontier(connect(server.url.replace("unix://", "unix://:secret@")), FrontierConfig()).close()
+
+
+def test_a_server_that_stays_away_is_waited_for_once_and_again_after_it_answered(tmp_path, monkeypatch):
+    """A worker that stops makes dozens of calls, from several threads."""
+    wait = "crawler.frontier.store._RECONNECT_SECONDS"
+    with running_server(tmp_path) as server:
+        frontier = open_frontier(server)
+        kill(server)
+    monkeypatch.setattr(wait, 0.5)
+    with pytest.raises(ServerError, match="does not answer"):
+        frontier.counts()
+    monkeypatch.setattr(wait, 60.0)
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        for call in [pool.submit(frontier.counts) for _ in range(8)]:
+            with pytest.raises(ServerError, match="does not answer"):
+                call.result()
+    assert time.monotonic() - began < 60  # once more would be that long, in each thread
+    with running_server(tmp_path) as server:
+        assert frontier.counts()["leased"] == 0
+        kill(server)
+    later = ThreadPoolExecutor(1).submit(frontier.counts)
+    with pytest.raises(TimeoutError):
+        later.result(1)
+    with running_server(tmp_path):
+        assert later.result()["leased"] == 0
+    frontier.close()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from crawler.errors import LeaseLost, ServerError
+from crawler.errors import LeaseLost
 from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier import Discovered
 from crawler.frontier.batch import Batch
@@ -66,24 +66,3 @@ def test_an_end_that_comes_too_late_is_lost_for_itself_alone(sent):
     assert (first, third, wait) == (None, None, 0)
     assert isinstance(second, LeaseLost)
     assert made == [4]
-
-
-def test_a_server_that_stays_away_is_waited_for_once(store, monkeypatch):
-    frontier, tried = store.open(), []
-
-    def away(calls):
-        tried.append(calls)
-        raise ServerError("away")
-
-    monkeypatch.setattr(frontier._store, "run_all", away)
-
-    async def main():
-        trips = RoundTrips(frontier)
-        trips.release(ADDRESS, "nobody waits")
-        for n in range(3):
-            with pytest.raises(ServerError):
-                await hold(trips, str(n))
-        return trips.fatal
-
-    assert isinstance(asyncio.run(main()), ServerError)
-    assert len(tried) == 1
