@@ -8,6 +8,7 @@ from cyclopts import App
 import tinylm
 from crawler.config import CrawlPlace
 from deploy.cli import crawl, model
+from deploy.sources import seed as sources
 from tinylm.config import in_force, layers, whole, without_password
 from tinylm.errors import exit_on_error
 
@@ -28,6 +29,7 @@ app = App(
 # are imported when they are called, so that --help stays fast.
 app.command(crawl.app, name="*")
 app.command(model.app, name="*")
+app.command(sources.app, name="seed")
 app.command(
     "deploy.cli.frontier:app", name="frontier", help="Look after a running crawl: what waits, and why."
 )

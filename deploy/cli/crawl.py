@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig, product_token
-from crawler.errors import SeedError
 from ranker.config import WalkConfig
 from tinylm.config import KEPT, layers, listed, of_this_crawl, said
 from tinylm.terminal import say
@@ -48,7 +47,7 @@ def crawl(
 
     started = Crawl(frontier, crawl, walk, said())
     try:
-        say(f"done: {started.run(_read(seeds), show_crawl)}")
+        say(f"done: {started.run(read_seeds_of(seeds), show_crawl)}")
     finally:
         if started.summary:
             say("\n".join(started.summary.lines()))
@@ -56,20 +55,8 @@ def crawl(
         raise NothingKept(started.summary.nothing_kept())
 
 
-@app.command(config=layers(frontier=FrontierConfig))
-def seed(seeds: list[str], *, frontier: FrontierConfig = FrontierConfig()) -> None:
-    """Give SEEDS (URLs, files of URLs, Reddit dumps) to a crawl, running or not."""
-    from deploy.crawl import give_seeds, open_frontier
-
-    if not (found := _read(seeds)):
-        raise SeedError("nothing was given: no seed has a URL")
-    with open_frontier(frontier, begin=False) as opened:
-        again = give_seeds(opened, found)
-    more = f", {again:,} of them queued again that were refused or given up" if again else ""
-    say(f"{len(found):,} seeds given to crawl {frontier.crawl_id!r}{more}; those it has had count once")
-
-
-def _read(given: Iterable[str]) -> "list[Seed]":
+def read_seeds_of(given: Iterable[str]) -> "list[Seed]":
+    """The seeds that arguments stand for; says of which none came."""
     from crawler.seeds.read import read_seeds
 
     found: list[Seed] = []
@@ -98,7 +85,7 @@ def begin(
     from deploy.crawl import give_seeds, limits_from_now, open_frontier, remember
 
     crawl.check_user_agent()
-    found = _read(seeds)
+    found = read_seeds_of(seeds)
     with open_frontier(frontier) as opened:
         opened.set_rules(frontier, RULES.keys() & said())
         # A crawl on a server elsewhere has its directory where the walker is, which need not be here.

@@ -1,0 +1,67 @@
+"""`Ledger`: how far each source of seeds has come and what it has spent, beside the crawl that it feeds."""
+
+import sqlite3
+from pathlib import Path
+from typing import Self
+
+from crawler.errors import SeedError
+
+FILE_NAME = "sources.sqlite"
+# Seconds in which another command may be writing to it.
+_PATIENCE = 30.0
+_TABLES = """
+create table if not exists positions (job text primary key, position text not null) without rowid;
+create table if not exists spent (
+    source text, unit text, amount real not null, primary key (source, unit)
+) without rowid;
+"""
+
+
+class Ledger:
+    """The SQLite file at `path`; a context manager. Each call is a transaction of its own.
+
+    Sources give their seeds first and settle their position then: whoever dies between the two gives some of
+    them twice, which count once. Unless it `resumes` each begins anew, for what is given to a file that is
+    written as a whole. Raises SeedError if the file is no such ledger, or cannot be written.
+    """
+
+    def __init__(self, path: Path, *, resumes: bool = True) -> None:
+        self._resumes = resumes
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
+            """For tables of a source's own: what was asked before, quotas."""
+            self.db.execute("pragma journal_mode=wal")
+            self.db.executescript(_TABLES)
+        except (sqlite3.Error, OSError) as error:
+            raise SeedError(f"{path}: no ledger of sources, or it cannot be written ({error})") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.close()
+
+    def position(self, job: str) -> str:
+        """Where a source goes on; "" if it has not begun."""
+        found = self.db.execute("select position from positions where job = ?", (job,)).fetchone()
+        return str(found[0]) if found and self._resumes else ""
+
+    def settle(self, job: str, position: str) -> None:
+        """All that `job` has before `position` was given."""
+        if self._resumes:
+            self.db.execute("insert or replace into positions values (?, ?)", (job, position))
+
+    def spend(self, source: str, unit: str, amount: float = 1.0) -> None:
+        """`source` cost so much more: `queries`, `billed` requests, `probes`, other `requests`."""
+        self.db.execute(
+            "insert into spent values (?, ?, ?) on conflict do update set amount = amount + excluded.amount",
+            (source, unit, amount),
+        )
+
+    def spent(self) -> dict[str, dict[str, float]]:
+        """By source and unit."""
+        found: dict[str, dict[str, float]] = {}
+        for source, unit, amount in self.db.execute("select source, unit, amount from spent"):
+            found.setdefault(source, {})[unit] = amount
+        return found
