@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from crawler.errors import PageError
 from crawler.read.optout import forbids_training
+from crawler.seeds.seed import LONGEST_SOURCE
 from crawler.urls import MOST_CHARACTERS
 from shards.text.content import Content, values
 from tinylm.records import MALFORMED
@@ -67,6 +68,7 @@ BOUNDS: dict[str, Bound] = {
     "etag": 512,
     "last_modified": 512,
     "unchanged": bool,
+    "source": LONGEST_SOURCE,
 }
 
 
@@ -120,6 +122,8 @@ class Page(Extracted):
     last_modified: str = ""
     unchanged: bool = False
     """The host said 304: it is the page that was fetched before."""
+    source: str = ""
+    """What brought it, if it was not fetched; else the source is that of the seed that led to it."""
 
     def to_bytes(self) -> bytes:
         """What is `fitted` of it, compressed. Raises PageError as that does."""

@@ -4,6 +4,7 @@ Equity is OPIC's cash (Abiteboul et al. 2003), personalised: it enters with the 
 links, so a page far from anything chosen has little of it (RankMass, Cho & Schonfeld 2007).
 """
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -64,6 +65,8 @@ class Evidence(NamedTuple):
     equity: float
     inlinks: int
     depth: int
+    source: str | None
+    source_hops: int | None
 
 
 class Target(NamedTuple):
@@ -118,6 +121,9 @@ class LinkGraph:
     key = _Column(np.uint64)  # fingerprint of the URL
     equity = _Column(np.float32)
     karma = _Column(np.float32)
+    precision = _Column(np.float32)  # of that; 0 of a URL that was never a seed
+    source = _Column(np.int32)  # number of its source, 0 if unknown
+    source_hops = _Column(np.int32)  # links from the seed of that source
     depth = _Column(np.int32)  # links from the nearest seed
     order = _Column(np.int64)  # of discovery
     inlinks = _Column(np.int32)
@@ -146,6 +152,8 @@ class LinkGraph:
         self._row_of: dict[int, int] = {}
         self._fetched = Known()
         self._number_of_host: dict[str, int] = {}
+        self._sources: dict[str, int] = {"": 0}
+        self._names_of_sources = [""]
         # (hosts,): queued URLs of each host, by its number.
         self.waiting = np.zeros(_FIRST_HOSTS, np.int64)
         self._met = 0
@@ -180,25 +188,46 @@ class LinkGraph:
 
     def evidence(self, row: int) -> Evidence:
         """What a document remembers of its row."""
+        source = self._names_of_sources[self.source[row]] or None
         return Evidence(
-            float(self.karma[row]), float(self.equity[row]), int(self.inlinks[row]), int(self.depth[row])
+            float(self.karma[row]),
+            float(self.equity[row]),
+            int(self.inlinks[row]),
+            int(self.depth[row]),
+            source,
+            int(self.source_hops[row]) if source else None,
         )
 
     # What happens
 
-    def seed(self, target: Target, karma: float, cash: float) -> int | None:
+    def seed(
+        self, target: Target, karma: float, cash: float, source: str = "", precision: float = 1.0
+    ) -> int | None:
         """A seed: people's votes for it, and the cash they are worth; None if it was fetched before."""
         if target.key in self._fetched:
             return None
         row = self._row(target, 0)
         self.karma[row] += karma
+        self.precision[row] = max(self.precision[row], precision)
         self.equity[row] += cash
         self.depth[row] = 0
+        self._found_by(row, source)
         return row
 
-    def take(self, target: Target) -> int:
-        """A fetch: the row of the evidence that led to it, which is kept until it is released."""
+    def _found_by(self, row: int, source: str) -> None:
+        """The first source that leads to a URL keeps it."""
+        if not self.source[row] and source:
+            self.source[row] = number = self._sources.setdefault(source, len(self._sources))
+            if number == len(self._names_of_sources):
+                self._names_of_sources.append(source)
+
+    def take(self, target: Target, source: str = "") -> int:
+        """A fetch: the row of the evidence that led to it, which is kept until it is released.
+
+        A page that was brought has a `source` of its own, if nothing led to it before.
+        """
         row = self._row(target, 0)
+        self._found_by(row, source)
         self._fetched.add(target.key)
         del self._row_of[target.key]
         self.waiting[self.host[row]] -= 1
@@ -225,6 +254,7 @@ class LinkGraph:
         found = rows[self.order[rows] >= met]
         self.equity[rows] += _KEPT_BY_LINKS * self.equity[page] / len(unique)
         self.depth[rows] = np.minimum(self.depth[rows], depth)
+        self.source[found], self.source_hops[found] = self.source[page], self.source_hops[page] + 1
         if worth is not None:
             self._refer(url, worth, rows, len(unique))
         return rows, found
@@ -256,8 +286,11 @@ class LinkGraph:
         """
         if target.key in self._fetched:
             return None
-        depth = int(self.depth[page]) + 1
+        met, depth = self._met, int(self.depth[page]) + 1
         row = self._row(target, depth)
+        if self.order[row] >= met:
+            self.source[row], self.source_hops[row] = self.source[page], self.source_hops[page]
+        self.precision[row] = max(self.precision[row], self.precision[page])
         taken: tuple[NDArray[Any], ...] = (
             self.best_parent, self.worst_parent, self.first_parent, self.parents,
         )  # fmt: skip
@@ -321,7 +354,7 @@ class LinkGraph:
     def _allocate(self, of: str, count: int, state: Mapping[str, Any] | None = None) -> None:
         """Make room for `count` rows or pages: zeros, after what `state` holds, or what there is now."""
         for column in _COLUMNS[of]:
-            held = vars(self).get(column.name) if state is None else state[f"{of}.{column.name}"]
+            held = vars(self).get(column.name) if state is None else state.get(f"{of}.{column.name}")
             array = np.zeros((count, *column.width), column.kind)
             if held is not None:
                 array[: len(held)] = held
@@ -335,6 +368,8 @@ class LinkGraph:
         return {
             "fetched": self._fetched.to_array(),
             "hosts": np.array(list(self._number_of_host), np.str_),
+            # Not as the hosts, each as wide as the longest: queries are 200 characters, names of lists ten.
+            "sources": np.frombuffer(json.dumps(self._names_of_sources).encode(), np.uint8),
             "met": np.int64(self._met),
             **{f"row.{column.name}": vars(self)[column.name][rows] for column in _COLUMNS["row"]},
             **{f"page.{column.name}": vars(self)[column.name][: self._pages] for column in _COLUMNS["page"]},
@@ -347,12 +382,17 @@ class LinkGraph:
         self._number_of_host = {}
         for host in state["hosts"].tolist():
             self.host_number(host)
+        if "sources" in state:
+            self._names_of_sources = json.loads(state["sources"].tobytes())
+        self._sources = {name: number for number, name in enumerate(self._names_of_sources)}
         self._met = int(state["met"])
         self._free = []
         self._rows_used = len(self._row_of)
         self._pages = len(state["page.links"])
         self._allocate("row", max(_FIRST_ROWS, self._rows_used), state)
         self._allocate("page", max(_FIRST_ROWS, self._pages), state)
+        if "row.precision" not in state:  # of a version that believed all priors
+            self.precision = (self.karma > 0).astype(np.float32)
         self.waiting = np.bincount(self.host[: self._rows_used], minlength=len(self.waiting))
 
 

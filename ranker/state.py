@@ -16,7 +16,8 @@ from shards.errors import ShardError
 from shards.manifest import Manifest
 from tinylm.records import MALFORMED, typed
 
-_VERSION = 5
+# 5, without sources, is gone on with.
+_VERSION, _GOES_ON = 6, (5, 6)
 # Bytes up to which a Bloom filter is compressed: one that is hardly filled is mostly zeros.
 _SMALL = 1 << 20
 
@@ -48,7 +49,7 @@ class State(NamedTuple):
             with np.load(io.BytesIO(data)) as file:
                 arrays = dict(file)
             plain = typed(dict[str, Any], json.loads(arrays.pop("plain").tobytes()), "plain")
-        if plain.get("version") != _VERSION:
+        if plain.get("version") not in _GOES_ON:
             raise ShardError(
                 f"{directory}: the walker's state has version {plain.get('version')}, not {_VERSION}: go on "
                 "with the tinylm that wrote it, or begin another crawl"

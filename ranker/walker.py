@@ -250,7 +250,7 @@ class Walker:
             if number in self._seeds:
                 continue
             target, cash = Target(fingerprint(seed.url), seed.url), float(np.log1p(max(0.0, seed.prior)))
-            if self.graph.seed(target, seed.prior, cash) is not None:
+            if self.graph.seed(target, seed.prior, cash, seed.source, seed.precision) is not None:
                 self._unpushed.add(seed.url)
             self._seeds.add(number)
 
@@ -266,8 +266,9 @@ class Walker:
             page = replace(page, reason="taken_down")
         # Before anything else: it reads what a stranger wrote, and what it raises has then changed nothing.
         queued = self.graph.queued(target.key)
-        judged = self.judge(page, 0.0 if queued is None else float(self.graph.karma[queued]))
-        row = self.graph.take(target)
+        votes = () if queued is None else (self.graph.karma[queued], self.graph.precision[queued])
+        judged = self.judge(page, *map(float, votes))
+        row = self.graph.take(target, page.source)
         try:
             fetched = self._learn(_Fetched(page, judged, self.graph.evidence(row), row, {}))
         except Exception:
@@ -398,6 +399,8 @@ class Walker:
                 worth=judged.worth,
                 expected=sum(ingredients.values()),
                 ingredients=ingredients,
+                source=evidence.source,
+                source_hops=evidence.source_hops,
             )
             document = self._document(about, page, judged, evidence) if keep else None
             self._writer.append(document, links, fetch)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from shards.errors import ShardCorrupt, unread
 from shards.files import open_bytes, size_of
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
-from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, FetchRow
+from shards.schema import ADDED, DOCUMENTS, FETCHES, INGREDIENTS, LINKS, FetchRow
 from tinylm.files import sha256
 
 Split = Literal["train", "held_out", "all"]
@@ -114,18 +115,24 @@ class ShardReader(Reader):
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         damage = f"row group {group.index} is damaged"
         with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
-            version = int((file.schema_arrow.metadata or {}).get(b"schema_version", 1))
-            there = [name for name in columns if ADDED.get(name, 1) <= version]
-            table = file.read_row_group(group.index, columns=there, use_threads=False)
             schema = pa.schema([*map(DOCUMENTS.field, columns)])
-            # A file from before these columns: null, as the schema allows of what came later.
-            for field in schema:
-                if field.name not in there:
-                    table = table.append_column(field, pa.nulls(len(table), field.type))
+            table = _columns_of(file, schema, group.index)
             if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
-            table.validate(full=True)
             return table
+
+
+def _columns_of(file: pq.ParquetFile, schema: pa.Schema, group: int | None = None) -> pa.Table:
+    """What a file, or one `group` of rows, has of `schema`; what came after its schema version is null."""
+    version = int((file.schema_arrow.metadata or {}).get(b"schema_version", 1))
+    there = [name for name in schema.names if ADDED.get(name, 1) <= version]
+    read = file.read if group is None else partial(file.read_row_group, group)
+    table = read(columns=there, use_threads=False)
+    for field in schema:
+        if field.name not in there:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    table.validate(full=True)
+    return table
 
 
 def documents_of(table: pa.Table, numbers: NDArray[np.int64]) -> list[dict[str, Any]]:
@@ -140,7 +147,7 @@ def read_links(location: Path | str, shard: ShardEntry) -> dict[str, pa.Array]:
     Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
     """
     words, columns = ["src_id", "dst_url", "tag_path"], ["src_id", "dst_url", "tag_path", "nofollow"]
-    table = _read(location, shard.links, columns, words)
+    table = _read(location, shard.links, LINKS, columns, words)
     return {name: table[name].unify_dictionaries().combine_chunks() for name in columns}
 
 
@@ -155,7 +162,7 @@ def read_fetches(
     for shard in manifest.shards:
         if shard.fetches is None:
             continue
-        table = _read(location, shard.fetches, wanted, ())
+        table = _read(location, shard.fetches, FETCHES, wanted)
         yield shard, without_taken_down(table, manifest).select(list(columns))
 
 
@@ -180,11 +187,15 @@ def fetch_rows(table: pa.Table) -> Iterator[FetchRow]:
         yield FetchRow(**(row | {"fetched_at": fetched_at, "ingredients": ingredients}))
 
 
-def _read(location: Path | str, entry: FileEntry, columns: Sequence[str], words: Sequence[str]) -> pa.Table:
+def _read(
+    location: Path | str,
+    entry: FileEntry,
+    schema: pa.Schema,
+    columns: Sequence[str],
+    words: Sequence[str] = (),
+) -> pa.Table:
     with _opened(location, entry.name, entry.bytes, read_dictionary=list(words)) as file:
-        table = file.read(list(columns), use_threads=False)
-        table.validate(full=True)
-        return table.select(list(columns))
+        return _columns_of(file, pa.schema([*map(schema.field, columns)])).select(list(columns))
 
 
 @contextmanager

@@ -14,8 +14,9 @@ import pyarrow as pa
 from shards.text.content import Content, since
 from shards.text.signals import COLUMNS
 
-# 1 had neither `quality_model`, `novelty` nor the rule signals: read, they are null. 2 had no fetches.
-SCHEMA_VERSION = 3
+# 1 had neither `quality_model`, `novelty` nor the rule signals: read, they are null. 2 had no fetches,
+# 3 no sources.
+SCHEMA_VERSION = 4
 
 # Milliseconds since 1970, UTC.
 Moment = Annotated[int, pa.timestamp("ms", tz="UTC")]
@@ -52,6 +53,10 @@ class Document(Content):
     """What scored the text: `online`, or the name of another model."""
     novelty: float | None = since(2)
     """Estimated share of the text's word 5-grams that no document before it had."""
+    source: str | None = since(4)
+    """That of the seed which first led to it, such as `search:brave:otters`."""
+    source_hops: int | None = since(4)
+    """Links from that seed; 0 for the seed itself."""
     signals: Mapping[str, float] = field(default_factory=dict)
     """The rule signals (shards/text/signals.py), each a column, by the names of RedPajama-V2."""
 
@@ -92,6 +97,9 @@ class FetchRow:
     """What the policy promised of it just before it learned from it."""
     ingredients: Annotated[Mapping[str, float], pa.list_(pa.float32())]
     """What `expected` was made of: by name, contributions that add up to it."""
+    source: str | None = since(4)
+    """As those of a document."""
+    source_hops: int | None = since(4)
 
 
 def document_id(fingerprint: int, fetch_no: int) -> str:
@@ -112,6 +120,7 @@ _ARROW: dict[Any, pa.DataType] = {
     float: pa.float32(),
     float | None: pa.float32(),
     int: pa.int32(),
+    int | None: pa.int32(),
     bool: pa.bool_(),
     tuple[str, ...]: pa.list_(pa.string()),
 }
@@ -139,7 +148,12 @@ INGREDIENTS = "ingredients"
 # The schema version that brought a column, of those that were not there from the first.
 # All rule signals came with 2; one that is added now needs its own version here.
 ADDED = {
-    **{column.name: column.metadata["since"] for column in fields(Document) if column.metadata},
+    **{
+        column.name: column.metadata["since"]
+        for rows in (Document, FetchRow)
+        for column in fields(rows)
+        if column.metadata
+    },
     **dict.fromkeys(COLUMNS, 2),
 }
 

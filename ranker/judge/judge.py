@@ -96,8 +96,8 @@ class Judge:
 
     # Judging
 
-    def __call__(self, page: Page, karma: float) -> Judged:
-        """Judge a page and learn from it; `karma`: people's votes for it."""
+    def __call__(self, page: Page, karma: float = 0.0, precision: float = 1.0) -> Judged:
+        """Judge a page and learn from it; `karma`: people's votes for it, believed as far as `precision`."""
         signals = Signals(page.text)
         verdict = self._refusal(page) or judge(signals)
         novelty, content = 1.0, 0
@@ -115,7 +115,7 @@ class Judge:
             self.novelty.add(found)
             self._contents.add(content)
         quality = self.calibration(score)
-        self._learn(signals, verdict, score, karma)
+        self._learn(signals, verdict, score, karma, precision)
         self.drift.add(quality)
         worth = 0.0
         if verdict.keep:
@@ -138,13 +138,15 @@ class Judge:
             return Verdict(False, "duplicate")
         return None
 
-    def _learn(self, signals: Signals, verdict: Verdict, score: float, karma: float) -> None:
+    def _learn(
+        self, signals: Signals, verdict: Verdict, score: float, karma: float, precision: float
+    ) -> None:
         """Votes are for a text, wherever it stands; a text met again without votes teaches nothing."""
         repeated = verdict.reason in _REPEATED
         chosen = karma > 0 and (verdict.keep or repeated)
         if repeated and not chosen:
             return
-        weight = vote_weight(karma) if chosen else 1.0
+        weight = precision * vote_weight(karma) if chosen else 1.0
         if self.online.learn(signals, chosen=chosen, weight=weight):
             quality = self.calibration(score)
             self._note(**{"chosen" if chosen else "unchosen": quality})

@@ -10,11 +10,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import ranker.graph
 from ranker.features import SLOTS
-from ranker.graph import PARENTS, Evidence, Known, LinkGraph, Target
+from ranker.graph import PARENTS, Known, LinkGraph, Target
 from tests.conftest import saved
 
 KEYS = st.integers(0, 30) | st.just((1 << 64) - 1)
 WORTH = st.floats(0, 1, width=32)
+SOURCES = st.sampled_from(["", "search:brave:otters", "reddit:programming"])
 
 
 def target(key):
@@ -36,39 +37,50 @@ class Crawling(RuleBasedStateMachine):
         self.fetched: set[int] = set()
         self.entered = 0.0
 
-    def discover(self, key, depth):
+    def discover(self, key, depth, source="", hops=0):
         new = key not in self.queued
         found = self.queued.setdefault(
-            key, {"karma": 0.0, "equity": 0.0, "depth": depth, "parents": [], "domains": set()}
+            key,
+            {"karma": 0.0, "equity": 0.0, "depth": depth, "parents": [], "precision": 0.0}
+            | {"source": source, "hops": hops},
         )
         found["depth"] = min(found["depth"], depth)
         return new
 
-    def take(self, key):
-        known = self.queued.pop(key, None) or {"karma": 0.0, "equity": 0.0, "depth": 0, "parents": []}
+    def take(self, key, source=""):
+        if key not in self.queued:
+            self.discover(key, 0)
+        known = self.queued.pop(key)
+        known["source"] = known["source"] or source
         self.fetched.add(key)
-        row = self.graph.take(target(key))
-        assert self.graph.evidence(row) == pytest.approx(
-            Evidence(known["karma"], known["equity"], len(known["parents"]), known["depth"]), rel=1e-5
-        )
+        row = self.graph.take(target(key), source)
+        *numbers, of, hops = self.graph.evidence(row)
+        expected = known["karma"], known["equity"], len(known["parents"]), known["depth"]
+        assert numbers == pytest.approx(expected, rel=1e-5)
+        assert (of, hops) == ((known["source"], known["hops"]) if known["source"] else (None, None))
         return row, known
 
-    @rule(key=KEYS, karma=st.floats(0, 100), cash=st.floats(0, 10))
-    def seed(self, key, karma, cash):
-        row = self.graph.seed(target(key), karma, cash)
+    @rule(key=KEYS, karma=st.floats(0, 100), cash=st.floats(0, 10), source=SOURCES, precision=WORTH)
+    def seed(self, key, karma, cash, source, precision):
+        row = self.graph.seed(target(key), karma, cash, source, precision)
         assert (row is None) == (key in self.fetched)
         if row is not None:
             self.discover(key, 0)
-            self.queued[key]["karma"] += karma
-            self.queued[key]["equity"] += cash
+            seeded = self.queued[key]
+            seeded["karma"] += karma
+            seeded["equity"] += cash
+            seeded["precision"] = max(seeded["precision"], precision)
+            # Whoever led to it first keeps it.
+            seeded["source"] = seeded["source"] or source
             self.entered += cash
 
-    @rule(key=KEYS, worth=st.none() | WORTH, links=st.lists(KEYS))
-    def fetch(self, key, worth, links):
-        row, page = self.take(key)
+    @rule(key=KEYS, worth=st.none() | WORTH, links=st.lists(KEYS), source=SOURCES)
+    def fetch(self, key, worth, links, source):
+        row, page = self.take(key, source)
         linked, discovered = self.graph.link(row, target(key).url, worth, [target(link) for link in links])
         links = list(dict.fromkeys(links))
-        new = [link for link in links if link not in self.fetched and self.discover(link, page["depth"] + 1)]
+        found = page["depth"] + 1, page["source"], page["hops"] + 1
+        new = [link for link in links if link not in self.fetched and self.discover(link, *found)]
         assert self.keys(linked) == [link for link in links if link not in self.fetched]
         assert self.keys(discovered) == new
         for link in self.keys(linked):
@@ -83,7 +95,8 @@ class Crawling(RuleBasedStateMachine):
         moved = self.graph.redirect(row, target(to))
         assert (moved is None) == (to in self.fetched)
         if moved is not None:
-            self.discover(to, page["depth"] + 1)
+            self.discover(to, page["depth"] + 1, page["source"], page["hops"])
+            self.queued[to]["precision"] = max(self.queued[to]["precision"], page["precision"])
             for name in ("karma", "equity", "parents"):
                 self.queued[to][name] += page[name]
         self.graph.release([row])
@@ -110,6 +123,8 @@ class Crawling(RuleBasedStateMachine):
             (graph.karma, [each["karma"] for each in known]),
             (graph.equity, [each["equity"] for each in known]),
             (graph.depth, [each["depth"] for each in known]),
+            (graph.precision, [each["precision"] for each in known]),
+            (graph.source_hops, [each["hops"] for each in known]),
             (graph.inlinks, [len(each) for each in parents]),
             (graph.parents_worth, [sum(each) for each in parents]),
             (graph.best_parent, [max(each, default=0) for each in parents]),
@@ -161,7 +176,7 @@ def test_the_cash_of_a_page_is_split_among_its_links():
     graph = LinkGraph()
     rows = link(graph, 1, 0.5, [2, 3, 2], cash=2.0)
     assert graph.equity[rows].tolist() == pytest.approx([0.85, 0.85])
-    assert graph.evidence(rows[0]) == pytest.approx(Evidence(0.0, 0.85, 1, 1))
+    assert graph.evidence(rows[0])[:4] == pytest.approx((0.0, 0.85, 1, 1))
 
 
 def test_evidence_gathers_over_parents_and_depth_is_the_nearest():
@@ -170,7 +185,7 @@ def test_evidence_gathers_over_parents_and_depth_is_the_nearest():
     assert graph.depth[row] == 6
     assert link(graph, 2, 0.75, [7, 8], depth=1)[0] == row
     link(graph, 3, 0.5, [7], depth=9)
-    assert graph.evidence(row) == pytest.approx(Evidence(0.0, 0.85 * 2.5, 3, 2))
+    assert graph.evidence(row)[:4] == pytest.approx((0.0, 0.85 * 2.5, 3, 2))
     columns = (graph.parents_worth, graph.best_parent, graph.worst_parent, graph.first_parent)
     assert [column[row] for column in columns] == pytest.approx([1.5, 0.75, 0.25, 0.25])
     assert graph.share[row] == pytest.approx(2.5)
@@ -180,7 +195,7 @@ def test_evidence_gathers_over_parents_and_depth_is_the_nearest():
 def test_a_list_brings_cash_but_is_no_inlink():
     graph = LinkGraph()
     [row] = link(graph, 1, None, [7])
-    assert graph.evidence(row) == pytest.approx(Evidence(0.0, 0.85, 0, 1))
+    assert graph.evidence(row)[:4] == pytest.approx((0.0, 0.85, 0, 1))
     assert graph.parents[row].tolist() == [-1] * PARENTS
     assert graph.domains[row] == 0
     [row] = link(graph, 2, 0.5, [7])
@@ -244,7 +259,7 @@ def test_a_seed_given_twice_gathers_its_votes():
     graph = LinkGraph()
     row = graph.seed(target(1), 3.0, 1.0)
     assert graph.seed(target(1), 4.0, 1.0) == row
-    assert graph.evidence(row) == Evidence(7.0, 2.0, 0, 0)
+    assert graph.evidence(row)[:4] == (7.0, 2.0, 0, 0)
 
 
 def test_what_was_known_of_a_page_that_moved_is_known_of_where_it_is_now():
@@ -254,11 +269,11 @@ def test_what_was_known_of_a_page_that_moved_is_known_of_where_it_is_now():
     page = graph.take(target(1))
     parents = graph.parents[page].tolist()
     row = graph.redirect(page, target(3))
-    assert graph.evidence(row) == pytest.approx(Evidence(500.0, 6.425, 1, 1))
+    assert graph.evidence(row)[:4] == pytest.approx((500.0, 6.425, 1, 1))
     assert graph.parents[row].tolist() == parents
     assert graph.first_parent[row] == 0.5
     row = graph.redirect(page, target(2))
-    assert graph.evidence(row) == pytest.approx(Evidence(500.0, 6.85, 2, 1))
+    assert graph.evidence(row)[:4] == pytest.approx((500.0, 6.85, 2, 1))
     graph.take(target(2))
     assert graph.redirect(page, target(2)) is None
 

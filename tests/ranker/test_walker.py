@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from hashlib import sha256
+from itertools import count
 
 import numpy as np
 import pytest
@@ -104,6 +105,52 @@ def test_seeds_are_queued_and_pages_kept_and_their_links_followed(frontier, tmp_
         assert writer.manifest.rows == 1
     (row,) = rows(tmp_path)
     assert row["url"] == "https://a.test/"
+
+
+def test_a_page_has_the_source_of_the_seed_that_first_led_to_it_and_how_far_away_that_is(frontier, tmp_path):
+    links = {
+        "https://a.test/": ["https://both.test/", "https://a.test/1"],
+        "https://b.test/": ["https://both.test/", "https://b.test/1"],
+        "https://b.test/1": ["https://b.test/2"],
+    }
+
+    numbers = count()
+
+    def crawl(walker, url):
+        """Fetch `url`, which is next."""
+        walker.step()
+        lease = take(frontier)
+        assert lease.url == url
+        found = tuple(Link(to, "", "html/body/p", False) for to in links.get(url, ()))
+        fetch(frontier, lease, prose(next(numbers)), links=found)
+        walker.step()
+        walker.commit()
+
+    for source, start, *more in (
+        ("search:x:otters", "https://a.test/", "https://both.test/", "https://a.test/1"),
+        # A restart between: what was learned of sources is kept.
+        ("chosen", "https://b.test/", "https://b.test/1", "https://b.test/2"),
+    ):
+        with ShardWriter(tmp_path, crawl_id="c") as writer:
+            walker = Walker(frontier, writer, CONFIG)
+            frontier.put_seeds([Seed(start, 5.0, source)])
+            for url in (start, *more):
+                crawl(walker, url)
+    expected = {
+        "https://a.test/": ("search:x:otters", 0),
+        "https://both.test/": ("search:x:otters", 1),
+        "https://a.test/1": ("search:x:otters", 1),
+        "https://b.test/": ("chosen", 0),
+        "https://b.test/1": ("chosen", 1),
+        "https://b.test/2": ("chosen", 2),
+    }
+    documents = ShardReader(tmp_path, split="all")
+    assert {row["url"]: (row["source"], row["source_hops"]) for row in documents} == expected
+    columns = ["url", "source", "source_hops"]
+    logged = [
+        row for _, table in read_fetches(tmp_path, documents.manifest, columns) for row in table.to_pylist()
+    ]
+    assert {row["url"]: (row["source"], row["source_hops"]) for row in logged} == expected
 
 
 def karma_of(walker, url):
@@ -696,7 +743,8 @@ def test_a_document_says_how_it_was_scored(frontier, tmp_path):
     (row,) = ShardReader(tmp_path, split="all")
     assert (row["quality_model"], row["novelty"]) == ("online", 1.0)
     assert row["rps_doc_word_count"] == len(prose(1).split())
-    assert None not in row.values()
+    # Nobody said where this one came from.
+    assert {name for name, value in row.items() if value is None} == {"source", "source_hops"}
 
 
 def test_the_model_is_exchanged_while_the_walker_runs_and_a_restart_keeps_it(
@@ -844,11 +892,11 @@ def test_without_memory_what_is_held_is_committed_first_and_then_one_entry_is_se
     urls = [fetch(frontier, take(frontier), prose(number)).url for number in range(4)]
     real, tried = Judge.__call__, []
 
-    def hungry(self, page, karma):
+    def hungry(self, page, *votes):
         tried.append(page.url)
         if page.url == urls[2] or (page.url == urls[1] and tried.count(page.url) == 1):
             raise MemoryError
-        return real(self, page, karma)
+        return real(self, page, *votes)
 
     monkeypatch.setattr(Judge, "__call__", hungry)
     with ShardWriter(tmp_path, crawl_id="c") as writer:

@@ -35,6 +35,8 @@ depth: int32 not null
 crawl_id: string not null
 quality_model: string
 novelty: float
+source: string
+source_hops: int32
 rps_doc_word_count: float
 rps_doc_mean_word_length: float
 rps_doc_num_sentences: float
@@ -75,6 +77,8 @@ propensity: float not null
 policy: string not null
 expected: float not null
 ingredients: list<item: float> not null
+source: string
+source_hops: int32
 """,
     ),
 }
@@ -85,8 +89,8 @@ def test_the_columns_of_a_file_are_those_of_its_version(table):
     schema, columns = FROZEN[table]
     found = [f"{f.name}: {f.type}{'' if f.nullable else ' not null'}" for f in schema]
     assert found == [line for line in columns.splitlines() if line]
-    assert schema.metadata == {b"schema_version": b"3"}
-    assert SCHEMA_VERSION == 3
+    assert schema.metadata == {b"schema_version": b"4"}
+    assert SCHEMA_VERSION == 4
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0))
