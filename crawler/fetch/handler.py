@@ -31,6 +31,7 @@ from scrapy.exceptions import (
 )
 from scrapy.http import Headers, Response
 
+from crawler.archives.warc import Exchange
 from crawler.errors import AddressBusy, LeaseLost, OwnFault
 from crawler.fetch.addresses import AddressGuard, ForbiddenAddress, Resolver, unwrap
 from crawler.fetch.failures import system_errors
@@ -38,7 +39,6 @@ from crawler.fetch.roundtrips import RoundTrips
 from crawler.frontier.records import uptime
 from crawler.message import Answer, Head, MessageError, Truncated, content_type, decoded, ends
 from crawler.read.sitemaps import MOST_LIST_BYTES, SNIFFED, may_list
-from crawler.warc import Exchange
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler

@@ -15,8 +15,9 @@ from typing import Any
 
 from scrapy import Request, Spider
 from scrapy.crawler import AsyncCrawlerProcess
-from scrapy.http import Response
 
+from crawler.archives.records import Archived
+from crawler.archives.warc import WarcWriter
 from crawler.config import EXTRACTION_MARGIN, CrawlConfig, product_token
 from crawler.errors import AddressBusy, LeaseLost, OwnFault, RulesMissing
 from crawler.fetch.failures import FAULT_SECONDS, OF_THE_HOST, OwnFaults, classify, no_such_name, own_fault
@@ -26,16 +27,12 @@ from crawler.fetch.roundtrips import Ending, P, RoundTrips
 from crawler.frontier import Frontier, Lease
 from crawler.frontier.batch import Batch
 from crawler.frontier.records import uptime
-from crawler.message import content_type, header_url
-from crawler.page import LISTS, Extracted, Link, Page
+from crawler.message import header_url
+from crawler.page import Extracted, Link, Page
 from crawler.read.extract import Extractor
-from crawler.read.links import refreshed
-from crawler.read.optout import from_headers
+from crawler.read.pages import answered, leads_to
 from crawler.read.pool import Extractors
-from crawler.read.sitemaps import is_text, may_list
-from crawler.urls import address, canonical, domain
-from crawler.warc import WarcWriter
-from shards.text.content import values
+from crawler.urls import canonical, domain
 from tinylm.errors import TinylmError
 from tinylm.processes import beat
 
@@ -44,8 +41,6 @@ _SHORTEST_POLL, _LONGEST_POLL = 0.02, 0.5
 _REAP_SECONDS = 2.0
 # Leases are taken several at a time: a script's round trip costs as much for one as for many.
 _FILLED_UP_AT = 0.75
-# Characters of an ETag or a Last-Modified that are kept.
-_LONGEST_VALIDATOR = 512
 _HEADERS = {
     "Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
     "Accept-Encoding": "gzip, deflate, br, zstd",
@@ -235,30 +230,41 @@ class LeaseSpider(Spider):
                 await self._on_failure(error, lease, sent=permit.sent)
         else:
             cost = {"latency": request.meta["download_latency"], "size": len(response.body)}
-            if lease.kind != "page" and response.status not in (429, 503):
-                await self._on_robots(response, lease, cost)
+            answer = Archived(
+                url=response.url,
+                status=response.status,
+                headers=tuple(
+                    (name.decode("latin-1").lower(), value.decode("latin-1"))
+                    for name in response.headers
+                    for value in response.headers.getlist(name)
+                ),
+                body=response.body,
+                too_large="too_large" in response.flags,
+            )
+            if lease.kind != "page" and answer.status not in (429, 503):
+                await self._on_robots(answer, lease, cost)
             else:
-                await self._on_response(response, lease, opt_out, cost)
+                await self._on_answer(answer, lease, opt_out, cost)
             self._faults.passed(begun)
 
     # Finished fetches out
 
-    async def _on_response(
-        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+    async def _on_answer(
+        self, answer: Archived, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
     ) -> None:
         """End the lease of a request that was answered, with whatever status."""
-        if response.status in (429, 503):
-            at = retry_at(_header(response, "Retry-After"))
-            reason = f"status_{response.status}"
+        if answer.status in (429, 503):
+            at = retry_at(answer.header("retry-after"))
+            reason = f"status_{answer.status}"
             await self._tell(lease, None)
             await self._finish(lease, Batch.nack, reason, retry_at=at, back_off=at is None, **cost)
-        elif response.status >= 500:
-            await self._finish(lease, Batch.nack, f"status_{response.status}", **cost)
-        elif (to := _leads_to(response)) and to != lease.url and canonical(to) == canonical(lease.url):
+        elif answer.status >= 500:
+            await self._finish(lease, Batch.nack, f"status_{answer.status}", **cost)
+        elif (to := leads_to(answer)) and to != lease.url and canonical(to) == canonical(lease.url):
             await self._finish(lease, Batch.respelled, to, **cost)
         else:
             try:
-                page = await self._page(response, lease, opt_out, cost)
+                page = await self._page(answer, lease, opt_out, cost)
             except TimeoutError:
                 # Extraction is behind with other pages, which is no fault of this one: it comes again.
                 await self._finish(lease, Batch.give_back, wait=self.config.timeout)
@@ -294,11 +300,11 @@ class LeaseSpider(Spider):
                 final=no_such_name(error),
             )
 
-    async def _on_robots(self, response: Response, lease: Lease, cost: dict[str, Any]) -> None:
-        moved = header_url(_header(response, "Location"))
-        settled = await self._rules.settled(lease, response.url, response.status, moved, response.body)
-        links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(response.url))
-        page = _page(lease, response.status, reason="robots", links=links) if links else None
+    async def _on_robots(self, answer: Archived, lease: Lease, cost: dict[str, Any]) -> None:
+        moved = header_url(answer.header("location"))
+        settled = await self._rules.settled(lease, answer.url, answer.status, moved, answer.body)
+        links = tuple(Link(url, "", "robots/sitemap", False) for url in settled.rules.sitemaps(answer.url))
+        page = _page(lease, answer.status, reason="robots", links=links) if links else None
         await self._finish(lease, settled.end, page=page, **cost)
 
     async def _tell(self, lease: Lease, text: str | None) -> None:
@@ -307,58 +313,22 @@ class LeaseSpider(Spider):
             await asyncio.to_thread(self._rules.tell, lease.robots_for, text)
 
     async def _page(
-        self, response: Response, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
+        self, answer: Archived, lease: Lease, opt_out: tuple[str, ...], cost: dict[str, Any]
     ) -> Page:
-        """Make a page of a response below 500: its text and links, or the reason why there is no text.
+        """Make a page of an answer below 500: its text and links, or the reason why there is no text.
 
         `opt_out` is what the host's robots.txt says of its use. What its extraction takes beyond a usual
         page's adds to the latency of `cost`: the host rests for it, as it does for an answer that took long.
         Raises TimeoutError if the extractors have no time for it.
         """
-        status = response.status
-        validators: dict[str, Any] = {}
-        for name, header in (("etag", "ETag"), ("last_modified", "Last-Modified")):
-            value = _header(response, header)
-            if value.isascii() and 0 < len(value) <= _LONGEST_VALIDATOR:
-                validators[name] = value
-        if status == 304 and (lease.etag or lease.last_modified):
-            ours = {"etag": lease.etag, "last_modified": lease.last_modified}
-            return _page(lease, status, reason="not_modified", unchanged=True, **(ours | validators))
-        if 300 <= status < 400:
-            target = _leads_to(response)
-            if target == lease.url:  # until it sees the cookie that it sets: we keep none
-                return _page(lease, status, reason="redirect_to_itself", **validators)
-            links = (Link(target, "", "", False),) if target else ()
-            return _page(lease, status, reason="redirect", links=links, **validators)
-        headers = (
-            (name.decode("latin-1").lower(), value.decode("latin-1"))
-            for name in response.headers
-            for value in response.headers.getlist(name)
-        )
-        heard = from_headers(headers, self._token)
-        # Where a browser goes on by itself, whatever this answer is.
-        onward = refreshed(header_url(_header(response, "Refresh")), response.url, nofollow=heard.nofollow)
-        if status >= 400:
-            return _page(lease, status, reason=f"status_{status}", links=onward, **validators)
-        said = (value.decode("latin-1") for value in response.headers.getlist("Content-Type"))
-        type_ = content_type(said, response.body)
-        media_type = type_.partition(";")[0]
-        too_large = "too_large" in response.flags
-        if (too_large or not is_text(media_type)) and not may_list(response.body, lease.url, media_type):
-            reason = "too_large" if too_large else "media_type"
-            return _page(lease, status, reason=reason, links=onward, **validators)
-        extracted, slow = await self._extract(
-            domain(lease.host),
-            *(response.body, response.url, type_, heard.nofollow),
-            until=lease.deadline - EXTRACTION_MARGIN,
-        )
+        found = answered(answer, self._token, asked_if_changed=bool(lease.etag or lease.last_modified))
+        if found.task is None:
+            return _page(lease, answer.status, **found.fields)
+        until = lease.deadline - EXTRACTION_MARGIN
+        extracted, slow = await self._extract(domain(lease.host), *found.task, until=until)
         cost["latency"] += slow
-        if too_large and extracted.reason not in LISTS:
-            extracted = Extracted(reason="too_large")
-        opt_out = (*extracted.opt_out, *heard.signals, *opt_out)
-        others = (link for link in extracted.links if not onward or link.url != onward[0].url)
-        found = values(Extracted, extracted) | {"opt_out": opt_out, "links": (*onward, *others)}
-        return _page(lease, status, **validators, **found)
+        fields = found.with_extracted(extracted)
+        return _page(lease, answer.status, **fields | {"opt_out": (*fields["opt_out"], *opt_out)})
 
     async def _finish(self, lease: Lease, how: Ending[P], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -397,13 +367,3 @@ def _page(lease: Lease, status: int, **found: Any) -> Page:
         propensity=lease.propensity,
         **found,
     )
-
-
-def _leads_to(response: Response) -> str | None:
-    """Where a redirect leads; None if nowhere, or it is none."""
-    location = header_url(_header(response, "Location")) if 300 <= response.status < 400 else ""
-    return address(location, response.url) if location else None
-
-
-def _header(response: Response, name: str) -> str:
-    return (response.headers.get(name) or b"").decode("latin-1")

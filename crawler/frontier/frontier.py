@@ -779,6 +779,30 @@ class Frontier(Ends):
             total += len(batch)
         return total
 
+    def bring(self, pages: Iterable[Page]) -> int:
+        """Hand pages that nobody fetched to the walker, in their order; returns how many URLs were new.
+
+        Their URLs are not asked for any more. To bring some again changes nothing. Raises FrontierFull if the
+        server is at its memory limit: then some of them may not be brought.
+        """
+        parts: dict[int, tuple[bytearray, list[Any]]] = {}
+        for page in pages:
+            host, member = self.locate(page.url)
+            held, arguments = parts.setdefault(self.partition_of(host), (bytearray(), []))
+            packed = page.to_bytes()
+            arguments += (host, member, *self._seen(page.url), f"{len(held)} {len(packed)}")
+            held += packed
+        calls = [
+            Call(
+                "bring",
+                self.prefixes[at],
+                (f"brought-{secrets.token_hex(6)}", *arguments),
+                beside=bytes(held),
+            )
+            for at, (held, arguments) in parts.items()
+        ]
+        return sum(self._store.run_all(calls))
+
     def read_stream(self, positions: Mapping[str, str], n: int, wait: float = 0.0) -> list[Entry]:
         """Up to `n` entries a partition after `positions`, oldest first; waits up to `wait` seconds.
 

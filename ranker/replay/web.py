@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,15 +18,13 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from crawler.message import content_type, header_url
+from crawler.archives.records import Archived
+from crawler.archives.warc import WarcReader
 from crawler.page import LISTS, Extracted
 from crawler.read.extract import Extractor
-from crawler.read.links import refreshed
-from crawler.read.optout import from_headers
+from crawler.read.pages import Task, answered
 from crawler.read.pool import Extractors
-from crawler.read.sitemaps import is_text
 from crawler.urls import canonicalize, domain, fingerprint, locate
-from crawler.warc import Archived, WarcReader
 from ranker.links.centrality import Graph, pagerank
 from ranker.links.webgraph import Names, counted, latest, split_ids
 from ranker.replay.worth import evaluate
@@ -51,7 +49,7 @@ _SECONDS = 10.0
 log = logging.getLogger(__name__)
 # Of a response: the URL, fingerprints of where it links to, and the values of _COLUMNS.
 _Page = tuple[str, NDArray[np.uint64], dict[str, Any]]
-_Extract = Callable[[str, bytes, str, bool], Extracted]
+_Extract = Callable[[Task], Extracted]
 
 
 class RecordingError(TinylmError):
@@ -288,9 +286,8 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
     with asyncio.Runner() as runner, closing(Extractors(Extractor(), 1, _SECONDS)) as extractors:
 
-        def extract(url: str, body: bytes, content_type: str, nofollow: bool) -> Extracted:
-            task = extractors(domain(locate(url).host), body, url, content_type, nofollow)
-            return runner.run(task)[0]
+        def extract(task: Task) -> Extracted:
+            return runner.run(extractors(domain(locate(task.url).host), *task))[0]
 
         found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
@@ -333,28 +330,18 @@ def _pages(path: Path, extract: _Extract) -> Iterator[_Page]:
         log.warning("%s: %d places are damaged and were skipped", path, reader.broken)
 
 
-def _page(response: Archived, extract: _Extract) -> _Page | None:
-    """None if the response is not of a page: lists and robots.txt are none, as in a crawl."""
-    url = canonicalize(response.url)
+def _page(answer: Archived, extract: _Extract) -> _Page | None:
+    """None if the answer is not of a page: lists and robots.txt are none, as in a crawl."""
+    url = canonicalize(answer.url)
     if url is None or urlsplit(url).path == "/robots.txt":
         return None
-    location = header_url(response.header("location"))
-    said = (value for name, value in response.headers if name == "content-type")
-    type_ = content_type(said, response.body)
-    targets: list[str] = []
-    text = language = ""
-    if 300 <= response.status < 400 and location:
-        targets = [target] if (target := canonicalize(location, url)) else []
-    elif not is_text(kind := type_.partition(";")[0]) and kind not in _MAY_BE_XHTML:
+    found = answered(replace(answer, url=url), "")
+    extracted = found.task and extract(found.task)
+    fields = found.with_extracted(extracted) if extracted else found.fields
+    if fields.get("reason") in (*LISTS, "media_type"):
         return None
-    elif 200 <= response.status < 300:
-        nofollow = from_headers(response.headers, "").nofollow
-        found = extract(url, response.body, type_, nofollow)
-        if found.reason in (*LISTS, "media_type"):
-            return None
-        onward = refreshed(header_url(response.header("refresh")), url, nofollow=nofollow)
-        targets = [link.url for link in (*onward, *found.links) if not link.nofollow]
-        text, language = found.text, found.language
+    targets = [to for link in fields["links"] if not link.nofollow and (to := canonicalize(link.url))]
     keys = np.array([fingerprint(target) for target in targets], np.uint64)
-    sizes = {"bytes": len(response.body), "text_chars": len(text), "links": len(targets)}
-    return url, keys, {"status": response.status, **sizes, "language": language}
+    text, language = fields.get("text", ""), fields.get("language", "")
+    sizes = {"bytes": len(answer.body), "text_chars": len(text), "links": len(targets)}
+    return url, keys, {"status": answer.status, **sizes, "language": language}

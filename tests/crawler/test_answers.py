@@ -12,9 +12,9 @@ import brotli
 import pytest
 from backports import zstd
 
+from crawler.archives.warc import WarcReader
 from crawler.frontier import Discovered
 from crawler.message import Answer, MessageError
-from crawler.warc import WarcReader
 from ranker.replay.web import read_warc
 from tests.conftest import Site, article, command, eventually, fetched_pages, open_frontier, reply, worker
 

@@ -15,8 +15,8 @@ import pytest
 from warcio.archiveiterator import ArchiveIterator
 from warcio.checker import Checker
 
+from crawler.archives.warc import Exchange, WarcWriter, recover
 from crawler.frontier import Discovered
-from crawler.warc import Exchange, WarcWriter, recover
 from tests.conftest import article, eventually, fetched_pages, open_frontier, reply, worker
 
 
@@ -194,7 +194,7 @@ def test_of_a_file_that_was_torn_within_nothing_is_thrown_away(tmp_path, caplog)
 def test_a_file_that_is_being_written_is_left_alone(tmp_path):
     writer = WarcWriter(tmp_path, "lab")
     writer.write(exchange())
-    code = "import sys, pathlib, crawler.warc as w; w.recover(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, crawler.archives.warc as w; w.recover(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
     assert len(list(tmp_path.glob("*.open"))) == 1
     writer.close()

@@ -9,7 +9,7 @@ import brotli
 import pytest
 from backports import zstd
 
-from crawler.warc import Exchange, WarcReader, WarcWriter
+from crawler.archives.warc import Exchange, WarcReader, WarcWriter
 
 
 def exchange(n, body, **headers):

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crawler.archives.warc import Exchange, WarcWriter
 from crawler.urls import fingerprint, locate
-from crawler.warc import Exchange, WarcWriter
 from ranker.replay.web import RecordingError, read_edges, read_shards, read_warc
 from shards.manifest import Manifest
 from shards.schema import LinkRow

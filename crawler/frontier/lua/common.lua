@@ -32,7 +32,8 @@
 --                     none of cooling, ready, spent, w:
 --   forgotten  zset   host that was given up, as no connection could ever be made -> until when it is not met again
 --   deadlines  zset   token -> deadline;  leases  hash  token -> the lease
---   attempts   hash   url -> failures so far;  gone  set of urls taken down
+--   attempts   hash   url -> failures so far;  gone  set of urls taken down;  brought  of those whose pages were brought
+--                     (bring.lua) while they waited in lists or on disk
 --   dead, refused  hashes  url -> reason, time, and whether its host was chosen
 --   endings    hash   number -> a host, and why what was queued of it is done with; x:NUMBER:q and x:NUMBER:B hold that
 --   requests   hash   url -> the request of a spider that has no walker

@@ -202,14 +202,19 @@ local function fill(host, left, top)
 end
 
 local any_gone = call('EXISTS', p .. 'gone') == 1
+local any_brought = call('EXISTS', p .. 'brought') == 1
 local revisiting = call('EXISTS', p .. 'revisit') == 1
 
 -- What the page is leased with besides: nil if it was taken down meanwhile.
 local function recall(lease)
-  if not any_gone and not revisiting then return lease end
+  if not any_gone and not any_brought and not revisiting then return lease end
   local url = url_of(lease.host, lease.member)
   if any_gone and call('SISMEMBER', p .. 'gone', url) == 1 then
     count('skipped:taken_down')
+    return nil
+  end
+  if any_brought and call('SREM', p .. 'brought', url) == 1 then
+    count('skipped:brought')
     return nil
   end
   local before = revisiting and call('HGET', p .. 'revisit', url)

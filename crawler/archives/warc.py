@@ -29,6 +29,7 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from crawler.archives.records import Archived
 from crawler.message import Answer, Header, MessageError, decoded, ends
 from tinylm import __version__
 from tinylm.processes import lock
@@ -219,21 +220,6 @@ def _now() -> str:
 
 def _digest(data: bytes) -> str:
     return "sha1:" + b32encode(hashlib.sha1(data, usedforsecurity=False).digest()).decode()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Archived:
-    """A response as the crawler sees it: its encodings undone, if there is anything in it to be read."""
-
-    url: str
-    status: int
-    headers: tuple[tuple[str, str], ...]
-    """Names in lower case."""
-    body: bytes
-
-    def header(self, name: str) -> str:
-        """The last of this name, its bytes read as Latin-1; empty if there is none."""
-        return next((value for known, value in reversed(self.headers) if known == name), "")
 
 
 class WarcReader:

@@ -1,0 +1,1 @@
+"""Pages that others fetched, or we once did: WARC files, dumps of wikis."""
