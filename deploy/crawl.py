@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from deploy.summary import NothingKept, Summary, moment
 from ranker.config import ONLINE, WalkConfig
 from tinylm import log
 from tinylm.config import HIDDEN, KEPT, inherited_environment, keep, without_password
-from tinylm.errors import ConfigError, Exit, TinylmError
+from tinylm.errors import ConfigError, Exit, FileError, TinylmError
 from tinylm.files import alone
 from tinylm.processes import start, stop
 from tinylm.terminal import say
@@ -227,6 +227,47 @@ class Crawl:
                 raise CrawlError(lost)
             same = self.summary and self.summary.work == before.work
             return f"{reason}; it had finished before" if same else reason
+
+    @contextmanager
+    def walking(self) -> Iterator[tuple[Frontier, Callable[[], None]]]:
+        """The frontier with its walker and no worker, for pages that are brought; at the end they are judged.
+
+        If a crawl runs here it is that one's walker. The function raises CrawlError once there is none.
+        """
+        self._check_parts()
+        config, crawl_lock = self._frontier_config, self._data / "crawl.lock"
+        with (
+            sigterm_as_interrupt(),
+            alone(self._data, self._data / "read.lock", "brings pages here"),
+            ExitStack() as stack,
+        ):
+            runs = False
+            try:
+                stack.enter_context(alone(self._data, crawl_lock))
+            except FileError:
+                runs = True
+            frontier = stack.enter_context(open_frontier(config, self._server))
+            if not runs:
+                frontier.set_rules(config, self._said)
+                remember(frontier.config, crawl=self._crawl, walk=self._walk)
+                frontier.publish("walker", {})
+                self._parts = {"walk": self._start("walk")}
+
+            def check() -> None:
+                self._check_server()
+                if runs and not crawl_lock.exists():
+                    raise CrawlError("the crawl here has ended, and its walker: start the same command again")
+                for name, process in self._parts.items():
+                    if (code := process.poll()) is not None:
+                        self._parts[name] = self._restart(name, code)
+
+            try:
+                yield frontier, check
+                while not runs and not frontier.published("walker"):
+                    time.sleep(_POLL_SECONDS)  # one that is stopped before it walks commits nothing
+                    check()
+            finally:
+                stop(self._parts.values(), patience=_DRAIN_SECONDS)
 
     def _check_parts(self) -> None:
         """Raise what a part would end with at its start, before there is a server."""

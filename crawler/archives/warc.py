@@ -29,8 +29,10 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
-from crawler.archives.records import Archived
+from crawler.archives.records import Archived, Record
+from crawler.errors import SeedError
 from crawler.message import Answer, Header, MessageError, decoded, ends
+from crawler.seeds.seed import Progress
 from tinylm import __version__
 from tinylm.processes import lock
 
@@ -229,8 +231,10 @@ class WarcReader:
     that was passed. Raises OSError if the file cannot be opened.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, start: int = 0) -> None:
         self._path = path
+        self.position = start
+        """Where the record began that was read last."""
         self.broken = 0
 
     def __iter__(self) -> Iterator[Archived]:
@@ -242,12 +246,12 @@ class WarcReader:
             closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
         ):
             magic = _GZIP if data[:2] == _GZIP[:2] else _PLAIN
-            position, sound = 0, True
-            while position >= 0:
-                file.seek(position)
+            sound = True
+            while self.position >= 0:
+                file.seek(self.position)
                 try:
                     for record in ArchiveIterator(file, parse_http=False, quirks_mode=True):
-                        position = record.stream_pos
+                        self.position = record.stream_pos
                         is_response = record.record_type == WarcRecordType.response
                         kind = (record.headers.get("Content-Type") or "application/http").lower()
                         if is_response and "application/http" in kind and (found := self._response(record)):
@@ -257,15 +261,16 @@ class WarcReader:
                 except OSError:
                     # Counted once, however often what looks like the next record is none.
                     self.broken += sound
-                    sound, position = False, data.find(magic, position + 1)
+                    sound, self.position = False, data.find(magic, self.position + 1)
 
     def _response(self, record: WarcRecord) -> Archived | None:
         """None if it is none; raises OSError where the file is damaged."""
         length, answer = record.content_length, Answer(framed=False)
         block = record.reader.read(_MOST_BYTES + 1)
+        cut = record.headers.get("WARC-Truncated") == "length"
         try:
             body = answer.feed(block) + answer.end()
-            head, whole = answer.head, answer.whole
+            head, whole = answer.head, answer.whole or cut
             if head and not head.suffices:
                 body, is_all = decoded(body, head.codings, _MOST_BYTES)
                 whole = is_all and (whole or ends(body))
@@ -276,4 +281,21 @@ class WarcReader:
             return None
         headers = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in head.headers)
         url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-        return Archived(url=url, status=head.status, headers=tuple(headers), body=body)
+        at = int(record.record_date.timestamp() * 1000) if record.record_date else 0
+        return Archived(url=url, status=head.status, headers=tuple(headers), body=body, at=at, too_large=cut)
+
+
+def read_warc(place: str, position: str, progress: Progress) -> Iterator[Record]:
+    """The responses of a WARC file, as `WarcReader` has them. Raises SeedError if it cannot be opened."""
+    reader = WarcReader(Path(place), int(position or 0))
+    progress.unit, progress.total = "bytes", Path(place).stat().st_size
+    before = progress.dropped["damaged"]
+    try:
+        for answer in reader:
+            progress.done, progress.dropped["damaged"] = reader.position, before + reader.broken
+            # A position is where the record before begins: where it ends is known only with the next.
+            if str(reader.position) != position:
+                yield Record(answer, str(reader.position))
+    except OSError as error:
+        raise SeedError(f"{place}: cannot be read ({error.strerror or error})") from error
+    progress.done, progress.dropped["damaged"] = progress.total, before + reader.broken

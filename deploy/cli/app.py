@@ -31,6 +31,11 @@ app.command(crawl.app, name="*")
 app.command(model.app, name="*")
 app.command(sources.app, name="seed")
 app.command(
+    "deploy.sources.read:app",
+    name="read",
+    help="Bring pages from archives to a crawl's corpus, without a request.",
+)
+app.command(
     "deploy.cli.frontier:app", name="frontier", help="Look after a running crawl: what waits, and why."
 )
 app.command("deploy.cli.shards:app", name="shards", help="Look after a corpus.")

@@ -1,0 +1,136 @@
+"""`tinylm read`: pages of archives into a crawl's corpus, judged and ranked as fetched ones are."""
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cyclopts import App
+
+from crawler.config import CrawlConfig, FrontierConfig, product_token
+from crawler.errors import FrontierFull, SeedError
+from crawler.seeds.seed import LONGEST_SOURCE
+from deploy.sources.seed import shown
+from ranker.config import WalkConfig
+from shards.manifest import Manifest
+from tinylm.config import layers, said
+from tinylm.terminal import say, tally
+
+if TYPE_CHECKING:
+    from crawler.archives.records import Reader
+    from crawler.page import Page
+
+app = App(name="read", help="Bring pages of archives to a crawl's corpus, without a request.")
+_ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
+# Pages of one call, and characters of their texts: as many as workers' acks have.
+_AT_ONCE, _CHARACTERS_AT_ONCE = 64, 4 << 20
+# Seconds between looks whether the walker has caught up.
+_POLL_SECONDS = 0.2
+_DONE = "done"
+
+
+@app.command(config=_ALL)
+def warc(
+    files: list[str],
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Read WARC FILES, gzipped or not, whoever wrote them: extract, judge, rank, deduplicate, shard."""
+    from crawler.archives.warc import read_warc
+
+    read("warc", read_warc, files, frontier, crawl, walk)
+
+
+def read(
+    kind: str,
+    reader: "Reader",
+    places: list[str],
+    frontier: FrontierConfig,
+    crawl: CrawlConfig,
+    walk: WalkConfig,
+) -> None:
+    """Bring what `reader` finds in each of `places`, in their order, and say what became of it.
+
+    What was brought before is passed over, also in the middle of a file. Raises SeedError for a place that
+    cannot be read, after those before it were brought.
+    """
+    from crawler.archives.making import Pages
+    from crawler.read.extract import Extractor, Screen
+    from crawler.read.pool import Extractors
+    from crawler.seeds.ledger import FILE_NAME, Ledger
+    from crawler.seeds.seed import Progress
+    from deploy.crawl import Crawl
+    from deploy.summary import Summary
+
+    progress, brought, token = Progress(), 0, product_token(crawl.user_agent)
+    screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
+    processes = crawl.workers * crawl.extractors
+    with Crawl(frontier, crawl, walk, said()).walking() as (opened, check):
+        before = Summary.of(opened, frontier.shards)
+
+        def bring(pages: "list[Page]") -> None:
+            """Once there is room: the walker judges as fast as it can, and the server holds what waits."""
+            while True:
+                with suppress(FrontierFull):
+                    if opened.counts()["backlog"] < opened.config.backlog:
+                        opened.bring(pages)
+                        return
+                check()
+                time.sleep(_POLL_SECONDS)
+
+        async def bring_all(pages: "AsyncIterator[tuple[Page | None, str]]") -> AsyncIterator[str]:
+            """Positions up to which all was brought."""
+            nonlocal brought
+            held: list[Page] = []
+            async for page, position in pages:
+                held += [page] if page else []
+                if len(held) >= _AT_ONCE or sum(len(one.text) for one in held) >= _CHARACTERS_AT_ONCE:
+                    bring(held)
+                    brought += len(held)
+                    held.clear()
+                    yield position
+            bring(held)
+            brought += len(held)
+            yield _DONE
+
+        async def read_all() -> None:
+            for place in places:
+                job = _job(kind, place)
+                if (position := ledger.position(job)) == _DONE:
+                    say(f"{place}: was read before", file=sys.stderr)
+                    continue
+                source = f"{kind}:{Path(place).name}"[:LONGEST_SOURCE]
+                made = Pages(extractors, token, source, int(crawl.megabytes_per_page * 1e6), progress)
+                async for brought_to in bring_all(made.of(reader(place, position, progress), processes)):
+                    ledger.settle(job, brought_to)
+                    check()
+                    show()
+
+        with (
+            Ledger(frontier.data / FILE_NAME) as ledger,
+            closing(Extractors(Extractor(screen, token), processes, crawl.extract_timeout)) as extractors,
+            shown(f"read {kind}", progress) as show,
+        ):
+            asyncio.run(read_all())
+    left_out = f"; left out: {tally(progress.dropped)}" if progress.dropped.total() else ""
+    say(f"{progress.read:,} records read, {brought:,} pages brought{left_out}")
+    after = Manifest.load(frontier.shards)
+    dropped = Counter(after.dropped) - Counter(before.dropped)
+    say(f"kept {after.rows - before.kept:,}; dropped: {tally(dropped) or 'nothing'}")
+
+
+def _job(kind: str, place: str) -> str:
+    """A name for what is read, which another file in its place has not. Raises SeedError if there is none."""
+    if "://" in place:
+        return f"read {kind} {place}"
+    try:
+        about = Path(place).resolve().stat()
+    except OSError as error:
+        raise SeedError(f"{place}: {error.strerror}; a file, or a URL, is needed") from error
+    return f"read {kind} {Path(place).resolve()} {about.st_size} {about.st_mtime_ns}"
