@@ -130,6 +130,7 @@ class Summary:
     next_at: float | None  # when the first of them may be asked, in epoch seconds
     next_host: str
     lacking: str  # what a worker's own machine lacked
+    brought: int = 0  # pages that nobody fetched; not in summaries of before
 
     @classmethod
     def of(cls, frontier: Frontier, shards: Path, ended: str = "") -> Self:
@@ -138,7 +139,16 @@ class Summary:
         corpus = Manifest.load(shards) if is_corpus(shards) else Manifest()
         wake = idle.pop("next_wake_seconds")
         pages, links = pages_and_links(corpus.dropped)
-        counted = ("fetched", "fetched_elsewhere", "bytes", "hosts", "dead", "discovered", "queued")
+        counted = (
+            "fetched",
+            "fetched_elsewhere",
+            "bytes",
+            "hosts",
+            "dead",
+            "discovered",
+            "queued",
+            "brought",
+        )
         return cls(
             at=now,
             ended=ended,
@@ -181,6 +191,7 @@ class Summary:
         """Say it all, a row a line."""
         rows = {
             "fetched": f"{self.fetched:,} answers of {self.hosts:,} hosts, {self.bytes / 1e6:,.1f} MB",
+            "brought": f"{self.brought:,} pages of archives" if self.brought else "",
             "elsewhere": elsewhere(self.fetched, self.fetched_elsewhere),
             "kept": f"{self.kept:,} documents, {self.text_bytes / 1e6:,.1f} MB of text, in {self.shards}",
             "dropped": tally(self.dropped, REASONS_SAID),
@@ -221,6 +232,6 @@ class Summary:
             Counter(self.dropped) + Counter(self.failed) + Counter(self.skipped) + Counter(self.not_followed)
         )
         said = [f"{name} {count:,}{remedy(name)}" for name, count in reasons.most_common(REASONS_SAID)]
-        what = "kept" if self.fetched else "fetched"
+        what = "kept" if self.fetched or self.brought else "fetched"
         why = ", ".join(said) or (self.ended if self.discovered else "no seed that may be asked for")
         return f"nothing was {what} in all runs of this crawl: {why}"

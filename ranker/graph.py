@@ -224,10 +224,12 @@ class LinkGraph:
     def take(self, target: Target, source: str = "") -> int:
         """A fetch: the row of the evidence that led to it, which is kept until it is released.
 
-        A page that was brought has a `source` of its own, if nothing led to it before.
+        One that was brought by a `source` has that as its own, and is no link away from it.
         """
         row = self._row(target, 0)
-        self._found_by(row, source)
+        if source:
+            self.source[row] = self.depth[row] = self.source_hops[row] = 0
+            self._found_by(row, source)
         self._fetched.add(target.key)
         del self._row_of[target.key]
         self.waiting[self.host[row]] -= 1

@@ -44,7 +44,7 @@ class Model:
         self.hosts = {}
         self.forgotten = set()  # hosts given up before they were reached: as if they had not been met
         self.met = set()  # whatever may not be discovered again
-        self.done, self.skipped, self.gone = [], set(), set()
+        self.done, self.brought, self.skipped, self.gone = [], [], set(), set()
         self.dead, self.refused = {}, {}
         self.of_chosen = set()  # of these what is of a host that was chosen
         self.failures = {}
@@ -92,6 +92,17 @@ class Model:
             host.queued[url] = promise
         self.met.add(url)
         self.discovered += new
+        return int(new)
+
+    def bring(self, name, url):
+        """A page that nobody fetched, of a URL that was never asked for; returns how many were new."""
+        new = url not in self.met
+        self.met.add(url)
+        self.discovered += new
+        if not new:
+            del self.hosts[name].queued[url]
+            self.hosts[name].unranked = True
+        self.brought.append(url)
         return int(new)
 
     def lease(self, leases, n, partition_of, at, *, rested):
@@ -239,7 +250,7 @@ class Model:
         """Returns whether it was queued, leased, or dead."""
         self.met.add(url)
         letter = self._letter(url)
-        if url not in self.done and url not in self.skipped:
+        if url not in (*self.done, *self.brought, *self.skipped):
             self.gone.add(url)
         host = self.hosts.get(name)
         if host is None:
@@ -286,7 +297,8 @@ class Model:
             "failed_connections": self.failed_connections,
             "robots": self.robots,
             "pages": len(self.done),
-            "backlog": len(self.done),
+            "backlog": len(self.done) + len(self.brought),
+            "brought": len(self.brought),
             "dead": len(self.dead),
             "refused": len(self.refused),
         }
@@ -295,5 +307,14 @@ class Model:
         """Nothing that was met is lost, and nothing is in two places."""
         queued = [url for host in self.hosts.values() for url in host.queued]
         leased = [lease.url for lease in self.leases.values() if lease.kind == "page"]
-        where = [*queued, *leased, *self.done, *self.dead, *self.refused, *self.skipped, *self.gone]
+        where = [
+            *queued,
+            *leased,
+            *self.done,
+            *self.brought,
+            *self.dead,
+            *self.refused,
+            *self.skipped,
+            *self.gone,
+        ]
         assert sorted(where) == sorted(self.met)

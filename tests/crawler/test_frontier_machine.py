@@ -21,6 +21,7 @@ from hypothesis.stateful import (
 
 from crawler.errors import LeaseLost
 from crawler.frontier import SEED, Discovered
+from crawler.page import Page
 from crawler.urls import locate
 from tests.conftest import make_page
 from tests.crawler.driving import EVERYWHERE, expire, pages
@@ -59,7 +60,9 @@ class FrontierMachine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "real"):
-            assert sorted(page.url for page in pages(self.real)) == sorted(self.model.done)
+            assert sorted(page.url for page in pages(self.real)) == sorted(
+                self.model.done + self.model.brought
+            )
             self.store.close()
 
     def now(self):
@@ -78,6 +81,15 @@ class FrontierMachine(RuleBasedStateMachine):
     def put(self, url, promise, referrer):
         new = self.model.put(locate(url)[0], url, promise, referrer)
         assert self.real.put([Discovered(url, promise, referrer)]) == new
+
+    @rule(url=st.sampled_from(URLS))
+    def bring(self, url):
+        name = locate(url)[0]
+        if url not in self.model.met or url in getattr(self.model.hosts.get(name), "queued", ()):
+            page = Page(
+                url=url, fetch_no=1, fetched_at=0, status=200, promise=0.0, propensity=1.0, text="brought"
+            )
+            assert self.real.bring([page]) == self.model.bring(name, url)
 
     @rule(n=st.integers(1, 4))
     def lease(self, n):

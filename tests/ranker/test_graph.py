@@ -51,7 +51,8 @@ class Crawling(RuleBasedStateMachine):
         if key not in self.queued:
             self.discover(key, 0)
         known = self.queued.pop(key)
-        known["source"] = known["source"] or source
+        if source:  # it was brought
+            known |= {"source": source, "hops": 0, "depth": 0}
         self.fetched.add(key)
         row = self.graph.take(target(key), source)
         *numbers, of, hops = self.graph.evidence(row)
