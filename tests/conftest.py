@@ -1,6 +1,7 @@
 """Real parts for the tests of the crawl: embedded servers, frontiers, and web sites on loopback."""
 
 import io
+import importlib
 import os
 import shutil
 import signal
@@ -133,6 +134,15 @@ def make_page(lease: Lease, text: str = "text", **fields) -> Page:
         text=text,
         **fields,
     )
+
+
+def real(module: str) -> Any:
+    """A module of the extra `test-real`; without it a test is skipped, and in CI fails."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        assert not os.environ.get("CI"), f"{module} must be there in CI: `make setup-real`"
+        pytest.skip(f"{module} is not installed: `make setup-real`")
 
 
 def eventually(check: Callable[[], object], seconds: float = 60.0) -> object:

@@ -93,7 +93,7 @@ def extra_with(module: str) -> str:
         if found and re.sub(r"[._]", "-", found[1]) == wanted:
             extras.append(found[2])
     # What users need before what developers do; each list has most of the other's.
-    return min(extras, key=lambda extra: (extra in ("dev", "bench"), extra), default="")
+    return min(extras, key=lambda extra: (extra in ("dev", "bench", "test-real"), extra), default="")
 
 
 def _fail(message: str, code: int) -> int:
