@@ -1,7 +1,7 @@
 """Real parts for the tests of the crawl: embedded servers, frontiers, and web sites on loopback."""
 
-import io
 import importlib
+import io
 import os
 import shutil
 import signal
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
