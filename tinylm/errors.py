@@ -5,7 +5,8 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), OwnFault; deploy's NoServer
+│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), AskError, OwnFault;
+│   │   deploy's NoServer
 │   ├── NothingKept             deploy/summary.py
 │   ├── NotYet
 │   │   └── AddressBusy, RulesMissing
