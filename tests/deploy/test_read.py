@@ -160,3 +160,26 @@ def test_a_file_that_is_cut_short_or_no_archive_costs_what_is_damaged(tmp_path, 
     assert "kept 3; dropped: nothing" in capsys.readouterr().out
     with pytest.raises(SeedError, match=r"missing\.warc: No such file or directory"):
         app(["read", "warc", str(tmp_path / "missing.warc"), *options], result_action="return_value")
+
+
+def test_beside_a_crawl_its_walker_judges_what_is_brought(site, tmp_path, monkeypatch):
+    for name, value in LOOPBACK.items():
+        monkeypatch.setenv(name, value)
+    path = warc_of(tmp_path / "warc", {f"http://b.test/{n}": page(10 + n) for n in range(3)})
+    site.on("a.test", "/", reply(200, page(1)))
+    crawl = CrawlConfig(
+        allowed_networks=(f"127.0.0.1/32:{site.port}",), resolve=(f"a.test=127.0.0.1:{site.port}",),
+        workers=1, disk_reserve_gigabytes=0.0,
+    )  # fmt: skip
+    frontier, brought = FrontierConfig(data=tmp_path / "data", delay=0.0, latency_factor=0.0), []
+
+    def bring(_):
+        if not brought:
+            brought.append(path)
+            app(["read", "warc", str(path), "--data", str(tmp_path / "data")], result_action="return_value")
+
+    Crawl(frontier, crawl, WalkConfig(shard_seconds=3600)).run(
+        [Seed("http://a.test/", 1.0, "test")], shown(each=bring)
+    )
+    found = {row["url"]: row["source"] for row in ShardReader(frontier.shards, split="all")}
+    assert found == {"http://a.test/": "test"} | {f"http://b.test/{n}": f"warc:{path.name}" for n in range(3)}
