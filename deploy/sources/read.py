@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,15 @@ def warc(
     crawl: CrawlConfig = CrawlConfig(),
     walk: WalkConfig = WalkConfig(),
 ) -> None:
-    """Read WARC FILES, gzipped or not, whoever wrote them: extract, judge, rank, deduplicate, shard."""
+    """Read WARC, WET or WAT FILES, by path or URL, whoever wrote them: extract, judge, rank, deduplicate.
+
+    Of a WET file the texts are taken as they are; of a WAT file pages have links and no text.
+    """
+    from crawler.archives.places import Places
     from crawler.archives.warc import read_warc
 
-    read("warc", read_warc, files, frontier, crawl, walk)
+    with Places(crawl) as places:
+        read("warc", partial(read_warc, places), files, frontier, crawl, walk)
 
 
 def read(
@@ -105,7 +111,10 @@ def read(
                 if (position := ledger.position(job)) == _DONE:
                     say(f"{place}: was read before", file=sys.stderr)
                     continue
-                source = f"{kind}:{Path(place).name}"[:LONGEST_SOURCE]
+                name = Path(
+                    place.partition("?")[0] if "://" in place else place
+                ).name  # a query may hold a key
+                source = f"{kind}:{name}"[:LONGEST_SOURCE]
                 made = Pages(extractors, token, source, int(crawl.megabytes_per_page * 1e6), progress)
                 async for brought_to in bring_all(made.of(reader(place, position, progress), processes)):
                     ledger.settle(job, brought_to)
