@@ -150,8 +150,6 @@ class Crawl:
         walk: WalkConfig,
         said: Collection[str] = tuple(RULES),
     ) -> None:
-        crawl.check_user_agent()
-        crawl.check_lease(frontier.lease_seconds)
         if walk.quality != ONLINE:  # a path, which is written down and has to hold elsewhere too
             walk = replace(walk, quality=str(Path(walk.quality).resolve()))
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
@@ -174,6 +172,8 @@ class Crawl:
         fetched is in a shard; nothing is lost then.
         """
         config, self.summary = self._frontier_config, None
+        self._crawl.check_user_agent()
+        self._crawl.check_lease(config.lease_seconds)
         self._check_parts()
         lock = self._data / "crawl.lock"
         does = f"crawls here; for other limits or rules, or more seeds: `tinylm begin --data {self._data}`"

@@ -35,7 +35,10 @@ class Pages:
         self._moved: set[str] = set()
 
     async def of(self, records: Iterator[Record], at_once: int) -> AsyncIterator[tuple[Page | None, str]]:
-        """Each record's page, None if it is none, and the position behind it; `at_once` are extracted."""
+        """Each record's page, None if it is none, and the position behind it.
+
+        So many records are read ahead: with one the extractors are asked in the order of the archive.
+        """
         waiting: deque[tuple[asyncio.Task[Page | None], str]] = deque()
         try:
             for record in records:
@@ -43,8 +46,6 @@ class Pages:
                 waiting.append((asyncio.create_task(self._page(record.content)), record.position))
                 # In its order, before the next: it may be a robots.txt that says something of what follows.
                 await asyncio.sleep(0)
-                # One more than there are children, so that none waits for us; no more, so that they are asked
-                # in the order of the archive.
                 if len(waiting) > at_once:
                     page, position = waiting.popleft()
                     yield await page, position

@@ -55,14 +55,22 @@ _OF_A_PROCESS = ("extract_timeout", "extract_crash", "extract_memory")
 class Extractors:
     """Children that call `extract(*task, seconds)`, each for one page at a time, of so many `seconds`.
 
-    `processes` of them, and one for what is slow, from the first such page on. They die with this process,
-    and ignore Ctrl-C. What they take and return is pickled.
+    `processes` of them, and one for what is slow, from the first such page on; with `all_slow` none, for who
+    has all the time there is. They die with this process, and ignore Ctrl-C. What they take and return is
+    pickled.
     """
 
     def __init__(
-        self, extract: Callable[..., Extracted], processes: int, seconds: float, megabytes: int = _MEGABYTES
+        self,
+        extract: Callable[..., Extracted],
+        processes: int,
+        seconds: float,
+        megabytes: int = _MEGABYTES,
+        *,
+        all_slow: bool = False,
     ) -> None:
-        self._seconds, self._first_seconds = seconds, min(seconds, _FIRST_SECONDS)
+        self._seconds, self._first_seconds = seconds, seconds if all_slow else min(seconds, _FIRST_SECONDS)
+        self._tolerated = math.inf if all_slow else _TOLERATED_SECONDS
         self._domains: OrderedDict[str, _Domain] = OrderedDict()
         self._first = _Children([_Extractor(extract, megabytes) for _ in range(processes)])
         # Made when it is needed, which in most crawls is late: it takes as much memory as another extractor.
@@ -82,7 +90,7 @@ class Extractors:
         if len(self._domains) > _MOST_DOMAINS:
             self._domains.popitem(last=False)
         found, seconds = None, 0.0
-        if known.wasted() <= _TOLERATED_SECONDS:
+        if known.wasted() <= self._tolerated:
             found, seconds = await self._ask(self._first, known, task, self._first_seconds, until)
         if not found or (found.reason == "extract_timeout" and self._seconds > self._first_seconds):
             self._slow = self._slow or _Children([self._make_slow()], _MOST_SLOW)

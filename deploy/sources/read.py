@@ -29,6 +29,9 @@ app = App(name="read", help="Bring pages of archives to a crawl's corpus, withou
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
 # Pages of one call, and characters of their texts: as many as workers' acks have.
 _AT_ONCE, _CHARACTERS_AT_ONCE = 64, 4 << 20
+# Records that are read ahead for each of several extractors: with one, a page that takes long leaves others
+# without work for a quarter of the time. A single extractor is asked in the order of the archive.
+_AHEAD = 8
 # Seconds between looks whether the walker has caught up.
 _POLL_SECONDS = 0.2
 _DONE = "done"
@@ -77,6 +80,8 @@ def read(
     progress, brought, token = Progress(), 0, product_token(crawl.user_agent)
     screen = Screen(walk.languages, walk.language_score) if crawl.prescreen else None
     processes = crawl.workers * crawl.extractors
+    ahead = processes * _AHEAD if processes > 1 else 1
+    extract, seconds = Extractor(screen, token), crawl.extract_timeout
     with Crawl(frontier, crawl, walk, said()).walking() as (opened, check):
         before = Summary.of(opened, frontier.shards)
 
@@ -116,14 +121,14 @@ def read(
                 ).name  # a query may hold a key
                 source = f"{kind}:{name}"[:LONGEST_SOURCE]
                 made = Pages(extractors, token, source, int(crawl.megabytes_per_page * 1e6), progress)
-                async for brought_to in bring_all(made.of(reader(place, position, progress), processes)):
+                async for brought_to in bring_all(made.of(reader(place, position, progress), ahead)):
                     ledger.settle(job, brought_to)
                     check()
                     show()
 
         with (
             Ledger(frontier.data / FILE_NAME) as ledger,
-            closing(Extractors(Extractor(screen, token), processes, crawl.extract_timeout)) as extractors,
+            closing(Extractors(extract, processes, seconds, all_slow=True)) as extractors,
             shown(f"read {kind}", progress) as show,
         ):
             asyncio.run(read_all())
