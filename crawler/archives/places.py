@@ -94,7 +94,7 @@ class Places:
         """
         came, failed, most = b"", 0, size
         with self._lock:
-            while len(came) < size:
+            while len(came) < min(size, self._known.get(url, (start + size, ""))[0] - start):
                 try:
                     answer = self._asked(url, start + len(came), min(most, size - len(came)))
                 except AskError as error:
@@ -103,8 +103,6 @@ class Places:
                     self._wait(url, failed, error)
                     continue
                 failed, came = 0, came + answer.body
-                if answer.status != 206:
-                    break
         return came
 
     def _wait(self, url: str, failed: int, error: AskError) -> None:
@@ -155,8 +153,9 @@ class Places:
             total = int(found[2])
         else:
             raise CrawlError(f"{url}: it answered {status} {said}, and not with that part: {_words(body)}")
-        known = total, answer.headers.get("ETag", "")
-        if self._known.setdefault(url, known) != known:
+        tag = answer.headers.get("ETag", "")
+        known = self._known.setdefault(url, (total, tag))
+        if known[0] != total or (tag and known[1] not in ("", tag)):
             raise CrawlError(f"{url}: it is another file than when reading began: begin anew")
         return answer._replace(body=b"" if status == 416 else bytes(body[:size]))
 
@@ -177,7 +176,7 @@ class _WebFile(io.RawIOBase):
     """A file on a web server."""
 
     def __init__(self, places: Places, url: str) -> None:
-        self._places, self._url, self._at, self._size = places, url, 0, places.size(url)
+        self._places, self._url, self._at = places, url, 0
 
     def readable(self) -> bool:
         return True
@@ -186,12 +185,11 @@ class _WebFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
+        self._at = offset + (self._places.size(self._url) if whence == os.SEEK_END else self._at * whence)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), self._size - self._at)
-        part = self._places.part(self._url, self._at, size) if size > 0 else b""
+        part = self._places.part(self._url, self._at, len(buffer))
         buffer[: len(part)] = part
         self._at += len(part)
         return len(part)

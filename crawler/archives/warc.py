@@ -313,7 +313,7 @@ class WarcReader:
             links = [
                 Link(to, str(one.get("text", "")), "", nofollow or "nofollow" in str(one.get("rel")))
                 for one in html.get("Links", ())
-                if one.get("path") in _FOLLOWED and (to := address(str(one.get("url")), base))
+                if one.get("path") in _FOLLOWED and "url" in one and (to := address(str(one["url"]), base))
             ]
             return Page(
                 url=found, status=status, fetch_no=1, fetched_at=at, promise=0.0, propensity=1.0,
