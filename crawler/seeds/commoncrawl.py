@@ -153,10 +153,12 @@ class Index:
                     )
                     database.execute("set threads = 1")  # who read one file from several places of it
                 yield lambda sql, *more: database.execute(sql, [self._place, *more])
-        except (duckdb.Error, OSError, ImportError) as error:
+        except (duckdb.Error, OSError, ImportError, ValueError) as error:
+            # Of what failed in Python, DuckDB has the whole trace: its last line is the error.
+            lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            why = lines[-1 if lines[0].startswith("Traceback") else 0]
             raise SeedError(
-                f"{self._place}: not to be read as Common Crawl's columnar index where {self._where} "
-                f"({str(error).splitlines()[0]})"
+                f"{self._place}: not to be read as Common Crawl's columnar index where {self._where} ({why})"
             ) from error
 
 

@@ -350,6 +350,16 @@ def test_the_index_gives_the_urls_of_pages_once(places, files, recorded, tmp_pat
                 found_in(places, place, ledger, where)
 
 
+def test_why_an_index_cannot_be_had_is_said_in_the_servers_words(places, files, tmp_path):
+    url = files.url("i.parquet", bytes(1000))
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        files.first = [reply(401, "<p>who are you")]
+        with pytest.raises(CrawlError, match="it answered 401 , and not with that part: who are you"):
+            found_in(places, url, ledger)
+        with pytest.raises(SeedError, match=r"i\.parquet: not to be read as .*No magic bytes"):
+            found_in(places, url, ledger)
+
+
 def test_seeds_go_on_from_the_row_that_was_settled(places, tmp_path, monkeypatch):
     monkeypatch.setattr("crawler.seeds.commoncrawl._ROWS", 100)
     about = {
