@@ -40,6 +40,7 @@ _TABLES = {
     "frontier": "crawler.config:FrontierConfig",
     "crawl": "crawler.config:CrawlConfig",
     "walk": "ranker.config:WalkConfig",
+    "reddit": "crawler.seeds.config:RedditConfig",
     "pretrain": "trainer.config:PretrainConfig",
     "instructions": "trainer.config:InstructionsConfig",
     "sft": "trainer.config:SFTConfig",

@@ -18,17 +18,18 @@ create table if not exists spent (
 
 
 class Ledger:
-    """The SQLite file at `path`; a context manager. Each call is a transaction of its own.
+    """The SQLite file at `path` (":memory:": none); a context manager. Each call is a transaction.
 
     Sources give their seeds first and settle their position then: whoever dies between the two gives some of
     them twice, which count once. Unless it `resumes` each begins anew, for what is given to a file that is
     written as a whole. Raises SeedError if the file is no such ledger, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, resumes: bool = True) -> None:
+    def __init__(self, path: Path | str, *, resumes: bool = True) -> None:
         self._resumes = resumes
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             """For tables of a source's own: what was asked before, quotas."""
             self.db.execute("pragma journal_mode=wal")
