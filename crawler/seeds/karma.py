@@ -129,7 +129,7 @@ def _read(db: duckdb.DuckDBPyConnection, path: Path, config: RedditConfig, progr
         db.commit()
         rows.clear()
 
-    def tell(read: int, _: int) -> None:
+    def tell(read: int) -> None:
         progress.done = began + read
 
     rows: list[Post] = []

@@ -15,6 +15,7 @@ from backports import zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.submissions import drawn, schemas
 from crawler.errors import SeedError
 from crawler.seeds.config import RedditConfig
 from crawler.seeds.dumps import posts_of
@@ -24,7 +25,6 @@ from crawler.seeds.read import read_seeds
 from crawler.seeds.seed import Progress
 from crawler.urls import address
 from tests.conftest import eventually
-from tests.crawler.submissions import drawn, schemas
 
 NOON = 1_500_000_000
 ANY = RedditConfig(least_votes=0)
@@ -140,7 +140,7 @@ def test_a_url_that_is_none_is_counted_as_such(tmp_path, url):
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{", "[]", "null", '"x"', "[" * 100_000, '{"url": "http://a.example/", "score": NaN}',
+    ["", "{", "[]", "[1]", "null", '"x"', "[" * 100_000, '{"url": "http://a.example/", "score": NaN}',
      '{"url": "http://a.example/", "score": 1e999}', '{"url": "http://a.example/", "score": "hidden"}',
      '{"url": "http://a.example/", "score": ' + "9" * 400 + "}", b"\xff\xfe{}"],
 )  # fmt: skip

@@ -1,31 +1,35 @@
-"""Posts of any month since 2005, drawn from its dump's statistics: of each field how often it has which type."""
+"""Posts of any month since 2005, drawn from its dump's statistics: how often each field has which type."""
 
 import io
 import json
+import random
 import tarfile
 from pathlib import Path
+from typing import Any, cast
 
 from backports import zstd
 
 LETTERS = "the quick brown fox jumps over a lazy dog and writes about it in a long post "
 
 
-def schemas(path: Path) -> dict[str, list]:
+def schemas(path: Path) -> dict[str, list[Any]]:
     """By month (`RS_2012-01`), the statistics of its submissions."""
     with zstd.open(path) as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as archive:
         members = [member for member in archive if "/RS/" in member.name and member.name.endswith(".json")]
-        return {Path(member.name).stem: json.load(archive.extractfile(member)) for member in members}
+        return {
+            Path(member.name).stem: json.load(cast("Any", archive.extractfile(member))) for member in members
+        }
 
 
-def share(kind):
+def share(kind: dict[str, Any]) -> float:
     return 1.0 if kind["usage"] == "always" else float(kind["usage"])
 
 
-def is_field(kinds):
+def is_field(kinds: Any) -> bool:
     return bool(kinds) and isinstance(kinds, list) and isinstance(kinds[0], dict) and "usage" in kinds[0]
 
 
-def drawn(source, alternatives, depth=0):
+def drawn(source: random.Random, alternatives: list[Any], depth: int = 0) -> Any:
     """A value of one of the alternatives of a field: its type by its share, or any once in ten times."""
     shares = [share(each) for each in alternatives]
     even = source.random() < 0.1
@@ -42,8 +46,9 @@ def drawn(source, alternatives, depth=0):
         items = about.get("schema") or []
         several = range(source.randrange(3)) if is_field(items) and depth < 3 else ()
         return [drawn(source, items, depth + 1) for _ in several]
-    if kind in ("bool", "boolean"):
-        return source.random() < 0.5
+    if kind == "bool":
+        yes, no = about.get("true", 1), about.get("false", 1)
+        return source.random() * max(1, yes + no) < yes
     if kind in ("int", "float", "number"):
         low, high = about.get("min_value", 0), about.get("max_value", 1)
         value = source.uniform(low, high)
