@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -27,7 +27,16 @@ class RedditConfig:
     """Votes of all submissions of a page from which on it is a seed (3: WebText)."""
     media_hosts: tuple[str, ...] = ()
     """Hosts whose pages are no text, beside those that are known; with all below them."""
+    road: Literal["dumps", "archive", "top", "stream"] = "dumps"
+    """What is named: files of the dumps, or subreddits, to be asked of Arctic Shift's archive, or of Reddit's
+    own API: what is voted most, or what is new for as long as it runs."""
+    top_of: Literal["hour", "day", "week", "month", "year", "all"] = "all"
+    """With `top`, of when."""
+    after: int = 0
+    """With `archive`, seconds since 1970 from which on."""
+    archive: str = "https://arctic-shift.photon-reddit.com"
+    """Where the archive is."""
 
     def __post_init__(self) -> None:
-        require_within(self, 0, MOST, "least_votes")
+        require_within(self, 0, MOST, "least_votes", "after")
         object.__setattr__(self, "media_hosts", listed(self.media_hosts))

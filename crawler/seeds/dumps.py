@@ -106,7 +106,7 @@ def posts_of(
     `dropped` counts why not; `media` are further hosts of what is no text. `tell` hears how many bytes of the
     file were read. Raises SeedError if it cannot be read to its end.
     """
-    not_text = _hosts_of((*NOT_TEXT, *media))
+    not_text = is_no_text(media)
     at = start
     for line in _lines(path, start, tell):
         at += len(line)
@@ -130,9 +130,16 @@ def posts_of(
 
 
 def _of_other_types(line: bytes, not_text: Callable[[str], bool]) -> Post | str:
-    """A post one of whose fields has a type that nothing can be told from: it counts as not there."""
+    """A post one of whose fields has a type that nothing can be told from."""
     try:
-        fields = msgspec.json.decode(line, type=dict[str, Any])
+        return post_of_fields(msgspec.json.decode(line, type=dict[str, Any]), not_text)
+    except (msgspec.MsgspecError, RecursionError):
+        return "bad_line"
+
+
+def post_of_fields(fields: dict[str, Any], not_text: Callable[[str], bool]) -> Post | str:
+    """What a submission says whose fields are these: one that has another type counts as not there."""
+    try:
         for name in [*fields]:
             try:
                 msgspec.convert({name: fields[name]}, Submission)
@@ -219,9 +226,9 @@ def _month(day: int) -> int:
     return 12 * year + month - 1
 
 
-def _hosts_of(names: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a URL is of these hosts, of one below them, or says itself that it is no text."""
-    known = frozenset(name.lower().removeprefix("www.") for name in names)
+def is_no_text(media: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a URL is of one of these hosts, or of those known, or ends as no text does."""
+    known = frozenset(name.lower().removeprefix("www.") for name in (*NOT_TEXT, *media))
 
     @lru_cache(1 << 16)
     def is_of_these(host: str) -> bool:
@@ -229,11 +236,11 @@ def _hosts_of(names: Iterable[str]) -> Callable[[str], bool]:
         labels = host.split(".")
         return any(".".join(labels[n:]) in known for n in range(len(labels)))
 
-    def is_no_text(url: str) -> bool:
+    def judge(url: str) -> bool:
         address = url.partition("#")[0].partition("?")[0].lower()
         return address.endswith(_MEDIA) or is_of_these(address.partition("://")[2].partition("/")[0])
 
-    return is_no_text
+    return judge
 
 
 def _lines(path: Path, start: int, tell: Callable[[int], object]) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ DuckDB holds the posts, in a file, and spills what memory has no room for: a yea
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -59,27 +59,64 @@ def seeds_of_dumps(
     or holds no submissions: the posts of the others are kept.
     """
     progress.unit, progress.total = "bytes", sum(path.stat().st_size for path in map(_there, dumps))
+    with _opened(place) as db:
+        numbers = [_read(db, path, config, progress) for path in dumps]
+        words = [config.least_votes, *(_identity(path) for path in dumps)]
+        yield from _seeds(db, numbers, words, config, ledger, progress)
+
+
+def seeds_of_posts(
+    posts: Sequence[Post], names: Sequence[str], config: RedditConfig, ledger: Ledger, progress: Progress
+) -> Iterator[Batch]:
+    """Seeds of posts that were asked for, `names` of them, as of a dump."""
+    with _opened(":memory:") as db:
+        _insert(db, posts, 0)
+        yield from _seeds(db, [0], names, config, ledger, progress)
+
+
+@contextmanager
+def _opened(place: Path | str) -> Iterator[duckdb.DuckDBPyConnection]:
     if isinstance(place, Path):
         place.parent.mkdir(parents=True, exist_ok=True)
     with closing(duckdb.connect(str(place))) as db:
         db.execute(f"set memory_limit = '{_MEMORY}'; set threads = 1; set preserve_insertion_order = false")
         db.execute(_TABLES)
-        numbers = [_read(db, path, config, progress) for path in dumps]
-        words = [config.least_votes, *(_identity(path) for path in dumps)]
-        job = f"karma {hashlib.sha256(json.dumps(words).encode()).hexdigest()}"
-        start = int(ledger.position(job) or 0)
-        _name_pages(db, numbers, progress)
-        values = {"dumps": numbers, "least": config.least_votes, "start": start}
-        for statement in duckdb.extract_statements((Path(__file__).parent / "karma.sql").read_text()):
-            found = db.execute(statement, {name: values[name] for name in statement.named_parameters})
-        while rows := found.fetchmany(_GIVEN):
-            seeds = [
-                Seed(url, prior, f"reddit:{subreddit}"[:LONGEST_SOURCE], precision)
-                for url, prior, subreddit, precision, *_ in rows
-            ]
-            yield Batch(seeds, dict(zip(FACTS, zip(*(row[4:] for row in rows), strict=True), strict=True)))
-            start += len(rows)
-            ledger.settle(job, str(start))
+        yield db
+
+
+def _seeds(
+    db: duckdb.DuckDBPyConnection,
+    numbers: list[int],
+    words: Sequence[object],
+    config: RedditConfig,
+    ledger: Ledger,
+    progress: Progress,
+) -> Iterator[Batch]:
+    """Seeds of the posts of these dumps, from where the ledger says; `words` name the job."""
+    job = f"karma {hashlib.sha256(json.dumps(words).encode()).hexdigest()}"
+    start = int(ledger.position(job) or 0)
+    _name_pages(db, numbers, progress)
+    values = {"dumps": numbers, "least": config.least_votes, "start": start}
+    for statement in duckdb.extract_statements((Path(__file__).parent / "karma.sql").read_text()):
+        found = db.execute(statement, {name: values[name] for name in statement.named_parameters})
+    while rows := found.fetchmany(_GIVEN):
+        seeds = [
+            Seed(url, prior, f"reddit:{subreddit}"[:LONGEST_SOURCE], precision)
+            for url, prior, subreddit, precision, *_ in rows
+        ]
+        yield Batch(seeds, dict(zip(FACTS, zip(*(row[4:] for row in rows), strict=True), strict=True)))
+        start += len(rows)
+        ledger.settle(job, str(start))
+
+
+def _insert(db: duckdb.DuckDBPyConnection, posts: Sequence[Post], dump: int) -> None:
+    if not posts:
+        return
+    columns = [*zip(*posts, strict=True), [dump] * len(posts)]
+    batch = [pa.array(column, field.type) for column, field in zip(columns, _COLUMNS, strict=True)]
+    db.register("batch", pa.table(batch, schema=_COLUMNS))
+    db.execute("insert into posts select * from batch")
+    db.unregister("batch")
 
 
 def _there(path: Path) -> Path:
@@ -114,14 +151,7 @@ def _read(db: duckdb.DuckDBPyConnection, path: Path, config: RedditConfig, progr
 
     def commit(rows: list[Post], *, over: bool) -> None:
         db.begin()
-        if rows:
-            columns = [*zip(*rows, strict=True), [number] * len(rows)]
-            batch = pa.table(
-                [pa.array(c, f.type) for c, f in zip(columns, _COLUMNS, strict=True)], schema=_COLUMNS
-            )
-            db.register("batch", batch)
-            db.execute("insert into posts select * from batch")
-            db.unregister("batch")
+        _insert(db, rows, number)
         db.execute(
             "update dumps set position = ?, seen = ?, dropped = ?, over = ? where dump = ?",
             (at, seen, json.dumps(dropped - before), over, number),

@@ -22,9 +22,7 @@ app = App(
     config=layers(frontier=FrontierConfig),
 )
 # Each source with its libraries is imported when it is called.
-app.command(
-    "deploy.sources.reddit:app", name="reddit", help="Pages by the votes of Reddit's submissions: dumps."
-)
+app.command("deploy.sources.reddit:app", name="reddit", help="Pages by the votes of Reddit's submissions.")
 Found = Callable[["Ledger", "Progress"], "Iterator[Batch]"]
 """A source with its settings: what it finds, from where the ledger says that it goes on."""
 _COLUMNS = ("url", "prior", "source", "precision")
