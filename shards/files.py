@@ -14,17 +14,17 @@ def is_url(location: Path | str) -> bool:
     return "://" in str(location)
 
 
-def open_bytes(location: Path | str, name: str) -> Any:
-    """The file `name` in the folder or at the URL `location`, for reading bytes.
+def open_bytes(location: Path | str, name: str = "") -> Any:
+    """The file `name` in the folder or at the URL `location`, or that itself, for reading bytes.
 
     Raises OSError; at a URL FileNotFoundError if it is not there, and ShardError for all else.
     """
     if not is_url(location):
-        return (Path(location) / name).open("rb")
+        return Path(location, name).open("rb")
     with _reaching(location):
         import fsspec
 
-        return fsspec.open(f"{str(location).rstrip('/')}/{name}", "rb").open()
+        return fsspec.open(f"{str(location).rstrip('/')}/{name}" if name else str(location), "rb").open()
 
 
 def names_below(location: Path | str) -> list[str]:

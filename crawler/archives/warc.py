@@ -11,6 +11,7 @@ A body is kept as it was sent, content encodings included; only chunks are put t
 
 import gzip
 import hashlib
+import json
 import logging
 import mmap
 import os
@@ -29,12 +30,19 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from crawler.archives.places import Places
 from crawler.archives.records import Archived, Record
-from crawler.errors import SeedError
+from crawler.errors import PageError, SeedError
 from crawler.message import Answer, Header, MessageError, decoded, ends
+from crawler.page import Link, Page
+from crawler.read.optout import from_metas
 from crawler.seeds.seed import Progress
+from crawler.urls import address
+from shards.errors import ShardError
+from shards.files import size_of
 from tinylm import __version__
 from tinylm.processes import lock
+from tinylm.records import MALFORMED
 
 _OPEN, _TORN = ".open", ".torn"
 _READ_BYTES = 1 << 20
@@ -45,6 +53,8 @@ _GZIP, _PLAIN = b"\x1f\x8b\x08", b"WARC/1."
 _MEMBER = b"\x1f\x8b\x08" + bytes(5)
 # Of a body that is read, also without its encodings: 64 MiB.
 _MOST_BYTES = 1 << 26
+# Of the links that a WAT file has, those that people follow; why its pages have no text.
+_FOLLOWED, LINKS_ONLY = ("A@/href", "AREA@/href", "FRAME@/src", "IFRAME@/src"), "links_only"
 
 log = logging.getLogger(__name__)
 
@@ -225,43 +235,93 @@ def _digest(data: bytes) -> str:
 
 
 class WarcReader:
-    """The responses of a file, gzipped or not, whoever wrote it.
+    """The answers in a WARC file, gzipped or not, whoever wrote it, from the byte `start` on.
 
-    What is damaged is skipped: reading goes on where the next record begins. `broken` counts how often, once
-    that was passed. Raises OSError if the file cannot be opened.
+    Of a WET file they are the texts, as answers of plain text; of a WAT file pages with their links and
+    without a text. What is damaged is skipped: reading goes on where the next record begins. `broken` counts
+    how often, once that was passed. `file` has to have a position that can be set.
     """
 
-    def __init__(self, path: Path, start: int = 0) -> None:
-        self._path = path
+    def __init__(self, file: BinaryIO, start: int = 0) -> None:
+        self._file = file
         self.position = start
         """Where the record began that was read last."""
         self.broken = 0
 
-    def __iter__(self) -> Iterator[Archived]:
+    def __iter__(self) -> Iterator[Archived | Page]:
         """Their bodies must fit into memory, one at a time: one above 64 MiB counts as broken."""
-        if not self._path.stat().st_size:
-            return
-        with (
-            self._path.open("rb") as file,
-            closing(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) as data,
-        ):
-            magic = _GZIP if data[:2] == _GZIP[:2] else _PLAIN
-            sound = True
-            while self.position >= 0:
-                file.seek(self.position)
-                try:
-                    for record in ArchiveIterator(file, parse_http=False, quirks_mode=True):
-                        self.position = record.stream_pos
-                        is_response = record.record_type == WarcRecordType.response
-                        kind = (record.headers.get("Content-Type") or "application/http").lower()
-                        if is_response and "application/http" in kind and (found := self._response(record)):
-                            yield found
-                        sound = True
-                    return
-                except OSError:
-                    # Counted once, however often what looks like the next record is none.
-                    self.broken += sound
-                    sound, self.position = False, data.find(magic, self.position + 1)
+        magic = _GZIP if self._file.read(2) == _GZIP[:2] else _PLAIN
+        sound = True
+        while self.position >= 0:
+            self._file.seek(self.position)
+            try:
+                for record in ArchiveIterator(self._file, parse_http=False, quirks_mode=True):
+                    self.position = record.stream_pos
+                    if found := self._content(record):
+                        yield found
+                    sound = True
+                return
+            except OSError as error:
+                if error.errno:  # of the file, not of what is in it
+                    raise
+                # Counted once, however often what looks like the next record is none.
+                self.broken += sound
+                sound, self.position = False, self._next(magic, self.position + 1)
+
+    def _next(self, magic: bytes, start: int) -> int:
+        """Where `magic` begins in the file, at `start` or behind it; -1 if nowhere."""
+        self._file.seek(start)
+        data = b""
+        while block := self._file.read(_READ_BYTES):
+            data = data[1 - len(magic) :] + block
+            if (at := data.find(magic)) >= 0:
+                return self._file.tell() - len(data) + at
+        return -1
+
+    def _content(self, record: WarcRecord) -> Archived | Page | None:
+        kind = (record.headers.get("Content-Type") or "application/http").lower()
+        if record.record_type == WarcRecordType.response and "application/http" in kind:
+            return self._response(record)
+        if record.record_type == WarcRecordType.metadata and "application/json" in kind:
+            return self._linked(record)
+        if record.record_type == WarcRecordType.conversion and kind.startswith("text/plain"):
+            said = (("content-type", "text/plain; charset=utf-8"),)
+            body = record.reader.read(_MOST_BYTES)
+            self.broken += len(body) < record.content_length
+            return Archived(url=_url(record), status=200, headers=said, body=body, at=_at(record))
+        return None
+
+    def _linked(self, record: WarcRecord) -> Archived | Page | None:
+        """What a WAT file says of an answer; None if it is of something else."""
+        try:
+            told = json.loads(record.reader.read(_MOST_BYTES))["Envelope"]
+            about = told["WARC-Header-Metadata"]
+            if about["WARC-Type"] != "response":
+                return None
+            http = told["Payload-Metadata"]["HTTP-Response-Metadata"]
+            headers = tuple((name.lower(), str(value)) for name, value in http["Headers"].items())
+            status, url, at = int(http["Response-Message"]["Status"]), about["WARC-Target-URI"], _at(record)
+            if not 200 <= status < 300 or (found := address(url)) is None:
+                return Archived(url=url, status=status, headers=headers, body=b"", at=at)
+            html = http.get("HTML-Metadata", {})
+            head = html.get("Head", {})
+            metas = [(str(meta.get("name")), str(meta.get("content"))) for meta in head.get("Metas", ())]
+            nofollow, base = (
+                from_metas(metas, "").nofollow,
+                address(str(head.get("Base", "")), found) or found,
+            )
+            links = [
+                Link(to, str(one.get("text", "")), "", nofollow or "nofollow" in str(one.get("rel")))
+                for one in html.get("Links", ())
+                if one.get("path") in _FOLLOWED and "url" in one and (to := address(str(one["url"]), base))
+            ]
+            return Page(
+                url=found, status=status, fetch_no=1, fetched_at=at, promise=0.0, propensity=1.0,
+                links=tuple(links), title=str(head.get("Title", "")), reason=LINKS_ONLY,
+            ).fitted()  # fmt: skip
+        except (*MALFORMED, PageError):
+            self.broken += 1
+            return None
 
     def _response(self, record: WarcRecord) -> Archived | None:
         """None if it is none; raises OSError where the file is damaged."""
@@ -280,22 +340,30 @@ class WarcReader:
             self.broken += 1
             return None
         headers = ((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in head.headers)
-        url = (record.headers.get("WARC-Target-URI") or "").strip("<>")
-        at = int(record.record_date.timestamp() * 1000) if record.record_date else 0
+        url, at = _url(record), _at(record)
         return Archived(url=url, status=head.status, headers=tuple(headers), body=body, at=at, too_large=cut)
 
 
-def read_warc(place: str, position: str, progress: Progress) -> Iterator[Record]:
-    """The responses of a WARC file, as `WarcReader` has them. Raises SeedError if it cannot be opened."""
-    reader = WarcReader(Path(place), int(position or 0))
-    progress.unit, progress.total = "bytes", Path(place).stat().st_size
+def _url(record: WarcRecord) -> str:
+    return (record.headers.get("WARC-Target-URI") or "").strip("<>")
+
+
+def _at(record: WarcRecord) -> int:
+    return int(record.record_date.timestamp() * 1000) if record.record_date else 0
+
+
+def read_warc(places: Places, place: str, position: str, progress: Progress) -> Iterator[Record]:
+    """What `WarcReader` finds in a file. Raises CrawlError if that cannot be opened, or not be read."""
     before = progress.dropped["damaged"]
     try:
-        for answer in reader:
-            progress.done, progress.dropped["damaged"] = reader.position, before + reader.broken
-            # A position is where the record before begins: where it ends is known only with the next.
-            if str(reader.position) != position:
-                yield Record(answer, str(reader.position))
-    except OSError as error:
-        raise SeedError(f"{place}: cannot be read ({error.strerror or error})") from error
+        with places.open(place) as file:
+            progress.unit, progress.total = "bytes", size_of(file)
+            reader = WarcReader(file, int(position or 0))
+            for content in reader:
+                progress.done, progress.dropped["damaged"] = reader.position, before + reader.broken
+                # A position is where the record before begins: where it ends is known only with the next.
+                if str(reader.position) != position:
+                    yield Record(content, str(reader.position))
+    except (OSError, ShardError) as error:
+        raise SeedError(f"{place}: cannot be read ({getattr(error, 'strerror', '') or error})") from error
     progress.done, progress.dropped["damaged"] = progress.total, before + reader.broken

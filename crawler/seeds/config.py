@@ -40,3 +40,16 @@ class RedditConfig:
     def __post_init__(self) -> None:
         require_within(self, 0, MOST, "least_votes", "after")
         object.__setattr__(self, "media_hosts", listed(self.media_hosts))
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommonCrawl:
+    """Records that Common Crawl's columnar index says the place of."""
+
+    index: Annotated[tuple[str, ...], Parameter(negative=())] = ()
+    """Its Parquet files, by path or URL: only the records of their rows are read, by byte ranges."""
+    where: str = ""
+    """Which rows, in SQL: "content_languages = 'eng' and url_host_tld = 'org'"."""
+    base: str = "https://data.commoncrawl.org/"
+    """Where the files with the records are: a folder, or a URL."""

@@ -36,8 +36,8 @@ class SimulationOptions:
     """With it, a table of pages, tab-separated or Parquet: id, url, and what the worth is made of."""
     shards: Path | None = None
     """The web that a crawl of ours saw: its directory of shards."""
-    warc: tuple[Path, ...] = ()
-    """The web in WARC files, or directories of them."""
+    warc: tuple[str, ...] = ()
+    """The web in WARC or WAT files, by path or fsspec URL, or directories of them."""
     worth: str | None = None
     """What fetching a page is worth: "pagerank" (of an edge list, its default), or an expression over the
     columns of the pages with numbers, 'words', + - * /, comparisons, min, max, where and log1p. Shards know

@@ -1,18 +1,21 @@
 """`tinylm read`: pages of archives into a crawl's corpus, judged and ranked as fetched ones are."""
 
 import asyncio
+import re
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from crawler.config import CrawlConfig, FrontierConfig, product_token
 from crawler.errors import FrontierFull, SeedError
+from crawler.seeds.config import CommonCrawl
 from crawler.seeds.seed import LONGEST_SOURCE
 from deploy.sources.seed import shown
 from ranker.config import WalkConfig
@@ -21,8 +24,9 @@ from tinylm.config import layers, said
 from tinylm.terminal import say, tally
 
 if TYPE_CHECKING:
-    from crawler.archives.records import Reader
+    from crawler.archives.records import Reader, Record
     from crawler.page import Page
+    from crawler.seeds.seed import Progress
 
 app = App(name="read", help="Bring pages of archives to a crawl's corpus, without a request.")
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
@@ -34,20 +38,46 @@ _AHEAD = 8
 # Seconds between looks whether the walker has caught up.
 _POLL_SECONDS = 0.2
 _DONE = "done"
+# The crawl that a file of the columnar index is of, as in its path.
+_CRAWLED = re.compile(r"CC-MAIN-\d{4}-\d\d")
 
 
 @app.command(config=_ALL)
 def warc(
-    files: list[str],
+    files: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     *,
+    ranges: CommonCrawl = CommonCrawl(),
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
     walk: WalkConfig = WalkConfig(),
 ) -> None:
-    """Read WARC FILES, gzipped or not, whoever wrote them: extract, judge, rank, deduplicate, shard."""
+    """Read WARC, WET or WAT FILES, by path or URL, whoever wrote them: extract, judge, rank, deduplicate.
+
+    Of a WET file the texts are taken as they are; of a WAT file pages have links and no text.
+    """
+    if not files and not ranges.index:
+        raise SeedError("nothing was given to read: name WARC files, or --index")
+    from crawler.archives.places import Places
     from crawler.archives.warc import read_warc
 
-    read("warc", read_warc, files, frontier, crawl, walk)
+    with Places(crawl) as places:
+        read("warc", partial(read_warc, places), list(files), frontier, crawl, walk)
+        if not ranges.index:
+            return
+        from crawler.seeds.commoncrawl import Index  # DuckDB is an extra
+
+        def records(place: str, position: str, progress: "Progress") -> "Iterator[Record]":
+            return Index(places, place, ranges.where).records(ranges.base, position, progress)
+
+        read(
+            "commoncrawl",
+            records,
+            list(ranges.index),
+            frontier,
+            crawl,
+            walk,
+            f" {ranges.base} {ranges.where}",
+        )
 
 
 def read(
@@ -57,8 +87,11 @@ def read(
     frontier: FrontierConfig,
     crawl: CrawlConfig,
     walk: WalkConfig,
+    which: str = "",
 ) -> None:
     """Bring what `reader` finds in each of `places`, in their order, and say what became of it.
+
+    `which` tells one reading of a place from another, of other parts of it.
 
     What was brought before is passed over, also in the middle of a file. Raises SeedError for a place that
     cannot be read, after those before it were brought.
@@ -106,11 +139,11 @@ def read(
 
         async def read_all() -> None:
             for place in places:
-                job = _job(kind, place)
+                job = _job(kind, place) + which
                 if (position := ledger.position(job)) == _DONE:
                     say(f"{place}: was read before", file=sys.stderr)
                     continue
-                source = f"{kind}:{Path(place).name}"[:LONGEST_SOURCE]
+                source = _source(kind, place)
                 made = Pages(extractors, token, source, int(crawl.megabytes_per_page * 1e6), progress)
                 async for brought_to in bring_all(made.of(reader(place, position, progress), ahead)):
                     ledger.settle(job, brought_to)
@@ -128,6 +161,12 @@ def read(
     after = Manifest.load(frontier.shards)
     dropped = Counter(after.dropped) - Counter(before.dropped)
     say(f"kept {after.rows - before.kept:,}; dropped: {tally(dropped) or 'nothing'}")
+
+
+def _source(kind: str, place: str) -> str:
+    crawled = _CRAWLED.search(place) if kind == "commoncrawl" else None
+    name = Path(place.partition("?")[0] if "://" in place else place).name  # a query may hold a key
+    return f"{kind}:{crawled[0] if crawled else name}"[:LONGEST_SOURCE]
 
 
 def _job(kind: str, place: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cyclopts import App
 
-from crawler.config import FrontierConfig
+from crawler.config import CrawlConfig, FrontierConfig
 from crawler.errors import SeedError
 from crawler.seeds.config import SeedsTo
 from tinylm.config import layers
@@ -26,6 +26,12 @@ app.command("deploy.sources.reddit:app", name="reddit", help="Pages by the votes
 Found = Callable[["Ledger", "Progress"], "Iterator[Batch]"]
 """A source with its settings: what it finds, from where the ledger says that it goes on."""
 _COLUMNS = ("url", "prior", "source", "precision")
+app.command(
+    "deploy.sources.commoncrawl:commoncrawl",
+    name="commoncrawl",
+    help="Give the URLs of pages that Common Crawl's columnar index has.",
+    config=layers(frontier=FrontierConfig, crawl=CrawlConfig),
+)
 
 
 @app.default

@@ -18,18 +18,23 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from crawler.archives import warc as archives
+from crawler.archives.places import Places
 from crawler.archives.records import Archived
-from crawler.archives.warc import WarcReader
-from crawler.page import LISTS, Extracted
+from crawler.config import CrawlConfig
+from crawler.errors import CrawlError
+from crawler.page import LISTS, Extracted, Page
 from crawler.read.extract import Extractor
 from crawler.read.pages import Task, answered
 from crawler.read.pool import Extractors
+from crawler.seeds.seed import Progress
 from crawler.urls import canonicalize, domain, fingerprint, locate
 from ranker.links.centrality import Graph, pagerank
 from ranker.links.webgraph import Names, counted, latest, split_ids
 from ranker.replay.worth import evaluate
 from shards.reader import ShardReader, read_fetches, read_links
 from shards.schema import DOCUMENTS, FETCHES
+from shards.text.content import values
 from tinylm.errors import TinylmError
 
 # Where pages are whose URLs name no host.
@@ -43,6 +48,7 @@ _WORDS = "rps_doc_word_count"
 _MAY_BE_XHTML = ("application/xml", "text/xml")
 # Columns of a WARC file's pages, and their types.
 _COLUMNS = {"status": int, "bytes": int, "text_chars": int, "links": int, "language": object}
+_ARCHIVES = ".warc", ".warc.gz", ".warc.wet.gz", ".warc.wat.gz"
 # That the extraction of a page may take; most take 0.03.
 _SECONDS = 10.0
 
@@ -272,24 +278,31 @@ class _Columns(Mapping[str, NDArray[Any]]):
 # WARC files
 
 
-def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
+def read_warc(given: Iterable[Path | str], worth: str) -> RecordedWeb:
     """The pages (HTML, plain text) and redirects of these files, or of all WARC files in these folders.
 
-    `worth` is an expression (`ranker.replay.worth`) over `status`, `bytes` of the body, `text_chars` of the
-    main text, `links` to different URLs, and `language`; only a page (status 2xx) has text and links of its
-    own. Of several responses with one URL the last one read counts. A page is read in a process that may die
+    A file is a path or an fsspec URL; of a WAT file pages have links and no text. `worth` is an expression
+    (`ranker.replay.worth`) over `status`, `bytes` of the body, `text_chars` of the main text, `links` to
+    different URLs, and `language`; only a page (status 2xx) has text and links of its own. Of several
+    responses with one URL the last one read counts. A page is read in a process that may die
     of it, in 10 s at the most, and if it has no end until then it has no text or links; most take 30 ms. What
     is damaged is skipped, and how much of it is a warning in the log. Not to be called in an event loop.
     Raises RecordingError for a file that cannot be opened, or if there is no page; ConfigError for a worth
     that is none.
     """
-    files = [file for path in paths for file in (_archives(path) if path.is_dir() else [path])]
-    with asyncio.Runner() as runner, closing(Extractors(Extractor(), 1, _SECONDS)) as extractors:
+    files = [
+        file for each in given for file in (_archives(Path(each)) if Path(each).is_dir() else [str(each)])
+    ]
+    with (
+        asyncio.Runner() as runner,
+        closing(Extractors(Extractor(), 1, _SECONDS)) as extractors,
+        Places(CrawlConfig()) as places,
+    ):
 
         def extract(task: Task) -> Extracted:
             return runner.run(extractors(domain(locate(task.url).host), *task))[0]
 
-        found = {fingerprint(page[0]): page for file in files for page in _pages(file, extract)}
+        found = {fingerprint(page[0]): page for file in files for page in _pages(places, file, extract)}
     keys = np.fromiter(found, np.uint64, len(found))
     targets = [targets for _, targets, _ in found.values()]
     columns: dict[str, NDArray[Any]] = {
@@ -297,7 +310,7 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
         for name, kind in _COLUMNS.items()
     }
     return build(
-        files[0].name.partition(".warc")[0] if files else "no WARC file",
+        Path(files[0]).name.partition(".warc")[0] if files else "no WARC file",
         keys.view(np.int64),
         [url for url, _, _ in found.values()],
         np.repeat(keys, [len(of_page) for of_page in targets]).view(np.int64),
@@ -307,41 +320,42 @@ def read_warc(paths: Iterable[Path], worth: str) -> RecordedWeb:
     )
 
 
-def _archives(folder: Path) -> list[Path]:
+def _archives(folder: Path) -> list[str]:
     """WARC files in a folder; unlike with `glob`, one that may not be read is not one without any."""
     try:
-        return sorted(path for path in folder.iterdir() if path.name.endswith((".warc", ".warc.gz")))
+        return sorted(str(path) for path in folder.iterdir() if path.name.endswith(_ARCHIVES))
     except OSError as error:
         raise RecordingError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _pages(path: Path, extract: _Extract) -> Iterator[_Page]:
-    reader = WarcReader(path)
-    count = 0
+def _pages(places: Places, place: str, extract: _Extract) -> Iterator[_Page]:
+    progress, count = Progress(), 0
     try:
-        for response in reader:
-            if page := _page(response, extract):
+        for record in archives.read_warc(places, place, "", progress):
+            if page := _page(record.content, extract):
                 count += 1
                 yield page
-    except OSError as error:
-        raise RecordingError(f"{path}: cannot be read ({error.strerror})") from error
-    log.info("%s: %d pages", path, count)
-    if reader.broken:
-        log.warning("%s: %d places are damaged and were skipped", path, reader.broken)
+    except CrawlError as error:
+        raise RecordingError(str(error)) from error
+    log.info("%s: %d pages", place, count)
+    if broken := progress.dropped["damaged"]:
+        log.warning("%s: %d places are damaged and were skipped", place, broken)
 
 
-def _page(answer: Archived, extract: _Extract) -> _Page | None:
+def _page(answer: Archived | Page, extract: _Extract) -> _Page | None:
     """None if the answer is not of a page: lists and robots.txt are none, as in a crawl."""
     url = canonicalize(answer.url)
     if url is None or urlsplit(url).path == "/robots.txt":
         return None
-    found = answered(replace(answer, url=url), "")
-    extracted = found.task and extract(found.task)
-    fields = found.with_extracted(extracted) if extracted else found.fields
+    if isinstance(answer, Page):
+        fields, body = values(Page, answer), b""
+    else:
+        found, body = answered(replace(answer, url=url), ""), answer.body
+        fields = found.with_extracted(extract(found.task)) if found.task else found.fields
     if fields.get("reason") in (*LISTS, "media_type"):
         return None
     targets = [to for link in fields["links"] if not link.nofollow and (to := canonicalize(link.url))]
     keys = np.array([fingerprint(target) for target in targets], np.uint64)
     text, language = fields.get("text", ""), fields.get("language", "")
-    sizes = {"bytes": len(answer.body), "text_chars": len(text), "links": len(targets)}
+    sizes = {"bytes": len(body), "text_chars": len(text), "links": len(targets)}
     return url, keys, {"status": answer.status, **sizes, "language": language}

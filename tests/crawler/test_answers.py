@@ -1,6 +1,7 @@
 """No answer is lost for a part of it that nobody needs; a WARC file is read as the server was."""
 
 import gzip
+import io
 import socket
 import struct
 import threading
@@ -226,7 +227,7 @@ def test_a_warc_file_is_read_back_as_it_was_read_live(answered):
     web = read_warc(files, "text_chars * 1000 + links")
     back = dict(zip(web.urls, web.worth.tolist(), strict=True))
     assert {url: back.get(url) for url in live} == live
-    reader = [WarcReader(path) for path in files]
+    reader = [WarcReader(io.BytesIO(path.read_bytes())) for path in files]
     statuses = {found.url: found.status for each in reader for found in each}
     assert {url: statuses.get(url) for url in pages} == {url: found.status for url, found in pages.items()}
 
