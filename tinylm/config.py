@@ -41,6 +41,7 @@ _TABLES = {
     "crawl": "crawler.config:CrawlConfig",
     "walk": "ranker.config:WalkConfig",
     "reddit": "crawler.seeds.config:RedditConfig",
+    "search": "crawler.seeds.config:SearchConfig",
     "pretrain": "trainer.config:PretrainConfig",
     "instructions": "trainer.config:InstructionsConfig",
     "sft": "trainer.config:SFTConfig",

@@ -53,3 +53,23 @@ class CommonCrawl:
     """Which rows, in SQL: "content_languages = 'eng' and url_host_tld = 'org'"."""
     base: str = "https://data.commoncrawl.org/"
     """Where the files with the records are: a folder, or a URL."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Who is asked, and what."""
+
+    provider: str = "searxng"
+    """searxng, brave, or MODULE:CLASS of your own."""
+    searxng: str = "http://127.0.0.1:8888"
+    """Where your SearXNG is."""
+    queries: Path | None = None
+    """A file of queries, one a line; without, they are made of what distinguishes the corpus's best texts."""
+    number: int = 20
+    """Queries that are made, at most."""
+    pages: int = 1
+    """Pages of results of each query."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 1, 10_000, "number", "pages")

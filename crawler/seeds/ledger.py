@@ -1,6 +1,8 @@
 """`Ledger`: how far each source of seeds has come and what it has spent, beside the crawl that it feeds."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -42,6 +44,17 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written within, or nothing of it."""
+        self.db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("rollback")
+            raise
+        self.db.execute("commit")
 
     def position(self, job: str) -> str:
         """Where a source goes on; "" if it has not begun."""
