@@ -26,7 +26,8 @@ _WORDS = 1500
 # Of all documents: a word of more of them is no part of a query.
 _COMMON = 0.2
 _OF_ADDRESSES = {"http", "https", "www", "com", "org"}
-_WORD = re.compile(r"[^\W\d_]{3,30}")
+_WORD = re.compile(r"[^\W\d_]+")
+_LENGTHS = range(3, 31)  # of a word in a query
 
 
 def distinctive(directory: Path, number: int, asked: Collection[str] = (), seed: int = 0) -> list[str]:
@@ -45,7 +46,8 @@ def distinctive(directory: Path, number: int, asked: Collection[str] = (), seed:
     # Interned, a word is held once.
     words_of = [list(map(sys.intern, _WORD.findall(each["text"].lower())[:_WORDS])) for each in documents]
     usual = Counter(word for words in words_of for word in set(words))
-    common = _OF_ADDRESSES | {word for word, n in usual.items() if n > _COMMON * len(documents)}
+    often = _COMMON * len(documents)
+    common = _OF_ADDRESSES | {word for word, n in usual.items() if n > often or len(word) not in _LENGTHS}
     counts: tuple[Counter[str], Counter[str]] = Counter(), Counter()
     hosts: dict[str, set[str]] = {}
     for place, (document, words) in enumerate(zip(documents, words_of, strict=True)):

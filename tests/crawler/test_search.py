@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -30,11 +29,20 @@ def results(*urls, more=True):
 
 
 @pytest.fixture
-def engine(site, monkeypatch):
+def clock():
+    return [1_000_000.0]
+
+
+@pytest.fixture
+def engine(site, clock, monkeypatch):
     """`engine(ledger, answers, provider)`: a loopback engine that gives these answers in turn."""
 
-    def make(ledger, answers, provider="searxng", now=time.time, **config):
+    def make(ledger, answers, provider="searxng", **config):
         left, asked, slept = list(answers), [], []
+
+        def sleep(seconds):
+            slept.append(seconds)
+            clock[0] += seconds
 
         def answer(handler):
             query = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
@@ -55,7 +63,7 @@ def engine(site, monkeypatch):
         closing.append(opened)
         configured = SearchConfig(provider=provider, searxng=place, **config)
         progress = Progress()
-        return Search(configured, ask, ledger, progress, slept.append, now), asked, slept, progress
+        return Search(configured, ask, ledger, progress, sleep, lambda: clock[0]), asked, slept, progress
 
     closing = []
     yield make
@@ -117,28 +125,18 @@ def brave(status=200, *urls, left="1, 100", reset="1, 86400", more=True):
     return reply(status, results(*urls, more=more), **headers)
 
 
-def test_brave_is_asked_within_all_its_windows_and_they_outlive_us(engine, tmp_path, capfd):
-    clock = [1_000_000.0]
+def test_brave_is_asked_within_all_its_windows_and_they_outlive_us(engine, clock, tmp_path, capfd):
     with Ledger(tmp_path / "sources.sqlite") as ledger:
-        answers = [
-            brave(200, "http://a.example/", left="0, 1"),
-            brave(200, "http://b.example/", left="1, 0", more=False),
-        ]
-        asked_of, asked, slept, _ = engine(ledger, answers, "brave", lambda: clock[0], pages=5)
-        sleep = asked_of._sleep
-
-        def passes(seconds):
-            sleep(seconds)
-            clock[0] += seconds
-
-        asked_of._sleep = passes
+        last = brave(200, "http://b.example/", left="1, 0", more=False)
+        answers = [brave(200, "http://a.example/", left="0, 1"), last]
+        asked_of, asked, slept, _ = engine(ledger, answers, "brave", pages=5)
         assert urls_of(asked_of.seeds("q " * 300)) == ["http://a.example/", "http://b.example/"]
         assert slept == [1.0]  # of the window of a second, which was used up
         assert {query["key"] for query in asked} == {"sesame"}
         assert [query["offset"] for query in asked] == ["0", "1"]
         assert len(asked[0]["q"].split()) == 50
     with Ledger(tmp_path / "sources.sqlite") as ledger:
-        asked_of, asked, _, _ = engine(ledger, [], "brave", lambda: clock[0])
+        asked_of, asked, _, _ = engine(ledger, [], "brave")
         with pytest.raises(AskError, match=r"brave: its quota is used up until 1970-01-13 .* UTC") as told:
             asked_of.seeds("p")
         assert asked == []
@@ -151,8 +149,7 @@ def test_brave_is_asked_within_all_its_windows_and_they_outlive_us(engine, tmp_p
 
 def test_what_is_not_said_of_a_quota_is_counted(engine):
     with Ledger(":memory:") as ledger:
-        asked_of, _, slept, _ = engine(ledger, [], now=lambda: 1000.0)
-        asked_of._sleep = lambda seconds: slept.append(seconds) or ledger.db.execute("delete from quotas")
+        asked_of, _, slept, _ = engine(ledger, [])
         for query in "abc":
             asked_of.seeds(query)
         assert slept == [1.0, 1.0]  # one a second
