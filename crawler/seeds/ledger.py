@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -75,7 +75,24 @@ class Ledger:
 
     def spent(self) -> dict[str, dict[str, float]]:
         """By source and unit."""
-        found: dict[str, dict[str, float]] = {}
-        for source, unit, amount in self.db.execute("select source, unit, amount from spent"):
-            found.setdefault(source, {})[unit] = amount
-        return found
+        return _spent(self.db)
+
+
+def spent_in(path: Path) -> dict[str, dict[str, float]]:
+    """What a ledger says was spent, also on a disk that cannot be written; {} if there is none."""
+    if not path.exists():
+        return {}
+    try:
+        with Ledger(path) as ledger:
+            return ledger.spent()
+    except SeedError:
+        # Without what its last minutes wrote: a log beside it cannot be read from such a disk.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as db:
+            return _spent(db)
+
+
+def _spent(db: sqlite3.Connection) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for source, unit, amount in db.execute("select source, unit, amount from spent"):
+        found.setdefault(source, {})[unit] = amount
+    return found

@@ -2,11 +2,10 @@
 
 import json
 import math
-from contextlib import nullcontext
 from typing import Any, Literal
 
 from crawler.config import CrawlPlace
-from crawler.seeds.ledger import FILE_NAME, Ledger
+from crawler.seeds.ledger import FILE_NAME, spent_in
 from deploy.console import Console
 from ranker.sources import Source, Sources, Yield, kind
 from tinylm.terminal import say
@@ -56,10 +55,8 @@ def sources(
 
 def found_in(place: CrawlPlace, by: str, sums: Sources) -> list[Source]:
     """What a crawl's sources brought and cost, `sums` brought up to date. Raises ShardError, SeedError."""
-    path = place.data / FILE_NAME
     sums.update()
-    with Ledger(path) if path.exists() else nullcontext() as ledger:
-        return sums.by(kind if by == "kind" else str, ledger.spent() if ledger else {})
+    return sums.by(kind if by == "kind" else str, spent_in(place.data / FILE_NAME))
 
 
 def figures(source: Source) -> dict[str, Any]:

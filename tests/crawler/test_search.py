@@ -2,9 +2,11 @@
 
 import json
 import sys
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 
 from crawler.config import CrawlConfig
 from crawler.errors import NetworkForbidden, SeedError
@@ -215,3 +217,14 @@ def test_queries_follow_each_other_and_a_bad_one_is_counted(engine):
     assert [urls_of(batch) for batch in batches] == [["http://a.example/"], []]
     assert progress.done == 2
     assert progress.dropped == {"bad_url": 1, "query_without_results": 1}
+
+
+def test_the_settings_for_a_searxng_are_those_that_its_refusal_names():
+    root = Path(__file__).parents[2]
+    settings = yaml.safe_load((root / "deploy" / "searxng.yml").read_text())
+    assert (settings["search"]["formats"], settings["server"]["limiter"]) == (["html", "json"], False)
+    [service] = yaml.safe_load((root / "deploy" / "searxng.compose.yml").read_text())["services"].values()
+    assert service["image"].startswith("${SEARXNG_IMAGE:?")
+    assert service["ports"] == ["127.0.0.1:${SEARXNG_PORT:-8888}:8080"]
+    assert service["volumes"] == ["./deploy/searxng.yml:/etc/searxng/settings.yml:ro"]
+    assert SearchConfig().searxng.endswith(":8888")
