@@ -42,6 +42,7 @@ _TABLES = {
     "walk": "ranker.config:WalkConfig",
     "reddit": "crawler.seeds.config:RedditConfig",
     "search": "crawler.seeds.config:SearchConfig",
+    "hosts": "crawler.seeds.config:HostsConfig",
     "pretrain": "trainer.config:PretrainConfig",
     "instructions": "trainer.config:InstructionsConfig",
     "sft": "trainer.config:SFTConfig",

@@ -73,3 +73,21 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         require_within(self, 1, 10_000, "number", "pages")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostsConfig:
+    """What is known of hosts before they are asked, and whether and how they are."""
+
+    known: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+    """Parquet files of Common Crawl's Host Index: who refuses, or writes other languages, is not asked."""
+    probe: bool = False
+    """Ask the others whether they are there, and leave out who is not; without, all of them are seeds."""
+    rate: float = 10.0
+    """Probes a second, to all together."""
+    description: str = ""
+    """URL of your probing.txt (RFC 9511), sent with each probe."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0.01, 1000, "rate")

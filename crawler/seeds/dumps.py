@@ -108,7 +108,7 @@ def posts_of(
     """
     not_text = is_no_text(media)
     at = start
-    for line in _lines(path, start, tell):
+    for line in lines(path, start, tell):
         at += len(line)
         if (domain := line.find(_DOMAIN)) >= 0:
             said = line[domain + len(_DOMAIN) : domain + len(_DOMAIN) + 11]
@@ -243,7 +243,8 @@ def is_no_text(media: Iterable[str]) -> Callable[[str], bool]:
     return judge
 
 
-def _lines(path: Path, start: int, tell: Callable[[int], object]) -> Iterator[bytes]:
+def lines(path: Path, start: int, tell: Callable[[int], object]) -> Iterator[bytes]:
+    """Lines of a file, decompressed by its suffix, from the byte `start` of that on. Raises SeedError."""
     openers: dict[str, Callable[[Any], Any]] = {
         ".zst": lambda raw: zstd.open(raw, "rb", options=_LONG_WINDOW),
         ".xz": lzma.open,
