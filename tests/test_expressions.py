@@ -26,7 +26,7 @@ from crawler.read.links import clean
 from crawler.read.optout import from_headers, from_metas
 from crawler.read.sitemaps import listed, may_list
 from crawler.scope import scope_of
-from crawler.seeds.karma import linked_url
+from crawler.seeds.dumps import Submission, linked_url
 from crawler.urls import canonicalize, domain, resolve
 from ranker.features import groups, words
 from ranker.traps import _groups, trap_of_shape
@@ -200,7 +200,7 @@ FUNCTIONS = {
         f"http://a.test/{text[: len(text) // 8]}", lambda mark: not mark.endswith("#folder")
     ),
     "domain": domain,
-    "linked_url": lambda text: linked_url({"url": f"http://a.test/{text}", "title": text, "selftext": text}),
+    "linked_url": lambda text: linked_url(Submission(url=f"http://a.test/{text}")),
     "groups": lambda text: groups(f"http://a.test/{text}", "a.test"),
     "words": lambda text: words(f"http://a.test/{text}", "a.test", text, text),
     "trap_of_shape": lambda text: trap_of_shape(f"http://a.test/{text}"),

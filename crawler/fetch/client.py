@@ -78,18 +78,28 @@ class Client:
         most_bytes: int = _MOST_BYTES,
         redirects: int = 0,
         into: Callable[[int, bytes], object] | None = None,
+        cut: bool = False,
     ) -> Answered:
         """Ask `url`; at most `most_bytes` of the answer, within `timeout` seconds (the crawl's, if None).
 
         So many `redirects` are followed, each through the guard. What comes goes `into` a function of the
         status and the bytes, if there is one, instead of the answer's body: as far as it came, also if that
-        is not all. Raises AskError, and NetworkForbidden for an address outside the allowed networks.
+        is not all. A longer answer is an error, unless it may be `cut`. Raises AskError, and NetworkForbidden
+        for an address outside the allowed networks.
         """
         seconds = timeout or self._config.timeout
         try:
             async with asyncio.timeout(seconds):
                 return await self._get(
-                    url, most_bytes, redirects, into, method=method, headers=headers, params=params, data=data
+                    url,
+                    most_bytes,
+                    redirects,
+                    into,
+                    cut,
+                    method=method,
+                    headers=headers,
+                    params=params,
+                    data=data,
                 )
         except NetworkForbidden:
             raise
@@ -106,39 +116,45 @@ class Client:
         most_bytes: int,
         redirects: int,
         into: Callable[[int, bytes], object] | None,
+        cut: bool,
         **how: Any,
     ) -> Answered:
-        await self._resolved(url)
+        await self.address_of(url)
         async with self._session.request(url=url, allow_redirects=False, **how) as response:
             location = response.headers.get("Location", "")
             if not (300 <= response.status < 400 and location and redirects):
                 body, came = bytearray(), 0
                 async for chunk in response.content.iter_any():
                     came += len(chunk)
-                    if came > most_bytes:
+                    if came > most_bytes and not cut:
                         raise AskError(f"{_place(url)}: its answer has more than {most_bytes:,} bytes")
                     if into:
                         into(response.status, chunk)
                     else:
                         body += chunk
-                return Answered(url, response.status, response.headers, bytes(body))
+                    if came > most_bytes:
+                        break
+                return Answered(url, response.status, response.headers, bytes(body[:most_bytes]))
         to = urljoin(url, location)
         if urlsplit(to)[:2] != urlsplit(url)[:2]:
             how |= {"headers": None}  # a key is for whom it was meant
-        return await self._get(to, most_bytes, redirects - 1, into, **how | {"params": None})
+        return await self._get(to, most_bytes, redirects - 1, into, cut, **how | {"params": None})
 
-    async def _resolved(self, url: str) -> None:
-        """Wait for the name's address: the resolver itself sends who has waited a moment away."""
+    async def address_of(self, url: str) -> str:
+        """The address that `url` will be asked at; waits for its name's, as long as that takes.
+
+        Raises AskError for no URL, NetworkForbidden, or what the system's resolver raises.
+        """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise AskError(f"{url[:200]!r} is not an http or https URL")
         if parts.hostname.replace(".", "").isdigit() or ":" in parts.hostname:
-            return  # the socket's guard sees it
+            return parts.hostname  # the socket's guard sees it
         port = parts.port or (443 if parts.scheme == "https" else 80)
         while True:
             try:
-                await self._resolver.choices(parts.hostname, port)
-                return
+                # The resolver itself sends who has waited a moment away.
+                return (await self._resolver.choices(parts.hostname, port))[0]["host"]
             except AddressBusy as busy:
                 await asyncio.sleep(min(1.0, busy.seconds))
 

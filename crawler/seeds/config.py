@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
+
+from tinylm.config import MOST, listed, require_within
 
 
 @Parameter(name="*")
@@ -12,8 +14,32 @@ from cyclopts import Parameter
 class SeedsTo:
     """Where seeds go."""
 
-    out: Path | None = None
+    out: Annotated[Path | None, Parameter(allow_leading_hyphen=True)] = None
     """A file for them instead of the crawl, begun anew: .parquet, .csv, or - for stdout."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedditConfig:
+    """Which of Reddit's submissions become seeds."""
+
+    least_votes: float = 3.0
+    """Votes of all submissions of a page from which on it is a seed (3: WebText)."""
+    media_hosts: tuple[str, ...] = ()
+    """Hosts whose pages are no text, beside those that are known; with all below them."""
+    road: Literal["dumps", "archive", "top", "stream"] = "dumps"
+    """What is named: files of the dumps, or subreddits, to be asked of Arctic Shift's archive, or of Reddit's
+    own API: what is voted most, or what is new for as long as it runs."""
+    top_of: Literal["hour", "day", "week", "month", "year", "all"] = "all"
+    """With `top`, of when."""
+    after: int = 0
+    """With `archive`, seconds since 1970 from which on."""
+    archive: str = "https://arctic-shift.photon-reddit.com"
+    """Where the archive is."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0, MOST, "least_votes", "after")
+        object.__setattr__(self, "media_hosts", listed(self.media_hosts))
 
 
 @Parameter(name="*")
@@ -27,3 +53,41 @@ class CommonCrawl:
     """Which rows, in SQL: "content_languages = 'eng' and url_host_tld = 'org'"."""
     base: str = "https://data.commoncrawl.org/"
     """Where the files with the records are: a folder, or a URL."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig:
+    """Who is asked, and what."""
+
+    provider: str = "searxng"
+    """searxng, brave, or MODULE:CLASS of your own."""
+    searxng: str = "http://127.0.0.1:8888"
+    """Where your SearXNG is."""
+    queries: Path | None = None
+    """A file of queries, one a line; without, they are made of what distinguishes the corpus's best texts."""
+    number: int = 20
+    """Queries that are made, at most."""
+    pages: int = 1
+    """Pages of results of each query."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 1, 10_000, "number", "pages")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HostsConfig:
+    """What is known of hosts before they are asked, and whether and how they are."""
+
+    known: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
+    """Parquet files of Common Crawl's Host Index: who refuses, or writes other languages, is not asked."""
+    probe: bool = False
+    """Ask the others whether they are there, and leave out who is not; without, all of them are seeds."""
+    rate: float = 10.0
+    """Probes a second, to all together."""
+    description: str = ""
+    """URL of your probing.txt (RFC 9511), sent with each probe."""
+
+    def __post_init__(self) -> None:
+        require_within(self, 0.01, 1000, "rate")

@@ -1,134 +1,198 @@
-"""Karma as a prior: what people up-voted, summed over all submissions of a page.
+"""Karma as a prior: what people up-voted, summed over all submissions of a page, with error bars.
 
 The rule is WebText's (Radford et al. 2019: at least 3 votes) on the unit OpenWebText2 uses (all submissions
-of one URL), with what both leave out: URLs are made canonical before they are summed, a crosspost counts for
-the page it shows, and scores captured before anybody could vote are not believed.
+of one URL). What both leave out: URLs are made canonical before they are summed; a crosspost counts for the
+page it shows; a score that was captured before anybody could vote is imputed from what its month, subreddit
+and age lead to; and how much a vote says depends on where it was given. A subreddit's usual score, and a
+page's own excess over it, are shrunk towards what is usual by empirical Bayes, on log(1 + score): karma.sql.
+
+DuckDB holds the posts, in a file, and spills what memory has no room for: a year of Reddit needs a disk.
 """
 
-import gzip
+import hashlib
 import json
-import lzma
-import math
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
-from backports import zstd
+import duckdb
+import pyarrow as pa
 
 from crawler.errors import SeedError
-from crawler.seeds.seed import Seed
+from crawler.seeds.config import RedditConfig
+from crawler.seeds.dumps import Post, posts_of
+from crawler.seeds.ledger import Ledger
+from crawler.seeds.seed import LONGEST_SOURCE, Batch, Progress, Seed
 from crawler.urls import address, canonical
-from tinylm.records import MALFORMED
 
-# WebText's.
-FEWEST_VOTES = 3
-# Scores taken sooner are not believed.
-_SETTLED_SECONDS = 24 * 3600
-# The dumps are compressed with windows of up to 2 GiB.
-_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}
-# What is linked most and is no text, by the end of its path and by its host.
-_MEDIA = (".jpg", ".jpeg", ".png", ".gif", ".gifv", ".webp", ".mp4", ".webm", ".mp3", ".pdf", ".zip", ".svg")
-_NOT_TEXT = (
-    "reddit.com", "redd.it", "imgur.com", "youtube.com", "youtu.be", "twitter.com", "x.com", "facebook.com",
-    "instagram.com", "tiktok.com", "twitch.tv", "vimeo.com", "gfycat.com", "flickr.com", "soundcloud.com",
-    "spotify.com", "amazon.com", "ebay.com",
+FILE_NAME = "karma.duckdb"
+FACTS = ("karma", "karma_se", "votes", "posts", "subreddits", "authors", "max")
+# Posts of one commit: 2 to 6 seconds of work that a kill costs. In memory they take 60 MB.
+_COMMITTED = 200_000
+# Of DuckDB. With Python's own 150 MB it stays below 400 beside the window of one dump.
+_MEMORY = "200MB"
+_ROWS = 50_000
+_GIVEN = 1000
+_COLUMNS = pa.schema(
+    [("url", pa.string()), ("subreddit", pa.string()), ("author", pa.uint32()), ("month", pa.int32()),
+     ("score", pa.float64()), ("age", pa.float64()), ("dump", pa.int32())]
 )  # fmt: skip
+_TABLES = """
+create table if not exists dumps (
+    dump integer primary key, path text, identity text,
+    position bigint, seen bigint, dropped text, over boolean
+);
+create table if not exists posts (
+    url text, subreddit text, author uinteger, month integer, score double, age double, dump integer
+);
+"""
 
 
-def seeds_of_dump(path: Path) -> Iterator[Seed]:
-    """Seeds of one dump, most votes first. Raises SeedError if it is damaged or holds no submissions."""
-    votes, dropped = count_votes(path)
-    if not votes and dropped.total() == dropped["bad_line"]:
+def seeds_of_dumps(
+    dumps: Sequence[Path], config: RedditConfig, place: Path | str, ledger: Ledger, progress: Progress
+) -> Iterator[Batch]:
+    """Seeds of all `dumps` together, those that promise most first; `place` is DuckDB's file.
+
+    A dump is read once, and goes on in its middle if that was interrupted. Raises SeedError if one is damaged
+    or holds no submissions: the posts of the others are kept.
+    """
+    progress.unit, progress.total = "bytes", sum(path.stat().st_size for path in map(_there, dumps))
+    with _opened(place) as db:
+        numbers = [_read(db, path, config, progress) for path in dumps]
+        words = [config.least_votes, *(_identity(path) for path in dumps)]
+        yield from _seeds(db, numbers, words, config, ledger, progress)
+
+
+def seeds_of_posts(
+    posts: Sequence[Post], names: Sequence[str], config: RedditConfig, ledger: Ledger, progress: Progress
+) -> Iterator[Batch]:
+    """Seeds of posts that were asked for, `names` of them, as of a dump."""
+    with _opened(":memory:") as db:
+        _insert(db, posts, 0)
+        yield from _seeds(db, [0], names, config, ledger, progress)
+
+
+@contextmanager
+def _opened(place: Path | str) -> Iterator[duckdb.DuckDBPyConnection]:
+    if isinstance(place, Path):
+        place.parent.mkdir(parents=True, exist_ok=True)
+    with closing(duckdb.connect(str(place))) as db:
+        db.execute(f"set memory_limit = '{_MEMORY}'; set threads = 1; set preserve_insertion_order = false")
+        db.execute(_TABLES)
+        yield db
+
+
+def _seeds(
+    db: duckdb.DuckDBPyConnection,
+    numbers: list[int],
+    words: Sequence[object],
+    config: RedditConfig,
+    ledger: Ledger,
+    progress: Progress,
+) -> Iterator[Batch]:
+    """Seeds of the posts of these dumps, from where the ledger says; `words` name the job."""
+    job = f"karma {hashlib.sha256(json.dumps(words).encode()).hexdigest()}"
+    start = int(ledger.position(job) or 0)
+    _name_pages(db, numbers, progress)
+    values = {"dumps": numbers, "least": config.least_votes, "start": start}
+    for statement in duckdb.extract_statements((Path(__file__).parent / "karma.sql").read_text()):
+        found = db.execute(statement, {name: values[name] for name in statement.named_parameters})
+    while rows := found.fetchmany(_GIVEN):
+        seeds = [
+            Seed(url, prior, f"reddit:{subreddit}"[:LONGEST_SOURCE], precision)
+            for url, prior, subreddit, precision, *_ in rows
+        ]
+        yield Batch(seeds, dict(zip(FACTS, zip(*(row[4:] for row in rows), strict=True), strict=True)))
+        start += len(rows)
+        ledger.settle(job, str(start))
+
+
+def _insert(db: duckdb.DuckDBPyConnection, posts: Sequence[Post], dump: int) -> None:
+    if not posts:
+        return
+    columns = [*zip(*posts, strict=True), [dump] * len(posts)]
+    batch = [pa.array(column, field.type) for column, field in zip(columns, _COLUMNS, strict=True)]
+    db.register("batch", pa.table(batch, schema=_COLUMNS))
+    db.execute("insert into posts select * from batch")
+    db.unregister("batch")
+
+
+def _there(path: Path) -> Path:
+    if not path.is_file():
+        raise SeedError(f"{path}: no such file; a dump of Reddit's submissions is needed")
+    return path
+
+
+def _identity(path: Path) -> str:
+    about = path.resolve().stat()
+    return f"{path.resolve()} {about.st_size} {about.st_mtime_ns}"
+
+
+def _read(db: duckdb.DuckDBPyConnection, path: Path, config: RedditConfig, progress: Progress) -> int:
+    """Bring the posts of a dump into the table, as far as they are not; the number of the dump there."""
+    name, identity = str(path.resolve()), _identity(path)
+    known = db.execute("select * from dumps where path = ? and identity = ?", (name, identity)).fetchone()
+    if known is None:
+        # Another file of this name was read before: what it held is not counted twice.
+        db.execute("delete from posts where dump in (select dump from dumps where path = ?)", (name,))
+        db.execute("delete from dumps where path = ?", (name,))
+        [(number,)] = db.execute("select coalesce(max(dump), 0) + 1 from dumps").fetchall()
+        known = number, name, identity, 0, 0, "{}", False
+        db.execute("insert into dumps values (?, ?, ?, ?, ?, ?, ?)", known)
+    number, _, _, at, seen, said, over = known
+    dropped, began, before = progress.dropped, progress.done, progress.dropped.copy()
+    dropped.update(json.loads(said))
+    progress.read += seen
+    if over:
+        progress.done += path.stat().st_size
+        return int(number)
+
+    def commit(rows: list[Post], *, over: bool) -> None:
+        db.begin()
+        _insert(db, rows, number)
+        db.execute(
+            "update dumps set position = ?, seen = ?, dropped = ?, over = ? where dump = ?",
+            (at, seen, json.dumps(dropped - before), over, number),
+        )
+        db.commit()
+        rows.clear()
+
+    def tell(read: int) -> None:
+        progress.done = began + read
+
+    rows: list[Post] = []
+    records = posts_of(path, at, dropped, tell, config.media_hosts)
+    while part := list(islice(records, _ROWS)):
+        rows += [post for post, _ in part if post]
+        at, seen, progress.read = part[-1][1], seen + len(part), progress.read + len(part)
+        if len(rows) >= _COMMITTED:
+            commit(rows, over=False)
+    if not seen or seen == (dropped - before)["bad_line"]:
         raise SeedError(
             f"{path}: no line is a submission in the public dumps' format (one JSON object a line)"
         )
-    for url, total in sorted(votes.items(), key=lambda item: (-item[1], item[0])):
-        if total >= FEWEST_VOTES:
-            yield Seed(url, total, path.name)
+    commit(rows, over=True)
+    progress.done = began + path.stat().st_size
+    return int(number)
 
 
-def count_votes(path: Path) -> tuple[dict[str, float], Counter[str]]:
-    """Votes over all submissions of a page by its first address, and how many were left out, by reason.
-
-    Raises SeedError if the file cannot be read to its end.
-    """
-    votes: dict[str, float] = {}
-    asked: dict[str, str] = {}  # of pages whose first address is not the canonical one
-    dropped: Counter[str] = Counter()
-    for line in _lines(path):
-        try:
-            post = json.loads(line)
-            reason = why_not(post)
-            url = None if reason else address(str(linked_url(post)))
-            score = float(post.get("score") or 0)
-            if not math.isfinite(score):
-                raise ValueError(score)
-        # Each line is somebody's JSON: whatever type a field has must cost no more than its line.
-        except MALFORMED:
-            dropped["bad_line"] += 1
-            continue
-        if url is None:
-            dropped[reason or "bad_url"] += 1
-            continue
-        page = canonical(url)
-        if page not in votes and page != url:
-            asked[page] = url
-        votes[page] = votes.get(page, 0.0) + score
-    return {asked.get(page, page): total for page, total in votes.items()}, dropped
-
-
-def why_not(post: dict[str, Any]) -> str:
-    """Why a submission says nothing about the worth of a page; empty if it does."""
-    flags = {"is_self": "self_post", "over_18": "adult", "promoted": "advertisement"}
-    if flag := next(filter(post.get, flags), ""):
-        return flags[flag]
-    if post.get("removed_by_category") or (post.get("_meta") or {}).get("was_deleted_later"):
-        return "removed"
-    if _captured_early(post):
-        return "captured_early"
-    if not linked_url(post):
-        return "no_url"
-    return "not_text" if _not_text(post) else ""
-
-
-def linked_url(post: dict[str, Any]) -> str:
-    """The page a submission shows: for a crosspost, its parent's. Dumps have URLs as in Reddit's HTML."""
-    parents = post.get("crosspost_parent_list")
-    shown = parents[0] if parents else post
-    url = str(shown.get("url_overridden_by_dest") or shown.get("url") or "")
-    return url.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-
-
-def _captured_early(post: dict[str, Any]) -> bool:
-    # All of some months in the dumps are scores taken seconds after posting: about 1, whatever came later.
-    retrieved, created = post.get("retrieved_on"), post.get("created_utc")
-    if not retrieved or not created or (post.get("_meta") or {}).get("retrieved_2nd_on"):
-        return False
-    return float(retrieved) - float(created) < _SETTLED_SECONDS
-
-
-def _not_text(post: dict[str, Any]) -> bool:
-    parts = urlsplit(address(linked_url(post)) or "")
-    host = (parts.hostname or "").removeprefix("www.")
-    return parts.path.lower().endswith(_MEDIA) or any(
-        host == name or host.endswith("." + name) for name in _NOT_TEXT
+def _name_pages(db: duckdb.DuckDBPyConnection, dumps: list[int], progress: Progress) -> None:
+    """Make the canonical form of each URL, once: of a year's posts a third are of the same."""
+    db.execute("create or replace temp table pages (url text, address text, page text)")
+    urls = db.cursor().execute(
+        "select url, count(*) n from posts where list_contains($dumps, dump) group by url", {"dumps": dumps}
     )
-
-
-def _lines(path: Path) -> Iterator[bytes]:
-    openers: dict[str, Callable[[Path], Any]] = {
-        ".zst": lambda dump: zstd.open(dump, "rb", options=_LONG_WINDOW),
-        ".xz": lzma.open,
-        ".gz": gzip.open,
-    }
-    opener: Callable[[Path], Any] = openers.get(path.suffix, lambda dump: dump.open("rb"))
-    try:
-        with opener(path) as stream:
-            yield from stream
-    except (EOFError, zstd.ZstdError, lzma.LZMAError, zlib.error, OSError) as error:
-        raise SeedError(
-            f"{path}: unreadable, cut off or damaged ({error}); nothing of it was used: get it again"
-        ) from error
+    while rows := urls.fetchmany(_ROWS):
+        named: list[tuple[Any, ...]] = []
+        for url, n in rows:
+            found = address(url)
+            named.append((url, found, found and canonical(found)))
+            progress.dropped["bad_url"] += 0 if found else n
+        batch = pa.table(
+            [pa.array(c, pa.string()) for c in zip(*named, strict=True)], ["url", "address", "page"]
+        )
+        db.register("batch", batch)
+        db.execute("insert into pages select * from batch")
+        db.unregister("batch")

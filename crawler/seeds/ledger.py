@@ -1,6 +1,8 @@
 """`Ledger`: how far each source of seeds has come and what it has spent, beside the crawl that it feeds."""
 
 import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -18,17 +20,18 @@ create table if not exists spent (
 
 
 class Ledger:
-    """The SQLite file at `path`; a context manager. Each call is a transaction of its own.
+    """The SQLite file at `path` (":memory:": none); a context manager. Each call is a transaction.
 
     Sources give their seeds first and settle their position then: whoever dies between the two gives some of
     them twice, which count once. Unless it `resumes` each begins anew, for what is given to a file that is
     written as a whole. Raises SeedError if the file is no such ledger, or cannot be written.
     """
 
-    def __init__(self, path: Path, *, resumes: bool = True) -> None:
+    def __init__(self, path: Path | str, *, resumes: bool = True) -> None:
         self._resumes = resumes
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(path, Path):
+                path.parent.mkdir(parents=True, exist_ok=True)
             self.db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False)
             """For tables of a source's own: what was asked before, quotas."""
             self.db.execute("pragma journal_mode=wal")
@@ -41,6 +44,17 @@ class Ledger:
 
     def __exit__(self, *_: object) -> None:
         self.db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is written within, or nothing of it."""
+        self.db.execute("begin immediate")
+        try:
+            yield
+        except BaseException:
+            self.db.execute("rollback")
+            raise
+        self.db.execute("commit")
 
     def position(self, job: str) -> str:
         """Where a source goes on; "" if it has not begun."""
@@ -61,7 +75,24 @@ class Ledger:
 
     def spent(self) -> dict[str, dict[str, float]]:
         """By source and unit."""
-        found: dict[str, dict[str, float]] = {}
-        for source, unit, amount in self.db.execute("select source, unit, amount from spent"):
-            found.setdefault(source, {})[unit] = amount
-        return found
+        return _spent(self.db)
+
+
+def spent_in(path: Path) -> dict[str, dict[str, float]]:
+    """What a ledger says was spent, also on a disk that cannot be written; {} if there is none."""
+    if not path.exists():
+        return {}
+    try:
+        with Ledger(path) as ledger:
+            return ledger.spent()
+    except SeedError:
+        # Without what its last minutes wrote: a log beside it cannot be read from such a disk.
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?immutable=1", uri=True)) as db:
+            return _spent(db)
+
+
+def _spent(db: sqlite3.Connection) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for source, unit, amount in db.execute("select source, unit, amount from spent"):
+        found.setdefault(source, {})[unit] = amount
+    return found

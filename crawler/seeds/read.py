@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from crawler.errors import SeedError
-from crawler.seeds.seed import Seed
+from crawler.seeds.config import RedditConfig
+from crawler.seeds.ledger import Ledger
+from crawler.seeds.seed import Progress, Seed
 from crawler.urls import address
 
 _BLANK = re.compile(r"\s")
-DUMP_SUFFIXES = (".zst", ".xz", ".gz", ".ndjson", ".jsonl")
+DUMP_SUFFIXES = (".zst", ".xz", ".bz2", ".gz", ".ndjson", ".jsonl")
 
 
 def read_seeds(given: str) -> Iterator[Seed]:
@@ -29,9 +31,11 @@ def read_seeds(given: str) -> Iterator[Seed]:
     if not path.is_file():
         raise SeedError(f"{given}: neither a URL (with http:// or https://) nor a file that is there")
     if path.suffix in DUMP_SUFFIXES:
-        from crawler.seeds.karma import seeds_of_dump  # its Zstandard is not in the base installation
+        from crawler.seeds.karma import seeds_of_dumps  # its DuckDB is an extra
 
-        yield from seeds_of_dump(path)
+        with Ledger(":memory:") as ledger:
+            for batch in seeds_of_dumps([path], RedditConfig(), ":memory:", ledger, Progress()):
+                yield from batch.seeds
     else:
         yield from _read_list(path)
 

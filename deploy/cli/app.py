@@ -46,6 +46,12 @@ app.command(
     config=layers(frontier=CrawlPlace),
 )
 app.command(
+    "deploy.sources.show:sources",
+    name="sources",
+    help="Which source pays: good tokens per fetch, per query and per unit billed.",
+    config=layers(frontier=CrawlPlace),
+)
+app.command(
     "deploy.cli.simulate:simulate",
     name="simulate",
     help="Crawl a recorded web in memory under several policies, and say how near each comes to an oracle.",

@@ -20,10 +20,11 @@ from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
 
 import tinylm
+from crawler.config import CrawlPlace
 from crawler.frontier import Frontier
 from deploy.crawl import sigterm_as_interrupt
 from deploy.dashboard.server import HEADER_BYTES, HEADERS, KnownHosts, PromptRequests
-from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled
+from deploy.dashboard.stats import CorpusReader, CrawlReader, RunReader, Sampled, SourcesReader
 from tinylm.errors import ConfigError
 from tinylm.terminal import say
 
@@ -42,10 +43,12 @@ def create_app(
     crawl = Sampled(CrawlReader(attach, shards.parent).read)
     corpus, readers = CorpusReader(shards), [RunReader(run) for run in runs]
     disk = Sampled(lambda: {"corpus": corpus.read(), "runs": [reader.read() for reader in readers]})
+    # By itself: of a large corpus the first reading takes a while.
+    sources = Sampled(SourcesReader(CrawlPlace(data=shards.parent)).read)
 
     @asynccontextmanager
     async def sampling(_: FastAPI) -> AsyncIterator[None]:
-        with crawl, disk:
+        with crawl, disk, sources:
             yield
 
     # No redirect of /api/status/: it would lead to whatever host was asked for.
@@ -65,6 +68,7 @@ def create_app(
             "time": time.time(),
             "crawl": crawl.latest(),
             "disk": disk.latest(),
+            "sources": sources.latest(),
         }
 
     @app.get("/health")

@@ -1,4 +1,4 @@
-"""What the dashboard shows: two threads read it once a second, however many browsers look.
+"""What the dashboard shows: three threads read it once a second, however many browsers look.
 
 The sources are the frontier, the corpus's manifest, and the metrics.jsonl of training runs; none of them
 knows of the page. A reading is about ten commands to the server, one `stat` of the manifest and the new lines
@@ -16,10 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+from crawler.config import CrawlPlace
 from crawler.frontier import Frontier
 from deploy.crawl import NoServer
+from deploy.sources.show import figures, found_in
 from deploy.status import StatusReader, Verdict, verdict
 from deploy.summary import Summary, moment, not_fetched, pages_and_links
+from ranker.sources import Sources
 from shards.manifest import FILE_NAME, HeldOut, Manifest
 from tinylm.errors import TinylmError
 
@@ -172,6 +175,29 @@ class CorpusReader:
             "held_out": len(held_out.hosts),
             "excluded": len(held_out.excluded),
         }
+
+
+class SourcesReader:
+    """Reads what sources of seeds brought, by kind, when the manifest in `place` has changed."""
+
+    def __init__(self, place: CrawlPlace) -> None:
+        self._place, self._sums = place, Sources(place.shards)
+        self._seen = 0
+        self._figures: Figures = {}
+
+    def read(self) -> Figures:
+        """`sources`, what pays most first; {} if there is no corpus yet. Raises ShardError, SeedError."""
+        try:
+            changed = (self._place.shards / FILE_NAME).stat().st_mtime_ns
+        except FileNotFoundError:
+            return {}
+        if changed != self._seen:
+            found = found_in(self._place, "kind", self._sums)
+            self._figures, self._seen = (
+                {"sources": [{"name": each.name} | figures(each) for each in found]},
+                changed,
+            )
+        return self._figures
 
 
 class Curve:

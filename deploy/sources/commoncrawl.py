@@ -19,7 +19,7 @@ def commoncrawl(
     /,
     *,
     where: str = "",
-    to: SeedsTo = SeedsTo(),  # noqa: B008
+    to: SeedsTo = SeedsTo(),
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
 ) -> None:

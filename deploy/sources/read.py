@@ -19,7 +19,7 @@ from crawler.seeds.config import CommonCrawl
 from crawler.seeds.seed import LONGEST_SOURCE
 from deploy.sources.seed import shown
 from ranker.config import WalkConfig
-from shards.manifest import Manifest
+from shards.manifest import Manifest, is_corpus
 from tinylm.config import layers, said
 from tinylm.terminal import say, tally
 
@@ -46,7 +46,7 @@ _CRAWLED = re.compile(r"CC-MAIN-\d{4}-\d\d")
 def warc(
     files: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     *,
-    ranges: CommonCrawl = CommonCrawl(),  # noqa: B008
+    ranges: CommonCrawl = CommonCrawl(),
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
     walk: WalkConfig = WalkConfig(),
@@ -158,7 +158,8 @@ def read(
             asyncio.run(read_all())
     left_out = f"; left out: {tally(progress.dropped)}" if progress.dropped.total() else ""
     say(f"{progress.read:,} records read, {brought:,} pages brought{left_out}")
-    after = Manifest.load(frontier.shards)
+    # Beside a crawl that has committed nothing yet there is none: its walker judges what was brought.
+    after = Manifest.load(frontier.shards) if is_corpus(frontier.shards) else Manifest()
     dropped = Counter(after.dropped) - Counter(before.dropped)
     say(f"kept {after.rows - before.kept:,}; dropped: {tally(dropped) or 'nothing'}")
 

@@ -21,6 +21,10 @@ app = App(
     help="Bring URLs to a crawl, running or not, or to a file: people's choices, lists, searches.",
     config=layers(frontier=FrontierConfig),
 )
+# Each source with its libraries is imported when it is called.
+app.command("deploy.sources.reddit:app", name="reddit", help="Pages by the votes of Reddit's submissions.")
+app.command("deploy.sources.hosts:app", name="hosts", help="Front pages of hosts that lists name.")
+app.command("deploy.sources.search:app", name="search", help="What search engines find.")
 Found = Callable[["Ledger", "Progress"], "Iterator[Batch]"]
 """A source with its settings: what it finds, from where the ledger says that it goes on."""
 _COLUMNS = ("url", "prior", "source", "precision")

@@ -142,6 +142,8 @@ class Judge:
         self, signals: Signals, verdict: Verdict, score: float, karma: float, precision: float
     ) -> None:
         """Votes are for a text, wherever it stands; a text met again without votes teaches nothing."""
+        if karma > 0 and not precision:
+            return  # somebody's seed, and nobody's choice: neither good nor met by chance
         repeated = verdict.reason in _REPEATED
         chosen = karma > 0 and (verdict.keep or repeated)
         if repeated and not chosen:

@@ -32,7 +32,9 @@ from deploy.dashboard.stats import CorpusReader, Curve, RunReader, Sampled
 from deploy.status import Status, StatusReader, table, verdict
 from deploy.summary import not_fetched
 from shards.manifest import FileEntry, HeldOut, Manifest, ShardEntry
+from shards.writer import ShardWriter
 from tests.conftest import eventually
+from tests.ranker.test_sources import written
 from tinylm.errors import ConfigError
 
 NASTY = "<img src=x onerror=document.title=1>"
@@ -172,6 +174,18 @@ def test_the_status_has_the_figures_of_crawl_corpus_and_training(frontier, tmp_p
     assert (disk["corpus"]["documents"], disk["corpus"]["held_out"]) == (321, 2)
     assert disk["runs"][0]["last"]["step"] == 3
     assert disk["runs"][0]["curves"]["loss"] == [[1, 10.0], [2, 5.0], [3, 10 / 3]]
+
+
+def test_the_status_says_what_each_kind_of_source_brought(frontier, tmp_path):
+    with ShardWriter(tmp_path / "shards", crawl_id="c") as writer:
+        written(writer, 1, "search:x:otters", 0)
+        written(writer, 2, "search:x:otters", 1, "g.example", kept=False)
+        writer.commit({"0": "1-0"}, state=b"s")
+    with client(frontier, tmp_path / "shards", []) as opened:
+        status = status_when(opened, lambda status: "sources" in status["sources"])
+    [search] = status["sources"]["sources"]
+    assert (search["name"], search["all"]["fetches"], search["seeds"]["fetches"]) == ("search", 2, 1)
+    assert search["all"]["low"] <= search["all"]["per_fetch"] == 100 <= search["all"]["high"]
 
 
 def test_before_there_is_anything_the_status_says_so(frontier, tmp_path):

@@ -1,0 +1,245 @@
+"""Reddit's API replayed as it was recorded, and its archive: each submission counts once."""
+
+import base64
+import gzip
+import io
+import json
+import tarfile
+import time
+from collections import defaultdict
+from pathlib import PurePath
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from backports import zstd
+
+from crawler.config import CrawlConfig
+from crawler.errors import NetworkForbidden, SeedError
+from crawler.fetch.client import AskError
+from crawler.seeds.config import RedditConfig
+from crawler.seeds.ledger import Ledger
+from crawler.seeds.reddit import live_seeds
+from crawler.seeds.seed import Progress
+from tests.conftest import reply
+
+KEY = {"client_id": "id", "client_secret": "secret"}
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def cassettes(request):
+    """Recorded exchanges by the name of praw's test."""
+    path = request.getfixturevalue("dumps") / "praw-cassettes.tar.zst"
+    found = {}
+    with zstd.open(path) as stream, tarfile.open(fileobj=io.BytesIO(stream.read())) as archive:
+        for member in archive:
+            if "/cassettes/" in member.name and member.name.endswith(".json"):
+                name = PurePath(member.name).stem
+                found[name] = json.load(archive.extractfile(member))["interactions"]
+    return found
+
+
+def body_of(response):
+    body = response["body"]
+    data = body["string"].encode() if "string" in body else base64.b64decode(body["base64_string"])
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+@pytest.fixture
+def played(site):
+    """A server that plays recorded exchanges: of each path its answers in order, then an empty listing."""
+
+    def play(exchanges):
+        answers = defaultdict(list)
+        for each in exchanges:
+            parts = urlsplit(each["request"]["uri"])
+            answers[parts.path].append(each["response"])
+
+        def answer(handler):
+            left = answers[urlsplit(handler.path).path]
+            if not left:
+                reply(
+                    200,
+                    json.dumps({"kind": "Listing", "data": {"children": []}}),
+                    Content_Type="application/json",
+                )(handler)
+                return
+            response = left.pop(0)
+            kept = (
+                "x-ratelimit-remaining",
+                "x-ratelimit-reset",
+                "x-ratelimit-used",
+                "location",
+                "retry-after",
+            )
+            headers = {
+                name.replace("-", "_"): values[0]
+                for name, values in response["headers"].items()
+                if name.lower() in kept
+            }
+            reply(response["status"]["code"], body_of(response), Content_Type="application/json", **headers)(
+                handler
+            )
+
+        site.on("reddit.test", "*", answer)
+
+    return play
+
+
+def found(site, names, config, ledger, *, rounds=None, **settings):
+    """What a road finds: of a stream, after so many looks. Sleeps are told, not slept."""
+    resolve = (f"reddit.test=127.0.0.1:{site.port}",)
+    crawl = CrawlConfig(allowed_networks=(f"127.0.0.1/32:{site.port}",), resolve=resolve, timeout=5.0)
+    progress, slept, seeds = Progress(), [], []
+    urls = dict.fromkeys(("reddit_url", "oauth_url"), f"http://reddit.test:{site.port}")
+    more = KEY | urls | settings if config.road != "archive" else {}
+    for number, batch in enumerate(
+        live_seeds(names, config, crawl, ledger, progress, sleep=slept.append, **more)
+    ):
+        seeds += batch.seeds
+        if rounds == number + 1:
+            break
+    return seeds, progress, slept
+
+
+def test_what_reddit_lists_becomes_seeds_once(played, site, cassettes):
+    config = RedditConfig(road="top", least_votes=0)
+    with Ledger(":memory:") as ledger:
+        for known in (0, 100):
+            played(cassettes["TestSubredditListings.test_top"])
+            seeds, progress, _ = found(site, ["askreddit"], config, ledger)
+            assert progress.read == 100
+            assert progress.dropped["known"] == known
+            assert progress.dropped.total() + len(seeds) == 100  # each is of another page
+    assert {hit.path.partition("?")[0] for hit in site.hits} == {"/api/v1/access_token", "/r/askreddit/top"}
+
+
+def listing(*posts, after=None):
+    children = [{"kind": "t3", "data": post} for post in posts]
+    return json.dumps({"kind": "Listing", "data": {"children": children, "after": after}})
+
+
+def submission(number, url=None, **fields):
+    known = {"subreddit": "science", "author": "x", "is_self": False, "over_18": False, "score": 1}
+    named = {"id": f"p{number}", "name": f"t3_p{number}", "url": url or f"http://a{number}.example/"}
+    return known | named | {"created_utc": time.time() - 60} | fields
+
+
+_TOKEN = {"access_token": "t", "token_type": "bearer", "expires_in": 3600, "scope": "*"}
+TOKEN = reply(200, json.dumps(_TOKEN), Content_Type="application/json")
+
+
+def test_a_stream_loses_and_repeats_none_however_many_come_at_once(site):
+    """Reddit shows a hundred at a time: 350 between two looks are four pages."""
+    there, looks = [submission(n) for n in range(5)], []
+
+    def new(handler):
+        query = parse_qs(urlsplit(handler.path).query)
+        newest = list(reversed(there))
+        start = next((n + 1 for n, each in enumerate(newest) if [each["name"]] == query.get("after")), 0)
+        page = newest[start : start + 100]
+        more = page[-1]["name"] if start + 100 < len(newest) else None
+        looks.append(start)
+        reply(200, listing(*page, after=more), Content_Type="application/json")(handler)
+        if start == 0 and looks.count(0) == 1:
+            there.extend(submission(n) for n in range(5, 355))
+
+    site.on("reddit.test", "*", new)
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        seeds, _, slept = found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=4)
+    assert [seed.url for seed in seeds] == [f"http://a{n}.example/" for n in range(355)]
+    assert {(seed.prior, seed.precision, seed.source) for seed in seeds} == {(1.0, 0.0, "reddit:science")}
+    assert slept == [2, 2, 4]  # longer while nothing is new
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "error", "says"),
+    [
+        (401, '{"message": "Unauthorized", "error": 401}', SeedError, "Reddit refuses .*approval.*dumps"),
+        (403, "<html>blocked</html>", SeedError, "Reddit refuses"),
+        (200, '{"error": "invalid_grant"}', SeedError, "Reddit refuses .*invalid_grant"),
+        (404, "{}", SeedError, "no such subreddit"),
+    ],
+)
+def test_who_is_refused_is_told_what_reddit_asks_for_and_of_the_dumps(site, status, body, error, says):
+    site.on("reddit.test", "*", reply(status, body, Content_Type="application/json"))
+    if status == 404:
+        site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger, pytest.raises(error, match=says):
+        found(site, ["science"], RedditConfig(road="top"), ledger)
+
+
+def test_without_a_key_nobody_is_asked(site, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/nowhere")
+    with Ledger(":memory:") as ledger, pytest.raises(SeedError, match=r"Reddit refuses .*client_id"):
+        found(site, ["science"], RedditConfig(road="top"), ledger, client_id=None)
+    assert site.hits == []
+
+
+def test_praw_goes_nowhere_but_through_the_guard(site, forbidden):
+    there = f"http://127.0.0.1:{forbidden.port}"
+    with Ledger(":memory:") as ledger, pytest.raises((NetworkForbidden, AskError)):
+        found(site, ["science"], RedditConfig(road="top"), ledger, reddit_url=there, oauth_url=there)
+    assert forbidden.connections == 0
+
+
+# The archive
+
+
+def archive_of(site, posts, faults=()):
+    """Arctic Shift's search over `posts`; the first questions get the answers `faults` instead."""
+    faults = list(faults)
+
+    def search(handler):
+        query = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
+        if faults:
+            faults.pop(0)(handler)
+            return
+        within = [p for p in posts if int(query["after"]) < p["created_utc"] < int(query["before"])]
+        page = sorted(within, key=lambda post: post["created_utc"])[: int(query["limit"])]
+        reply(200, json.dumps({"data": page}), Content_Type="application/json")(handler)
+
+    site.on("reddit.test", "*", search)
+
+
+def old(number, score=9):
+    """Two posts of each second, and of one as many as make two pages."""
+    second = number // 2 if not 100 <= number < 190 else 50
+    return submission(number, score=score, created_utc=1_600_000_000 + second, retrieved_on=1_600_200_000)
+
+
+def archive(site):
+    return RedditConfig(road="archive", least_votes=0, archive=f"http://reddit.test:{site.port}")
+
+
+def test_the_archive_is_read_to_its_end_and_goes_on_there(site):
+    posts = [old(n) for n in range(400)]
+    archive_of(site, posts[:300])
+    with Ledger(":memory:") as ledger:
+        seeds, _, slept = found(site, ["science"], archive(site), ledger)
+        assert {seed.url for seed in seeds} == {f"http://a{n}.example/" for n in range(300)}
+        assert len(seeds) == 300
+        assert {seed.source for seed in seeds} == {"reddit:science"}
+        assert set(slept) == {1.0}
+        assert found(site, ["science"], archive(site), ledger)[0] == []
+        archive_of(site, posts)
+        later, _, _ = found(site, ["science"], archive(site), ledger)
+    assert {seed.url for seed in later} == {f"http://a{n}.example/" for n in range(300, 400)}
+
+
+def test_an_archive_that_refuses_breaks_or_says_nonsense_is_asked_again_later_each_time(site):
+    nothing = [
+        reply(429, "", Retry_After="40"), reply(500), reply(200, "<html>"), reply(200, '{"data": null}'),
+        reply(200, '{"data": [null, {"created_utc": "x"}]}'),
+    ]  # fmt: skip
+    archive_of(site, [old(n) for n in range(3)], nothing)
+    with Ledger(":memory:") as ledger:
+        seeds, _, slept = found(site, ["science"], archive(site), ledger)
+        assert len(seeds) == 3
+        assert slept[:5] == [40, 80, 160, 320, 600]
+        archive_of(site, [], [reply(503)] * 6)
+        with pytest.raises(
+            AskError, match=r"gives no posts \(status 503\); the same command goes on from here"
+        ):
+            found(site, ["science"], archive(site), ledger)

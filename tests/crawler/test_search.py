@@ -1,0 +1,230 @@
+"""Search engines: each query is asked and paid once, within quotas, whatever an engine answers."""
+
+import json
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import yaml
+
+from crawler.config import CrawlConfig
+from crawler.errors import NetworkForbidden, SeedError
+from crawler.fetch.client import AskError, Client
+from crawler.seeds import search as module
+from crawler.seeds.config import SearchConfig
+from crawler.seeds.ledger import Ledger
+from crawler.seeds.search import Search, own_networks, provider_of, search
+from crawler.seeds.seed import Progress
+from tests.conftest import reply
+from tinylm.errors import ConfigError
+
+MONTH = 2_592_000
+
+
+def results(*urls, more=True):
+    """An answer that both engines' readers understand."""
+    found = [{"url": url, "title": "t"} for url in urls]
+    return json.dumps(
+        {"results": found, "web": {"results": found}, "query": {"more_results_available": more}}
+    )
+
+
+@pytest.fixture
+def clock():
+    return [1_000_000.0]
+
+
+@pytest.fixture
+def engine(site, clock, monkeypatch):
+    """`engine(ledger, answers, provider)`: a loopback engine that gives these answers in turn."""
+
+    def make(ledger, answers, provider="searxng", **config):
+        left, asked, slept = list(answers), [], []
+
+        def sleep(seconds):
+            slept.append(seconds)
+            clock[0] += seconds
+
+        def answer(handler):
+            query = {name: values[0] for name, values in parse_qs(urlsplit(handler.path).query).items()}
+            asked.append(query | {"key": handler.headers.get("X-Subscription-Token")})
+            (left.pop(0) if left else reply(200, results()))(handler)
+
+        site.on("engine.test", "*", answer)
+        monkeypatch.setenv("BRAVE_SEARCH_API_KEY", "sesame")
+        place = f"http://engine.test:{site.port}"
+        request = module.Brave.request
+        monkeypatch.setattr(
+            module.Brave, "request", lambda *of: (f"{place}/brave", *request(*of)[1:]), raising=True
+        )
+        crawl = CrawlConfig(allowed_networks=(f"127.0.0.1/32:{site.port}",), timeout=2.0,
+                            resolve=(f"engine.test=127.0.0.1:{site.port}",))  # fmt: skip
+        opened = Client.sync(crawl)
+        ask = opened.__enter__()
+        closing.append(opened)
+        configured = SearchConfig(provider=provider, searxng=place, **config)
+        progress = Progress()
+        return Search(configured, ask, ledger, progress, sleep, lambda: clock[0]), asked, slept, progress
+
+    closing = []
+    yield make
+    for opened in closing:
+        opened.__exit__(None, None, None)
+
+
+def urls_of(batch):
+    return [seed.url for seed in batch.seeds]
+
+
+def test_ranks_are_priors_over_pages_and_each_question_costs_once(engine, tmp_path):
+    pages = [reply(200, results(*(f"http://{n}.example/" for n in page))) for page in ("ab", "bc", "c", "z")]
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        asked_of, asked, _, _ = engine(ledger, pages, pages=9)
+        batch = asked_of.seeds("sea otters")
+        assert urls_of(batch) == ["http://a.example/", "http://b.example/", "http://c.example/"]
+        assert [round(seed.prior, 2) for seed in batch.seeds] == [1.0, 0.63, 0.5]
+        assert {(seed.source, seed.precision) for seed in batch.seeds} == {("search:searxng:sea otters", 0.0)}
+        # The third page had nothing new.
+        assert [query["pageno"] for query in asked] == ["1", "2", "3"]
+        assert ledger.spent() == {"search:searxng:sea otters": {"queries": 1, "billed": 3}}
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        asked_of, asked, _, _ = engine(ledger, [], pages=9)
+        assert urls_of(asked_of.seeds("sea otters")) == urls_of(batch)
+        assert asked == []
+        assert asked_of.asked() == {"sea otters"}
+        assert ledger.spent() == {"search:searxng:sea otters": {"queries": 1, "billed": 3}}
+
+
+def test_what_is_no_answer_is_asked_again_later_each_time(engine):
+    bad = [reply(500), reply(200, "<html>no JSON"), reply(200, "null"), reply(429, "", Retry_After="9")]
+    with Ledger(":memory:") as ledger:
+        asked_of, asked, slept, _ = engine(ledger, [*bad, reply(200, results("http://a.example/"))])
+        assert urls_of(asked_of.seeds("q")) == ["http://a.example/"]
+        assert len(asked) == 5
+        assert [seconds for seconds in slept if seconds >= 2] == [2, 4, 8, 16]
+        assert ledger.spent() == {"search:searxng:q": {"queries": 1, "billed": 1}}
+        asked_of, _, _, _ = engine(ledger, [reply(503)] * 5)
+        with pytest.raises(
+            AskError, match=r"searxng does not answer 'p' \(status 503\); the same command goes on"
+        ):
+            asked_of.seeds("p")
+        asked_of, _, _, _ = engine(ledger, [reply(429, "", Retry_After="3600")])
+        with pytest.raises(AskError, match="status 429"):
+            asked_of.seeds("p")
+
+
+def test_a_searxng_that_gives_no_json_is_told_which_settings_to_change(engine):
+    with Ledger(":memory:") as ledger:
+        asked_of, _, _, _ = engine(ledger, [reply(403)])
+        with pytest.raises(SeedError, match=r"search\.formats: \[html, json\].*server\.limiter: false"):
+            asked_of.seeds("q")
+
+
+def brave(status=200, *urls, left="1, 100", reset="1, 86400", more=True):
+    told = {"Policy": f"1;w=1, 15000;w={MONTH}", "Limit": "1, 15000", "Remaining": left, "Reset": reset}
+    headers = {f"X_RateLimit_{name}": value for name, value in told.items()}
+    return reply(status, results(*urls, more=more), **headers)
+
+
+def test_brave_is_asked_within_all_its_windows_and_they_outlive_us(engine, clock, tmp_path, capfd):
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        last = brave(200, "http://b.example/", left="1, 0", more=False)
+        answers = [brave(200, "http://a.example/", left="0, 1"), last]
+        asked_of, asked, slept, _ = engine(ledger, answers, "brave", pages=5)
+        assert urls_of(asked_of.seeds("q " * 300)) == ["http://a.example/", "http://b.example/"]
+        assert slept == [1.0]  # of the window of a second, which was used up
+        assert {query["key"] for query in asked} == {"sesame"}
+        assert [query["offset"] for query in asked] == ["0", "1"]
+        assert len(asked[0]["q"].split()) == 50
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        asked_of, asked, _, _ = engine(ledger, [], "brave")
+        with pytest.raises(AskError, match=r"brave: its quota is used up until 1970-01-13 .* UTC") as told:
+            asked_of.seeds("p")
+        assert asked == []
+        clock[0] += 86_401
+        asked_of.seeds("p")
+        assert len(asked) == 1
+    assert "sesame" not in str(told.value) + "".join(capfd.readouterr())
+    assert b"sesame" not in (tmp_path / "sources.sqlite").read_bytes()
+
+
+def test_what_is_not_said_of_a_quota_is_counted(engine):
+    with Ledger(":memory:") as ledger:
+        asked_of, _, slept, _ = engine(ledger, [])
+        for query in "abc":
+            asked_of.seeds(query)
+        assert slept == [1.0, 1.0]  # one a second
+
+
+def test_a_key_that_is_missing_or_refused_is_one_error(engine, monkeypatch):
+    with Ledger(":memory:") as ledger:
+        asked_of, _, _, _ = engine(ledger, [brave(401)], "brave")
+        with pytest.raises(SeedError, match="brave refuses: status 401; see to its key and plan"):
+            asked_of.seeds("q")
+        monkeypatch.delenv("BRAVE_SEARCH_API_KEY")
+        with pytest.raises(ConfigError, match="give it in the variable BRAVE_SEARCH_API_KEY"):
+            Search(SearchConfig(provider="brave"), None, ledger, Progress())
+
+
+OWN = """
+class Mine:
+    name, key, windows, pages, terms = "mine", "", ((10, 1),), 1, "my own"
+
+    def __init__(self, config):
+        self.place = config.searxng
+
+    def request(self, query, page, key):
+        return f"{self.place}/mine", {"find": query}, {}
+
+    def results(self, found):
+        return found, False
+"""
+
+
+def test_any_other_engine_is_a_class_of_a_few_lines(engine, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    with Ledger(":memory:") as ledger:
+        asked_of, asked, _, _ = engine(
+            ledger, [reply(200, '["http://a.example/", 1, "no url"]')], "mine:Mine"
+        )
+        assert urls_of(asked_of.seeds("q")) == ["http://a.example/"]
+        assert asked == [{"find": "q", "key": None}]
+    sys.modules.pop("mine")
+    for wrong in ("mine:Other", "nowhere:Mine", "google", "json:JSONDecoder"):
+        with pytest.raises(ConfigError, match="provider = "):
+            provider_of(SearchConfig(provider=wrong))
+
+
+def test_an_engine_outside_the_allowed_networks_is_not_asked(forbidden):
+    config = SearchConfig(searxng=f"http://127.0.0.1:{forbidden.port}")
+    crawl = CrawlConfig(allowed_networks=("127.0.0.2/32",))
+    with Client.sync(crawl) as ask, Ledger(":memory:") as ledger, pytest.raises(NetworkForbidden):
+        Search(config, ask, ledger, Progress()).seeds("q")
+    assert forbidden.connections == 0
+    # One that was named by its address may be asked: at that port, and nothing else there.
+    assert own_networks(config) == (f"127.0.0.1/32:{forbidden.port}",)
+    assert own_networks(SearchConfig(searxng="http://searx.example/")) == ()
+
+
+def test_queries_follow_each_other_and_a_bad_one_is_counted(engine):
+    with Ledger(":memory:") as ledger:
+        asked_of, _, _, progress = engine(
+            ledger, [reply(200, results("http://a.example/", "mailto:x")), reply(200, results())]
+        )
+        batches = list(search(["one", "two"], asked_of, progress))
+    assert [urls_of(batch) for batch in batches] == [["http://a.example/"], []]
+    assert progress.done == 2
+    assert progress.dropped == {"bad_url": 1, "query_without_results": 1}
+
+
+def test_the_settings_for_a_searxng_are_those_that_its_refusal_names():
+    root = Path(__file__).parents[2]
+    settings = yaml.safe_load((root / "deploy" / "searxng.yml").read_text())
+    assert (settings["search"]["formats"], settings["server"]["limiter"]) == (["html", "json"], False)
+    [service] = yaml.safe_load((root / "deploy" / "searxng.compose.yml").read_text())["services"].values()
+    assert service["image"].startswith("${SEARXNG_IMAGE:?")
+    assert service["ports"] == ["127.0.0.1:${SEARXNG_PORT:-8888}:8080"]
+    assert service["volumes"] == ["./deploy/searxng.yml:/etc/searxng/settings.yml:ro"]
+    assert SearchConfig().searxng.endswith(":8888")
