@@ -61,7 +61,11 @@ from datatrove.pipeline.writers import ParquetWriter
 from importlib.metadata import version
 folder, out, logs = sys.argv[1:]
 LocalPipelineExecutor(
-    [WarcReader(folder, glob_pattern="*.warc.gz"), Trafilatura(favour_precision=True, timeout=10), ParquetWriter(out)],
+    [
+        WarcReader(folder, glob_pattern="*.warc.gz"),
+        Trafilatura(favour_precision=True, timeout=10),
+        ParquetWriter(out),
+    ],
     tasks=1, logging_dir=logs,
 ).run()
 print(version("datatrove"), version("trafilatura"))
