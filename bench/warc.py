@@ -5,8 +5,9 @@ marked, and documentation of 22 hosts, each with its request. A core second is a
 a contestant, beyond those of its run over a file of one record; what is read is counted, whatever becomes of
 it. Ours extracts all pages of all languages for the comparison; as users run it, for English and with the
 first look, it is shown beside that. F1 is over what people marked in all marked pages: snippets that must be
-in the text and snippets that must not; a page without a text has none. Datatrove runs twice, with the
-trafilatura that it pins and with ours, each in an environment of its own (`make bench-setup`).
+in the text and snippets that must not; a page that was skipped counts as an empty text, one that calls itself
+a copy of another (rel=canonical) among them. Datatrove runs twice, with the trafilatura that it pins and with
+ours, each in an environment of its own (`make bench-setup`).
 """
 
 import asyncio
@@ -40,6 +41,8 @@ from crawler.archives.warc import read_warc
 from crawler.config import CrawlConfig
 from crawler.read import extract
 from crawler.read.extract import Extractor, Screen
+from crawler.read.language import detect_language
+from crawler.read.links import Canonicals
 from crawler.read.pool import Extractors
 from crawler.seeds.seed import Progress as Come
 from crawler.urls import address
@@ -132,12 +135,21 @@ def _measure(marked: int, others: int, rounds: int) -> dict[str, Any]:
                     if name in _PEERS:
                         texts[name] = _parquet_texts(work / "out")
                 bar.advance(task)
-        texts["ours"] = _our_texts(file, None)
-        texts["ours_english"] = _our_texts(file, Screen(("en",), 0.65))
+        texts["ours"] = _our_texts(file, Extractor())
+        texts["ours_copies_kept"] = _our_texts(file, _KeepsCopies())
+        texts["ours_english"] = _our_texts(file, Extractor(Screen(("en",), 0.65)))
         parts = _parts(bodies)
     f1 = {name: _f1(truth, found) for name, found in texts.items()}
+    english = {url for url, text in texts["ours_copies_kept"].items() if detect_language(text)[0] == "en"}
+    of_english = {url: entry for url, entry in truth.items() if url in english}
     figures = _figures(rates, f1, versions, parts, why)
-    return figures | {"records": len(bodies), "marked_pages": len(truth), "start_s": start}
+    f1_english = {name: _f1(of_english, found) for name, found in texts.items()}
+    print(f"F1 of {len(of_english)} English pages: {f1_english}")
+    return (
+        figures
+        | {"f1_english": f1_english, "english_pages": len(of_english)}
+        | {"records": len(bodies), "marked_pages": len(truth), "start_s": start}
+    )
 
 
 def _figures(
@@ -160,7 +172,11 @@ def _figures(
     }
     # If all but trafilatura cost nothing.
     alone = 1000 / parts["trafilatura"]
-    peer = next((peer for peer in _PEERS if not why[peer]), None)
+    peer = max(
+        (peer for peer in _PEERS if not why[peer]),
+        key=lambda name: statistics.median(rates[name]),
+        default="",
+    )
     bound = (
         f"trafilatura takes {parts['trafilatura']:.1f} of {parts['extraction']:.1f} ms of extraction a record"
     )
@@ -301,7 +317,20 @@ def _parquet_texts(folder: Path) -> dict[str, str]:
     return found
 
 
-def _our_texts(file: Path, screen: Screen | None) -> dict[str, str]:
+class _KeepsCopies(Extractor):
+    """Extracts also what calls itself a copy of another page (rel=canonical), which a crawl leaves out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._canonicals = _Unbelieved()
+
+
+class _Unbelieved(Canonicals):
+    def elsewhere(self, *_: Any) -> str | None:
+        return None
+
+
+def _our_texts(file: Path, extractor: Extractor) -> dict[str, str]:
     """The texts that are brought to the walker, which judges them: datatrove's steps for that are others."""
 
     async def read() -> dict[str, str]:
@@ -313,7 +342,7 @@ def _our_texts(file: Path, screen: Screen | None) -> dict[str, str]:
         }
 
     come = Come()
-    with Places(CrawlConfig()) as places, closing(Extractors(Extractor(screen), 1, 10.0)) as extractors:
+    with Places(CrawlConfig()) as places, closing(Extractors(extractor, 1, 10.0)) as extractors:
         return asyncio.run(read())
 
 
