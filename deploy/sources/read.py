@@ -80,6 +80,34 @@ def warc(
         )
 
 
+@app.command(config=_ALL)
+def dump(
+    files: list[str],
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Read dumps of wikis: HTML of Wikimedia Enterprise (.tar.gz), or MediaWiki's XML, packed or not."""
+    from crawler.archives.wiki import read_dump
+
+    read("dump", read_dump, files, frontier, crawl, walk)
+
+
+@app.command(config=_ALL)
+def zim(
+    files: list[str],
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Read ZIM files, as Kiwix has them of Wikipedia and many other sites."""
+    from crawler.archives.wiki import read_zim
+
+    read("zim", read_zim, files, frontier, crawl, walk)
+
+
 def read(
     kind: str,
     reader: "Reader",
