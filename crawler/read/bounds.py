@@ -115,7 +115,7 @@ def oversized(html: str) -> str:
 def _attributes(tag: re.Match[str]) -> int:
     """How many a tag has; 0 for what is shorter than too many, but for those of `html` and `body`."""
     written = tag["attributes"] or ""
-    few = len(written) <= 2 * _MOST_ATTRIBUTES and tag["name"].lower() not in _ROOTS
+    few = len(written) <= 2 * _MOST_ATTRIBUTES and (tag["name"] or "").lower() not in _ROOTS
     return 0 if few else len(_ATTRIBUTES.findall(written))
 
 

@@ -346,6 +346,7 @@ def test_what_parsers_take_more_than_linear_time_for_is_given_up_before(reason, 
         "<!-- " + "<div>" * 9000 + " -->" + "<p>x" * 9000,
         "<h2>x</h3>" * 9000,
         f"<p data-x='{'a b c ' * 20_000}'>x",
+        f"<script data-x='{'a b c ' * 20_000}'>x</script>",
     ],
 )
 def test_long_pages_that_people_write_are_not_given_up_as_too_deep(usual):

@@ -93,7 +93,7 @@ def test_what_is_neither_form_is_one_error(tmp_path):
 
 def article(n, **fields):
     return {
-        "name": f"T{n}", "identifier": n, "date_modified": "2026-01-02T03:04:05Z", "namespace": {"identifier": 0},
+        "name": f"T{n}", "date_modified": "2026-01-02T03:04:05Z", "namespace": {"identifier": 0},
         "url": f"https://en.wikipedia.org/wiki/T{n}", "in_language": {"identifier": "en"},
         "article_body": {"html": f"<html><body><p>Article {n}</p></body></html>", "wikitext": "x"},
     } | fields  # fmt: skip

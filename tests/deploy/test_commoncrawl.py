@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 from deploy.cli.app import app
 from shards.manifest import Manifest
 from shards.reader import ShardReader
-from tests.conftest import command, eventually
+from tests.conftest import command, eventually, reply
 from tests.crawler.test_commoncrawl import Files, record
 from tests.deploy.test_read import page, settled
 
@@ -82,3 +82,13 @@ def test_a_file_on_a_web_server_is_read_on_after_sigkill(site, tmp_path):
         assert process.wait(120) == 0, (tmp_path / "again").read_text()
     urls = [row["url"] for row in ShardReader(place / "shards", split="all")]
     assert len(urls) == len(set(urls)) == Manifest.load(place / "shards").rows == 130
+
+
+def test_ctrl_c_ends_a_command_that_waits_for_a_server(site, tmp_path):
+    site.on("cc.test", "*", reply(503, "busy"))
+    arguments = "read", "warc", "http://cc.test/x.warc.gz", "--data", str(tmp_path / "data")
+    with command(tmp_path / "log", *arguments, **environment(site)) as process:
+        eventually(lambda: "it answered 503: busy; asked again in 10 s" in (tmp_path / "log").read_text())
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130, "all its waits are ten minutes"
+    assert "the same command goes on from here" in (tmp_path / "log").read_text()
