@@ -64,7 +64,7 @@ def warc(
         read("warc", partial(read_warc, places), list(files), frontier, crawl, walk)
         if not ranges.index:
             return
-        from crawler.seeds.commoncrawl import Index  # DuckDB is an extra
+        from crawler.archives.commoncrawl import Index  # DuckDB is an extra
 
         def records(place: str, position: str, progress: "Progress") -> "Iterator[Record]":
             return Index(places, place, ranges.where).records(ranges.base, position, progress)
