@@ -43,6 +43,7 @@ _TABLES = {
     "reddit": "crawler.seeds.config:RedditConfig",
     "search": "crawler.seeds.config:SearchConfig",
     "hosts": "crawler.seeds.config:HostsConfig",
+    "wiki": "crawler.seeds.config:WikiConfig",
     "pretrain": "trainer.config:PretrainConfig",
     "instructions": "trainer.config:InstructionsConfig",
     "sft": "trainer.config:SFTConfig",

@@ -6,6 +6,7 @@ quotas are the caller's, who knows what the server asks for.
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Self
@@ -17,6 +18,7 @@ from multidict import CIMultiDictProxy
 from crawler.config import CrawlConfig
 from crawler.errors import AddressBusy, CrawlError, NetworkForbidden
 from crawler.fetch.addresses import AddressGuard, Resolver
+from crawler.fetch.robots import retry_at
 
 # Of an answer, unless the caller says otherwise: an API's have some hundred KB.
 _MOST_BYTES = 16 << 20
@@ -33,6 +35,12 @@ class Answered(NamedTuple):
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+
+    @property
+    def retry_after(self) -> float:
+        """Seconds that it asks to be left alone (RFC 9110, section 10.2.3); 0 if it does not say."""
+        at = retry_at(self.headers.get("Retry-After", ""))
+        return max(0.0, round(at - time.time(), 1)) if at else 0.0
 
 
 class Client:

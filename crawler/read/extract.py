@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from importlib.metadata import version
 from types import FrameType
+from urllib.parse import unquote
 
 from resiliparse.extract.html2text import extract_plain_text
 from selectolax.lexbor import LexborHTMLParser
@@ -78,6 +79,12 @@ class Extractor:
                 if kind or not (is_text(media_type) or _XHTML.search(body, 0, _ROOT_WITHIN)):
                     return Extracted(reason=kind or "media_type", links=links)
             html, codec = decode(body, content_type)
+            if media_type == "text/x-wiki":
+                from crawler.archives import wikitext  # only who reads dumps of wikis has its parser
+
+                text, links = wikitext.read(html, url)
+                title = unquote(url.rpartition("/")[2]).replace("_", " ")[:MOST_TITLE_CHARACTERS]
+                return _with_text(replace(found, title=title, links=links), text, "wikitext")
             if media_type == "text/plain":
                 return _with_text(found, html.strip(), "plain text")
             found = self.look(html, url, nofollow=nofollow, encoding=codec)

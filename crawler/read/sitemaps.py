@@ -68,7 +68,7 @@ class Entry(NamedTuple):
 
 def is_text(media_type: str) -> bool:
     """Whether documents come as this."""
-    return media_type in ("", "text/html", "application/xhtml+xml", "text/plain")
+    return media_type in ("", "text/html", "application/xhtml+xml", "text/plain", "text/x-wiki")
 
 
 def may_list(body: bytes, url: str, media_type: str) -> bool:

@@ -91,3 +91,14 @@ class HostsConfig:
 
     def __post_init__(self) -> None:
         require_within(self, 0.01, 1000, "rate")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WikiConfig:
+    """Which of a wiki's articles."""
+
+    category: str = ""
+    """Those of a category only, as it is called in the wiki."""
+    search: str = ""
+    """Those that the wiki's own search finds."""

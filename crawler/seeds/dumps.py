@@ -1,29 +1,18 @@
 """Reddit's public dumps: one JSON object a line, of every year since 2005, compressed with long windows."""
 
-import bz2
-import gzip
-import io
-import lzma
 import math
 import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
-from backports import zstd
 
-from crawler.errors import SeedError
+from crawler.archives.packed import lines
 
-# The dumps are compressed with windows of up to 2 GiB.
-_LONG_WINDOW: Any = {zstd.DecompressionParameter.window_log_max: 31}
-# Of a line: real ones have 4 KB, crossposts 100. What has no end is no line.
-_LONGEST_LINE = 16 << 20
-_AT_ONCE = 1 << 20  # bytes that are decompressed
-_TOLD = 1000  # lines between two words of how far it is
 # Hours after which a score hardly changes any more.
 SETTLED_HOURS = 24.0
 # What is linked most and is no text, by the end of its path and by its host.
@@ -241,32 +230,3 @@ def is_no_text(media: Iterable[str]) -> Callable[[str], bool]:
         return address.endswith(_MEDIA) or is_of_these(address.partition("://")[2].partition("/")[0])
 
     return judge
-
-
-def lines(path: Path, start: int, tell: Callable[[int], object]) -> Iterator[bytes]:
-    """Lines of a file, decompressed by its suffix, from the byte `start` of that on. Raises SeedError."""
-    openers: dict[str, Callable[[Any], Any]] = {
-        ".zst": lambda raw: zstd.open(raw, "rb", options=_LONG_WINDOW),
-        ".xz": lzma.open,
-        ".bz2": bz2.open,
-        ".gz": gzip.open,
-    }
-    opener = openers.get(path.suffix, lambda raw: raw)
-    try:
-        # Their own `readline` asks for 8 KB at a time.
-        with path.open("rb") as raw, io.BufferedReader(opener(raw), _AT_ONCE) as stream:
-            left = start
-            while left:  # no format of these can seek: what was committed is decompressed again, not parsed
-                came = len(stream.read(min(left, _AT_ONCE)))
-                if not came:
-                    raise EOFError("it is shorter than it was")
-                left -= came
-                tell(raw.tell())
-            for number, line in enumerate(iter(partial(stream.readline, _LONGEST_LINE), b"")):
-                if number % _TOLD == 0:
-                    tell(raw.tell())
-                yield line
-    except (EOFError, zstd.ZstdError, lzma.LZMAError, zlib.error, OSError) as error:
-        raise SeedError(
-            f"{path}: unreadable, cut off or damaged ({error}); no seed of it was given: get it again"
-        ) from error

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import duckdb
 import pyarrow as pa
 
+from crawler.archives.packed import lines
 from crawler.config import CrawlConfig, parse_network, product_token
 from crawler.errors import NetworkForbidden, SeedError
 from crawler.fetch.client import AskError, Client
@@ -27,7 +28,6 @@ from crawler.fetch.robots import Rules, interpret
 from crawler.read.encoding import decode
 from crawler.read.language import detect_language
 from crawler.seeds.config import HostsConfig
-from crawler.seeds.dumps import lines
 from crawler.seeds.ledger import Ledger
 from crawler.seeds.seed import LONGEST_SOURCE, Batch, Progress, Seed
 from crawler.urls import address

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import praw
@@ -149,25 +148,12 @@ def _asked(ask: Ask, base: str, params: dict[str, str], sleep: Sleep) -> list[di
                 page = json.loads(answer.body)["data"]
                 return [each for each in page if isinstance(each, dict) and float(each.get("created_utc", 0))]
             why = f"status {answer.status}"
-            rest = min(max(rest, _retry_after(answer)), _LONGEST_REST)
+            rest = min(max(rest, answer.retry_after), _LONGEST_REST)
         except (AskError, ValueError, KeyError, TypeError) as error:
             why = str(error)[:200]
         sleep(rest)
         rest = min(2 * rest, _LONGEST_REST)
     raise AskError(f"{base} gives no posts ({why}); the same command goes on from here")
-
-
-def _retry_after(answer: Answered) -> float:
-    """Seconds; 0 if it does not say."""
-    said = answer.headers.get("Retry-After", "") or answer.headers.get("X-RateLimit-Reset", "")
-    try:
-        return float(said)
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(said).timestamp() - time.time())
-    except ValueError:
-        return 0.0
 
 
 def _plain(submission: Any) -> dict[str, Any]:

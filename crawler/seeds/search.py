@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -233,7 +232,7 @@ class Search:
                     raise SeedError(
                         f"{self.provider.name} refuses: {why}; see to its key and plan ({self.provider.key})"
                     )
-                rest = max(rest, _retry_after(answer, self._now()))
+                rest = max(rest, answer.retry_after)
             except AskError as error:
                 why = str(error)
             except (ValueError, KeyError, TypeError, AttributeError):
@@ -289,16 +288,6 @@ def _said_windows(headers: Mapping[str, str]) -> Iterator[tuple[int, int, float]
             _, window, seconds = policy.partition("w=")
             if window:
                 yield int(seconds.partition(";")[0]), int(remaining), float(reset)
-
-
-def _retry_after(answer: Answered, now: float) -> float:
-    """Seconds; 0 if it does not say."""
-    said = answer.headers.get("Retry-After", "")
-    with suppress(ValueError):
-        return float(said)
-    with suppress(ValueError):
-        return max(0.0, parsedate_to_datetime(said).timestamp() - now)
-    return 0.0
 
 
 def search(queries: Iterable[str], search: Search, progress: Progress) -> Iterator[Batch]:

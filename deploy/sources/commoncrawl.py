@@ -30,8 +30,8 @@ def commoncrawl(
     where
         Which rows, in SQL: "content_languages = 'eng' and url_host_tld = 'org'".
     """
+    from crawler.archives.commoncrawl import Index
     from crawler.archives.places import Places
-    from crawler.seeds.commoncrawl import Index
 
     def found(ledger: "Ledger", progress: "Progress") -> "Iterator[Batch]":
         for place in index:

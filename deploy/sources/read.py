@@ -64,7 +64,7 @@ def warc(
         read("warc", partial(read_warc, places), list(files), frontier, crawl, walk)
         if not ranges.index:
             return
-        from crawler.seeds.commoncrawl import Index  # DuckDB is an extra
+        from crawler.archives.commoncrawl import Index  # DuckDB is an extra
 
         def records(place: str, position: str, progress: "Progress") -> "Iterator[Record]":
             return Index(places, place, ranges.where).records(ranges.base, position, progress)
@@ -78,6 +78,34 @@ def warc(
             walk,
             f" {ranges.base} {ranges.where}",
         )
+
+
+@app.command(config=_ALL)
+def dump(
+    files: list[str],
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Read dumps of wikis: HTML of Wikimedia Enterprise (.tar.gz), or MediaWiki's XML, packed or not."""
+    from crawler.archives.wiki import read_dump
+
+    read("dump", read_dump, files, frontier, crawl, walk)
+
+
+@app.command(config=_ALL)
+def zim(
+    files: list[str],
+    *,
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Read ZIM files, as Kiwix has them of Wikipedia and many other sites."""
+    from crawler.archives.wiki import read_zim
+
+    read("zim", read_zim, files, frontier, crawl, walk)
 
 
 def read(

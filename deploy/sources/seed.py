@@ -23,6 +23,8 @@ app = App(
 )
 # Each source with its libraries is imported when it is called.
 app.command("deploy.sources.reddit:app", name="reddit", help="Pages by the votes of Reddit's submissions.")
+app.command("deploy.sources.sites:sites_app", name="sites", help="Chosen sites, and lists of feeds.")
+app.command("deploy.sources.sites:wiki_app", name="wiki", help="Articles of a MediaWiki.")
 app.command("deploy.sources.hosts:app", name="hosts", help="Front pages of hosts that lists name.")
 app.command("deploy.sources.search:app", name="search", help="What search engines find.")
 Found = Callable[["Ledger", "Progress"], "Iterator[Batch]"]

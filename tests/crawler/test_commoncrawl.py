@@ -21,12 +21,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crawler.archives import places as places_module
+from crawler.archives.commoncrawl import _GAP, _MOST_BYTES, Index, _merged
 from crawler.archives.places import Places
 from crawler.archives.warc import WarcReader, read_warc
 from crawler.config import CrawlConfig
 from crawler.errors import CrawlError, NetworkForbidden, SeedError
 from crawler.fetch.client import AskError
-from crawler.seeds.commoncrawl import _GAP, _MOST_BYTES, Index, _merged
 from crawler.seeds.ledger import Ledger
 from crawler.seeds.seed import Progress
 from tests.conftest import reply
@@ -361,7 +361,7 @@ def test_why_an_index_cannot_be_had_is_said_in_the_servers_words(places, files, 
 
 
 def test_seeds_go_on_from_the_row_that_was_settled(places, tmp_path, monkeypatch):
-    monkeypatch.setattr("crawler.seeds.commoncrawl._ROWS", 100)
+    monkeypatch.setattr("crawler.archives.commoncrawl._ROWS", 100)
     about = {
         "timestamp": 1,
         "digest": "",
