@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig
 from crawler.errors import CrawlError, FrontierFull, ServerError
@@ -128,7 +130,7 @@ def sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> None:
+def remember(frontier: FrontierConfig, **others: Any) -> None:
     """Write the settings of a crawl down in its directory, and print which are others than they were."""
     url = "" if frontier.redis_url == embedded(frontier).url else without_password(frontier.redis_url)
     # Not where the directory is: it may be moved.
@@ -140,6 +142,7 @@ def remember(frontier: FrontierConfig, **others: CrawlConfig | WalkConfig) -> No
 class Crawl:
     """One run of a crawl; `run` may be called again later to go on.
 
+    With the tables of settings that let it be `growing` (deploy.sources.grow) it draws seeds itself.
     Of the rules of a crawl that was begun before those that were `said` are set, the others stay as they are.
     """
 
@@ -149,11 +152,13 @@ class Crawl:
         crawl: CrawlConfig,
         walk: WalkConfig,
         said: Collection[str] = tuple(RULES),
+        growing: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         if walk.quality != ONLINE:  # a path, which is written down and has to hold elsewhere too
             walk = replace(walk, quality=str(Path(walk.quality).resolve()))
         self._frontier_config, self._crawl, self._walk = frontier, crawl, walk
-        self._said = RULES.keys() & said
+        self._said, self._growing = RULES.keys() & said, growing
+        self._sources = growing["grow"].sources if growing else ()
         self._data = frontier.data
         self._settings = frontier.data / KEPT
         self._server = embedded(frontier)
@@ -183,10 +188,10 @@ class Crawl:
             open_frontier(config, self._server) as frontier,
         ):
             before = Summary.of(frontier, config.shards)
-            if not (seeds or before.discovered or frontier.counts()["backlog"]):
+            if not (seeds or self._sources or before.discovered or frontier.counts()["backlog"]):
                 raise NothingKept(f"no crawl was begun in {config.data}: give it seeds, `tinylm crawl URL`")
             frontier.set_rules(config, self._said)
-            remember(frontier.config, crawl=self._crawl, walk=self._walk)
+            remember(frontier.config, crawl=self._crawl, walk=self._walk, **self._growing)
             frontier.set_limits(limits_from_now(self._crawl))
             try:
                 again = give_seeds(frontier, seeds, self._crawl)
@@ -195,7 +200,9 @@ class Crawl:
             if again:
                 say(f"{again:,} URLs that were refused or given up are queued again")
             frontier.publish("walker", {})
+            frontier.publish("grow", {"left": len(self._sources)})
             names = ["walk", *(f"worker-{number}" for number in range(self._crawl.workers))]
+            names += ["grow"] * bool(self._sources)
             self._parts = {name: self._start(name) for name in names}
             reason = ""
             try:
@@ -303,14 +310,18 @@ class Crawl:
             walker = frontier.published("walker")
             if walker and (reason := frontier.reached()):
                 return reason
-            for name, process in self._parts.items():
+            for name, process in [*self._parts.items()]:
                 if (code := process.poll()) is not None:
+                    if name == "grow" and code == 0:  # all its sources are used up
+                        del self._parts[name]
+                        continue
                     if name == "walk":
                         frontier.publish("walker", {})
                     self._parts[name] = self._restart(name, code)
             # When the walker said where it is, all that came in was judged and what came of it queued.
-            over = frontier.finished() or _asleep(frontier)
+            over = frontier.finished() or asleep(frontier)
             resting = over and walker and not frontier.read_stream(walker["positions"], 1)
+            resting = resting and not ("grow" in self._parts and frontier.published("grow").get("left"))
             waiting = resting and walker["seeds_waiting"] + walker["links_waiting"]
             idle = idle + 1 if resting and (not waiting or walker["full"]) else 0
             if not waiting and idle >= _IDLE_POLLS:
@@ -320,8 +331,8 @@ class Crawl:
 
     def _nothing_left(self, frontier: Frontier) -> str:
         """The end of a crawl that may fetch nothing more."""
-        if asleep := _asleep(frontier):
-            return asleep
+        if waits := asleep(frontier):
+            return waits
         summary = Summary.of(frontier, self._frontier_config.shards)
         left = f"nothing more may be fetched: {'; '.join(summary.left())}"
         return left if summary.queued else "nothing left to fetch"
@@ -353,7 +364,7 @@ class Crawl:
         return self._start(name)
 
 
-def _asleep(frontier: Frontier) -> str:
+def asleep(frontier: Frontier) -> str:
     """That nothing may be asked until after the crawl's time is up, and whom it waits for; "" if it may."""
     idle, limits = frontier.why_idle(), frontier.limits()
     wake = time.time() + (idle["next_wake_seconds"] or 0.0)

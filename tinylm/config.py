@@ -44,6 +44,7 @@ _TABLES = {
     "search": "crawler.seeds.config:SearchConfig",
     "hosts": "crawler.seeds.config:HostsConfig",
     "wiki": "crawler.seeds.config:WikiConfig",
+    "grow": "crawler.seeds.config:GrowConfig",
     "pretrain": "trainer.config:PretrainConfig",
     "instructions": "trainer.config:InstructionsConfig",
     "sft": "trainer.config:SFTConfig",
@@ -106,7 +107,7 @@ class _Sources:
             mine: Any = [argument for argument in arguments if argument.field_info.name in names]
             own[table] = ArgumentCollection(mine)  # type: ignore[no-untyped-call]
             Env(f"{_PREFIX}{table.upper()}_", command=False)(app, commands, own[table])
-        self._apply(path, app, commands, own)
+        self._apply(path, app, own)
         if "frontier" in own:
             given = _given(own)
             data = given["data"].value if "data" in given else self._sections["frontier"]().data
@@ -116,7 +117,7 @@ class _Sources:
             identity = {name: token.value for name, token in given.items()}
             self.kept = kept if of_this_crawl(kept, identity) else None
         if self.kept:
-            self._apply(self.kept, app, commands, own)
+            self._apply(self.kept, app, own)
         for argument in (argument for mine in own.values() for argument in mine):
             for word in (str(token.value) for token in argument.tokens):
                 # Python has them as half surrogates: no file of settings, and few libraries, take those.
@@ -127,16 +128,17 @@ class _Sources:
             known = {"env": f"environment {token.keyword}", "cli": token.keyword or ""}
             self.found[name] = known.get(token.source, token.source.removeprefix(f"{Path.cwd()}/"))
 
-    def _apply(self, path: Path, app: App, commands: Any, own: dict[str, Any]) -> None:
+    def _apply(self, path: Path, app: App, own: dict[str, Any]) -> None:
         """Give those of our arguments that have no value yet the one that the file at `path` has."""
         settings, source = _read(path), str(path.absolute())
         for table, mine in own.items():
             names = {argument.field_info.name for argument in mine}
             if isinstance(given := settings.get(table), dict):  # a command may have no use for some of them
                 settings[table] = {name: given[name] for name in given if name.replace("-", "_") in names}
-            layer = Dict(settings, root_keys=(table,), use_commands_as_keys=False, source=source)
+            # Commands by name, or what is called as one of the application's (`sources`) would be left out.
+            layer = Dict(settings, root_keys=(table,), source=source)
             try:
-                layer(app, commands, mine)
+                layer(app, (), mine)
             except CycloptsError as error:
                 raise ConfigError(f"{path}: {_one_line(error)}") from error
 

@@ -25,14 +25,14 @@ _NO_PROSE = {
     "noinclude",
 }
 _NO_LINKS = re.compile(
-    r"^\s*:?\s*(?:[a-z-]{2,12}|file|image|category|datei|bild|kategorie|fichier|catégorie|archivo|categoría|"
-    r"файл|категория|картинка|media|special|wikipedia|template|help|portal)\s*:",
+    r"(?::\s*+)?(?:[a-z-]{2,12}|file|image|category|datei|bild|kategorie|fichier|catégorie|archivo|categoría|"
+    r"файл|категория|картинка|media|special|wikipedia|template|help|portal)\s*+:",
     re.IGNORECASE,
 )
 _TABLE = re.compile(r"^[ \t:*#]*\{\|.*?^[ \t]*\|\}", re.MULTILINE | re.DOTALL)
 _LEFT = re.compile(r"'{2,5}|\[\[|\]\]|\{\{+|\}\}+|\[(?:https?:)?//\S+\s?|__[A-Z]+__|</?[a-z]+[^<>]{0,200}>")
 _ROW = re.compile(r"^[ \t]*(?:\{\||\|\}|\|-|\||!).*$", re.MULTILINE)
-_EMPTY = re.compile(r"[ \t]*\([\s;,]*\)")  # what templates leave behind
+_EMPTY = re.compile(r"\([\s;,]*+\)")  # what templates leave behind
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -56,8 +56,8 @@ def _prose(code: Any, url: str, links: dict[str, Link]) -> str:
             parts.append(f"\n{'#' * node.level} {_prose(node.title, url, links).strip()}\n")
         elif isinstance(node, nodes.ExternalLink):
             parts.append(_prose(node.title, url, links))
-        elif isinstance(node, nodes.Wikilink) and not _NO_LINKS.match(title := str(node.title)):
-            shown = title.strip() if node.text is None else _prose(node.text, url, links)
+        elif isinstance(node, nodes.Wikilink) and not _NO_LINKS.match(title := str(node.title).strip()):
+            shown = title if node.text is None else _prose(node.text, url, links)
             parts.append(shown)
             name = title.partition("#")[0].strip().replace(" ", "_")
             to = name and address(urljoin(url, quote(name[:1].upper() + name[1:], safe="()',;!*@$/")))

@@ -68,11 +68,11 @@ class SearchConfig:
     """A file of queries, one a line; without, they are made of what distinguishes the corpus's best texts."""
     number: int = 20
     """Queries that are made, at most."""
-    pages: int = 1
+    result_pages: int = 1
     """Pages of results of each query."""
 
     def __post_init__(self) -> None:
-        require_within(self, 1, 10_000, "number", "pages")
+        require_within(self, 1, 10_000, "number", "result_pages")
 
 
 @Parameter(name="*")
@@ -102,3 +102,23 @@ class WikiConfig:
     """Those of a category only, as it is called in the wiki."""
     search: str = ""
     """Those that the wiki's own search finds."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GrowConfig:
+    """What a running crawl draws further seeds from."""
+
+    sources: Annotated[tuple[str, ...], Parameter(alias="--grow")] = ()
+    """Sources, of which those that pay are drawn from: `search`, hosts:LIST, or files of seeds."""
+    every: int = 100
+    """Fetches after which the next seeds are drawn; at once when nothing may be asked."""
+    draw: int = 20
+    """Seeds that are drawn together, of search all results of a query."""
+    price: float = 1.0
+    """What a billed request costs, in fetches."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sources", listed(self.sources))
+        require_within(self, 1, MOST, "every", "draw")
+        require_within(self, 0, MOST, "price")

@@ -15,6 +15,7 @@ from contextlib import closing
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import duckdb
@@ -32,7 +33,6 @@ from crawler.seeds.ledger import Ledger
 from crawler.seeds.seed import LONGEST_SOURCE, Batch, Progress, Seed
 from crawler.urls import address
 
-FILE_NAME = "hosts.duckdb"
 _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\.)+[a-z0-9-]{2,63}", re.ASCII)
 _RANGE = re.compile(r"[0-9A-Fa-f.:]+/\d+")
 _RANKED = re.compile(r"(\d{1,12})[,;\t]\s*(\S+)")
@@ -49,7 +49,7 @@ _FRESH_SECONDS = 30 * 86400.0
 _GROUP_SECONDS, _LOOKED_AT, _PATIENCE = 1.0, 1 << 18, 10.0
 _AT_ONCE = 32
 _FEED = re.compile(rb"""\btype=["']?application/(?:rss|atom)\+xml""", re.IGNORECASE)
-_TAGS = re.compile(r"<(?:script|style)\b.*?</(?:script|style)>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+_TAGS = re.compile(r"<[^<>]*>")
 _TABLES = """
 create table if not exists probed (
     host text primary key, at real, scheme text, robots integer, sitemaps integer, feed integer,
@@ -99,21 +99,24 @@ def seeds_of_hosts(
     config: HostsConfig,
     crawl: CrawlConfig,
     languages: Sequence[str],
-    place: Path | str,
+    spill: Path,
     ledger: Ledger,
     progress: Progress,
     clock: tuple[Callable[[], float], Callable[[float], Awaitable[object]]] = (time.monotonic, asyncio.sleep),
 ) -> Iterator[Batch]:
     """Seeds of the hosts in `lists`, or of ranges of addresses, in a random order that is the same each time.
 
-    `place` is DuckDB's file. Raises SeedError for a list of no known form, or a range that may not be asked.
+    What of long lists memory does not hold is in the directory `spill` meanwhile. Raises SeedError for a list
+    of no known form, or a range that may not be asked.
     """
     ledger.db.executescript(_TABLES)
-    if isinstance(place, Path):
-        place.parent.mkdir(parents=True, exist_ok=True)
+    spill.mkdir(parents=True, exist_ok=True)
     crawl.check_user_agent()
-    with closing(duckdb.connect(str(place))) as db:
-        db.execute(f"set memory_limit = '500MB'; {_LISTED}")
+    with (
+        TemporaryDirectory(prefix="hosts-", dir=spill) as own,
+        closing(duckdb.connect(config={"temp_directory": own, "memory_limit": "500MB"})) as db,
+    ):
+        db.execute(_LISTED)
         for name in lists:
             _list(db, name, crawl, progress)
         # Another DuckDB may hash otherwise.

@@ -1,6 +1,6 @@
 """Search engines as sources: a query brings its results as seeds, the rank of each as its prior.
 
-What was asked is kept in the ledger, answers and quotas too: a query costs once, also if we die in between.
+What was asked is kept in the ledger, answers and quotas too: a query costs once, also if we die after it.
 """
 
 import importlib
@@ -26,8 +26,12 @@ from tinylm.errors import ConfigError
 _PATIENCE = 60.0
 # Of the first rest after a failure, doubled each time, and how often a page is asked for.
 _REST, _TRIES = 2.0, 5
-# Days that an answer holds.
-_FRESH_SECONDS = 30 * 86400.0
+# How many queries in a row may fail before it is the engine that does.
+_FAILURES = 3
+# Seconds, or requests, of a quota: SQLite's numbers end.
+_MOST = 10**15
+# How long an answer holds; and the longest quota there is, whatever an answer says.
+_FRESH_SECONDS, _LONGEST_QUOTA = 30 * 86400.0, 35 * 86400.0
 _TABLES = """
 create table if not exists answers (
     provider text, query text, page integer, at real not null, urls text not null, more integer not null,
@@ -37,9 +41,19 @@ create table if not exists quotas (
     provider text, seconds integer, remaining integer not null, until real not null,
     primary key (provider, seconds)
 ) without rowid;
+create table if not exists given (provider text, query text, primary key (provider, query)) without rowid;
 """
 
 Ask = Callable[..., Answered]
+
+
+class QuotaUsed(AskError):
+    """The provider answers nothing more for so many `seconds`."""
+
+    def __init__(self, name: str, until: float, seconds: float) -> None:
+        at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(until))
+        super().__init__(f"{name}: its quota is used up until {at} UTC; the same command goes on then")
+        self.seconds = seconds
 
 
 class Provider(Protocol):
@@ -134,6 +148,14 @@ def provider_of(config: SearchConfig) -> Provider:
     return found
 
 
+def key_of(provider: Provider) -> str:
+    """From the environment; "" if it wants none. Raises ConfigError if it is not there."""
+    key = os.environ.get(provider.key, "") if provider.key else ""
+    if provider.key and not key:
+        raise ConfigError(f"{provider.name} wants a key: give it in the variable {provider.key}")
+    return key
+
+
 def own_networks(config: SearchConfig) -> tuple[str, ...]:
     """The one address that a provider at this machine, or at a numeric address, is at: you have named it."""
     parts = urlsplit(config.searxng)
@@ -160,18 +182,18 @@ class Search:
         self.provider = provider_of(config)
         self._config, self._ask, self._ledger, self._progress = config, ask, ledger, progress
         self._sleep, self._now = sleep, now
-        self._key = os.environ.get(self.provider.key, "") if self.provider.key else ""
-        if self.provider.key and not self._key:
-            raise ConfigError(
-                f"{self.provider.name} wants a key: give it in the variable {self.provider.key}"
-            )
+        self._key = key_of(self.provider)
         ledger.db.executescript(_TABLES)
 
     def seeds(self, query: str) -> Batch:
-        """The results of a query. Raises AskError if nobody answers, or no question is left for now."""
+        """The results of a query.
+
+        Raises AskError if there is no answer to it, QuotaUsed if no question is left for now, and SeedError
+        if the provider refuses us.
+        """
         source = f"search:{self.provider.name}:{query}"[:LONGEST_SOURCE]
         urls: dict[str, None] = {}
-        for page in range(min(self._config.pages, self.provider.pages)):
+        for page in range(min(self._config.result_pages, self.provider.pages)):
             found, more = self._page(query, page, source)
             before = len(urls)
             for url in found:
@@ -188,12 +210,22 @@ class Search:
         # is no person's choice, so that it is no label.
         return Batch([Seed(url, 1 / math.log2(1 + rank), source, 0.0) for rank, url in enumerate(urls, 1)])
 
-    def asked(self) -> set[str]:
-        """Queries that need not be asked again."""
+    def given(self) -> set[str]:
+        """Queries whose seeds were given."""
+        rows = self._ledger.db.execute("select query from given where provider = ?", (self.provider.name,))
+        return {query for (query,) in rows}
+
+    def answered(self) -> list[str]:
+        """Those that have an answer, or a part of it, whose seeds were not: somebody died in between."""
         rows = self._ledger.db.execute(
             "select distinct query from answers where provider = ?", (self.provider.name,)
         )
-        return {row[0] for row in rows}
+        given = self.given()
+        return [query for (query,) in rows if query not in given]
+
+    def settle(self, query: str) -> None:
+        """The seeds of `query` were given."""
+        self._ledger.db.execute("insert or ignore into given values (?, ?)", (self.provider.name, query))
 
     def _page(self, query: str, page: int, source: str) -> tuple[list[str], bool]:
         kept = self._ledger.db.execute(
@@ -228,17 +260,19 @@ class Search:
                 why = f"status {answer.status}"
                 if answer.status == 403 and self.provider.name == "searxng":
                     raise SeedError(_FORBIDDEN.format(url))
-                if answer.status in (401, 402, 403, 404, 422):
-                    raise SeedError(
-                        f"{self.provider.name} refuses: {why}; see to its key and plan ({self.provider.key})"
-                    )
+                if answer.status in (401, 402, 403, 404):
+                    where = self.provider.key or urlsplit(url).netloc
+                    raise SeedError(f"{self.provider.name} refuses: {why}; see to its key and plan ({where})")
+                if answer.status in (400, 422):  # of this query
+                    break
+                if answer.retry_after > _PATIENCE:
+                    self._limit([(0, 0, answer.retry_after)])
+                    continue
                 rest = max(rest, answer.retry_after)
             except AskError as error:
                 why = str(error)
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 why = "its answer is no JSON of results"
-            if rest > _PATIENCE:
-                break
             self._sleep(rest)
             rest *= 2
         raise AskError(
@@ -254,9 +288,7 @@ class Search:
             if not (wait := max(0.0, until - self._now())):
                 return
             if wait > _PATIENCE:
-                at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(until))
-                name = self.provider.name
-                raise AskError(f"{name}: its quota is used up until {at} UTC; the same command goes on then")
+                raise QuotaUsed(self.provider.name, until, wait)
             self._sleep(wait)
 
     def _count(self, headers: Mapping[str, str]) -> None:
@@ -270,9 +302,16 @@ class Search:
             ).fetchone()
             left, until = kept or (limit, now + seconds)
             said.append((seconds, left - 1, until - now))
+        self._limit(said)
+
+    def _limit(self, windows: Iterable[tuple[int, int, float]]) -> None:
+        """Seconds, requests that are left and seconds until the next, of each."""
         self._ledger.db.executemany(
             "insert or replace into quotas values (?, ?, ?, ?)",
-            [(self.provider.name, seconds, left, now + reset) for seconds, left, reset in said],
+            [
+                (self.provider.name, seconds, left, self._now() + min(reset, _LONGEST_QUOTA))
+                for seconds, left, reset in windows
+            ],
         )
 
 
@@ -286,12 +325,30 @@ def _said_windows(headers: Mapping[str, str]) -> Iterator[tuple[int, int, float]
     with suppress(ValueError):
         for policy, remaining, reset in zip(policies, left, resets, strict=False):
             _, window, seconds = policy.partition("w=")
-            if window:
-                yield int(seconds.partition(";")[0]), int(remaining), float(reset)
+            if window and math.isfinite(until := float(reset)):
+                yield min(int(seconds.partition(";")[0]), _MOST), min(int(remaining), _MOST), until
 
 
 def search(queries: Iterable[str], search: Search, progress: Progress) -> Iterator[Batch]:
-    """Seeds of one query after the other."""
+    """Seeds of one query after the other; those that bring no answer are counted.
+
+    Raises as `Search.seeds` does if several in a row do, or all.
+    """
+    failed, failures, answers = AskError(""), 0, 0
     for query in queries:
-        yield search.seeds(query)
+        try:
+            batch = search.seeds(query)
+        except QuotaUsed:
+            raise
+        except AskError as error:
+            failed, failures = error, failures + 1
+            progress.dropped["query_failed"] += 1
+            if failures == _FAILURES:
+                break
+            continue
+        failures, answers = 0, answers + 1
+        yield batch
+        search.settle(query)
         progress.done += 1
+    if failures == _FAILURES or (failures and not answers):
+        raise failed

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from crawler.config import CrawlConfig, CrawlPlace, FrontierConfig, product_token
+from crawler.seeds.config import GrowConfig, HostsConfig, SearchConfig
 from ranker.config import WalkConfig
 from tinylm.config import KEPT, layers, listed, of_this_crawl, said
 from tinylm.terminal import say
@@ -26,26 +27,42 @@ _LOOK_SECONDS = 1.0
 _GOES_ON = "stopped, and nothing is lost; the same command goes on from here"
 _PLACE = layers(frontier=CrawlPlace)
 _ALL = layers(frontier=FrontierConfig, crawl=CrawlConfig, walk=WalkConfig)
+_GROWS = layers(
+    frontier=FrontierConfig,
+    crawl=CrawlConfig,
+    walk=WalkConfig,
+    grow=GrowConfig,
+    search=SearchConfig,
+    hosts=HostsConfig,
+)
 
 
-@app.command(config=_ALL)
+@app.command(config=_GROWS)
 def crawl(
     seeds: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     *,
+    grow: GrowConfig = GrowConfig(),
     frontier: FrontierConfig = FrontierConfig(),
     crawl: CrawlConfig = CrawlConfig(),
     walk: WalkConfig = WalkConfig(),
+    search: SearchConfig = SearchConfig(),
+    hosts: HostsConfig = HostsConfig(),
 ) -> None:
     """Crawl from SEEDS on this machine: server, workers and walker, until a limit is reached.
 
     Each seed is a URL, a file of URLs, or a dump of Reddit submissions (.zst, .xz, .ndjson). Without seeds a
-    crawl goes on where it stopped.
+    crawl goes on where it stopped. With --grow it draws further seeds while it runs, from sources that pay.
     """
     from deploy.crawl import Crawl
     from deploy.status import show_crawl
     from deploy.summary import NothingKept
 
-    started = Crawl(frontier, crawl, walk, said())
+    growing = {"grow": grow, "search": search, "hosts": hosts}
+    if grow.sources:
+        from deploy.sources.grow import checked
+
+        growing = checked(grow, search, hosts)
+    started = Crawl(frontier, crawl, walk, said(), growing)
     try:
         say(f"done: {started.run(read_seeds_of(seeds), show_crawl)}")
     finally:
@@ -148,6 +165,25 @@ def walk(
         opened.check_rules(frontier, said())
         run(opened, frontier, crawl, walk)
     say(_GOES_ON, file=sys.stderr)
+
+
+@app.command(name="grow", config=_GROWS)
+def grow_(
+    *,
+    grow: GrowConfig = GrowConfig(),
+    search: SearchConfig = SearchConfig(),
+    hosts: HostsConfig = HostsConfig(),
+    frontier: FrontierConfig = FrontierConfig(),
+    crawl: CrawlConfig = CrawlConfig(),
+    walk: WalkConfig = WalkConfig(),
+) -> None:
+    """Draw seeds from sources that pay, beside a crawl that runs, until they are used up or SIGTERM."""
+    from deploy.sources.grow import Growing
+    from deploy.sources.grow import grow as draw
+    from tinylm.log import setup
+
+    setup("grow")
+    draw(Growing(frontier=frontier, crawl=crawl, walk=walk, grow=grow, search=search, hosts=hosts))
 
 
 @app.command(config=layers(frontier=FrontierConfig))

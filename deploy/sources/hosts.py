@@ -30,7 +30,6 @@ def hosts(
 
     A range of addresses (192.0.2.0/24) is taken too if allowed_networks names it.
     """
-    from crawler.seeds.hosts import FILE_NAME, seeds_of_hosts
+    from crawler.seeds.hosts import seeds_of_hosts
 
-    place = frontier.data / FILE_NAME
-    give("hosts", partial(seeds_of_hosts, lists, hosts, crawl, walk.languages, place), frontier, to)
+    give("hosts", partial(seeds_of_hosts, lists, hosts, crawl, walk.languages, frontier.data), frontier, to)

@@ -1,7 +1,8 @@
 """`tinylm seed search`: what search engines find, of queries from a file or from the corpus itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from cyclopts import App
 
@@ -13,6 +14,9 @@ from crawler.seeds.seed import Batch, Progress
 from deploy.sources.seed import give
 from tinylm.config import layers
 from tinylm.terminal import say
+
+if TYPE_CHECKING:
+    from crawler.seeds.search import Search
 
 app = App(name="search", config=layers(frontier=FrontierConfig, crawl=CrawlConfig, search=SearchConfig))
 
@@ -45,30 +49,33 @@ def search(
         allowed = replace(crawl, allowed_networks=(*crawl.allowed_networks, *own_networks(search)))
         with Client.sync(allowed) as ask:
             engine = Search(search, ask, ledger, progress)
-            queries = list(_queries(search, frontier, engine.asked()))
+            queries = queries_of(engine, search, frontier)
+            if not queries:
+                what = search.queries or f"the corpus in {frontier.shards}"
+                raise SeedError(f"{what}: no query comes of it; give some with --queries FILE")
             progress.unit, progress.total = "queries", len(queries)
             yield from results_of(queries, engine, progress)
 
     give("search", found, frontier, to)
 
 
-def _queries(config: SearchConfig, frontier: FrontierConfig, asked: set[str]) -> Iterable[str]:
-    """Of the file, all; of the corpus, new ones. Raises SeedError if there are none."""
-    if config.queries:
-        try:
-            lines = config.queries.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SeedError(f"{config.queries}: no text file of queries, one a line ({error})") from error
-        queries = dict.fromkeys(" ".join(line.split()) for line in lines if not line.lstrip().startswith("#"))
-        queries.pop("", None)
-    else:
+def queries_of(engine: "Search", config: SearchConfig, frontier: FrontierConfig) -> list[str]:
+    """Of the file, all; of the corpus, new ones, after those whose seeds nobody was given yet."""
+    if not config.queries:
         from ranker.queries import distinctive
+        from shards.manifest import is_corpus
 
-        queries = dict.fromkeys(distinctive(frontier.shards, config.number, asked))
-    if not queries:
-        what = config.queries or f"the corpus in {frontier.shards}"
-        raise SeedError(f"{what}: no query comes of it; give some with --queries FILE")
-    return queries
+        left = engine.answered()
+        asked = engine.given().union(left)
+        return left + (
+            distinctive(frontier.shards, config.number, asked) if is_corpus(frontier.shards) else []
+        )
+    try:
+        lines = config.queries.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SeedError(f"{config.queries}: no text file of queries, one a line ({error})") from error
+    words = (" ".join(line.split()) for line in lines if not line.lstrip().startswith("#"))
+    return [query for query in dict.fromkeys(words) if query]
 
 
 def _list(config: SearchConfig) -> None:

@@ -115,7 +115,6 @@ def _target(config: FrontierConfig, to: SeedsTo) -> Iterator[Callable[["Batch"],
     import pyarrow.csv
     import pyarrow.parquet as pq
 
-    from crawler.seeds.seed import Batch
     from tinylm.files import replacing
 
     stdout = str(to.out) == "-"
@@ -124,16 +123,19 @@ def _target(config: FrontierConfig, to: SeedsTo) -> Iterator[Callable[["Batch"],
         raise SeedError(f"--out {to.out}: what kind of file? .parquet, .csv, or - for CSV on stdout")
     with nullcontext(sys.stdout.buffer) if stdout else replacing(to.out) as place, ExitStack() as stack:
         writer: Any = None
-        types: Any = None
+        # The first batch that has seeds says what else is known of them, and of which type.
+        types = pa.schema(zip(_COLUMNS, (pa.string(), pa.float64(), pa.string(), pa.float64()), strict=True))
 
         def write(batch: "Batch") -> None:
             nonlocal writer, types
-            columns = zip(*batch.seeds, strict=True) if batch.seeds else ([] for _ in _COLUMNS)
-            table = pa.table(dict(zip(_COLUMNS, columns, strict=True)) | dict(batch.facts), types)
-            types = table.schema  # the first batch says what else is known, and of which type
+            if not batch.seeds:
+                return
+            columns = dict(zip(_COLUMNS, zip(*batch.seeds, strict=True), strict=True))
+            table = pa.table(columns | dict(batch.facts), types if writer else None)
+            types = table.schema
             writer = writer or stack.enter_context(kind(place, types))
             writer.write_table(table)
 
         yield write
         if writer is None:
-            write(Batch([]))
+            stack.enter_context(kind(place, types)).write_table(types.empty_table())

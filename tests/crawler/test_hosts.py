@@ -14,7 +14,7 @@ from backports import zstd
 from crawler.config import CrawlConfig
 from crawler.errors import SeedError
 from crawler.seeds.config import HostsConfig
-from crawler.seeds.hosts import FILE_NAME, seeds_of_hosts
+from crawler.seeds.hosts import seeds_of_hosts
 from crawler.seeds.ledger import Ledger
 from crawler.seeds.seed import Progress
 from tests.conftest import reply
@@ -38,7 +38,7 @@ def hosts(
             config,
             crawl,
             languages,
-            tmp_path / FILE_NAME,
+            tmp_path,
             kept,
             progress,
             **more,

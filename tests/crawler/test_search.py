@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -14,7 +15,7 @@ from crawler.fetch.client import AskError, Client
 from crawler.seeds import search as module
 from crawler.seeds.config import SearchConfig
 from crawler.seeds.ledger import Ledger
-from crawler.seeds.search import Search, own_networks, provider_of, search
+from crawler.seeds.search import QuotaUsed, Search, own_networks, provider_of, search
 from crawler.seeds.seed import Progress
 from tests.conftest import reply
 from tinylm.errors import ConfigError
@@ -80,7 +81,7 @@ def urls_of(batch):
 def test_ranks_are_priors_over_pages_and_each_question_costs_once(engine, tmp_path):
     pages = [reply(200, results(*(f"http://{n}.example/" for n in page))) for page in ("ab", "bc", "c", "z")]
     with Ledger(tmp_path / "sources.sqlite") as ledger:
-        asked_of, asked, _, _ = engine(ledger, pages, pages=9)
+        asked_of, asked, _, _ = engine(ledger, pages, result_pages=9)
         batch = asked_of.seeds("sea otters")
         assert urls_of(batch) == ["http://a.example/", "http://b.example/", "http://c.example/"]
         assert [round(seed.prior, 2) for seed in batch.seeds] == [1.0, 0.63, 0.5]
@@ -89,10 +90,9 @@ def test_ranks_are_priors_over_pages_and_each_question_costs_once(engine, tmp_pa
         assert [query["pageno"] for query in asked] == ["1", "2", "3"]
         assert ledger.spent() == {"search:searxng:sea otters": {"queries": 1, "billed": 3}}
     with Ledger(tmp_path / "sources.sqlite") as ledger:
-        asked_of, asked, _, _ = engine(ledger, [], pages=9)
+        asked_of, asked, _, _ = engine(ledger, [], result_pages=9)
         assert urls_of(asked_of.seeds("sea otters")) == urls_of(batch)
         assert asked == []
-        assert asked_of.asked() == {"sea otters"}
         assert ledger.spent() == {"search:searxng:sea otters": {"queries": 1, "billed": 3}}
 
 
@@ -109,9 +109,81 @@ def test_what_is_no_answer_is_asked_again_later_each_time(engine):
             AskError, match=r"searxng does not answer 'p' \(status 503\); the same command goes on"
         ):
             asked_of.seeds("p")
-        asked_of, _, _, _ = engine(ledger, [reply(429, "", Retry_After="3600")])
-        with pytest.raises(AskError, match="status 429"):
-            asked_of.seeds("p")
+
+
+def test_a_long_rest_that_an_engine_asks_for_outlives_us(engine, clock, tmp_path):
+    for answers, asked_then in (([reply(429, "", Retry_After="3600")], 1), ([], 0)):
+        with Ledger(tmp_path / "sources.sqlite") as ledger:
+            asked_of, asked, _, _ = engine(ledger, answers)
+            with pytest.raises(QuotaUsed, match="its quota is used up until 1970-01-12 14:46:40 UTC") as told:
+                asked_of.seeds("p")
+            assert (len(asked), told.value.seconds) == (asked_then, 3600)
+    clock[0] += 3600
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        asked_of, asked, _, _ = engine(ledger, [])
+        asked_of.seeds("p")
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("reset", ["1e18", "inf", "nan", "-5", "later", "1" * 5000])
+@pytest.mark.parametrize("left", ["0", "9" * 30])
+def test_whatever_an_answer_says_of_its_quota_ends_nothing(engine, clock, reset, left):
+    with Ledger(":memory:") as ledger:
+        answer = brave(200, "http://a.example/", left=f"1, {left}", reset=f"1, {reset}")
+        asked_of, _, _, _ = engine(ledger, [answer], "brave")
+        assert urls_of(asked_of.seeds("a")) == ["http://a.example/"]
+        clock[0] += 35 * 86400
+        asked_of.seeds("b")
+
+
+def test_an_answer_that_is_cut_off_hangs_or_is_nested_without_end_is_asked_again(engine):
+    def cut(handler):
+        handler.send_response(200)
+        handler.send_header("Content-Length", "999")
+        handler.end_headers()
+        handler.wfile.write(b'{"results": [')
+        handler.close_connection = True
+
+    def hang(handler):
+        time.sleep(3)
+        handler.close_connection = True
+
+    with Ledger(":memory:") as ledger:
+        bad = [cut, hang, reply(200, "[" * 200_000)]
+        asked_of, asked, _, _ = engine(ledger, [*bad, reply(200, results("http://a.example/"))])
+        assert urls_of(asked_of.seeds("q")) == ["http://a.example/"]
+        assert len(asked) == 4
+        assert ledger.spent() == {"search:searxng:q": {"queries": 1, "billed": 1}}
+
+
+def test_a_query_that_brings_no_answer_ends_nothing_and_several_in_a_row_do(engine):
+    with Ledger(":memory:") as ledger:
+        good = reply(200, results("http://a.example/"))
+        asked_of, asked, _, progress = engine(ledger, [reply(422), good, *[reply(500)] * 5, good])
+        batches = list(search(["bad", "good", "worse", "fine"], asked_of, progress))
+        assert [urls_of(batch) for batch in batches] == [["http://a.example/"]] * 2
+        assert (progress.done, dict(progress.dropped), len(asked)) == (2, {"query_failed": 2}, 8)
+        for queries, answers in ((["one"], [reply(422)]), ("abcd", [good, *[reply(422)] * 3])):
+            asked_of, asked, _, progress = engine(ledger, answers)
+            with pytest.raises(AskError, match="status 422"):
+                list(search(queries, asked_of, progress))
+            assert len(asked) == len(answers)
+
+
+def test_a_query_is_settled_once_its_seeds_were_given(engine):
+    with Ledger(":memory:") as ledger:
+        pages = [reply(200, results("http://a.example/")), *[reply(503)] * 5]
+        asked_of, _, _, progress = engine(ledger, pages, result_pages=2)
+        with pytest.raises(AskError):
+            asked_of.seeds("half")
+        asked_of, _, _, progress = engine(ledger, [reply(200, results("http://b.example/"))])
+        batches = search(["whole", "never"], asked_of, progress)
+        next(batches)
+        batches.close()  # as a kill does
+        assert (sorted(asked_of.answered()), asked_of.given()) == (["half", "whole"], set())
+        for _ in search(["whole"], asked_of, progress):
+            pass
+        assert (asked_of.answered(), asked_of.given()) == (["half"], {"whole"})
 
 
 def test_a_searxng_that_gives_no_json_is_told_which_settings_to_change(engine):
@@ -131,7 +203,7 @@ def test_brave_is_asked_within_all_its_windows_and_they_outlive_us(engine, clock
     with Ledger(tmp_path / "sources.sqlite") as ledger:
         last = brave(200, "http://b.example/", left="1, 0", more=False)
         answers = [brave(200, "http://a.example/", left="0, 1"), last]
-        asked_of, asked, slept, _ = engine(ledger, answers, "brave", pages=5)
+        asked_of, asked, slept, _ = engine(ledger, answers, "brave", result_pages=5)
         assert urls_of(asked_of.seeds("q " * 300)) == ["http://a.example/", "http://b.example/"]
         assert slept == [1.0]  # of the window of a second, which was used up
         assert {query["key"] for query in asked} == {"sesame"}
@@ -167,30 +239,19 @@ def test_a_key_that_is_missing_or_refused_is_one_error(engine, monkeypatch):
             Search(SearchConfig(provider="brave"), None, ledger, Progress())
 
 
-OWN = """
-class Mine:
-    name, key, windows, pages, terms = "mine", "", ((10, 1),), 1, "my own"
-
-    def __init__(self, config):
-        self.place = config.searxng
-
-    def request(self, query, page, key):
-        return f"{self.place}/mine", {"find": query}, {}
-
-    def results(self, found):
-        return found, False
-"""
-
-
-def test_any_other_engine_is_a_class_of_a_few_lines(engine, tmp_path, monkeypatch):
-    (tmp_path / "mine.py").write_text(OWN)
+def test_any_other_engine_is_a_class_of_a_few_lines_as_the_docs_have_it(engine, site, tmp_path, monkeypatch):
+    docs = (Path(__file__).parents[2] / "docs" / "sources.md").read_text()
+    code = docs.split("```python\n")[1].split("```")[0]
+    assert "https://search.example" in code
+    place = f"http://engine.test:{site.port}"
+    (tmp_path / "mine.py").write_text(code.replace("https://search.example", place))
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MY_KEY", "sesame")
     with Ledger(":memory:") as ledger:
-        asked_of, asked, _, _ = engine(
-            ledger, [reply(200, '["http://a.example/", 1, "no url"]')], "mine:Mine"
-        )
+        items = [{"link": "http://a.example/"}, {"link": 1}, {"link": "no url"}]
+        asked_of, asked, _, _ = engine(ledger, [reply(200, json.dumps({"items": items}))], "mine:Mine")
         assert urls_of(asked_of.seeds("q")) == ["http://a.example/"]
-        assert asked == [{"find": "q", "key": None}]
+        assert asked == [{"q": "q", "page": "0", "key": None}]
     sys.modules.pop("mine")
     for wrong in ("mine:Other", "nowhere:Mine", "google", "json:JSONDecoder"):
         with pytest.raises(ConfigError, match="provider = "):

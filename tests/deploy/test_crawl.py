@@ -19,7 +19,7 @@ from crawler.frontier import Discovered, Limits
 from crawler.frontier.server import EmbeddedServer
 from crawler.seeds.seed import Seed
 from deploy.cli.app import app
-from deploy.crawl import Crawl, _asleep, give_seeds, remember
+from deploy.crawl import Crawl, asleep, give_seeds, remember
 from deploy.summary import NothingKept, Summary
 from ranker.config import WalkConfig
 from shards.errors import ShardError
@@ -324,10 +324,10 @@ def test_what_comes_back_from_disk_is_waited_for_though_hosts_rest_beyond_the_cr
     frontier.set_limits(Limits(pages=9, bytes=10**9, until=time.time() + 60, failed_connections=9))
     frontier.put([Discovered("https://a.test/", 0.5), Discovered("https://a.test/2", 0.5)])
     frontier.nack(next_page(frontier), "status_503", retry_at=time.time() + 86400)
-    assert "a.test rests until" in _asleep(frontier)
+    assert "a.test rests until" in asleep(frontier)
     idle = frontier.why_idle()
     monkeypatch.setattr(frontier, "why_idle", lambda: idle | {"on_disk": 1})
-    assert not _asleep(frontier)
+    assert not asleep(frontier)
 
 
 def test_what_a_setting_refused_is_queued_by_the_next_start_if_this_one_is_killed_before(server, monkeypatch):
