@@ -81,7 +81,7 @@ class HostsConfig:
     """What is known of hosts before they are asked, and whether and how they are."""
 
     known: Annotated[tuple[Path, ...], Parameter(negative=())] = ()
-    """Parquet files of Common Crawl's Host Index: who refuses, or writes other languages, is not asked."""
+    """Common Crawl's Host Index or ranks as Parquet: who refuses, or writes in others, is not asked."""
     probe: bool = False
     """Ask the others whether they are there, and leave out who is not; without, all of them are seeds."""
     rate: float = 10.0

@@ -209,8 +209,10 @@ def _as_seed_errors() -> Iterator[None]:
         if error.response.status_code in (401, 403):
             raise SeedError(_REFUSED.format(error)) from error
         raise AskError(f"Reddit gives no submissions: {error}") from error
-    except prawcore.PrawcoreException as error:
+    except (prawcore.PrawcoreException, praw.exceptions.PRAWException) as error:
         raise AskError(f"Reddit gives no submissions: {error}") from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:  # praw trusts what it reads
+        raise AskError(f"Reddit's answer cannot be read: {error!r}") from error
 
 
 class _Session:

@@ -227,6 +227,99 @@ def test_one_network_is_probed_once_a_second_and_all_at_the_rate(probing, tmp_pa
     assert all(later - before >= 0.99 for before, later in pairwise(turns))
 
 
+def test_a_network_is_probed_once_a_second_also_from_one_part_of_a_list_to_the_next(
+    probing, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("crawler.seeds.hosts._PROBED", 1)
+    test_one_network_is_probed_once_a_second_and_all_at_the_rate(probing, tmp_path)
+
+
+def moved(site, name, *hops):
+    """A robots.txt that leads from hop to hop, and a front page that must not be asked for."""
+    for at, to in pairwise(("/robots.txt", *hops)):
+        site.on(name, at, reply(301, Location=to))
+    site.on(name, "/", reply(200, ENGLISH))
+
+
+def test_rules_hold_wherever_a_robots_txt_has_moved_to(site, tmp_path):
+    walls = reply(200, "User-agent: *\nDisallow: /")
+    moved(site, "h0.example", "/rules")
+    site.on("h0.example", "/rules", walls)
+    moved(site, "h1.example", "http://h0.example/rules")
+    moved(site, "h2.example", *(f"/{n}" for n in range(6)))  # beyond the fifth nobody looks
+    site.on("h2.example", "/5", walls)
+    moved(site, "h3.example", "http://h9.example/robots.txt")
+    moved(site, "h4.example", "ftp://h4.example/")
+    resolve = [f"h{n}.example=127.0.0.1:{site.port}" for n in range(5)] + ["h9.example=192.0.2.1:80"]
+    crawl = CrawlConfig(allowed_networks=("127.0.0.1/32",), resolve=tuple(resolve), timeout=3.0)
+    path, clock = listed(tmp_path / "x.txt", "\n".join(NAMES[:5])), Clock()
+    found, dropped = hosts(
+        tmp_path, path, config=HostsConfig(probe=True), crawl=crawl, clock=(clock, clock.sleep)
+    )
+    assert set(found) == {"http://h2.example/"}
+    assert dropped == {"refuses": 2, "forbidden_network": 1, "dead": 1}
+    assert {hit.host for hit in site.hits if hit.path == "/"} == {"h2.example"}
+
+
+def test_a_list_that_has_changed_is_read_anew_and_old_answers_are_asked_for_again(
+    probing, site, tmp_path, monkeypatch
+):
+    crawl, path = probing
+    ledger, clock = tmp_path / "sources.sqlite", Clock()
+
+    def run():
+        with Ledger(ledger) as kept:
+            config, times = HostsConfig(probe=True), (clock, clock.sleep)
+            return set(hosts(tmp_path, path, config=config, crawl=crawl, ledger=kept, clock=times)[0])
+
+    first = run()
+    asked = len(site.hits)
+    listed(path, "\n".join(["# again", *NAMES[:8]]))
+    assert run() == first
+    assert (run(), len(site.hits)) == (set(), asked)
+    with Ledger(ledger) as kept:
+        kept.db.execute("update probed set at = at - 40 * 86400")
+        for job, position in list(kept.db.execute("select * from positions")):
+            turn, begun = position.split()
+            kept.settle(job, f"{turn} {float(begun) - 40 * 86400}")
+    assert run() == first
+    assert len(site.hits) == 2 * asked
+
+
+def test_each_host_has_the_source_of_the_list_that_names_it_first(tmp_path):
+    first = listed(tmp_path / "a.txt", "h0.example\nh1.example")
+    second = listed(tmp_path / "b.txt", "h1.example\nh2.example")
+    found = hosts(tmp_path, first, second)[0]
+    assert {url[8:10]: of["source"] for url, of in found.items()} == {
+        "h0": "hosts:a.txt", "h1": "hosts:a.txt", "h2": "hosts:b.txt",
+    }  # fmt: skip
+
+
+def test_ranks_of_the_web_graph_are_known_as_well_and_what_is_neither_is_one_error(tmp_path):
+    ranks = tmp_path / "ranks.parquet"
+    duckdb.sql(f"copy (select 'example.h1' host_rev, 32::bigint harmonicc_pos) to '{ranks}'")
+    path = listed(tmp_path / "x.txt", "h0.example\nh1.example")
+    found, _ = hosts(
+        tmp_path, path, config=HostsConfig(known=(ranks, host_index(tmp_path / "i.parquet", h0={})))
+    )
+    assert found["https://h1.example/"]["prior"] == pytest.approx(1 + 9 / 32**0.2)
+    assert {url: of["known"] for url, of in found.items()} == {
+        "https://h0.example/": "alive", "https://h1.example/": "unknown",
+    }  # fmt: skip
+    other, broken = tmp_path / "other.parquet", tmp_path / "broken.parquet"
+    duckdb.sql(f"copy (select 1 x) to '{other}'")
+    broken.write_bytes(ranks.read_bytes()[:-9])
+    for wrong, says in (
+        (other, "neither"),
+        (broken, "broken.parquet: "),
+        (tmp_path / "no.parquet", "no.parquet"),
+    ):
+        with pytest.raises(SeedError, match=says):
+            hosts(tmp_path, path, config=HostsConfig(known=(wrong,)))
+    with pytest.raises(SeedError, match="line 1: ranks without a column harmonicc_pos"):
+        hosts(tmp_path, listed(tmp_path / "r.txt", "#pr_pos\t#host_rev\n1\texample.h1\n"))
+
+
 def test_a_range_of_addresses_is_asked_only_if_it_is_allowed(tmp_path):
     crawl = CrawlConfig(allowed_networks=("127.0.0.0/28",))
     found, _ = hosts(tmp_path, "127.0.0.8/30", crawl=crawl)

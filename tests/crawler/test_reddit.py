@@ -8,8 +8,11 @@ import tarfile
 import time
 from collections import defaultdict
 from pathlib import PurePath
+from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
 
+import prawcore.rate_limit
+import prawcore.sessions
 import pytest
 from backports import zstd
 
@@ -112,6 +115,76 @@ def test_what_reddit_lists_becomes_seeds_once(played, site, cassettes):
             assert progress.dropped["known"] == known
             assert progress.dropped.total() + len(seeds) == 100  # each is of another page
     assert {hit.path.partition("?")[0] for hit in site.hits} == {"/api/v1/access_token", "/r/askreddit/top"}
+
+
+def test_a_recorded_stream_is_read_and_nothing_of_it_twice(played, site, cassettes):
+    recorded = cassettes["TestSubredditStreams.test_submissions"]
+    played(recorded)
+    with Ledger(":memory:") as ledger:
+        seeds, progress, slept = found(site, ["all"], RedditConfig(road="stream"), ledger, rounds=3)
+        looks = [each for each in recorded if "/new" in each["request"]["uri"]]
+        named = {
+            child["data"]["id"]
+            for each in looks
+            for child in json.loads(body_of(each["response"]))["data"]["children"]
+        }
+        counted = [row[0] for row in ledger.db.execute("select id from submissions")]
+        assert set(counted) <= named
+        assert progress.read == len(seeds) + progress.dropped.total() >= 100
+        assert len(counted) == progress.read - progress.dropped["known"]
+        assert len(slept) == 2
+
+
+@pytest.fixture
+def naps(monkeypatch):
+    """What praw itself would sleep."""
+    slept = []
+    for module in (prawcore.rate_limit, prawcore.sessions):
+        clock = SimpleNamespace(sleep=slept.append, monotonic=time.monotonic, monotonic_ns=time.monotonic_ns)
+        monkeypatch.setattr(module, "time", clock)
+    return slept
+
+
+RECORDED_FAULTS = {  # of recorded exchanges, the status, and what a user is told
+    "TestSubredditQuarantine.test_opt_in": (403, SeedError, "Reddit refuses"),
+    "TestSubreddit.test_traffic__not_public": (404, SeedError, "no such subreddit"),
+    "TestSubreddit.test_sticky": (302, SeedError, "no such subreddit"),
+    "TestModNotes.test_delete_note__all_notes": (500, AskError, "gives no submissions"),
+    "TestReddit.test_bad_request_without_json_text_plain_response": (400, AskError, "gives no submissions"),
+    "TestSubredditStylesheet.test_upload__too_large": (413, AskError, "gives no submissions"),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED_FAULTS)
+def test_recorded_faults_are_one_error_each(played, site, cassettes, naps, name):
+    status, error, says = RECORDED_FAULTS[name]
+    fault = next(each for each in cassettes[name] if each["response"]["status"]["code"] == status)
+    there = {"uri": "https://oauth.reddit.com/r/science/top"}
+    played([{"request": there, "response": fault["response"]}] * 3)
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger, pytest.raises(error, match=says):
+        found(site, ["science"], RedditConfig(road="top"), ledger)
+    assert len([hit for hit in site.hits if hit.path.startswith("/r/")]) == (3 if status == 500 else 1)
+    assert len(naps) == 2 * (status == 500)
+
+
+def test_rate_limits_are_obeyed_and_what_is_said_of_them_may_be_nonsense(site, naps):
+    first = listing(submission(0), after="t3_p0")
+    limits = {"X_Ratelimit_Remaining": "0", "X_Ratelimit_Used": "600", "X_Ratelimit_Reset": "77"}
+    pages = [(first, limits), (listing(submission(1)), {"X_Ratelimit_Remaining": "soon"})]
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+
+    def top(handler):
+        text, headers = pages.pop(0)
+        reply(200, text, Content_Type="application/json", **headers)(handler)
+
+    site.on("reddit.test", "*", top)
+    with Ledger(":memory:") as ledger, pytest.raises(AskError, match="Reddit's answer cannot be read"):
+        found(site, ["science"], RedditConfig(road="top"), ledger)
+    assert [round(seconds) for seconds in naps] == [77]
+    site.on("reddit.test", "*", reply(429, "{}", Retry_After="9"))
+    with Ledger(":memory:") as ledger, pytest.raises(AskError, match="wants no more questions for now"):
+        found(site, ["science"], RedditConfig(road="top"), ledger)
 
 
 def listing(*posts, after=None):
