@@ -1,7 +1,7 @@
 # One image for every part of a crawl; EXTRAS chooses what it can do (pyproject.toml), so it carries no torch.
 FROM python:3.11-slim-bookworm
 
-ARG EXTRAS="crawl,serve"
+ARG EXTRAS="crawl,karma,serve"
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 
 RUN useradd --uid 1000 --create-home tinylm && install -d -o tinylm -g tinylm /data /cluster

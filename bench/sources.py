@@ -260,6 +260,7 @@ def main(*, quick: bool = False, out: Path | None = None) -> None:
             f"{of['live_found']:.1%} of the live hosts found, {of['false_seeds']:.1%} of the seeds are none"
         )
     figures = {
+        "probes_saved": known["0"]["saved"],  # where as many live hosts are found
         "probes": known,
         "tokens_per_fetch": {name: float(np.mean(values)) for name, values in found.items()},
         "regret": float(regret.mean()),
