@@ -27,6 +27,9 @@ NOT_TEXT = (
 _DOMAIN = b'"domain":"'
 _SELF = b"self."
 _SAYS = (_SELF, b'i.redd.it"', b'v.redd.it"', b'reddit.com"')
+# Hosts may begin like that too: self.com, self.example.org. A subreddit's name has no dot, and few are as
+# short as the end of a host's: those are parsed.
+_SHORT_NAME = 5
 
 Number = bool | int | float | str | None
 Text = bool | int | float | str | None
@@ -100,9 +103,11 @@ def posts_of(
     for line in lines(path, start, tell):
         at += len(line)
         if (domain := line.find(_DOMAIN)) >= 0:
-            said = line[domain + len(_DOMAIN) : domain + len(_DOMAIN) + 11]
-            if said.startswith(_SAYS):
-                dropped["self_post" if said.startswith(_SELF) else "not_text"] += 1
+            said = line[domain + len(_DOMAIN) : domain + len(_DOMAIN) + 32]
+            of_text = said.startswith(_SELF)
+            name = said[len(_SELF) :].partition(b'"')[0] if of_text else b""
+            if said.startswith(_SAYS) and not (of_text and (len(name) <= _SHORT_NAME or b"." in name)):
+                dropped["self_post" if of_text else "not_text"] += 1
                 yield None, at
                 continue
         try:
@@ -165,7 +170,8 @@ def post_of(submission: Submission, not_text: Callable[[str], bool]) -> Post | s
 def why_not(submission: Submission) -> str:
     """Why a submission says nothing of the worth of a page; empty if it may."""
     domain = str(submission.domain or "")
-    if submission.is_self is True or domain.startswith("self."):
+    of_subreddit = f"self.{submission.subreddit}".lower()
+    if submission.is_self is True or domain.lower() == of_subreddit:
         return "self_post"
     if submission.over_18 is True:
         return "adult"

@@ -1,10 +1,19 @@
 -- From posts to pages: statements that end with a semicolon, the last one gives the seeds.
--- Tables: posts (url, subreddit, author, month, score, age, dump) and pages (url, address, page). y is log(1 + score).
+-- Tables: posts (url, subreddit, author, month, score, age, dump) and pages (number, page, named, address, name): a raw
+-- URL, its page and whether it is that page's name, by MD5 numbers. y is log(1 + score).
+-- Nothing is counted by `distinct` within a group, aggregated over texts or grouped by millions of them: DuckDB spills
+-- groups and joins to disk, but little of such states.
+
+create or replace temp table names as
+select subreddit as name, row_number() over () as subreddit
+from (select distinct subreddit from posts where list_contains($dumps, dump));
 
 create or replace temp table used as
-select page, address, subreddit, author, month, score, age, ln(1 + greatest(score, 0)) y,
+select page, number, names.subreddit, author, month, score, age, ln(1 + greatest(score, 0)) y,
+       score + if(named, 1e12, 0) address_worth,
        case when age < 1/6.0 then 0 when age < 1 then 1 when age < 6 then 2 else 3 end bucket
-from posts join pages using (url) where list_contains($dumps, dump) and page is not null;
+from posts join pages on md5_number(url) = number join names on posts.subreddit = names.name
+where list_contains($dumps, dump) and page is not null;
 
 -- If no score had settled, nothing better is known than they.
 update used set age = null where not exists (select 1 from used where age is null);
@@ -39,7 +48,7 @@ group by month, subreddit, bucket;
 
 -- The excess of each post over its subreddit's level, and its weight: of an early one the share of a day that it had.
 create or replace temp table weighed as
-select page, address, subreddit, author, score, if(used.age is null, 1, used.age / 24) weight,
+select page, number, address_worth, subreddit, author, score, if(used.age is null, 1, used.age / 24) weight,
        if(used.age is null, y - level, level_then - level + y - early.mean) excess,
        if(used.age is null, score, exp(level_then + used.age / 24 * (y - early.mean)) - 1) votes
 from used join levels using (subreddit) join months using (month, subreddit)
@@ -58,17 +67,31 @@ select mu, if(tell >= 30, least(var, 0.8 * within_groups), 0.5 * within_groups) 
        within_groups - of_posts of_pages
 from usual, pooled;
 
-with sums as (
-    select page, coalesce(max(address) filter (address = page), arg_max(address, score)) address, count(*) posts,
-           sum(weight) weight, coalesce(sum(weight * excess) / nullif(sum(weight), 0), 0) mean, sum(votes) votes,
-           count(distinct subreddit) subreddits, count(distinct author) authors, max(score) highest,
-           arg_max(subreddit, score) subreddit
-    from weighed group by page
-), estimates as (
-    select *, weight * of_pages / (weight * of_pages + of_posts) as reliability, mu + reliability * mean as level,
-           sqrt(of_pages * (1 - reliability)) as error
-    from sums, spread
-)
-select address, round(greatest(posts * (exp(level - error) - 1), 0), 3) as prior, subreddit, reliability,
+-- Pages that are seeds.
+create or replace temp table sums as
+select page, count(*) posts, sum(weight) weight, coalesce(sum(weight * excess) / nullif(sum(weight), 0), 0) mean,
+       sum(votes) votes, max(score) highest, arg_max(subreddit, score) subreddit, arg_max(number, address_worth) number
+from weighed group by page having sum(votes) >= $least;
+
+create or replace temp table variety as
+with posters as (select distinct page, subreddit, author from weighed where page in (select page from sums))
+select page, subreddits, authors
+from (select page, count(*) subreddits from (select distinct page, subreddit from posters) group by page)
+join (select page, count(*) authors from (select distinct page, author from posters) group by page) using (page);
+
+-- One join a statement: several large ones, or a sort beside them, hold each other's memory.
+create or replace temp table estimates as
+select *, weight * of_pages / (weight * of_pages + of_posts) as reliability, mu + reliability * mean as level,
+       sqrt(of_pages * (1 - reliability)) as error
+from sums join variety using (page), spread;
+
+create or replace temp table told as
+select address, pages.name page, round(greatest(posts * (exp(level - error) - 1), 0), 3) as prior, subreddit, reliability,
        posts * (exp(level) - 1) karma, posts * exp(level) * error karma_se, votes, posts, subreddits, authors, highest
-from estimates where votes >= $least order by prior desc, page limit all offset $start;
+from pages join estimates using (number);
+
+create or replace temp table ranked as
+select told.* replace (names.name as subreddit) from told join names using (subreddit);
+
+select address, prior, subreddit, reliability, karma, karma_se, votes, posts, subreddits, authors, highest
+from ranked order by prior desc, page limit all offset $start;

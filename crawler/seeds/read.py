@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from crawler.errors import SeedError
 from crawler.seeds.config import RedditConfig
@@ -31,10 +32,12 @@ def read_seeds(given: str) -> Iterator[Seed]:
     if not path.is_file():
         raise SeedError(f"{given}: neither a URL (with http:// or https://) nor a file that is there")
     if path.suffix in DUMP_SUFFIXES:
-        from crawler.seeds.karma import seeds_of_dumps  # its DuckDB is an extra
+        from crawler.seeds.karma import FILE_NAME, seeds_of_dumps  # its DuckDB is an extra
 
-        with Ledger(":memory:") as ledger:
-            for batch in seeds_of_dumps([path], RedditConfig(), ":memory:", ledger, Progress()):
+        # A file, so that what memory has no room for does not end in the current folder.
+        with TemporaryDirectory() as folder, Ledger(":memory:") as ledger:
+            place = Path(folder) / FILE_NAME
+            for batch in seeds_of_dumps([path], RedditConfig(), place, ledger, Progress()):
                 yield from batch.seeds
     else:
         yield from _read_list(path)

@@ -176,12 +176,11 @@ def read(
                 async for brought_to in bring_all(made.of(reader(place, position, progress), ahead)):
                     ledger.settle(job, brought_to)
                     check()
-                    show()
 
         with (
             Ledger(frontier.data / FILE_NAME) as ledger,
             closing(Extractors(extract, processes, seconds, all_slow=True)) as extractors,
-            shown(f"read {kind}", progress) as show,
+            shown(f"read {kind}", progress),
         ):
             asyncio.run(read_all())
     left_out = f"; left out: {tally(progress.dropped)}" if progress.dropped.total() else ""

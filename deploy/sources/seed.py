@@ -60,29 +60,35 @@ def give(name: str, found: Found, config: FrontierConfig, to: SeedsTo) -> None:
     progress, given = Progress(), 0
     with (
         Ledger(config.data / FILE_NAME, resumes=to.out is None) as ledger,
-        shown(name, progress) as show,
+        shown(name, progress),
         _target(config, to) as put,
     ):
         for batch in found(ledger, progress):
             put(batch)
             given += len(batch.seeds)
-            show()
     left_out = f"; left out: {tally(progress.dropped)}" if progress.dropped.total() else ""
     where = to.out or f"crawl {config.crawl_id!r}, where those it has had count once"
     say(f"{name}: {given:,} seeds of {progress.read:,} records given to {where}{left_out}", file=sys.stderr)
 
 
 @contextmanager
-def shown(name: str, progress: "Progress") -> Iterator[Callable[[], None]]:
-    """A bar of `progress` on stderr, if that is a terminal; what is yielded draws it."""
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+def shown(name: str, progress: "Progress") -> Iterator[None]:
+    """A bar of `progress` on stderr, if that is a terminal, for as long as this is open."""
+    from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
     from deploy.console import Console
 
+    class Drawn(Bar):
+        def get_renderables(self) -> Iterator[Any]:
+            # In Rich's thread, ten times a second: a source may read for an hour before it gives anything.
+            for task in self.task_ids:
+                show(task)
+            yield from super().get_renderables()
+
     texts = TextColumn("{task.description}"), TextColumn("{task.fields[said]}")
     console = Console(stderr=True)
-    with Bar(
+    with Drawn(
         texts[0],
         BarColumn(),
         TaskProgressColumn(),
@@ -92,14 +98,15 @@ def shown(name: str, progress: "Progress") -> Iterator[Callable[[], None]]:
         disable=not console.is_terminal,
         transient=True,
     ) as bar:
-        task = bar.add_task(name, total=None, said="")
 
-        def show() -> None:
-            dropped = progress.dropped.total()
+        def show(task: TaskID) -> None:
+            # Another thread counts meanwhile: without a copy a new reason would break the sum.
+            dropped = sum(progress.dropped.copy().values())
             said = f"{progress.done:,.0f} {progress.unit}, {progress.read:,} read, {dropped:,} left out"
             bar.update(task, total=progress.total or None, completed=progress.done, said=said)
 
-        yield show
+        bar.add_task(name, total=None, said="")
+        yield
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from functools import partial
 
+import duckdb
 import pytest
 from backports import zstd
 from hypothesis import given, settings
@@ -104,6 +105,9 @@ def test_the_url_that_is_shown_counts_as_reddits_html_has_it(tmp_path):
         ("", post(title='a "quoted" "is_self":true and "domain":"self.x"')),
         ("self_post", post(is_self=True)),
         ("self_post", post(domain="self.science")),
+        ("self_post", post(domain="self.AskReddit", subreddit="AskReddit", is_self=None)),
+        ("", post(domain="self.com")),
+        ("", post(domain="self.longer-name.example.org")),
         ("adult", post(over_18=True)),
         ("advertisement", post(promoted=True)),
         ("removed", post(removed_by_category="moderator")),
@@ -370,6 +374,44 @@ def test_a_killed_run_goes_on_in_the_middle_of_a_file(tmp_path, monkeypatch):
 def wal(place):
     path = place.with_name(place.name + ".wal")
     return path.stat().st_size if path.exists() else 0
+
+
+# Memory and the file
+
+
+def test_more_posts_than_memory_holds_are_summed_on_disk(tmp_path, monkeypatch):
+    """What DuckDB cannot spill fails in this little: `distinct` in a group, texts in an aggregate."""
+    monkeypatch.setattr("crawler.seeds.karma._MEMORY", "60MB")
+    monkeypatch.setattr("crawler.seeds.karma._GROUPED", 200_000)
+    place, pages, path = tmp_path / "karma.duckdb", 300_000, dump(tmp_path / "x.ndjson", [post()])
+    karma(path, place=place)
+    with duckdb.connect(str(place)) as db:
+        db.execute(
+            "insert into posts select 'http://a.example/a/path/of/some/length/' || i // 2, 's' || i % 1000, "
+            "i % 7, 24300, 3 + i % 2, null, 1 from range(?) t(i)",
+            [2 * pages],
+        )
+    with Ledger(":memory:") as ledger:
+        given = votes = 0
+        for batch in seeds_of_dumps([path], ANY, place, ledger, Progress()):
+            given, votes = given + len(batch.seeds), votes + sum(batch.facts["votes"])
+            assert set(batch.facts["subreddits"]) | set(batch.facts["authors"]) <= {1, 2}
+    assert (given, votes) == (pages + 1, pytest.approx(7 * pages + 5))
+
+
+def test_a_file_that_another_command_has_or_that_is_damaged_is_one_clear_error(tmp_path):
+    path, place = dump(tmp_path / "x.ndjson", [post()]), tmp_path / "karma.duckdb"
+    holds = "import duckdb, sys; db = duckdb.connect(sys.argv[1]); print(1, flush=True); sys.stdin.read()"
+    argv = [sys.executable, "-c", holds, place]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(SeedError, match=r"karma\.duckdb: .*another command"):
+            karma(path, place=place)
+        other.stdin.close()
+    assert len(karma(path, place=place)[0]) == 1
+    place.write_bytes(b"no database" * 1000)
+    with pytest.raises(SeedError, match=r"karma\.duckdb: .*remove it"):
+        karma(path, place=place)
 
 
 # Real ones

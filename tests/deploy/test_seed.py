@@ -2,6 +2,7 @@
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,8 +12,10 @@ from crawler.config import FrontierConfig
 from crawler.errors import SeedError
 from crawler.seeds.config import SeedsTo
 from crawler.seeds.seed import Batch, Seed
+from deploy.console import Console
 from deploy.crawl import open_frontier
 from deploy.sources.seed import give
+from tests.conftest import eventually
 
 
 def source(ledger, progress):
@@ -30,6 +33,21 @@ def failing(ledger, progress):
     yield next(found)
     next(found)
     raise SeedError("its second batch is broken")
+
+
+def test_the_bar_moves_while_a_source_reads_and_gives_nothing(tmp_path, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(
+        "deploy.console.Console", partial(Console, file=screen, force_terminal=True, width=120)
+    )
+
+    def slow(ledger, progress):
+        progress.unit, progress.total = "bytes", 400.0
+        for progress.done in (100.0, 300.0):
+            eventually(lambda: f"{progress.done:.0f} bytes" in screen.getvalue())
+        yield from source(ledger, progress)
+
+    give("test", slow, FrontierConfig(data=tmp_path), SeedsTo(out=tmp_path / "seeds.csv"))
 
 
 COLUMNS = ["url", "prior", "source", "precision", "karma"]
