@@ -4,24 +4,31 @@ HTML goes the way of fetched pages. Wikitext goes to the extraction children too
 own, so that a page that takes long costs itself alone, and all cores are used.
 """
 
+import codecs
 import json
+import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
 
 from lxml import etree
 
-from crawler.archives.packed import lines, unpacked
+from crawler.archives.packed import AT_ONCE, LONGEST_LINE, has_streams, lines, streams, unpacked
 from crawler.archives.records import Archived, Record
 from crawler.archives.wikitext import MEDIA_TYPE
 from crawler.errors import SeedError
 from crawler.seeds.seed import Progress
 from tinylm.records import MALFORMED
 
+_PAGE, _BASE, _END = b"page", b"base", b"</mediawiki>"
+_BEGIN = re.compile(rb"<(page|base)>")
+# The largest articles of Wikipedia have 2 MB.
+_LONGEST_PAGE = 16 << 20
 _HTML = (("content-type", "text/html; charset=utf-8"),)
 _WIKITEXT = (("content-type", f"{MEDIA_TYPE}; charset=utf-8"),)
 
@@ -32,8 +39,8 @@ def read_dump(place: str, position: str, progress: Progress) -> Iterator[Record]
     if path.name.endswith((".tar.gz", ".tgz", ".tar")):
         yield from _read_html(_lines_of_tar(path, _tell(path, progress)), position, progress)
         return
-    with unpacked(path) as (stream, _):
-        first = stream.read(4096).lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
+    with closing(_pieces(path, lambda _: None, Progress())) as pieces:
+        first = next(pieces, b"").lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1]
     if first == b"<":
         yield from _read_xml(path, position, progress)
     elif first == b"{":
@@ -56,7 +63,8 @@ def _lines_of_tar(path: Path, tell: Callable[[int], object]) -> Iterator[bytes]:
     try:
         with unpacked(path) as (stream, read), tarfile.open(fileobj=stream, mode="r|") as archive:
             for member in archive:
-                for line in archive.extractfile(member) or ():
+                file = archive.extractfile(member)
+                while file and (line := file.readline(LONGEST_LINE)):
                     tell(read())
                     yield line
     except tarfile.TarError as error:
@@ -73,57 +81,99 @@ def _read_html(found: Iterator[bytes], position: str, progress: Progress) -> Ite
                 progress.dropped["namespace"] += 1
                 continue
             modified = article.get("date_modified", "")
-            yield Record(
-                Archived(
-                    url=article["url"],
-                    status=200,
-                    headers=_HTML,
-                    body=article["article_body"]["html"].encode("utf-8", "replace"),
-                    at=int(datetime.fromisoformat(modified).timestamp() * 1000) if modified else 0,
-                ),
-                str(number),
-            )
+            at = int(datetime.fromisoformat(modified).timestamp() * 1000) if modified else 0
+            url, body = article["url"], article["article_body"]["html"].encode("utf-8", "replace")
+            if not isinstance(url, str):
+                raise TypeError("a URL that is no text")
         except MALFORMED:
             progress.dropped["bad_line"] += 1
+            continue
+        yield Record(Archived(url=url, status=200, headers=_HTML, body=body, at=at), str(number))
 
 
 def _read_xml(path: Path, position: str, progress: Progress) -> Iterator[Record]:
-    """Articles of MediaWiki's export format, without redirects; positions are numbers of pages."""
+    """Articles of MediaWiki's export format, without redirects; positions are numbers of pages.
+
+    Each page is parsed by itself: what is damaged costs itself alone.
+    """
     tell, base, start = _tell(path, progress), "http://wiki.invalid/wiki/", int(position or 0)
-    with unpacked(path) as (stream, read):
-        # Entities are not expanded and nothing external is loaded; what is cut off ends the reading.
-        events = etree.iterparse(
-            stream, events=("end",), resolve_entities=False, no_network=True, recover=True, huge_tree=False
-        )
+    # Entities are not expanded, nothing external is loaded, no tree is deep.
+    parser = etree.XMLParser(resolve_entities=False, no_network=True)
+    number = 0
+    for name, part in _elements(path, _utf8(_pieces(path, tell, progress)), progress):
         try:
-            for number, (_, element) in enumerate(_elements(events, ("base", "page")), 1):
-                if element.tag.endswith("}base") or element.tag == "base":
-                    base = urljoin(element.text or base, ".")
-                    continue
-                if number > start and (found := _page_of(element, base, progress)):
-                    tell(read())
-                    yield Record(found, str(number))
-                element.clear()
-                while element.getprevious() is not None:
-                    del element.getparent()[0]
-        except etree.XMLSyntaxError as error:
-            raise SeedError(f"{path}: cut off or damaged ({error}); what came before is kept") from error
+            element = etree.fromstring(part, parser)
+        except etree.XMLSyntaxError:
+            number += name == _PAGE
+            progress.dropped["damaged"] += 1
+            continue
+        if name == _BASE:
+            base = urljoin(element.text or base, ".")
+            continue
+        number += 1
+        if number > start and (found := _page_of(element, base, progress)):
+            yield Record(found, str(number))
 
 
-def _elements(events: Any, names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    return (
-        each for each in events if isinstance(each[1].tag, str) and each[1].tag.rpartition("}")[2] in names
-    )
+def _pieces(path: Path, tell: Callable[[int], object], progress: Progress) -> Generator[bytes]:
+    """What a file unpacks to, if that is in many streams by many threads."""
+    if path.suffix == ".bz2" and has_streams(path):
+        yield from streams(path, tell, progress)
+        return
+    with unpacked(path) as (stream, read):
+        while piece := stream.read(AT_ONCE):
+            tell(read())
+            yield piece
+
+
+def _utf8(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same, if its mark says that it is UTF-16: somebody's editor saved it so."""
+    first = next(pieces, b"")
+    pieces = chain([first], pieces)
+    if not first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return pieces
+    return (text.encode() for text in codecs.iterdecode(pieces, "utf-16", "replace"))
+
+
+def _elements(path: Path, pieces: Iterator[bytes], progress: Progress) -> Iterator[tuple[bytes, bytes]]:
+    """The elements of a dump that count, by name, as they stand: text has no `<`, so their tags are found.
+
+    Raises SeedError if the end of the dump is not there.
+    """
+    held, whole = b"", False
+    for piece in pieces:
+        held += piece
+        at = 0
+        while begin := _BEGIN.search(held, at):
+            name, start = begin[1], begin.start()
+            if (end := held.find(b"</" + name + b">", start)) < 0:
+                if len(held) - start <= _LONGEST_PAGE:
+                    at = start
+                    break
+                progress.dropped["too_large"] += 1
+                at = begin.end()
+                continue
+            if (later := held.rfind(begin[0], start + 1, end)) >= 0:  # the end of the one before is lost
+                progress.dropped["damaged"] += 1
+                start = later
+            at = end + len(name) + 3
+            yield name, held[start:at]
+        else:
+            whole |= held.find(_END, at) >= 0
+            at = max(at, len(held) - len(_END))  # whose beginning may stand there
+        held = held[at:]
+    if not whole:
+        raise SeedError(f"{path}: cut off, it has no </mediawiki>; what came before is kept: get it again")
 
 
 def _page_of(element: Any, base: str, progress: Progress) -> Archived | None:
     def text_of(name: str) -> str:
-        return str(element.findtext(f".//{{*}}{name}") or "")
+        return str(element.findtext(f".//{name}") or "")
 
     if text_of("ns") not in ("0", ""):
         progress.dropped["namespace"] += 1
         return None
-    if element.find("{*}redirect") is not None:
+    if element.find("redirect") is not None:
         progress.dropped["redirect"] += 1
         return None
     title, wikitext = text_of("title"), text_of("text")

@@ -135,7 +135,7 @@ def _insert(db: duckdb.DuckDBPyConnection, posts: Sequence[Post], dump: int) -> 
 
 def _there(path: Path) -> Path:
     if not path.is_file():
-        raise SeedError(f"{path}: no such file; a dump of Reddit's submissions is needed")
+        raise SeedError(f"{path}: no such file; a dump of Reddit's submissions is needed, or --road archive")
     return path
 
 

@@ -28,7 +28,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | str, *, resumes: bool = True) -> None:
-        self._resumes = resumes
+        self.resumes = resumes
         try:
             if isinstance(path, Path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,11 +59,11 @@ class Ledger:
     def position(self, job: str) -> str:
         """Where a source goes on; "" if it has not begun."""
         found = self.db.execute("select position from positions where job = ?", (job,)).fetchone()
-        return str(found[0]) if found and self._resumes else ""
+        return str(found[0]) if found and self.resumes else ""
 
     def settle(self, job: str, position: str) -> None:
         """All that `job` has before `position` was given."""
-        if self._resumes:
+        if self.resumes:
             self.db.execute("insert or replace into positions values (?, ?)", (job, position))
 
     def spend(self, source: str, unit: str, amount: float = 1.0) -> None:

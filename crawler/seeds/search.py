@@ -224,8 +224,9 @@ class Search:
         return [query for (query,) in rows if query not in given]
 
     def settle(self, query: str) -> None:
-        """The seeds of `query` were given."""
-        self._ledger.db.execute("insert or ignore into given values (?, ?)", (self.provider.name, query))
+        """The seeds of `query` were given to the crawl; what goes to a file is none of its."""
+        if self._ledger.resumes:
+            self._ledger.db.execute("insert or ignore into given values (?, ?)", (self.provider.name, query))
 
     def _page(self, query: str, page: int, source: str) -> tuple[list[str], bool]:
         kept = self._ledger.db.execute(

@@ -4,6 +4,7 @@ Only addresses are made here. Workers read them as any page: in turn, within rob
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,10 @@ _SITEMAP, _OF_A_SITEMAP = "/sitemap.xml", 0.5
 _PACE, _REST, _LONGEST_REST, _TRIES = 1.0, 5.0, 300.0, 8
 # Seconds that a wiki's copies may be behind its master: what Wikimedia asks of programs.
 _MAXLAG = "5"
+# An `&` that means itself, as many lists have it in their addresses.
+_BARE = re.compile(rb"&(?!#?\w{1,31};)")
+# Errors of XML behind which nothing is read.
+_ENDS = ("ERR_TAG_NOT_FINISHED", "ERR_GT_REQUIRED", "ERR_RESOURCE_LIMIT")
 # Errors that pass.
 _LATER = ("maxlag", "ratelimited", "readonly")
 
@@ -59,11 +64,15 @@ def _of_opml(path: Path, progress: Progress) -> Iterator[Seed]:
         raise SeedError(f"{path}: {len(data):,} bytes; a list of feeds has at most {_MOST_BYTES:,}")
     try:
         parser = etree.XMLParser(resolve_entities=False, no_network=True, recover=True, huge_tree=False)
-        root = etree.fromstring(data, parser)
+        root = etree.fromstring(_BARE.sub(b"&amp;", data), parser)
     except (etree.XMLSyntaxError, ValueError) as error:
         raise SeedError(f"{path}: no OPML ({error})") from error
     if root is None or root.tag != "opml":
         raise SeedError(f"{path}: no OPML: it does not begin with <opml>")
+    ends = next((each for each in parser.error_log if each.type_name in _ENDS), None)
+    if ends or b"</opml" not in data.replace(b"\0", b""):
+        why = f"damaged from line {ends.line} on ({ends.message})" if ends else "it has no end"
+        raise SeedError(f"{path}: an OPML file that is cut off: {why}")
     source = f"sites:{path.name}"[:LONGEST_SOURCE]
     seen: set[str] = set()
     for outline in root.iter("outline"):
@@ -120,9 +129,11 @@ def seeds_of_wiki(
             answer = _asked(ask, api, asks | {"maxlag": _MAXLAG} | go_on, sleep)
             ledger.spend(source, "requests")
             pages = answer.get("query", {}).get("pages", [])
-            urls = [address(str(page.get("canonicalurl") or page.get("fullurl") or "")) for page in pages]
             progress.read += len(pages)
             progress.done += len(pages)
+            progress.dropped["redirect"] += sum("redirect" in page for page in pages)
+            articles = [page for page in pages if "redirect" not in page]
+            urls = [address(str(page.get("canonicalurl") or page.get("fullurl") or "")) for page in articles]
             progress.dropped["bad_url"] += urls.count(None)
             yield Batch([Seed(url, 1.0, source) for url in urls if url])
             go_on = {name: str(value) for name, value in answer.get("continue", {}).items()}
@@ -157,6 +168,9 @@ def _asked(
             why = str(error)
         except (ValueError, AttributeError, TypeError):
             why = "its answer is no JSON of MediaWiki's API"
-        sleep(min(max(rest, asked_to_wait), _LONGEST_REST))
+        if asked_to_wait > _LONGEST_REST:
+            why = f"it asks to be left alone for {asked_to_wait:,.0f} s"
+            break
+        sleep(max(min(rest, _LONGEST_REST), asked_to_wait))
         rest *= 2
     raise AskError(f"{api} does not answer ({why}); the same command goes on from here")

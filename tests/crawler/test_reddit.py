@@ -7,6 +7,7 @@ import json
 import tarfile
 import time
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import PurePath
 from types import SimpleNamespace
 from urllib.parse import parse_qs, urlsplit
@@ -15,6 +16,8 @@ import prawcore.rate_limit
 import prawcore.sessions
 import pytest
 from backports import zstd
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crawler.config import CrawlConfig
 from crawler.errors import NetworkForbidden, SeedError
@@ -149,7 +152,7 @@ RECORDED_FAULTS = {  # of recorded exchanges, the status, and what a user is tol
     "TestSubredditQuarantine.test_opt_in": (403, SeedError, "Reddit refuses"),
     "TestSubreddit.test_traffic__not_public": (404, SeedError, "no such subreddit"),
     "TestSubreddit.test_sticky": (302, SeedError, "no such subreddit"),
-    "TestModNotes.test_delete_note__all_notes": (500, AskError, "gives no submissions"),
+    "TestModNotes.test_delete_note__all_notes": (500, AskError, r"gives nothing \(status 500\)"),
     "TestReddit.test_bad_request_without_json_text_plain_response": (400, AskError, "gives no submissions"),
     "TestSubredditStylesheet.test_upload__too_large": (413, AskError, "gives no submissions"),
 }
@@ -160,12 +163,12 @@ def test_recorded_faults_are_one_error_each(played, site, cassettes, naps, name)
     status, error, says = RECORDED_FAULTS[name]
     fault = next(each for each in cassettes[name] if each["response"]["status"]["code"] == status)
     there = {"uri": "https://oauth.reddit.com/r/science/top"}
-    played([{"request": there, "response": fault["response"]}] * 3)
+    played([{"request": there, "response": fault["response"]}] * 6)
     site.on("reddit.test", "/api/v1/access_token", TOKEN)
     with Ledger(":memory:") as ledger, pytest.raises(error, match=says):
         found(site, ["science"], RedditConfig(road="top"), ledger)
-    assert len([hit for hit in site.hits if hit.path.startswith("/r/")]) == (3 if status == 500 else 1)
-    assert len(naps) == 2 * (status == 500)
+    assert len([hit for hit in site.hits if hit.path.startswith("/r/")]) == (6 if status == 500 else 1)
+    assert naps == []
 
 
 def test_rate_limits_are_obeyed_and_what_is_said_of_them_may_be_nonsense(site, naps):
@@ -183,7 +186,10 @@ def test_rate_limits_are_obeyed_and_what_is_said_of_them_may_be_nonsense(site, n
         found(site, ["science"], RedditConfig(road="top"), ledger)
     assert [round(seconds) for seconds in naps] == [77]
     site.on("reddit.test", "*", reply(429, "{}", Retry_After="9"))
-    with Ledger(":memory:") as ledger, pytest.raises(AskError, match="wants no more questions for now"):
+    with (
+        Ledger(":memory:") as ledger,
+        pytest.raises(AskError, match=r"\(status 429\); the same command goes on"),
+    ):
         found(site, ["science"], RedditConfig(road="top"), ledger)
 
 
@@ -224,6 +230,131 @@ def test_a_stream_loses_and_repeats_none_however_many_come_at_once(site):
     assert [seed.url for seed in seeds] == [f"http://a{n}.example/" for n in range(355)]
     assert {(seed.prior, seed.precision, seed.source) for seed in seeds} == {(1.0, 0.0, "reddit:science")}
     assert slept == [2, 2, 4]  # longer while nothing is new
+
+
+def newest_of(there):
+    """Reddit's listing of what is new, a hundred at a time and a thousand at most."""
+
+    def new(handler):
+        query = parse_qs(urlsplit(handler.path).query)
+        newest = there[:-1001:-1]
+        start = next((n + 1 for n, each in enumerate(newest) if [each["name"]] == query.get("after")), 0)
+        page = newest[start : start + 100]
+        more = page[-1]["name"] if start + 100 < len(newest) else None
+        reply(200, listing(*page, after=more), Content_Type="application/json")(handler)
+
+    return new
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    bursts=st.lists(st.sampled_from([0, 1, 3, 99, 100, 101, 250, 900]), min_size=1, max_size=4),
+    data=st.data(),
+)
+def test_a_stream_finds_each_submission_once_whatever_else_found_some_of_them(site, bursts, data):
+    """Also where another road knew some, a moderator let one through late, and the stream began anew."""
+    there, streamed, known = [], [], set()
+    site.on("reddit.test", "*", newest_of(there))
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        for burst in bursts:
+            first = len(there)
+            came = [submission(n, created_utc=1e9 + n) for n in range(first, first + burst)]
+            if there:
+                late = submission(f"late{first}", created_utc=there[-1]["created_utc"] - 0.5)
+                there.insert(len(there) - 1, late)
+            there += came
+            if came:  # as `top` does
+                top = data.draw(st.sampled_from(came))
+                ledger.db.execute("create table if not exists submissions (id text primary key)")
+                ledger.db.execute("insert or ignore into submissions values (?)", (top["id"],))
+                known.add(top["id"])
+            seeds, _, _ = found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=2)
+            streamed += [seed.url for seed in seeds]
+    assert sorted(streamed) == sorted(each["url"] for each in there if each["id"] not in known)
+
+
+def test_a_stream_says_what_reddit_no_longer_lists(site, capsys):
+    there = [submission(n, created_utc=1e9 + n) for n in range(5)]
+    site.on("reddit.test", "*", newest_of(there))
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=2)
+        there += [submission(n, created_utc=1e9 + n) for n in range(5, 1200)]
+        seeds, _, _ = found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=2)
+        assert len(seeds) == 1000
+        assert "--road archive" in capsys.readouterr().err
+        found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=1)
+        assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("road", ["top", "stream"])
+def test_reddit_that_is_busy_or_away_is_asked_again_when_it_says(site, road):
+    faults = [
+        reply(429, "", Retry_After="7"),
+        reply(503, "<html>"),
+        reply(200, "<html>"),
+    ]
+
+    def answer(handler):
+        (faults.pop(0) if faults else newest_of([submission(0, score=9)]))(handler)
+
+    site.on("reddit.test", "*", answer)
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        config = RedditConfig(road=road, least_votes=0)
+        seeds, _, slept = found(site, ["science"], config, ledger, rounds=1)
+        assert len(seeds) == 1
+        assert slept[:3] == [7, 14, 28]
+        faults += [reply(429, "", Retry_After="86400")]
+        with pytest.raises(AskError, match=r"86,400 s.*the same command"):
+            found(site, ["science"], config, ledger)
+
+
+def test_a_token_that_expired_is_asked_for_anew(site):
+    faults = [reply(401, '{"message": "Unauthorized", "error": 401}')]
+
+    def answer(handler):
+        (faults.pop() if faults else newest_of([submission(0, score=9)]))(handler)
+
+    site.on("reddit.test", "*", answer)
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        seeds, _, _ = found(site, ["science"], RedditConfig(road="top", least_votes=0), ledger)
+    assert len(seeds) == 1
+    assert [hit.path for hit in site.hits].count("/api/v1/access_token") == 2
+
+
+def test_who_has_used_up_what_reddit_grants_waits_for_its_next_window(site, monkeypatch):
+    waited = []
+    clock = SimpleNamespace(sleep=waited.append, monotonic_ns=lambda: 0)
+    monkeypatch.setattr("prawcore.rate_limit.time", clock)
+    headers = {"x_ratelimit_remaining": "0", "x_ratelimit_used": "600", "x_ratelimit_reset": "123"}
+    body = listing(submission(0))
+    site.on("reddit.test", "*", reply(200, body, Content_Type="application/json", **headers))
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger:
+        found(site, ["science"], RedditConfig(road="stream"), ledger, rounds=3)
+    assert waited == [123, 123]
+
+
+def test_a_quarantined_subreddit_is_not_taken_for_a_bad_key_alone(site, cassettes):
+    [recorded] = [
+        each["response"]
+        for each in cassettes["TestSubredditQuarantine.test_opt_in"]
+        if each["response"]["status"]["code"] == 403
+    ]
+    site.on("reddit.test", "*", reply(403, body_of(recorded), Content_Type="application/json"))
+    site.on("reddit.test", "/api/v1/access_token", TOKEN)
+    with Ledger(":memory:") as ledger, pytest.raises(SeedError, match=r"private or quarantined"):
+        found(site, ["ferguson"], RedditConfig(road="top"), ledger)
+
+
+@pytest.mark.parametrize("name", ["science/new", "https://reddit.com/r/science", "RS 1", ""])
+def test_what_is_no_name_of_a_subreddit_is_not_asked_for(site, name):
+    with Ledger(":memory:") as ledger, pytest.raises(SeedError, match="subreddit"):
+        found(site, [name], archive(site), ledger)
+    assert site.hits == []
 
 
 @pytest.mark.parametrize(
@@ -303,7 +434,7 @@ def test_the_archive_is_read_to_its_end_and_goes_on_there(site):
 
 def test_an_archive_that_refuses_breaks_or_says_nonsense_is_asked_again_later_each_time(site):
     nothing = [
-        reply(429, "", Retry_After="40"), reply(500), reply(200, "<html>"), reply(200, '{"data": null}'),
+        reply(429, "", Retry_After="40"), reply(422), reply(200, "<html>"), reply(200, '{"data": null}'),
         reply(200, '{"data": [null, {"created_utc": "x"}]}'),
     ]  # fmt: skip
     archive_of(site, [old(n) for n in range(3)], nothing)
@@ -311,8 +442,47 @@ def test_an_archive_that_refuses_breaks_or_says_nonsense_is_asked_again_later_ea
         seeds, _, slept = found(site, ["science"], archive(site), ledger)
         assert len(seeds) == 3
         assert slept[:5] == [40, 80, 160, 320, 600]
+        archive_of(site, [], [reply(400, '{"data": null, "error": "no such subreddit"}')])
+        with pytest.raises(SeedError, match=r"no such subreddit"):
+            found(site, ["science"], archive(site), ledger)
         archive_of(site, [], [reply(503)] * 6)
         with pytest.raises(
-            AskError, match=r"gives no posts \(status 503\); the same command goes on from here"
+            AskError, match=r"gives nothing \(status 503\); the same command goes on from here"
         ):
             found(site, ["science"], archive(site), ledger)
+
+
+def test_more_posts_in_a_second_than_the_archive_shows_do_not_end_it(site):
+    same = [submission(n, score=9, created_utc=1_600_000_000) for n in range(150)]
+    archive_of(site, [*same, submission(999, score=9, created_utc=1_600_000_007)])
+    with Ledger(":memory:") as ledger:
+        seeds, _, _ = found(site, ["science"], archive(site), ledger)
+    assert "http://a999.example/" in {seed.url for seed in seeds}
+
+
+def test_what_went_to_a_file_is_still_new_to_a_crawl_and_to_the_next_file(site, tmp_path):
+    archive_of(site, [old(n) for n in range(20)])
+    for resumes in (False, True, False):
+        with Ledger(tmp_path / "sources.sqlite", resumes=resumes) as ledger:
+            assert len(found(site, ["r/science"], archive(site), ledger)[0]) == 20
+    with Ledger(tmp_path / "sources.sqlite") as ledger:
+        assert found(site, ["science"], archive(site), ledger)[0] == []
+
+
+def test_an_earlier_beginning_is_read_although_later_posts_are_known(site):
+    archive_of(site, [old(n) for n in range(20)])
+    with Ledger(":memory:") as ledger:
+        late = replace(archive(site), after=1_600_000_005)
+        some, _, _ = found(site, ["science"], late, ledger)
+        more, _, _ = found(site, ["science"], archive(site), ledger)
+    assert len(some) == 8
+    assert len(some) + len(more) == 20
+
+
+def test_a_post_without_a_time_costs_itself_alone(site):
+    bad = [None, {"id": "x", "created_utc": "x"}, old(1) | {"created_utc": "1600000000.5"}]
+    archive_of(site, [old(0)], [reply(200, json.dumps({"data": bad}), Content_Type="application/json")])
+    with Ledger(":memory:") as ledger:
+        seeds, progress, _ = found(site, ["science"], archive(site), ledger)
+    assert {seed.url for seed in seeds} == {"http://a0.example/", "http://a1.example/"}
+    assert progress.dropped["bad_line"] == 2

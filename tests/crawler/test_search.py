@@ -186,6 +186,16 @@ def test_a_query_is_settled_once_its_seeds_were_given(engine):
         assert (asked_of.answered(), asked_of.given()) == (["half"], {"whole"})
 
 
+def test_what_goes_to_a_file_is_not_given_to_the_crawl(engine, tmp_path):
+    place = tmp_path / "sources.sqlite"
+    with Ledger(place, resumes=False) as ledger:
+        asked_of, _, _, progress = engine(ledger, [reply(200, results("http://a.example/"))])
+        assert len(list(search(["q"], asked_of, progress))) == 1
+    with Ledger(place) as ledger:
+        asked_of, _, _, _ = engine(ledger, [])
+        assert asked_of.answered() == ["q"]
+
+
 def test_a_searxng_that_gives_no_json_is_told_which_settings_to_change(engine):
     with Ledger(":memory:") as ledger:
         asked_of, _, _, _ = engine(ledger, [reply(403)])

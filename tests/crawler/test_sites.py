@@ -79,9 +79,29 @@ def test_entities_are_not_expanded_and_files_not_read(tmp_path):
     path, secret = tmp_path / "x.opml", tmp_path / "secret"
     secret.write_text("http://secret.example/")
     path.write_text(
-        f'{BOMB}<!ENTITY f SYSTEM "{secret}">]><opml><outline xmlUrl="&j;"/><outline xmlUrl="&f;"/></opml>'
+        f'<!DOCTYPE opml [<!ENTITY f SYSTEM "{secret}">]><opml>{FEED % 1}<outline xmlUrl="&f;"/></opml>'
     )
-    assert not any("secret" in seed.url for seed in sites(path)[0])
+    assert [seed.url for seed in sites(path)[0]] == ["http://a.example/1?x=1&y=2"]
+    path.write_text(f'{BOMB}]><opml><outline xmlUrl="&j;"/></opml>')
+    with pytest.raises(SeedError, match=r"x\.opml"):
+        sites(path)
+
+
+FEED = '<outline xmlUrl="http://a.example/%d?x=1&y=2"/>\n'  # with the bare `&` that many have
+
+
+def test_a_list_that_is_cut_off_or_nested_without_end_is_one_error(tmp_path):
+    path, feeds = tmp_path / "x.opml", "".join(FEED % n for n in range(100))
+    path.write_text(f"<opml><body>{feeds}</body></opml>")
+    assert len(sites(path)[0]) == 100
+    for text in (
+        f"<opml><body>{feeds}",
+        f"<opml><body>{feeds}"[:-20],
+        f"<opml><body>{'<outline>' * 1000}{'</outline>' * 1000}{feeds}</body></opml>",
+    ):
+        path.write_text(text)
+        with pytest.raises(SeedError, match=r"x\.opml: an OPML file that is cut off"):
+            sites(path)
 
 
 # A wiki

@@ -73,6 +73,78 @@ def test_of_a_dump_that_is_cut_off_what_came_before_is_read(real_dumps, tmp_path
     assert 0 < len(found) < 106
 
 
+@pytest.fixture(scope="module")
+def dump(real_dumps):
+    """A dump's text: its head, its pages, its end."""
+    text = bz2.decompress(real_dumps["enwiki"].read_bytes())
+    head, *rest = text.split(b"  <page>")
+    pages = [b"  <page>" + part for part in rest]
+    last, _, end = pages[-1].partition(b"</page>\n")
+    return head, [*pages[:-1], last + b"</page>\n"], end
+
+
+def multistream(dump, each=20):
+    """Packed as Wikimedia packs it: a stream for the head, for each few pages, and for the end."""
+    head, pages, end = dump
+    parts = [b"".join(pages[at : at + each]) for at in range(0, len(pages), each)]
+    return [bz2.compress(part) for part in (head, *parts, end)]
+
+
+def test_streams_of_a_dump_are_unpacked_by_themselves_and_a_damaged_one_costs_itself(dump, tmp_path):
+    path = tmp_path / "x.xml.bz2"
+    path.write_bytes(bz2.compress(b"".join([dump[0], *dump[1], dump[2]])))
+    whole, counted = records(read_dump, path)
+    streams = multistream(dump)
+    path.write_bytes(b"".join(streams))
+    assert records(read_dump, path) == (whole, counted)
+    rest, _ = records(read_dump, path, whole[50].position)
+    assert rest == whole[51:]
+    broken = bytearray(streams[3])
+    broken[len(broken) // 2] ^= 0xFF
+    path.write_bytes(b"".join([*streams[:3], broken, *streams[4:]]))
+    found, dropped = records(read_dump, path)
+    assert dropped["damaged"] == 1
+    lost = {each.content.url for each in whole} - {each.content.url for each in found}
+    assert 0 < len(lost) <= 20
+    assert len(found) == len(whole) - len(lost)
+    path.write_bytes(b"".join(streams[:5]) + streams[5][:200])
+    with pytest.raises(SeedError, match="cut off"):
+        records(read_dump, path)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_of_a_dump_nothing_is_lost_but_what_is_damaged(dump, tmp_path, suffix, monkeypatch):
+    head, pages, end = dump
+    pack = gzip.compress if suffix else bytes
+    path = tmp_path / f"x.xml{suffix}"
+
+    def read_of(*parts):
+        path.write_bytes(pack(b"".join(parts)))
+        progress, found = Progress(), []
+        try:
+            found.extend(read_dump(str(path), "", progress))
+        except SeedError as error:
+            return found, progress.dropped, str(error)
+        return found, progress.dropped, ""
+
+    whole, _, said = read_of(head, *pages, end)
+    assert (len(whole), said) == (106, "")
+    half = len(pages) // 2
+    found, _, said = read_of(head, *pages[:half], pages[half][:-30])
+    assert found == whole[: len(found)]
+    assert "cut off" in said
+    garbage = pages[half][:400] + b"\0\xff<&" + pages[half][400:]
+    found, dropped, said = read_of(head, *pages[:half], garbage, *pages[half + 1 :], end)
+    assert (len(found) >= 105, dropped["damaged"], said) == (True, 1, "")
+    without_end = pages[half][:-30]
+    found, dropped, said = read_of(head, *pages[:half], without_end, *pages[half + 1 :], end)
+    assert (len(found) >= 105, dropped["damaged"], said) == (True, 1, "")
+    monkeypatch.setattr("crawler.archives.wiki._LONGEST_PAGE", 1 << 20)
+    endless = b"  <page><title>T</title><text>" + b"x" * (3 << 20)
+    found, dropped, said = read_of(head, *pages[:half], endless, *pages[half:], end)
+    assert (found, dropped["too_large"], said) == (whole, 1, "")
+
+
 def test_an_entity_bomb_expands_to_nothing(tmp_path):
     entities = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 10}">' for n in range(9))
     page = "<page><title>T</title><ns>0</ns><revision><text>before &e9; after</text></revision></page>"
@@ -108,7 +180,8 @@ def snapshot(articles, bad=()):
 
 def test_html_snapshots_are_read_packed_or_not_and_bad_lines_counted(tmp_path):
     articles = [article(n) for n in range(6)] + [article(9, namespace={"identifier": 14})]
-    bad = [(2, "{"), (4, "[]"), (5, '{"url": 1, "article_body": {}}')]
+    odd = json.dumps(article(8, url=None))
+    bad = [(2, "{"), (4, "[]"), (5, odd)]
     plain, packed = tmp_path / "x.ndjson", tmp_path / "enwiki.json.tar.gz"
     plain.write_bytes(snapshot(articles, bad))
     with tarfile.open(packed, "w:gz") as archive:
@@ -141,11 +214,7 @@ def test_html_snapshots_are_read_packed_or_not_and_bad_lines_counted(tmp_path):
 @pytest.fixture(scope="module")
 def zim(tmp_path_factory):
     """Real pages of one site as a ZIM file, with a picture and a redirect; their number."""
-    writer = (
-        pytest.importorskip("libzim.writer")
-        if not real("libzim")
-        else __import__("libzim.writer", fromlist=["x"])
-    )
+    writer = real("libzim.writer")
     archive = DATA / "web" / "docs.pytest.org.tar.zst"
     if not archive.is_file():
         pytest.skip(f"{archive} is not there; TINYLM_TEST_DATA names its folder")

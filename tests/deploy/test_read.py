@@ -1,5 +1,6 @@
 """What archives hold becomes the corpus that a crawl of the same answers would have made, once."""
 
+import bz2
 import gzip
 import signal
 import sqlite3
@@ -115,13 +116,32 @@ def warc_of(folder, pages):
     return path
 
 
-def test_reading_goes_on_after_sigkill_and_a_second_run_adds_nothing(tmp_path):
-    urls = [f"http://h{n % 5}.test/{n}" for n in range(130)]
+def dump_of(folder, pages):
+    """An XML dump of a wiki, a stream of bzip2 for each few pages; titles are the ends of URLs."""
+    folder.mkdir()
+    head = "<mediawiki><siteinfo><base>http://h0.test/Main</base></siteinfo>"
+    parts = [
+        f"<page><title>{url.rpartition('/')[2]}</title><ns>0</ns><revision><text>{text}</text></revision></page>"
+        for url, text in pages.items()
+    ]
+    path = folder / "x.xml.bz2"
+    path.write_bytes(b"".join(bz2.compress(part.encode()) for part in (head, *parts, "</mediawiki>")))
+    return path
+
+
+@pytest.mark.parametrize("kind", ["warc", "dump"])
+def test_reading_goes_on_after_sigkill_and_a_second_run_adds_nothing(tmp_path, kind):
+    hosts = 5 if kind == "warc" else 1
+    urls = [f"http://h{n % hosts}.test/{n}" for n in range(130)]
     # Of each page the next is linked: queued before it is brought, and not asked for afterwards.
     links = [*urls[1:], "http://h0.test/never"]
-    path = warc_of(tmp_path / "warc", {url: page(n, links[n]) for n, url in enumerate(urls)})
+    if kind == "warc":
+        path = warc_of(tmp_path / "of", {url: page(n, links[n]) for n, url in enumerate(urls)})
+    else:
+        wikitext = [f"{prose(n)}\n\nSee [[{links[n].rpartition('/')[2]}]]." for n in range(130)]
+        path = dump_of(tmp_path / "of", dict(zip(urls, wikitext, strict=True)))
     data = tmp_path / "data"
-    arguments = "read", "warc", str(path), "--data", str(data)
+    arguments = "read", kind, str(path), "--data", str(data)
     with command(tmp_path / "log", *arguments, **LOOPBACK) as process:
         ledger = data / "sources.sqlite"
         eventually(lambda: ledger.exists() and settled(ledger))
@@ -134,6 +154,7 @@ def test_reading_goes_on_after_sigkill_and_a_second_run_adds_nothing(tmp_path):
         assert adds in (tmp_path / "again").read_text()
     assert "was read before" in (tmp_path / "again").read_text()
     assert rows(data / "shards") == len(set(texts(data / "shards"))) == len(urls)
+    assert set(texts(data / "shards")) == set(urls)
     summary = Summary.load(data)
     assert (summary.fetched, summary.queued) == (0, 1)
 
