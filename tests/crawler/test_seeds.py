@@ -64,8 +64,10 @@ def test_a_binary_file_is_not_a_list(tmp_path):
 
 def test_a_dump_is_known_by_its_suffix(tmp_path):
     path = tmp_path / "posts.ndjson"
-    path.write_text(json.dumps({"url": "http://a.example/", "score": 9, "is_self": False}) + "\n")
-    assert list(read_seeds(str(path))) == [Seed("http://a.example/", 9.0, path.name)]
+    fields = {"url": "http://a.example/", "score": 9, "is_self": False, "subreddit": "science"}
+    path.write_text(json.dumps(fields) + "\n")
+    about_nine = pytest.approx(9, abs=0.01)  # the lower bound, of a subreddit whose posts are all alike
+    assert list(read_seeds(str(path))) == [Seed("http://a.example/", about_nine, "reddit:science", 0.5)]
 
 
 @pytest.mark.parametrize(
