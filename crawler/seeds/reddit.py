@@ -160,6 +160,8 @@ def _archived(
             params = {"subreddit": subreddit, "after": after, "before": before, "limit": _PAGE, "sort": "asc"}
             url, words = f"{config.archive}/api/posts/search", {k: str(v) for k, v in params.items()}
             page = _asked(ask, url, partial(_posts_of, progress), sleep, params=words)
+            of = page[0].get("subreddit") if page else None  # as posts spell it, and so their seeds
+            ledger.spend(f"reddit:{of or subreddit}", "requests")
             known = {each.get("id") for each in found[-_PAGE:]}
             came = [each for each in page if each.get("id") not in known]
             found += came

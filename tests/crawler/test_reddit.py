@@ -426,6 +426,7 @@ def test_the_archive_is_read_to_its_end_and_goes_on_there(site):
         assert len(seeds) == 300
         assert {seed.source for seed in seeds} == {"reddit:science"}
         assert set(slept) == {1.0}
+        assert ledger.spent() == {"reddit:science": {"requests": len(site.hits)}}
         assert found(site, ["science"], archive(site), ledger)[0] == []
         archive_of(site, posts)
         later, _, _ = found(site, ["science"], archive(site), ledger)
