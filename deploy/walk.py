@@ -8,8 +8,8 @@ import os
 import shutil
 import signal
 import socket
-import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,12 +45,14 @@ log = logging.getLogger(__name__)
 
 def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: WalkConfig) -> None:
     """Walk until SIGTERM or SIGINT, then judge what is in the stream, commit and return."""
-    stopping = threading.Event()
+    stopping = False
 
+    # Not an Event: setting one takes a lock, which what the signal interrupts, this function too, may hold.
     def ask_to_stop(*_: object) -> None:
-        if not stopping.is_set():
+        nonlocal stopping
+        if not stopping:
+            stopping = True
             say_at_once("stopping: judges what was fetched, then commits")
-        stopping.set()
 
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, ask_to_stop)
@@ -69,12 +71,12 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
             summed_up = time.monotonic()
             sum_up()
         if shutil.disk_usage(config.data).free >= crawl.disk_reserve_gigabytes * 1e9:
-            return stopping.is_set()
+            return stopping
         frontier.stop(f"less than {crawl.disk_reserve_gigabytes:g} GB of disk left")
         return True
 
     try:
-        while writer := _wait_for_turn(frontier, config, walk, stopping):
+        while writer := _wait_for_turn(frontier, config, walk, lambda: stopping):
             # What memory has no room for goes to disk, if the crawl has one.
             spilling = Spill(frontier, config.data / "frontier.sqlite") if config.spill else nullcontext()
             try:
@@ -94,7 +96,7 @@ def run(frontier: Frontier, config: FrontierConfig, crawl: CrawlConfig, walk: Wa
 
 
 def _wait_for_turn(
-    frontier: Frontier, config: FrontierConfig, walk: WalkConfig, stopping: threading.Event
+    frontier: Frontier, config: FrontierConfig, walk: WalkConfig, stopping: Callable[[], bool]
 ) -> ShardWriter | None:
     """The writer of the corpus, once this is the crawl's one walker; None if asked to stop before that.
 
@@ -102,7 +104,7 @@ def _wait_for_turn(
     another corpus or on another host; only then is anything changed.
     """
     told = ""
-    while not stopping.is_set():
+    while not stopping():
         beat()
         try:
             with ExitStack() as stack:
@@ -123,7 +125,7 @@ def _wait_for_turn(
         if why != told:
             log.info("%s; standing by", why)
         told = why
-        stopping.wait(_STANDBY_SECONDS)
+        time.sleep(_STANDBY_SECONDS)
     return None
 
 

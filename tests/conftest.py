@@ -31,6 +31,9 @@ from crawler.page import Page
 # Tests run three at a time on two cores, where threads of one torch would wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Whoever starts the tests in the background has a shell that ignores Ctrl-C, and so would all their children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # No example is late: other tests run beside it.
 settings.register_profile("beside others", deadline=None)
 settings.load_profile("beside others")

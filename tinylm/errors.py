@@ -5,8 +5,8 @@ TinylmError
 ├── ShardError                 shards/errors.py
 │   └── ShardCorrupt, ShardsLocked
 ├── CrawlError                 crawler/errors.py
-│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), AskError, OwnFault;
-│   │   deploy's NoServer
+│   ├── SeedError, ServerError, PageError, NetworkForbidden (ForbiddenAddress), OwnFault,
+│   │   AskError (QuotaUsed); deploy's NoServer
 │   ├── NothingKept             deploy/summary.py
 │   ├── NotYet
 │   │   └── AddressBusy, RulesMissing
@@ -94,7 +94,7 @@ def extra_with(module: str) -> str:
         if found and re.sub(r"[._]", "-", found[1]) == wanted:
             extras.append(found[2])
     # What users need before what developers do; each list has most of the other's.
-    return min(extras, key=lambda extra: (extra in ("dev", "bench", "test-real"), extra), default="")
+    return min(extras, key=lambda extra: (extra.startswith(("dev", "bench", "test")), extra), default="")
 
 
 def _fail(message: str, code: int) -> int:

@@ -322,6 +322,9 @@ class LeaseSpider(Spider):
         Raises TimeoutError if the extractors have no time for it.
         """
         found = answered(answer, self._token, asked_if_changed=bool(lease.etag or lease.last_modified))
+        if found.fields.get("unchanged"):  # what a 304 does not repeat stays (RFC 9111, section 4.3.4)
+            ours = {"etag": lease.etag, "last_modified": lease.last_modified}
+            return _page(lease, answer.status, **ours | found.fields)
         if found.task is None:
             return _page(lease, answer.status, **found.fields)
         until = lease.deadline - EXTRACTION_MARGIN

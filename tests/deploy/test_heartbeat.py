@@ -1,5 +1,6 @@
 """What a supervisor sees: heartbeats that stop with the work, standbys that take over, quick ends."""
 
+import signal
 import threading
 import time
 
@@ -46,6 +47,19 @@ def test_walkers_stand_by_and_beat_and_one_takes_over_from_a_killed_one(server, 
             assert beats(tmp_path / "second")
             second.terminate()
             assert second.wait(30) == 0
+
+
+@pytest.mark.long
+def test_a_walker_that_is_told_to_stop_again_and_again_stops(server, tmp_path):
+    """As by a supervisor, the terminal and the kernel at once, when its parent is killed."""
+    frontier, log = open_frontier(server), tmp_path / "walker.log"
+    with walk(server, frontier, tmp_path, "walker") as process:
+        eventually(lambda: " walking " in log.read_text())
+        while "stopping:" not in log.read_text():
+            process.send_signal(signal.SIGTERM)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+    assert log.read_text().count("stopping:") == 1
 
 
 @pytest.mark.long
