@@ -3,7 +3,6 @@
 import signal
 import socket
 from dataclasses import replace
-from threading import Event
 
 import pytest
 import redis
@@ -147,12 +146,12 @@ def test_a_corpus_whose_frontier_is_gone_and_an_old_copy_of_one_are_refused(serv
     config = replace(frontier.config, data=tmp_path)
 
     def turn(crawl):
-        with _wait_for_turn(crawl, config, CONFIG, Event()) as writer:
+        with _wait_for_turn(crawl, config, CONFIG, lambda: False) as writer:
             return Manifest.load(writer.directory).positions
 
     for number in range(2):
         put(frontier, f"https://a.test/{number}")
-        with _wait_for_turn(frontier, config, CONFIG, Event()) as writer:
+        with _wait_for_turn(frontier, config, CONFIG, lambda: False) as writer:
             before = (config.shards / FILE_NAME).read_bytes()
             walker = Walker(frontier, writer, CONFIG)
             fetch(frontier, take(frontier), prose(number))
