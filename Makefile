@@ -14,7 +14,7 @@ setup: $(STAMP)  ## .venv with the pinned versions; takes no time when nothing c
 
 $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,karma,reddit,wiki,train,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[crawl,karma,reddit,wiki,scale,train,serve,dev]'
 	@touch $@
 
 # Peers whose packages break others' get an environment of their own, .venv-NAME, and run there: LitData and

@@ -100,7 +100,7 @@ class _Table:
             with pq.ParquetFile(path, page_checksum_verification=True) as file:
                 ids, values = [np.zeros(0, np.int64)], [np.zeros(0)]
                 for batch in file.iter_batches(columns=["id", name]):
-                    ids.append(_hashes(batch["id"].to_pylist()))
+                    ids.append(hashes_of(batch["id"].to_pylist()))
                     numbers = batch[name].cast(pa.float64(), safe=False).fill_null(np.nan)
                     values.append(numbers.to_numpy(zero_copy_only=False))
         except _DAMAGE as error:
@@ -114,7 +114,7 @@ class _Table:
 
     def numbers_of(self, ids: list[str]) -> NDArray[np.float64]:
         """The number of each document, NaN where it is null; raises ShardError if one has no row."""
-        wanted = _hashes(ids)
+        wanted = hashes_of(ids)
         rows = np.searchsorted(self._hashes, wanted)
         there = rows < self._hashes.size
         there[there] = self._hashes[rows[there]] == wanted[there]
@@ -123,7 +123,7 @@ class _Table:
         return self._numbers[rows]
 
 
-def _hashes(ids: list[str]) -> NDArray[np.int64]:
+def hashes_of(ids: list[str]) -> NDArray[np.int64]:
     """64 bits each, the same within this process."""
     return np.fromiter(map(hash, ids), np.int64, len(ids))
 

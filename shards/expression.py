@@ -44,10 +44,6 @@ _NOT, _NEGATIVE = 3, 7
 # Beside infix operators: of how many values each is.
 FUNCTIONS = {"min": 2, "max": 2, "where": 3, "log1p": 1}
 _WORDS = frozenset(("or", "and", "not", "contains", "matches", "is", "null", *FUNCTIONS))
-# Of operators: a truth value, whatever they are of.
-_TRUE_OR_FALSE = frozenset(
-    ("or", "and", "not", "is null", "==", "!=", "<", "<=", ">", ">=", "contains", "matches")
-)
 # Brackets in brackets: more than anybody writes, and less than Python's stack holds.
 _DEEPEST = 100
 
@@ -59,10 +55,32 @@ class Expression:
     operator: str
     arguments: tuple[Any, ...]
 
-    @property
-    def is_condition(self) -> bool:
-        """Whether it is true or false for each row, and no number."""
-        return self.operator in _TRUE_OR_FALSE
+    def __str__(self) -> str:
+        """As it could be written, with brackets wherever one operator stands within another."""
+        operator, arguments = self.operator, self.arguments
+        if operator == "column":
+            return str(arguments[0])
+        if operator == "value":
+            return repr(arguments[0])
+        if operator in FUNCTIONS:
+            return f"{operator}({', '.join(map(str, arguments))})"
+        words = [
+            f"({each})" if each.operator not in ("column", "value", *FUNCTIONS) else str(each)
+            for each in arguments
+        ]
+        if operator == "is null":
+            return f"{words[0]} is null"
+        if len(words) == 1:
+            return f"not {words[0]}" if operator == "not" else f"-{words[0]}"
+        return f"{words[0]} {operator} {words[1]}"
+
+    def conditions(self) -> "Iterator[Expression]":
+        """Those that `and` puts together; itself if there is none."""
+        if self.operator == "and":
+            for argument in self.arguments:
+                yield from argument.conditions()
+        else:
+            yield self
 
     def columns(self) -> Iterator[str]:
         """The names in it, as often as they are."""

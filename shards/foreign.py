@@ -123,6 +123,12 @@ class ParquetReader(Reader):
         numbers = numbers[counts.fill_null(False).to_numpy()]
         return documents_of(table.select(columns), numbers)
 
+    def columns(self, group: RowGroup) -> list[str]:
+        """The names of the columns of `group`'s file."""
+        with open_bytes(self._folder, group.shard) as source:
+            names: list[str] = pq.read_schema(source).names
+            return names
+
     def _read(self, group: RowGroup, columns: list[str]) -> pa.Table:
         """`columns` of `group`, of which `text` is of strings that are valid."""
         path, listed = f"{self._folder}/{group.shard}", self._files[group.shard]

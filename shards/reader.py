@@ -166,6 +166,15 @@ def read_fetches(
         yield shard, without_taken_down(table, manifest).select(list(columns))
 
 
+def read_documents(location: Path | str, shard: ShardEntry, columns: Sequence[str]) -> pa.Table:
+    """The documents of a whole shard, those that were taken down too: `without_taken_down` is for them.
+
+    Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
+    """
+    entry = FileEntry(name=shard.name, bytes=shard.bytes, sha256=shard.sha256)
+    return _read(location, entry, DOCUMENTS, columns)
+
+
 def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:
     """A table of documents or fetches, with `url` and `host`, less what was taken down."""
     return table.filter(pa.array(_not_taken_down(table, manifest)))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from shards.errors import ShardCorrupt, ShardError, ShardsLocked
@@ -75,6 +76,36 @@ def write_table(
             write_page_checksum=True,
         )
     return FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256(path))
+
+
+def write_documents(
+    directory: Path,
+    number: str,
+    documents: pa.Table,
+    rows: int,
+    links: FileEntry,
+    fetches: FileEntry | None = None,
+) -> ShardEntry:
+    """Write the documents of a shard, in row groups of `rows`; its other files are there."""
+    file = _write(directory, f"shard-{number}", documents, rows)
+    full, rest = divmod(documents.num_rows, rows)
+    return ShardEntry(
+        name=file.name,
+        rows=documents.num_rows,
+        row_groups=(rows,) * full + ((rest,) if rest else ()),
+        text_bytes=pc.sum(pc.binary_length(documents["text"])).as_py() or 0,
+        bytes=file.bytes,
+        sha256=file.sha256,
+        links=links,
+        fetches=fetches,
+    )
+
+
+def _write(directory: Path, name: str, table: pa.Table, rows: int | None = None) -> FileEntry:
+    # Values that hardly recur: a dictionary of them would only be written beside them.
+    plain = ("id", "text", "content_sha256")
+    repeated = [column for column in table.schema.names if column not in plain]
+    return write_table(directory / f"{name}.parquet", table, repeated, rows)
 
 
 class ShardWriter:
@@ -232,27 +263,9 @@ class ShardWriter:
         self, number: str, documents: pa.Table, links: pa.Table, fetches: pa.Table | None, rows: int
     ) -> ShardEntry:
         """Write a shard's files, documents in row groups of `rows`; no corpus has them until a commit."""
-        # Values that hardly recur: a dictionary of them would only be written beside them.
-        plain = ("id", "text", "content_sha256")
-
-        def write(name: str, table: pa.Table, rows: int | None = None) -> FileEntry:
-            repeated = [column for column in table.schema.names if column not in plain]
-            return write_table(self.directory / f"{name}-{number}.parquet", table, repeated, rows)
-
-        of_links = write("links", links)
-        of_fetches = None if fetches is None else write("fetches", fetches)
-        of_documents = write("shard", documents, rows)
-        full, rest = divmod(documents.num_rows, rows)
-        return ShardEntry(
-            name=of_documents.name,
-            rows=documents.num_rows,
-            row_groups=(rows,) * full + ((rest,) if rest else ()),
-            text_bytes=sum(len(text.encode()) for text in documents["text"].to_pylist()),
-            bytes=of_documents.bytes,
-            sha256=of_documents.sha256,
-            links=of_links,
-            fetches=of_fetches,
-        )
+        of_links = _write(self.directory, f"links-{number}", links)
+        of_fetches = None if fetches is None else _write(self.directory, f"fetches-{number}", fetches)
+        return write_documents(self.directory, number, documents, rows, of_links, of_fetches)
 
     def state(self) -> bytes | None:
         """What `commit` was last given as state; None if nothing was.

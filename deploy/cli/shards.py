@@ -36,6 +36,17 @@ from tinylm.errors import ConfigError, Exit
 from tinylm.terminal import entered, say, tally
 
 app = App(name="shards", help="Look after a corpus.")
+# Each with its engine is imported when it is called.
+for _name, _help in {
+    "import": "Make a corpus of somebody's Parquet or JSON Lines.",
+    "filter": "Keep the documents for which a condition holds.",
+    "map": "Hand each document to a function of yours.",
+    "sample": "Keep a share of the documents.",
+    "stats": "Count documents, text and words, by a column.",
+    "diff": "What one corpus has that another has not, and why.",
+    "why": "What every stage said of a document.",
+}.items():
+    app.command(f"deploy.cli.batch:{_name.replace('import', 'import_')}", name=_name, help=_help)
 _Number = Annotated[int, Parameter(validator=validators.Number(gte=1))]
 
 
