@@ -116,17 +116,17 @@ class ShardReader(Reader):
         damage = f"row group {group.index} is damaged"
         with _opened(self.location, group.shard, self._sizes[group.shard], damage) as file:
             schema = pa.schema([*map(DOCUMENTS.field, columns)])
-            table = _columns_of(file, schema, group.index)
+            table = _columns_of(file, schema, [group.index])
             if table.num_rows != group.rows or not table.select(columns).schema.equals(schema):
                 raise pa.ArrowInvalid("its schema or number of rows is another than was committed")
             return table
 
 
-def _columns_of(file: pq.ParquetFile, schema: pa.Schema, group: int | None = None) -> pa.Table:
-    """What a file, or one `group` of rows, has of `schema`; what came after its schema version is null."""
+def _columns_of(file: pq.ParquetFile, schema: pa.Schema, groups: Sequence[int] | None = None) -> pa.Table:
+    """What a file, or some of its groups, has of `schema`; what came after its schema version is null."""
     version = int((file.schema_arrow.metadata or {}).get(b"schema_version", 1))
     there = [name for name in schema.names if ADDED.get(name, 1) <= version]
-    read = file.read if group is None else partial(file.read_row_group, group)
+    read = file.read if groups is None else partial(file.read_row_groups, list(groups))
     table = read(columns=there, use_threads=False)
     for field in schema:
         if field.name not in there:
@@ -166,13 +166,28 @@ def read_fetches(
         yield shard, without_taken_down(table, manifest).select(list(columns))
 
 
-def read_documents(location: Path | str, shard: ShardEntry, columns: Sequence[str]) -> pa.Table:
-    """The documents of a whole shard, those that were taken down too: `without_taken_down` is for them.
+def read_documents(
+    location: Path | str,
+    shard: ShardEntry,
+    columns: Sequence[str],
+    rows: NDArray[np.int64] | None = None,
+) -> pa.Table:
+    """The documents of a shard, also those that were taken down: `without_taken_down` is for them.
 
-    Raises ShardCorrupt if the file is missing, of another size, or fails its checksums.
+    `rows`, in rising order, are those that are wanted; groups that have none of them are not read. Raises
+    ShardCorrupt if the file is missing, of another size, or fails its checksums.
     """
-    entry = FileEntry(name=shard.name, bytes=shard.bytes, sha256=shard.sha256)
-    return _read(location, entry, DOCUMENTS, columns)
+    schema = pa.schema([*map(DOCUMENTS.field, columns)])
+    with _opened(location, shard.name, shard.bytes) as file:
+        if rows is None:
+            return _columns_of(file, schema).select(list(columns))
+        starts = np.cumsum([0, *shard.row_groups])
+        of_rows = np.searchsorted(starts, rows, "right") - 1
+        groups, of_groups = np.unique(of_rows, return_inverse=True)
+        # Where each group that is read begins among those.
+        begin = np.cumsum([0, *(shard.row_groups[group] for group in groups)])[of_groups]
+        table = _columns_of(file, schema, groups.tolist()).select(list(columns))
+        return table.take(pa.array(rows - starts[of_rows] + begin))
 
 
 def without_taken_down(table: pa.Table, manifest: Manifest) -> pa.Table:

@@ -39,6 +39,14 @@ def die_with_parent(signum: int = signal.SIGTERM, *, parent: int | None = None) 
         if os.getppid() != parent:
             os.kill(os.getpid(), signum)
         return
+    watch_parent(signum, parent)
+
+
+def watch_parent(signum: int, parent: int) -> None:
+    """Send this process `signum` within a second of the end of its parent, from a thread: anywhere.
+
+    For whom a thread has made that ends before its process, as those of an engine may.
+    """
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -17,10 +17,12 @@ def evaluate(expression: str, columns: Mapping[str, NDArray[Any]], rows: int) ->
     Raises ConfigError if it is none, and for a worth that is below 0 or no number.
     """
     try:
+        read = language.parse(expression)
+    except ConfigError as error:
+        raise ConfigError(f"worth = {error}") from None
+    try:
         with np.errstate(all="ignore"):
-            found = np.broadcast_to(language.evaluate(language.parse(expression), columns), rows).astype(
-                np.float64
-            )
+            found = np.broadcast_to(language.evaluate(read, columns), rows).astype(np.float64)
     except (ConfigError, TypeError, ValueError, pa.ArrowException) as error:
         raise ConfigError(f"worth = {expression!r}: {error}") from None
     if bad := int(np.sum(~(np.isfinite(found) & (found >= 0)))):

@@ -102,7 +102,7 @@ class Import(Work):
     def settings(self) -> dict[str, Any]:
         return {"text": self._text, "name": self.name}
 
-    def made(self, number: int) -> Iterator[Made]:
+    def made(self, number: int, attempt: Path) -> Iterator[Made]:  # noqa: ARG002 (as all have it)
         piece, rows, size, dropped = self._pieces[number], list[dict[str, Any]](), 0, Counter[str]()
         for at, row in self._rows(piece):
             found = self._document(piece, number, at, row) if isinstance(row, dict) else row

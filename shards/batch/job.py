@@ -12,11 +12,13 @@ that died to another, and takes in nodes that join. Nothing of that is ours, and
 import json
 import os
 import shutil
+import signal
 import uuid
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -30,14 +32,17 @@ from shards.writer import write_documents, write_table
 from tinylm import __version__
 from tinylm.errors import FileError, TinylmError
 from tinylm.files import TEMPORARY_SUFFIX, read_json, sync_directory, sync_file
+from tinylm.processes import watch_parent
 from tinylm.records import record
 
 E = TypeVar("E", ShardEntry, FileEntry)
 
 LINEAGE, PARTS = "lineage.json", "parts"
 _ROW_GROUP_ROWS = 256
-# Of a part that failed for a reason that may be gone: memory, a disk or a network that was away.
+# Of a part that failed for a reason that may be gone: memory, or a network that was away.
 _TRIES = 3
+# Of processes while no part ends: a document may kill two before it is left out.
+_DEATHS = 12
 
 VERDICTS = pa.schema([
     ("document", pa.string()),
@@ -113,8 +118,11 @@ class Work(ABC):
         """All that the result depends on beside the parents, as JSON has it."""
 
     @abstractmethod
-    def made(self, number: int) -> Iterator[Made]:
-        """Do the part `number`: the same whenever it is done. Each of what it gives becomes a shard."""
+    def made(self, number: int, attempt: Path) -> Iterator[Made]:
+        """Do the part `number`: the same whenever it is done. Each of what it gives becomes a shard.
+
+        `attempt` is a folder of its own, that stays if this process dies.
+        """
 
     def manifest(self, shards: tuple[ShardEntry, ...]) -> Manifest:
         """That of the new corpus."""
@@ -145,40 +153,40 @@ def run(work: Work, out: Path, ray: str = "", done: Callable[[Part], None] = lam
     """
     out = out.resolve()
     _begin(work, out)
-    left = []
-    for number in range(work.parts):
-        part = committed(out, number)
-        if part:
-            done(part)
-        else:
-            left.append(number)
+    driver, deaths, left = os.getpid(), 0, list(range(work.parts))
 
     def attempt(number: int) -> str:
+        if os.getppid() == driver:  # a process of its own: the engine's go on without us otherwise
+            _end_with(driver)
         return json.dumps(_attempt(work, out, number))
 
-    tries = Counter[int]()
-    while left:
-        again, failed = [], ""
+    while True:
+        there = {number: part for number in left if (part := committed(out, number))}
+        for part in there.values():
+            done(part)
+        deaths = deaths if not there else 0
+        left = [number for number in left if number not in there]
+        if not left:
+            return _finish(work, out)
         try:
             for number, line in each(attempt, left, ray, in_python=work.in_python):
                 said = json.loads(line)
-                if "error" in said and (said["final"] or tries[number] + 1 == _TRIES):
-                    raise ShardError(f"{out}: part {number} of {work.parts}: {said['error']}")
                 if "error" in said:
-                    tries[number] += 1
-                else:
-                    done(record(Part, said))
+                    raise ShardError(f"{out}: part {number} of {work.parts}: {said['error']}")
+                done(record(Part, said))
+                left = [other for other in left if other != number]
         except TinylmError:
             raise
-        except Exception as error:  # of the engine: of a process that died there is no more to know
-            failed = str(error).partition("\n")[0]
-        again = [number for number in left if not (out / PARTS / _name(number)).exists()]
-        if failed:
-            tries.update(again)
-            if again and len(again) == len(left) and max(tries[number] for number in again) >= _TRIES:
-                raise ShardError(f"{out}: parts {again[:5]}…: {failed}; start the same command again")
-        left = again
-    return _finish(work, out)
+        except Exception as error:  # of the engine: a process died, and it knows no more
+            deaths += 1
+            if deaths == _DEATHS:
+                why = str(error).partition("\n")[0]
+                raise ShardError(f"{out}: {deaths} processes died, perhaps of memory: {why}") from error
+
+
+@cache
+def _end_with(driver: int) -> None:
+    watch_parent(signal.SIGKILL, driver)
 
 
 def committed(out: Path, number: int) -> Part | None:
@@ -239,14 +247,18 @@ def each(
 
 
 def _attempt(work: Work, out: Path, number: int) -> dict[str, Any]:
-    """Do a part, or find it done: its entry, or why there is none, and whether that is `final`."""
-    try:
-        return asdict(committed(out, number) or _commit(work, out, number))
-    except Exception as error:
-        if part := committed(out, number):  # it was done meanwhile, and perhaps our files were cleared away
-            return asdict(part)
-        final = isinstance(error, TinylmError)
-        return {"error": str(error) if final else f"{type(error).__name__}: {error}", "final": final}
+    """Do a part, or find it done: its entry, or the `error` for which there is none."""
+    for again in range(_TRIES - 1, -1, -1):
+        try:
+            return asdict(committed(out, number) or _commit(work, out, number))
+        except Exception as error:
+            if part := committed(out, number):  # meanwhile, and perhaps our files were cleared away
+                return asdict(part)
+            if isinstance(error, TinylmError):
+                return {"error": str(error)}
+            if not again:
+                return {"error": f"{type(error).__name__}: {error}"}
+    raise AssertionError
 
 
 def _commit(work: Work, out: Path, number: int) -> Part:
@@ -262,7 +274,7 @@ def _commit(work: Work, out: Path, number: int) -> Part:
 
     try:
         shards, verdicts, dropped, looked_at = [], [], Counter[str](), 0
-        for at, made in enumerate(work.made(number)):
+        for at, made in enumerate(work.made(number, folder)):
             name = f"{number:06d}{at:03d}"
             shard = placed(_shard(folder, name, made))
             fetches = placed(shard.fetches) if shard.fetches else None

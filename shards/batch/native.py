@@ -28,6 +28,18 @@ _COMPARISONS = frozenset(("==", "!=", "<", "<=", ">", ">="))
 _TRUTH, _NUMBER, _TEXT, _LIST = "a condition", "a number", "text", "a list"
 
 
+def number_of(expression: Expression, schema: Schema, *, condition: bool = False) -> Native:
+    """As `to_daft`, in 64 bits: the number that it is, or 1 and 0 for what is true or false.
+
+    Raises TypeError also if it is of another kind, or no `condition` where one is needed.
+    """
+    found = _compiled(expression, schema)
+    if found.kind != _TRUTH and (condition or found.kind != _NUMBER):
+        needed = "a condition" if condition else "a number"
+        raise TypeError(f"{needed} is needed, and {expression} is {found.kind.removeprefix('a ')}")
+    return found.native.cast(DataType.float64())
+
+
 class _Typed(NamedTuple):
     native: Native
     kind: str

@@ -1,10 +1,13 @@
 """Stages over a corpus: filter, map, sample. Each says why it kept a document or did not, in numbers."""
 
+import fcntl
 import hashlib
 import importlib
+import os
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +32,7 @@ from tinylm.errors import ConfigError
 _ROW = "_row"
 # Characters: the error of a user's function may say anything.
 _LONGEST_RULE = 200
+_JOURNAL = "at"
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "==": np.equal,
     "!=": np.not_equal,
@@ -79,17 +83,17 @@ class OverCorpus(Work):
             held_out = HeldOut(hosts=held_out.hosts, excluded=held_out.excluded, through=shards[-1].name)
         return Manifest(shards=shards, held_out=held_out, tombstones=self.corpus.tombstones)
 
-    def made(self, number: int) -> Iterator[Made]:
+    def made(self, number: int, attempt: Path) -> Iterator[Made]:
         shard = self.corpus.shards[number]
         needed = list(dict.fromkeys([*self.columns, "id", "url", "host"]))
         table = read_documents(self.location, shard, needed)
         table = table.append_column(_ROW, pa.array(np.arange(len(table))))
         table = without_taken_down(table, self.corpus)
-        judged = self.judged(table, number)
+        judged = self.judged(table, number, attempt)
         kept = table.filter(pa.array(judged.keep))
         others = [name for name in DOCUMENTS.names if name not in needed]
         if len(kept) and others:
-            rest = read_documents(self.location, shard, others).take(kept[_ROW])
+            rest = read_documents(self.location, shard, others, kept[_ROW].to_numpy())
             for name in others:
                 kept = kept.append_column(name, rest[name])
         documents = self.changed(kept.select(DOCUMENTS.names)) if len(kept) else DOCUMENTS.empty_table()
@@ -102,7 +106,7 @@ class OverCorpus(Work):
         """Those that `judged` looks at."""
 
     @abstractmethod
-    def judged(self, table: pa.Table, number: int) -> Judged:
+    def judged(self, table: pa.Table, number: int, attempt: Path) -> Judged:
         """Judge the documents of part `number`, of which `table` has the columns."""
 
     def changed(self, documents: pa.Table) -> pa.Table:
@@ -149,6 +153,7 @@ class Filter(OverCorpus):
     """
 
     stage = "filter"
+    _decides = True
 
     def __init__(self, corpus: Path | str, where: str, values_of: Path | None = None) -> None:
         super().__init__(corpus)
@@ -159,7 +164,7 @@ class Filter(OverCorpus):
             if not lineage or lineage.parents != self.parents:
                 raise ShardError(f"{values_of}: no filter made it of this snapshot of {corpus}")
         else:
-            self.judged(DOCUMENTS.empty_table(), 0)  # what cannot be computed is said at once
+            self._computed(DOCUMENTS.empty_table())  # what cannot be computed is said at once
 
     def settings(self) -> dict[str, Any]:
         return {"where": " and ".join(map(str, self.rules))}
@@ -168,7 +173,7 @@ class Filter(OverCorpus):
     def columns(self) -> list[str]:
         return [] if self.values_of else [name for rule in self.rules for name in rule.value.columns()]
 
-    def judged(self, table: pa.Table, number: int) -> Judged:
+    def judged(self, table: pa.Table, number: int, attempt: Path) -> Judged:  # noqa: ARG002 (as all have it)
         values = self._earlier(table, number, of) if (of := self.values_of) else self._computed(table)
         verdicts = [
             Values(rule.name, str(rule), value, rule.threshold, rule.keeps(value))
@@ -177,16 +182,18 @@ class Filter(OverCorpus):
         return Judged(np.all([one.keep for one in verdicts], axis=0), verdicts)
 
     def _computed(self, table: pa.Table) -> list[NDArray[np.float64]]:
-        from daft import DataType, Schema
+        from daft import Schema
         from daft.expressions import ExpressionsProjection
         from daft.recordbatch import MicroPartition
 
-        from shards.batch.native import to_daft
+        from shards.batch.native import number_of
 
         schema = Schema.from_pyarrow_schema(table.schema)
         try:
             columns = [
-                to_daft(rule.value, schema).cast(DataType.float64()).alias(str(at))
+                number_of(rule.value, schema, condition=self._decides and rule.threshold is None).alias(
+                    str(at)
+                )
                 for at, rule in enumerate(self.rules)
             ]
             found = MicroPartition.from_arrow(table).eval_expression_list(ExpressionsProjection(columns))
@@ -231,18 +238,18 @@ class Sample(Filter):
     Which they are is decided by a hash of the id and `seed`: a larger share has all that a smaller one had.
     """
 
-    stage = "sample"
+    stage, _decides = "sample", False
 
     def __init__(self, corpus: Path | str, share: float, by: str = "1", seed: int = 0) -> None:
         self.share, self.seed = share, seed
         OverCorpus.__init__(self, corpus)
         self.where, self.values_of, self.rules = by, None, [Rule(by, parse(by))]
-        self.judged(DOCUMENTS.empty_table(), 0)
+        self._computed(DOCUMENTS.empty_table())
 
     def settings(self) -> dict[str, Any]:
         return {"share": self.share, "by": self.where, "seed": self.seed}
 
-    def judged(self, table: pa.Table, number: int) -> Judged:  # noqa: ARG002 (as all have it)
+    def judged(self, table: pa.Table, number: int, attempt: Path) -> Judged:  # noqa: ARG002 (as all have it)
         probability = np.nan_to_num(self.share * self._computed(table)[0])
         drawn = _Random(self.seed)(table["id"].to_pylist())
         keep = drawn < probability
@@ -252,8 +259,9 @@ class Sample(Filter):
 class Map(OverCorpus):
     """Hands each document to a function, `module:name`, as a dictionary of its columns.
 
-    It returns what changes of them, as a dictionary, perhaps empty; True if nothing does; or False or None to
-    drop the document. One for which it raises an error is dropped, with the error as the rule.
+    It returns what changes of them, as a dictionary; True if nothing does; or False or None to drop the
+    document. One for which it raises an error is dropped, with the error as the rule, and so is one
+    at which its process died twice.
     """
 
     stage, in_python = "map", True
@@ -287,12 +295,17 @@ class Map(OverCorpus):
         call: Callable[[dict[str, Any]], Any] = found
         return call
 
-    def judged(self, table: pa.Table, number: int) -> Judged:  # noqa: ARG002 (as all have it)
+    def judged(self, table: pa.Table, number: int, attempt: Path) -> Judged:  # noqa: ARG002 (as all have it)
         keep = np.zeros(len(table), np.bool_)
         rules, reasons = (np.full(len(table), self.function, object) for _ in range(2))
         self._changes = {}
+        killers, journal = _killers(attempt), (attempt / _JOURNAL).open("wb")
+        fcntl.flock(journal, fcntl.LOCK_EX)
         for at, row in enumerate(table.drop_columns([_ROW]).to_pylist()):
+            os.pwrite(journal.fileno(), f"{row['id']:40}".encode(), 0)
             try:
+                if row["id"] in killers:
+                    raise RuntimeError("its process died, twice")
                 found = self._call(row)
                 if isinstance(found, dict):
                     self._changes[row["id"]] = _fitting(found)
@@ -300,6 +313,7 @@ class Map(OverCorpus):
             except Exception as error:  # of the user's code, whatever it is
                 reasons[at] = f"error: {type(error).__name__}"
                 rules[at] = f"{reasons[at]}: {error}"[:_LONGEST_RULE]
+        journal.close()
         return Judged(keep, [Values(rules, reasons, keep.astype(np.float64), None, keep)])
 
     def changed(self, documents: pa.Table) -> pa.Table:
@@ -307,6 +321,16 @@ class Map(OverCorpus):
         for row in rows:
             row |= self._changes.get(row["id"], {})
         return pa.Table.from_pylist(rows, schema=DOCUMENTS)
+
+
+def _killers(attempt: Path) -> set[str]:
+    """Documents at which two attempts at this part died; those whose journal is locked are alive."""
+    died = Counter[str]()
+    for path in attempt.parent.glob(f"{attempt.name.partition('-')[0]}-*/{_JOURNAL}"):
+        with suppress(OSError), path.open("rb") as journal:
+            fcntl.flock(journal, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            died[journal.read().decode().strip()] += 1
+    return {name for name, times in died.items() if times > 1}
 
 
 def _fitting(changes: dict[str, Any]) -> dict[str, Any]:
