@@ -170,12 +170,15 @@ def why(corpus: Path, name: str) -> None:
         at = Path(lineage.parents[0].location) if len(lineage.parents) == 1 else None
     if not rows:
         raise ShardError(f"{corpus}: " + (f"no stage looked at {name}" if is_corpus(corpus) else "no corpus"))
-    table = Table("document", "stage", "rule", "value", "threshold", "", "kept instead")
-    for row in rows:
-        numbers = ("" if row[column] is None else f"{row[column]:g}" for column in ("value", "threshold"))
-        kept = "kept" if row["keep"] else "dropped"
-        table.add_row(row["document"], row["stage"], row["rule"], *numbers, kept, row["kept_instead"] or "")
-    Console().print(table)
+    console = Console()
+    for document in dict.fromkeys(row["document"] for row in rows):
+        table = Table("stage", "rule", "value", "threshold", "", "kept instead", title=document)
+        table.columns[1].overflow = "fold"
+        for row in (row for row in rows if row["document"] == document):
+            numbers = ("" if row[column] is None else f"{row[column]:g}" for column in ("value", "threshold"))
+            kept = "kept" if row["keep"] else "dropped"
+            table.add_row(row["stage"], row["rule"], *numbers, kept, row["kept_instead"] or "")
+        console.print(table)
 
 
 def _said(path: Path, ids: set[str]) -> list[dict[str, Any]]:

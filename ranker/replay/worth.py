@@ -7,12 +7,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from shards import expression as language
+from shards.batch import expression as language
 from tinylm.errors import ConfigError
 
 
 def evaluate(expression: str, columns: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-    """(rows,) The value of `expression` (shards/expression.py).
+    """(rows,) The value of `expression` (shards/batch/expression.py).
 
     Raises ConfigError if it is none, and for a worth that is below 0 or no number.
     """

@@ -79,7 +79,7 @@ class Lineage:
         path = Path(directory) / LINEAGE
         try:
             return record(cls, read_json(path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, FileError) as error:
             raise ShardCorrupt(f"{path}: not a lineage ({error})") from error

@@ -1,4 +1,4 @@
-"""Expressions (shards/expression.py) as Daft's, so that its engine computes what numpy would."""
+"""Expressions (shards/batch/expression.py) as Daft's, so that its engine computes what numpy would."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ from daft import DataType, Schema
 from daft.expressions import Expression as Native
 from daft.functions import when
 
-from shards.expression import Expression, missing
+from shards.batch.expression import Expression, missing
 
 _INFIX: dict[str, Callable[[Any, Any], Native]] = {
     "==": lambda left, right: left == right,

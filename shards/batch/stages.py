@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from shards.batch.expression import Expression, parse
 from shards.batch.job import VERDICTS, Lineage, Made, Parent, Work, committed
 from shards.errors import ShardError
-from shards.expression import Expression, parse
 from shards.files import is_url
 from shards.manifest import HeldOut, Manifest, ShardEntry
 from shards.reader import read_documents, without_taken_down

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shards.batch.expression import evaluate, parse
 from shards.batch.native import to_daft
-from shards.expression import evaluate, parse
 from tinylm.errors import ConfigError
 
 TABLE = pa.table({
