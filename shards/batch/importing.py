@@ -74,6 +74,8 @@ class Import(Work):
 
     def _add(self, source: str) -> str:
         """Take in what lies at `source`; returns a digest of it."""
+        if not is_url(source) and not Path(source).exists():
+            raise ShardError(f"{source}: no such file or folder")
         folder = is_folder(source)
         names = sorted(names_below(source)) if folder else [source.rpartition("/")[2]]
         base = source if folder else source.rpartition("/")[0]
