@@ -44,8 +44,7 @@ class End(NamedTuple):
     facts: dict[str, Any]
 
     def call(self, prefix: Prefix) -> Call:
-        told, elapsed = clock(self.lease)
-        facts = {"token": self.lease.token, "told": told, "elapsed": elapsed} | self.facts
+        facts = {"token": self.lease.token, **_clock(self.lease), **self.facts}
         return Call(self.script, prefix(self.lease.partition), tuple(chain.from_iterable(facts.items())))
 
 
@@ -58,7 +57,7 @@ def call_of_acks(acks: list[Ack], prefix: Prefix) -> Call:
         parts += (ack.lease.token, ack.latency, ack.size, span, ack.digest, ack.etag, ack.last_modified)
         pages += ack.page
     name = f"{acks[0].lease.token}-{secrets.token_hex(6)}"
-    arguments = (name, *clock(acks[0].lease), *parts)
+    arguments = (name, *_clock(acks[0].lease).values(), *parts)
     return Call("ack", prefix(acks[0].lease.partition), arguments, beside=pages)
 
 
@@ -247,9 +246,9 @@ def _fine_ms(seconds: float) -> float:
     return round(1000 * seconds, 3)
 
 
-def clock(lease: Lease) -> tuple[str, int]:
-    """What a lease told us as the time, and how many milliseconds ago by our own clock: scripts compare."""
-    return lease.told, ms(uptime() - lease.given)
+def _clock(lease: Lease) -> dict[str, Any]:
+    """What a lease told us as the time, how many ms ago by our clock, and after how many: scripts compare."""
+    return {"told": lease.told, "elapsed": ms(uptime() - lease.given), "took": ms(lease.took)}
 
 
 def ms(seconds: float) -> int:

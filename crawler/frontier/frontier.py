@@ -358,9 +358,10 @@ class Frontier(Ends):
             partition, seed = (first + step) % partitions, self._random.getrandbits(31)
             asked, clock = uptime(), self._clock(partition)
             now, *found = self._run("lease", partition, n - len(leases), ms(seconds), seed, *clock)
-            times: dict[str, Any] = {"told": now.decode(), "given": uptime(), "deadline": asked + seconds}
-            self._heed_time(partition, times["told"], asked, times["given"])
-            leases += [_lease(json.loads(lease), partition, **times) for lease in found]
+            told, given = now.decode(), uptime()
+            self._heed_time(partition, told, asked, given)
+            times = {"given": given, "took": given - asked, "deadline": asked + seconds}
+            leases += [_lease(json.loads(lease), partition, told=told, **times) for lease in found]
         return self._not_taken_down(leases)
 
     def _not_taken_down(self, leases: list[Lease]) -> list[Lease]:

@@ -67,6 +67,8 @@ class Lease:
     """The crawl's time when it was given, in milliseconds, and after how many jumps of it."""
     given: float
     """When it was received, on the same clock."""
+    took: float
+    """Seconds from asking to receiving: its time was told somewhere between."""
     fetch_no: int = 1
     """Which fetch of the URL this is; the same again if its end was lost."""
     etag: str = ""

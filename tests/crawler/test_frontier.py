@@ -978,6 +978,29 @@ def test_a_question_that_was_long_on_its_way_is_no_jump_of_the_clock(store):
     assert int(one.client.hget(f"{one.prefixes[0]}h:{lease.host}", "next")) / 1000 < before
 
 
+def test_a_host_rests_since_its_answer_also_if_the_lease_was_long_on_its_way(store):
+    frontier = store.open(delay=1.5)
+    put(frontier, "https://h.test/1", "https://h.test/2")
+    lease = lease_one(frontier)
+    run = frontier._store.run
+    frontier.ack_robots(lease, "", valid=DAY, crawl_delay=0.0, latency=0, size=0)
+
+    def late(call):
+        answer = run(call)
+        if call.name == "lease" and len(answer) > 1:
+            time.sleep(2.2)
+        return answer
+
+    frontier._store.run = late
+    lease = lease_one(frontier)
+    frontier._store.run = run
+    answered = time.time()
+    ack(frontier, lease)
+    lease_one(frontier)
+    assert time.time() - answered >= 1.5 - 2 * RESOLUTION
+    assert frontier.counts()["clock_jumps"] == 0
+
+
 # Queues that are being ended
 
 AT_ONCE = 2000  # URLs of it that one script ends

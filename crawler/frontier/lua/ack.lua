@@ -5,14 +5,14 @@
 -- One that is to be fetched again is due sooner if it had changed and later if it had not (Nutch's
 -- AdaptiveFetchSchedule, by the same factors).
 -- ARGV: name of the pages' bytes, and they themselves ('': they were put there);
---       what a lease told the worker as the time, and how many ms ago by the worker's own clock;
+--       what a lease told the worker as the time, how many ms ago by the worker's own clock, and after how many;
 --       then for each page: token, latency ms, bytes fetched, its part of the bytes as 'first length' ('': no page),
 --       digest of its text ('': as it was), ETag, Last-Modified
 -- Returns for each 1, or 0 if the lease was lost; nothing if the bytes are not there: then nothing has changed.
 local LATER, SOONER, WIDEST = 1.4, 0.8, 64
 local days, delay, factor, longest, delay_of = rules('recrawl_days', 'delay', 'latency_factor', 'longest_delay', 'delay_of')
 local first, rest = math.floor(DAY_MS * days), resting(delay, factor, longest, delay_of)
-local bytes_at, FIRST, FIELDS = p .. 'b:' .. ARGV[1], 5, 7
+local bytes_at, FIRST, FIELDS = p .. 'b:' .. ARGV[1], 6, 7
 
 local tokens, kept = {}, false
 for i = FIRST, #ARGV, FIELDS do tokens[#tokens + 1] = ARGV[i] end
@@ -23,7 +23,7 @@ if kept and ARGV[2] ~= '' then
 elseif kept and call('PERSIST', bytes_at) == 0 and call('EXISTS', bytes_at) == 0 then
   return {}
 end
-check_clock(ARGV[3], ARGV[4])
+check_clock(ARGV[3], ARGV[4], ARGV[5])
 local now = now_ms()
 
 local function again(lease, digest, etag, last_modified)

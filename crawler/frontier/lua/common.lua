@@ -144,24 +144,26 @@ end
 -- the crawl's clock goes on as if it had not, so that no rest is shorter or longer than it was to be.
 -- It jumped back for certain. A jump ahead may as well be a question that was long on its way, so the clock is put right
 -- only when a worker says how far ahead it is since it had an answer (lease.lua); for this one script it is then what it
--- was when the question was sent. Returns whether it is ahead. `took` is how long the last question and its answer were.
+-- was when the question was sent. Returns whether it is ahead. `took` is how long the question and the answer were that
+-- told the time: that may all have been the answer's way, so only what is beyond it is taken back, and no rest is shorter.
 local JUMP_AHEAD_MS, JUMP_BACK_MS = 2000, 500
 local function check_clock(told, elapsed, took)
   local at, since = string.match(told, '^(%d+) (%d+)$')
   local jump = now_ms() - at - elapsed
   if since ~= jumps then return false end
   if jump <= -JUMP_BACK_MS then put_clock(-jump) end
-  if jump < JUMP_AHEAD_MS + (took or 0) then return false end
+  jump = jump - took
+  if jump < JUMP_AHEAD_MS then return false end
   clock = clock - jump
   return true
 end
 
--- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, and how many
--- ms ago by its own clock.
+-- Arguments that are given by name: name and value in turn. A worker's tell what a lease told it as the time, how many ms
+-- ago by its own clock, and after how many.
 local function named()
   local arg = {}
   for i = 1, #ARGV, 2 do arg[ARGV[i]] = ARGV[i + 1] end
-  if arg.told then check_clock(arg.told, arg.elapsed) end
+  if arg.told then check_clock(arg.told, arg.elapsed, arg.took) end
   return arg
 end
 

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Fetched, an errand or a spider's request: no page goes to the walker, and the request behind it is forgotten. The host
 -- rests as after nack.lua.
--- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); asked (ms of rest, 0: not said);
+-- ARGV, by name: token; told, elapsed, took; latency (ms); size (bytes fetched); asked (ms of rest, 0: not said);
 --       back_off (1: it refused)
 -- Returns 0 if the lease was lost.
 local arg = named()

@@ -2,7 +2,7 @@
 -- The robots.txt of an origin is somewhere else: within the host, where it is asked for next; or at another one, which
 -- does the errand in its own turn. The host waits for that, and asks again if it takes too long; after `attempts` times
 -- all that it has queued of the origin is dead letters.
--- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); to (member, '': another host);
+-- ARGV, by name: token; told, elapsed, took; latency (ms); size (bytes fetched); to (member, '': another host);
 --       hops (redirects so far)
 -- Returns 0 if the lease was lost.
 local WAIT_MS = 10 * 60 * 1000  -- a host that rests 30 s has had 20 turns; who asks in vain does so for half an hour

@@ -4,7 +4,7 @@
 -- when waits twice as long each time.
 -- If no connection was made that is no attempt of the URL and no fetch, but a failure of the host: the first of several
 -- on end is counted as a failed connection, and after too many it is given up, with all that it has queued.
--- ARGV, by name: token; told and elapsed; reason; latency (ms); size (bytes fetched); asked (ms of rest, 0:
+-- ARGV, by name: token; told, elapsed, took; reason; latency (ms); size (bytes fetched); asked (ms of rest, 0:
 --       not said); back_off (1: it refused); sent (1: a request was); final (1: there is no such host)
 -- Returns 0 if the lease was lost.
 local OF_A_REACHED_HOST = 3  -- times as many failures: it may be back after hours

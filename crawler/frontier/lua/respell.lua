@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- The page is at another address of its own: the lease was of one spelling, and the URL waits under the one it was sent to.
 -- A request as any other, and an attempt, so that spellings that point to each other end as a dead letter.
--- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); to (member)
+-- ARGV, by name: token; told, elapsed, took; latency (ms); size (bytes fetched); to (member)
 -- Returns 0 if the lease was lost.
 local arg = named()
 local lease = take(arg.token)

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- The robots.txt of an origin was fetched, or is not there: its rules for every worker, and a page if it names sitemaps.
--- ARGV, by name: token; told and elapsed; latency (ms); size (bytes fetched); rules (packed); valid (ms);
+-- ARGV, by name: token; told, elapsed, took; latency (ms); size (bytes fetched); rules (packed); valid (ms);
 --       crawl_delay (ms); page ('': none)
 -- Returns 0 if the lease was lost.
 local arg = named()

@@ -2,7 +2,7 @@
 -- No request was sent: the URL is not wanted (robots, depth, ...) or goes back untouched (a worker stops).
 -- The host may be asked again at once, or when the worker says. Without its robots.txt nothing of a host may be
 -- fetched: when that is not wanted, all that it has queued of that origin is not.
--- ARGV, by name: token; told and elapsed; reason ('' returns the URL to its queue as it was); wait (ms the
+-- ARGV, by name: token; told, elapsed, took; reason ('' returns the URL to its queue as it was); wait (ms the
 --       host is left alone); latency (ms; only of a request that was sent and whose answer the worker lost);
 --       of a page that is out of scope, or was what robots.txt was to be asked for: sought (its member), shard and low (of
 --       its fingerprint: it may come back when the scope is another); forget (it cannot be queued again)
