@@ -34,6 +34,7 @@ from crawler.frontier.server import EmbeddedServer
 from crawler.read.language import detect_language
 from crawler.urls import canonicalize
 from shards.text.filters import judge
+from shards.text.signals import Signals
 
 DATA = Path(os.environ.get("TINYLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "web"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "tinylm" / "web"
@@ -344,7 +345,7 @@ def _lost(every: Round, screened: Round) -> float:
 @cache
 def _is_kept(text: str) -> bool:
     language, score = detect_language(text)
-    return language == "en" and score >= 0.65 and judge(text).keep
+    return language == "en" and score >= 0.65 and judge(Signals(text, language)).keep
 
 
 if __name__ == "__main__":

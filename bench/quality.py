@@ -83,7 +83,7 @@ def real_pages() -> list[Sample]:
     for row, body in bodies(chosen.values()):
         page = extract(body, row["url"], "text/html", False, 10.0)
         if page.text and page.language == "en":
-            signals = Signals(page.text)
+            signals = Signals(page.text, page.language)
             found.append(Sample(row["host"], row["kind"], signals, judge(signals).keep))
     source.shuffle(found)
     return found

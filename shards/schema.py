@@ -57,7 +57,7 @@ class Document(Content):
     """That of the seed which first led to it, such as `search:brave:otters`."""
     source_hops: int | None = since(4)
     """Links from that seed; 0 for the seed itself."""
-    signals: Mapping[str, float] = field(default_factory=dict)
+    signals: Mapping[str, float | None] = field(default_factory=dict)
     """The rule signals (shards/text/signals.py), each a column, by the names of RedPajama-V2."""
 
 

@@ -168,7 +168,7 @@ def test_an_expression_that_is_not_linear_is_found(quadratic):
 
 
 def signals(text):
-    measured = Signals(text)
+    measured = Signals(text, "en")
     for name in dir(Signals):
         getattr(measured, name)
 
@@ -205,7 +205,7 @@ FUNCTIONS = {
     "words": lambda text: words(f"http://a.test/{text}", "a.test", text, text),
     "trap_of_shape": lambda text: trap_of_shape(f"http://a.test/{text}"),
     "groups of a trap": lambda text: _groups(f"http://a.test/{text}"),
-    "judge": judge,
+    "judge": lambda text: judge(Signals(text, "en")),
     "signals": signals,
     "signature": signature,
     "sketch": lambda text: sketch(Signals(text)),

@@ -28,6 +28,7 @@ from crawler.read.optout import from_metas
 from crawler.read.sitemaps import is_text, listed, may_list
 from crawler.urls import canonical
 from shards.text.filters import FIRST_LOOK, judge
+from shards.text.signals import Signals
 
 # Name and version of the extractor, as written with each document.
 EXTRACTOR = f"trafilatura {version('trafilatura')} fast markdown"
@@ -156,12 +157,11 @@ class Screen:
 
     def reason(self, text: str, url: str) -> str:
         """Why `text` is not worth extracting; empty if it may be."""
-        if reason := judge(text[:_LOOKED_AT], FIRST_LOOK).reason:
+        language, score = detect_language(text)
+        if reason := judge(Signals(text[:_LOOKED_AT], language), FIRST_LOOK).reason:
             return reason
-        if self._languages:
-            language, score = detect_language(text)
-            if language not in self._languages or score < self._least_score:
-                return "pre_language"
+        if self._languages and (language not in self._languages or score < self._least_score):
+            return "pre_language"
         return DUPLICATE if self._is_known(text, url) else ""
 
     def _is_known(self, text: str, url: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,13 @@ from shards.batch.looking import differences, parts_of, summed
 from shards.batch.stages import Filter, Map, Sample
 from shards.errors import ShardError
 from shards.manifest import is_corpus
+from shards.reader import ShardReader
+from shards.text import languages
 from tinylm.errors import ConfigError
 from tinylm.terminal import entered, say, tally
 
+# From which a language is known: more change no figure of ours.
+_TEXTS = 20_000
 _Share = Annotated[float, Parameter(validator=validators.Number(gt=0, lte=1))]
 
 
@@ -129,6 +134,30 @@ def stats(corpus: str, *, by: str = "language", top: int = 20) -> None:
     console.print(table)
     total = sum(row["documents"] for row in found), sum(row["bytes"] for row in found) / 1e6
     console.print(f"{total[0]:,} documents, {total[1]:.1f} MB of text, {len(found):,} values of {by}")
+
+
+def language(corpus: str, code: str, *, english: str = "") -> None:
+    """Print what the rules need to know of a language, by its ISO 639 code, from the texts in it of CORPUS.
+
+    Written to a file that TINYLM_LANGUAGES names, it is known to every command from then on.
+
+    Parameters
+    ----------
+    english
+        A corpus with texts in English; best the same ones, at the same URLs. Default: CORPUS.
+    """
+    found = languages.measured(entered(code), _texts(corpus, code), _texts(english or corpus, "en"))
+    print(languages.row(code, found))
+
+
+def _texts(corpus: str, code: str) -> dict[str, str]:
+    """Texts in a language by URL, of which so many say enough."""
+    reader = ShardReader(corpus, split="all")
+    documents = (
+        row for group in reader.row_groups for row in reader.documents(group, ("url", "text", "language"))
+    )
+    of_language = (row for row in documents if row["language"] == code)
+    return {row["url"]: row["text"] for row in islice(of_language, _TEXTS)}
 
 
 def diff(before: str, after: str, *, by: str = "host", top: int = 10, samples: int = 2) -> None:

@@ -43,6 +43,7 @@ for _name, _help in {
     "map": "Hand each document to a function of yours.",
     "sample": "Keep a share of the documents.",
     "stats": "Count documents, text and words, by a column.",
+    "language": "Measure a language, for the rules.",
     "diff": "What one corpus has that another has not, and why.",
     "why": "What every stage said of a document.",
 }.items():

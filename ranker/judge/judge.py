@@ -46,7 +46,7 @@ class Judged(NamedTuple):
     """What the fetch brought, 0 to 1."""
     model: str = ""
     """What scored it."""
-    signals: Mapping[str, float] = {}
+    signals: Mapping[str, float | None] = {}
     """Columns of the rule signals."""
 
 
@@ -98,7 +98,7 @@ class Judge:
 
     def __call__(self, page: Page, karma: float = 0.0, precision: float = 1.0) -> Judged:
         """Judge a page and learn from it; `karma`: people's votes for it, believed as far as `precision`."""
-        signals = Signals(page.text)
+        signals = Signals(page.text, page.language)
         verdict = self._refusal(page) or judge(signals)
         novelty, content = 1.0, 0
         if verdict.keep:

@@ -141,8 +141,11 @@ def _features(text: str | Signals) -> Features:
     value = np.sqrt(counts, dtype=np.float32)
     value /= max(1e-6, float(np.linalg.norm(value)))
     # Ranges: twentieths of what is a share, and half powers of e of anything else.
-    steps = (20 * each if each <= 1 else 20 + 2 * math.log(each) for each in signals.columns.values())
-    ranges = [_HASHED + n * _RANGES + min(_RANGES - 1, int(step)) for n, step in enumerate(steps)]
+    ranges = [
+        _HASHED + n * _RANGES + min(_RANGES - 1, int(20 * each if each <= 1 else 20 + 2 * math.log(each)))
+        for n, each in enumerate(signals.columns.values())
+        if each is not None
+    ]
     return (
         np.concatenate((index.astype(np.int64), ranges), dtype=np.int64),
         np.concatenate((value, np.full(len(ranges), _SIGNAL_VALUE))),

@@ -190,7 +190,7 @@ class Import(Work):
             "source": f"import:{self.name}",
             "source_hops": 0,
         }
-        return found | Signals(text).columns
+        return found | Signals(text, language).columns
 
 
 _WANTED = ("text", "url", "title", "language", "language_score", "quality", *_DATES)

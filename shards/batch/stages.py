@@ -308,7 +308,7 @@ class Map(OverCorpus):
                     raise RuntimeError("its process died, twice")
                 found = self._call(row)
                 if isinstance(found, dict):
-                    self._changes[row["id"]] = _fitting(found)
+                    self._changes[row["id"]] = _fitting(found, row["language"])
                 keep[at] = found is True or isinstance(found, dict)
             except Exception as error:  # of the user's code, whatever it is
                 reasons[at] = f"error: {type(error).__name__}"
@@ -333,13 +333,14 @@ def _killers(attempt: Path) -> set[str]:
     return {name for name, times in died.items() if times > 1}
 
 
-def _fitting(changes: dict[str, Any]) -> dict[str, Any]:
+def _fitting(changes: dict[str, Any], language: str) -> dict[str, Any]:
     """`changes` with what follows from another text; raises ValueError for what no column takes."""
     if bad := [name for name in changes if name not in DOCUMENTS.names or name in ("id", "url", "host")]:
         raise ValueError(f"column {bad[0]!r} is not one that changes")
     pa.Table.from_pylist([changes], schema=pa.schema([DOCUMENTS.field(name) for name in changes]))
     if "text" in changes:
-        changes = Signals(changes["text"]).columns | changes
+        language = changes.get("language", language)
+        changes = Signals(changes["text"], language).columns | changes
         changes.setdefault("content_sha256", hashlib.sha256(changes["text"].encode()).hexdigest())
     return changes
 

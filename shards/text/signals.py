@@ -1,14 +1,15 @@
 """`Signals`: what the rules and the quality model measure of a text, each once, by its published name.
 
 The names are those of RedPajama-V2 (Weber et al. 2024), most of whose signals are Gopher's (Rae et al. 2021)
-and C4's (Raffel et al. 2020). Two things are otherwise than there. Structure is measured outside code
-fences: a listing has other statistics than prose, and a page that explains code is not worse for it. And
-what RedPajama-V2 keeps line by line is the share of lines here. All of them cost about 0.6 ms for 700 words.
+and C4's (Raffel et al. 2020). Three things are otherwise than there. Words are what white space parts, as
+in Gopher, and in scripts without spaces what shards/text/languages.py says. Structure is measured outside
+code fences: a listing has other statistics than prose, and a page that explains code is not worse for it.
+And what RedPajama-V2 keeps line by line is the share of lines here. All of them cost about 0.6 ms for 700
+words.
 """
 
 import math
 import re
-import string
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,24 +17,27 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+from shards.text.languages import PUNCTUATION, Language, language, words_of
+
 # Imported where it is used: the first look at a page, in extraction children, needs none of that, and a child
 # without numpy weighs 73 MB less.
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Gopher's: a page of English prose has at least two of them.
-STOP_WORDS = frozenset({"the", "be", "to", "of", "and", "that", "have", "with"})
-# What C4 takes for the end of a line of prose, and what ends one before a listing, in brackets or in code.
-_TERMINAL = (".", "!", "?", '"', "'", ":", ";", ")", "`")
+# What C4 takes for the end of a line of prose, in all scripts, and what ends one before a listing, in
+# brackets or in code.
+_TERMINAL = tuple(".!?\"'”’»:;)`。．！？：；）」』।॥؟؛۔።၊။។")
 _FENCE = re.compile(r"^```.*?^```[^\n]*$", re.MULTILINE | re.DOTALL)
 _LETTER = re.compile(r"[^\W\d_]")
 # Of a hash at the beginning of a word; headings of Markdown are hashes alone.
 _HASHTAG = re.compile(r"#+[^#]")
-_SENTENCE_END = re.compile(r"""[.!?]["'”’)\]]*(?:\s|$)""")
-_PUNCTUATION = string.punctuation + "“”‘’«»…–—"
-_BULLETS = ("•", "‣", "▪", "*", "-")
+# Stops of scripts in which nothing but the next sentence follows them need no white space.
+_SENTENCE_END = re.compile(r"""[.!?]["'”’»)\]]*(?:\s|$)|[。．！？।॥؟۔።။។]+""")
+_BULLETS = ("•", "‣", "▪", "・", "*", "-")
 _ELLIPSES = ("...", "…")
+# Of FineWeb's short lines, in characters.
+_SHORT_LINE = 30
 # 2^64 over the golden ratio, odd and without a pattern: multiples of it are spread evenly over 64 bits.
 GOLDEN = 0x9E3779B97F4A7C15
 
@@ -51,6 +55,13 @@ class Signals:
     """The measurements of one text."""
 
     text: str
+    language: str = ""
+    """ISO 639 code; if it is not known which, what depends on it is not measured."""
+
+    @cached_property
+    def known(self) -> Language | None:
+        """What is known of its language."""
+        return language(self.language)
 
     @cached_property
     def prose(self) -> str:
@@ -58,7 +69,7 @@ class Signals:
 
     @cached_property
     def words(self) -> list[str]:
-        return self.prose.split()
+        return words_of(self.prose)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -72,10 +83,10 @@ class Signals:
         """
         import numpy as np
 
-        words = self.text.lower().split()
+        words = words_of(self.text.lower())
         hashed = dict.fromkeys(words, 0)
         for word in hashed:
-            hashed[word] = crc32(word.strip(_PUNCTUATION).encode("utf-8", "replace"))
+            hashed[word] = crc32(word.strip(PUNCTUATION).encode("utf-8", "replace"))
         numbers = np.fromiter(map(hashed.__getitem__, words), dtype=np.uint32, count=len(words))
         found: NDArray[np.uint32] = numbers[numbers != 0]
         return found
@@ -98,7 +109,6 @@ class Signals:
     alphabetic_fraction = _per_word(
         lambda s: sum(count for word, count in s._counts.items() if word.isalpha() or _LETTER.search(word))
     )
-    stop_word_fraction = _per_word(lambda s: sum(s._lower_counts.get(word, 0) for word in STOP_WORDS))
     unique_word_fraction = _per_word(lambda s: len(s._lower_counts))
 
     @cached_property
@@ -110,8 +120,17 @@ class Signals:
 
     @cached_property
     def stop_words(self) -> int:
-        """Distinct stop words present."""
-        return len(STOP_WORDS.intersection(self._lower_counts))
+        """Distinct stop words present; 0 in a language of which none are known."""
+        return len(self.known.stop_words.intersection(self._lower_counts)) if self.known else 0
+
+    @cached_property
+    def stop_word_fraction(self) -> float | None:
+        """None in a language of which none are known."""
+        if not self.known:
+            return None
+        return sum(self._lower_counts.get(word, 0) for word in self.known.stop_words) / max(
+            1, len(self.words)
+        )
 
     @cached_property
     def unigram_entropy(self) -> float:
@@ -124,8 +143,7 @@ class Signals:
         return len(_SENTENCE_END.findall(self.prose))
 
     terminated_line_fraction = _share_of_lines(lambda line: line.endswith(_TERMINAL))
-    # Of fewer than 30 characters, as FineWeb has it.
-    short_line_fraction = _share_of_lines(lambda line: len(line) < 30)
+    short_line_fraction = _share_of_lines(lambda line: len(line) < _SHORT_LINE)
     bullet_line_fraction = _share_of_lines(lambda line: line.startswith(_BULLETS))
     ellipsis_line_fraction = _share_of_lines(lambda line: line.endswith(_ELLIPSES))
 
@@ -138,6 +156,26 @@ class Signals:
         """Share of characters in lines that stood before."""
         repeated = sum(len(line) * (count - 1) for line, count in Counter(self.lines).items())
         return repeated / max(1, sum(map(len, self.lines)))
+
+    # As it would be in English, for thresholds.
+
+    @cached_property
+    def english_words(self) -> float:
+        """How many words the text would have."""
+        return len(self.words) / (self.known.words if self.known else 1)
+
+    @cached_property
+    def english_word_length(self) -> float:
+        """Mean length of a word in characters."""
+        return self.mean_word_length / (self.known.word_length if self.known else 1)
+
+    @cached_property
+    def english_short_lines(self) -> float:
+        """Share of lines that would be short."""
+        if not self.known:
+            return self.short_line_fraction
+        short = _SHORT_LINE * self.known.characters
+        return sum(len(line) < short for line in self.lines) / max(1, len(self.lines))
 
     @cached_property
     def top_ngrams(self) -> dict[int, float]:
@@ -164,14 +202,15 @@ class Signals:
         return found
 
     @cached_property
-    def columns(self) -> dict[str, float]:
-        """What is written with a document, by column."""
-        return {name: float(measure(self)) for name, measure in COLUMNS.items()}
+    def columns(self) -> dict[str, float | None]:
+        """What is written with a document, by column; None for what cannot be measured in its language."""
+        found = {name: measure(self) for name, measure in COLUMNS.items()}
+        return {name: None if value is None else float(value) for name, value in found.items()}
 
 
 # What is written with a document of its text, by name: `punctution` as published. The quality model knows
 # them by their order: add at the end, and say in shards/schema.py which version brought it.
-COLUMNS: dict[str, Callable[[Signals], float]] = {
+COLUMNS: dict[str, Callable[[Signals], float | None]] = {
     "rps_doc_word_count": lambda s: len(s.words),
     "rps_doc_mean_word_length": lambda s: s.mean_word_length,
     "rps_doc_num_sentences": lambda s: s.sentences,

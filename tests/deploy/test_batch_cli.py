@@ -36,6 +36,8 @@ def test_somebodys_lines_are_imported_filtered_and_explained(tmp_path, capsys):
     assert not shards("stats", corpus, "--by", "host")
     assert "20 documents, " in (said := capsys.readouterr().out)
     assert "host2.test" in said
+    assert shards("language", corpus, "en") == 2
+    assert "error: 20 texts in 'en'" in capsys.readouterr().err
     assert not shards("diff", corpus, kept)
     assert "lost: 12 documents" in (said := capsys.readouterr().out)
     assert "text contains 'statistics' 10" in said

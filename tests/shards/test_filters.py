@@ -9,6 +9,11 @@ from hypothesis import strategies as st
 from shards.text.filters import FIRST_LOOK, RULES, Verdict, judge
 from shards.text.signals import Signals
 
+
+def english(text):
+    return Signals(text, "en")
+
+
 PROSE = """
 # How a river finds its way
 
@@ -107,8 +112,8 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "inside", "outside"), CASES)
 def test_a_rule_breaks_just_outside_its_threshold(name, inside, outside):
-    assert not rule(name)(Signals(inside))
-    assert rule(name)(Signals(outside))
+    assert not rule(name)(english(inside))
+    assert rule(name)(english(outside))
 
 
 def test_every_rule_has_a_case_and_a_name_of_its_own():
@@ -129,8 +134,8 @@ FIRST_CASES = [
 @pytest.mark.parametrize(("name", "inside", "outside"), FIRST_CASES)
 def test_the_first_look_leaves_room(name, inside, outside):
     [breaks] = (rule.breaks for rule in FIRST_LOOK if rule.name == name)
-    assert not breaks(Signals(inside))
-    assert breaks(Signals(outside))
+    assert not breaks(english(inside))
+    assert breaks(english(outside))
 
 
 def test_every_rule_of_the_first_look_has_a_case():
@@ -139,19 +144,19 @@ def test_every_rule_of_the_first_look_has_a_case():
 
 @given(st.text(alphabet="the of 12.,\n", max_size=300))
 def test_what_the_first_look_rules_out_the_rules_do_too(text):
-    assert judge(text, FIRST_LOOK).keep or not judge(text).keep
+    assert judge(english(text), FIRST_LOOK).keep or not judge(english(text)).keep
 
 
 @pytest.mark.parametrize("text", [PROSE, CODE, PROSE + CODE, QUOTED + "\n" + PROSE])
 def test_real_prose_is_kept(text):
-    assert judge(text) == Verdict(True)
-    assert judge(text, FIRST_LOOK) == Verdict(True)
+    assert judge(english(text)) == Verdict(True)
+    assert judge(english(text), FIRST_LOOK) == Verdict(True)
 
 
 def test_code_fences_are_not_judged_as_prose():
     listing = "```\n" + "x = {1: [2, 3]}\n" * 200 + "```\n"
-    assert judge(CODE + listing) == Verdict(True)
-    assert judge(listing).reason == "gopher_short"
+    assert judge(english(CODE + listing)) == Verdict(True)
+    assert judge(english(listing)).reason == "gopher_short"
 
 
 @pytest.mark.parametrize(
@@ -168,20 +173,20 @@ def test_code_fences_are_not_judged_as_prose():
     ],
 )
 def test_what_is_dropped_is_dropped_for_the_first_reason(text, reason):
-    assert judge(text) == Verdict(False, reason)
+    assert judge(english(text)) == Verdict(False, reason)
 
 
 @given(st.text(max_size=300))
 def test_a_verdict_is_total_deterministic_and_explained(text):
-    verdict = judge(text)
-    assert verdict == judge(text)
+    verdict = judge(english(text))
+    assert verdict == judge(english(text))
     assert verdict.keep == (verdict.reason == "")
-    assert verdict.keep or verdict.reason == next(rule.name for rule in RULES if rule.breaks(Signals(text)))
+    assert verdict.keep or verdict.reason == next(rule.name for rule in RULES if rule.breaks(english(text)))
 
 
 @given(st.text(alphabet="ab .\n#`-…", max_size=300))
 def test_every_share_is_a_share(text):
-    signals = Signals(text)
+    signals = english(text)
     shares = [
         signals.alphabetic_fraction,
         signals.duplicate_line_fraction,
@@ -209,11 +214,11 @@ class Counting(str):
 def test_a_megabyte_of_one_thing_is_judged(text):
     """Were a rule quadratic, ten of these would outlast the suite's time limit."""
     for rule in RULES:
-        rule.breaks(Signals(text))
+        rule.breaks(english(text))
 
 
 def test_measurements_look_at_each_line_once():
-    signals = Signals("")
+    signals = english("")
     signals.__dict__["lines"] = [Counting("- x")] * 1000
     assert signals.bullet_line_fraction == 1
     assert Counting.tested == 1000

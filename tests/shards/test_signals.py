@@ -26,7 +26,7 @@ def test_the_columns_of_a_document_are_the_signals():
 
 
 def test_a_text_measured_by_hand():
-    columns = Signals(TEXT).columns
+    columns = Signals(TEXT, "en").columns
     words = TEXT.split()
     wanted = {
         "rps_doc_word_count": 18,
@@ -53,7 +53,7 @@ def test_the_entropy_of_equally_frequent_words_is_the_logarithm_of_their_number(
 
 @given(st.text())
 def test_any_text_has_all_signals_and_shares_are_shares(text):
-    columns = Signals(text).columns
+    columns = Signals(text, "en").columns
     assert all(math.isfinite(value) and value >= 0 for value in columns.values())
     assert all(columns[name] <= 1 for name in SHARES if "top_" not in name)
 
