@@ -99,6 +99,8 @@ class Manifest:
     """What the writer had learned at this commit."""
     dropped: dict[str, int] = field(default_factory=dict)
     """Pages read and not kept, by reason."""
+    audit: dict[str, float] = field(default_factory=dict)
+    """Of a deduplication: what it says of itself."""
     tombstones: tuple[str, ...] = ()
     """Canonical URLs, and hosts with all their ports, that were taken down: no reader gives them."""
 

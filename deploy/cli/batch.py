@@ -14,11 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from deploy.console import Console
+from shards.batch.dedup import NEAR, Dedup
 from shards.batch.job import Lineage, Part, Work, run
 from shards.batch.looking import differences, parts_of, summed
 from shards.batch.stages import Filter, Map, Sample
 from shards.errors import ShardError
-from shards.manifest import is_corpus
+from shards.manifest import Manifest, is_corpus
 from shards.reader import ShardReader
 from shards.text import languages
 from tinylm.errors import ConfigError
@@ -52,6 +53,38 @@ def filter(  # noqa: A001 (the field's word)
         read to judge.
     """
     _do(Filter(corpus, entered(where), values_of), to)
+
+
+def dedup(
+    corpus: str,
+    *,
+    keep: str = "quality",
+    overlap: _Share = NEAR,
+    against: str = "",
+    values_of: Path | None = None,
+    to: To,
+) -> None:
+    """Make OUT of CORPUS without what is the same as, or near, another document: the best of them stays.
+
+    Parameters
+    ----------
+    keep
+        An expression that says which is the best, such as `rps_doc_word_count`.
+    overlap
+        Estimated share of word 5-grams in common, from which on two documents are near.
+    against
+        Another corpus: what is near a document there goes too.
+    values_of
+        What an earlier dedup of the same corpora made: its signatures are used, and no text is read.
+    """
+    audit = _do(Dedup(corpus, entered(keep), overlap, against, values_of), to).audit
+    if audit:
+        precision, recall = (
+            f"{audit[name]:.1%} ({audit[f'{name}_low']:.1%} to {audit[f'{name}_high']:.1%})"
+            for name in ("precision", "recall")
+        )
+        looked_at = f"{audit['dropped_pairs']:,} of the dropped and {audit['kept_pairs']:,} of the kept"
+        say(f"audit of {looked_at}: precision {precision}, recall {recall}")
 
 
 def map(corpus: str, function: str, *, to: To) -> None:  # noqa: A001 (the field's word)
@@ -99,7 +132,7 @@ def _identify(url: str) -> tuple[str, str, int] | None:
     return (page, locate(page).host, fingerprint(page)) if page else None
 
 
-def _do(work: Work, to: To) -> None:
+def _do(work: Work, to: To) -> Manifest:
     """Run it with a bar, and say what came of it."""
     console, looked_at, dropped = Console(), 0, Counter[str]()
     bar = (
@@ -116,11 +149,15 @@ def _do(work: Work, to: To) -> None:
             nonlocal looked_at
             looked_at += part.looked_at
             dropped.update(part.dropped)
-            progress.update(task, advance=1, documents=f"{looked_at:,}")
+            progress.update(task, description=work.stage, advance=1, documents=f"{looked_at:,}")
 
-        manifest = run(work, to.out, to.ray, done)
+        def note(what: str) -> None:
+            progress.update(task, description=f"{work.stage}: {what}")
+
+        manifest = run(work, to.out, to.ray, done, note)
     of = f"{manifest.rows:,} of {looked_at:,} documents, {manifest.text_bytes / 1e6:.1f} MB of text"
     say(f"{to.out}: {of}; dropped: {tally(dropped) or 'nothing'}")
+    return manifest
 
 
 def stats(corpus: str, *, by: str = "language", top: int = 20) -> None:
@@ -196,7 +233,7 @@ def why(corpus: Path, name: str) -> None:
             row for part in parts_of(at) for file in part.verdicts for row in _said(at / file.name, ids)
         ]
         rows = [*of_stage, *rows]
-        at = Path(lineage.parents[0].location) if len(lineage.parents) == 1 else None
+        at = Path(lineage.parents[0].location) if lineage.parents else None
     if not rows:
         raise ShardError(f"{corpus}: " + (f"no stage looked at {name}" if is_corpus(corpus) else "no corpus"))
     console = Console()

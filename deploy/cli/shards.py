@@ -41,6 +41,7 @@ for _name, _help in {
     "import": "Make a corpus of somebody's Parquet or JSON Lines.",
     "filter": "Keep the documents for which a condition holds.",
     "map": "Hand each document to a function of yours.",
+    "dedup": "Drop what is the same, or nearly.",
     "sample": "Keep a share of the documents.",
     "stats": "Count documents, text and words, by a column.",
     "language": "Measure a language, for the rules.",

@@ -124,8 +124,11 @@ class Work(ABC):
         `attempt` is a folder of its own, that stays if this process dies.
         """
 
-    def manifest(self, shards: tuple[ShardEntry, ...]) -> Manifest:
-        """That of the new corpus."""
+    def prepare(self, out: Path, ray: str, note: Callable[[str], None]) -> None:  # noqa: B027
+        """Do what has to be there before the first part, and tell `note` of it; what is there is found."""
+
+    def manifest(self, shards: tuple[ShardEntry, ...], out: Path) -> Manifest:  # noqa: ARG002 (some look there)
+        """That of the new corpus, all parts of which are in `out`."""
         return Manifest(shards=shards)
 
 
@@ -145,11 +148,18 @@ class Part:
         yield from self.verdicts
 
 
-def run(work: Work, out: Path, ray: str = "", done: Callable[[Part], None] = lambda _: None) -> Manifest:
+def run(
+    work: Work,
+    out: Path,
+    ray: str = "",
+    done: Callable[[Part], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Manifest:
     """Do what is left of `work`, and make `out` the corpus that comes of it.
 
     `ray` is the address of a cluster whose nodes all reach `out`. `done` is told of each part, also of those
-    that were there. Raises ShardError if `out` holds another corpus or job, or if a part cannot be done.
+    that were there, and `note` of what goes before. Raises ShardError if `out` holds another corpus or job,
+    or if a part cannot be done.
     """
     out = out.resolve()
     _begin(work, out)
@@ -169,6 +179,7 @@ def run(work: Work, out: Path, ray: str = "", done: Callable[[Part], None] = lam
         if not left:
             return _finish(work, out)
         try:
+            work.prepare(out, ray, note)
             for number, line in each(attempt, left, ray, in_python=work.in_python):
                 said = json.loads(line)
                 if "error" in said:
@@ -228,8 +239,6 @@ def each(
     do: Callable[[int], str], numbers: Sequence[int], ray: str = "", *, in_python: bool = False
 ) -> Iterator[tuple[int, str]]:
     """What `do` returns for each number, as they end: on all cores of this machine, or of a Ray cluster."""
-    if not numbers:
-        return
     os.environ.setdefault("DAFT_PROGRESS_BAR", "0")
     import daft
 
@@ -238,6 +247,8 @@ def each(
         daft.set_runner_ray(ray, noop_if_initialized=True)
     elif daft.get_or_infer_runner_type() != "native":
         daft.set_runner_native()
+    if not numbers:
+        return
     # A process for Python's own code, which one core would do alone; threads for what is done by libraries.
     done = daft.func(do, return_dtype=daft.DataType.string(), use_process=in_python)
     frame = daft.from_pydict({"number": list(numbers)})
@@ -350,7 +361,7 @@ def _finish(work: Work, out: Path) -> Manifest:
     dropped = Counter[str]()
     for part in parts:
         dropped.update(part.dropped)
-    manifest = work.manifest(tuple(shard for part in parts for shard in part.shards))
+    manifest = work.manifest(tuple(shard for part in parts for shard in part.shards), out)
     manifest = replace(manifest, dropped=dict(dropped)).save(out)
     listed = {file.name for part in parts for file in part.files}
     for pattern in ("shard-*", "links-*", "fetches-*", "verdicts-*", f"*{TEMPORARY_SUFFIX}"):

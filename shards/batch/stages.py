@@ -6,7 +6,7 @@ import importlib
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,7 +29,7 @@ from shards.schema import DOCUMENTS
 from shards.text.signals import Signals
 from tinylm.errors import ConfigError
 
-_ROW = "_row"
+ROW = "_row"
 # Characters: the error of a user's function may say anything.
 _LONGEST_RULE = 200
 _JOURNAL = "at"
@@ -59,14 +59,21 @@ class Values(NamedTuple):
     value: NDArray[np.float64]
     threshold: float | NDArray[np.float64] | None
     keep: NDArray[np.bool_]
+    kept_instead: NDArray[np.object_] | None = None
+    """Ids."""
+
+
+def located(corpus: Path | str) -> tuple[str, Manifest]:
+    """Where a corpus is, whatever the working directory, and its snapshot. Raises ShardError."""
+    location = str(corpus) if is_url(corpus) else str(Path(corpus).resolve())
+    return location, Manifest.load(location)
 
 
 class OverCorpus(Work):
     """A stage that looks at each shard of a corpus; what was taken down it does not see."""
 
     def __init__(self, corpus: Path | str) -> None:
-        self.location = str(corpus) if is_url(corpus) else str(Path(corpus).resolve())
-        self.corpus = Manifest.load(self.location)
+        self.location, self.corpus = located(corpus)
 
     @property
     def parents(self) -> tuple[Parent, ...]:
@@ -76,7 +83,7 @@ class OverCorpus(Work):
     def parts(self) -> int:
         return len(self.corpus.shards)
 
-    def manifest(self, shards: tuple[ShardEntry, ...]) -> Manifest:
+    def manifest(self, shards: tuple[ShardEntry, ...], out: Path) -> Manifest:  # noqa: ARG002 (as all have it)
         """What was held out and taken down stays so."""
         held_out = self.corpus.held_out
         if held_out and shards and self.corpus.held_out_is_current:
@@ -87,13 +94,13 @@ class OverCorpus(Work):
         shard = self.corpus.shards[number]
         needed = list(dict.fromkeys([*self.columns, "id", "url", "host"]))
         table = read_documents(self.location, shard, needed)
-        table = table.append_column(_ROW, pa.array(np.arange(len(table))))
+        table = table.append_column(ROW, pa.array(np.arange(len(table))))
         table = without_taken_down(table, self.corpus)
         judged = self.judged(table, number, attempt)
         kept = table.filter(pa.array(judged.keep))
         others = [name for name in DOCUMENTS.names if name not in needed]
         if len(kept) and others:
-            rest = read_documents(self.location, shard, others, kept[_ROW].to_numpy())
+            rest = read_documents(self.location, shard, others, kept[ROW].to_numpy())
             for name in others:
                 kept = kept.append_column(name, rest[name])
         documents = self.changed(kept.select(DOCUMENTS.names)) if len(kept) else DOCUMENTS.empty_table()
@@ -182,25 +189,8 @@ class Filter(OverCorpus):
         return Judged(np.all([one.keep for one in verdicts], axis=0), verdicts)
 
     def _computed(self, table: pa.Table) -> list[NDArray[np.float64]]:
-        from daft import Schema
-        from daft.expressions import ExpressionsProjection
-        from daft.recordbatch import MicroPartition
-
-        from shards.batch.native import number_of
-
-        schema = Schema.from_pyarrow_schema(table.schema)
-        try:
-            columns = [
-                number_of(rule.value, schema, condition=self._decides and rule.threshold is None).alias(
-                    str(at)
-                )
-                for at, rule in enumerate(self.rules)
-            ]
-            found = MicroPartition.from_arrow(table).eval_expression_list(ExpressionsProjection(columns))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{self.where!r}: {error}") from error
-        arrays = found.to_arrow()
-        return [arrays[str(at)].fill_null(np.nan).to_numpy() for at in range(len(columns))]
+        conditions = [self._decides and rule.threshold is None for rule in self.rules]
+        return computed([rule.value for rule in self.rules], conditions, table, self.where)
 
     def _earlier(self, table: pa.Table, number: int, values_of: Path) -> list[NDArray[np.float64]]:
         if not (part := committed(values_of, number)):
@@ -218,6 +208,32 @@ class Filter(OverCorpus):
             raise ShardError(
                 f"{values_of}: no value of a rule for document {error}; filter without its values"
             ) from error
+
+
+def computed(
+    expressions: Sequence[Expression], conditions: Sequence[bool], table: pa.Table, said: str
+) -> list[NDArray[np.float64]]:
+    """The value of each expression for each row, NaN for null; 1 or 0 of one that has to be a condition.
+
+    Raises ConfigError, with what was `said`, for what cannot be computed of these columns.
+    """
+    from daft import Schema
+    from daft.expressions import ExpressionsProjection
+    from daft.recordbatch import MicroPartition
+
+    from shards.batch.native import number_of
+
+    schema = Schema.from_pyarrow_schema(table.schema)
+    try:
+        columns = [
+            number_of(value, schema, condition=condition).alias(str(at))
+            for at, (value, condition) in enumerate(zip(expressions, conditions, strict=True))
+        ]
+        found = MicroPartition.from_arrow(table).eval_expression_list(ExpressionsProjection(columns))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{said!r}: {error}") from error
+    arrays = found.to_arrow()
+    return [arrays[str(at)].fill_null(np.nan).to_numpy() for at in range(len(columns))]
 
 
 @dataclass(frozen=True)
@@ -301,7 +317,7 @@ class Map(OverCorpus):
         self._changes = {}
         killers, journal = _killers(attempt), (attempt / _JOURNAL).open("wb")
         fcntl.flock(journal, fcntl.LOCK_EX)
-        for at, row in enumerate(table.drop_columns([_ROW]).to_pylist()):
+        for at, row in enumerate(table.drop_columns([ROW]).to_pylist()):
             os.pwrite(journal.fileno(), f"{row['id']:40}".encode(), 0)
             try:
                 if row["id"] in killers:
@@ -390,7 +406,7 @@ def _table_of(ids: pa.ChunkedArray, stage: str, judged: Judged) -> pa.Table:
             "value": pa.array(value, mask=np.isnan(value)),
             "threshold": pa.array(threshold, mask=np.isnan(threshold)),
             "keep": pa.array(column(lambda one: one.keep)),
-            "kept_instead": pa.nulls(len(value), pa.string()),
+            "kept_instead": pa.array(column(lambda one: one.kept_instead), pa.string()),
         }
     )
     return table.cast(VERDICTS)

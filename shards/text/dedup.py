@@ -100,9 +100,9 @@ def minhash(of: Keys) -> Signature:
 
 
 def bands(of: Signature, count: int, rows: int) -> Keys:
-    """The first `count * rows` values of a signature as `count` keys: shape (count,)."""
-    values = of[: count * rows].reshape(count, rows) * _of_value[:rows]
-    return mixed(values.sum(axis=1) + np.arange(count, dtype=np.uint64))
+    """The first `count * rows` values of signatures (..., 128) as `count` keys: shape (..., count)."""
+    values = of[..., : count * rows].reshape(*of.shape[:-1], count, rows) * _of_value[:rows]
+    return mixed(values.sum(axis=-1) + np.arange(count, dtype=np.uint64))
 
 
 class Sketch(NamedTuple):

@@ -33,6 +33,12 @@ def test_somebodys_lines_are_imported_filtered_and_explained(tmp_path, capsys):
     )
     assert "8 of 20 documents" in (said := capsys.readouterr().out)
     assert "dropped: text contains 'statistics' 10, rps_doc_word_count > 100 2" in said
+    assert not shards("dedup", corpus, "--keep", "rps_doc_word_count", "--out", tmp_path / "unique")
+    said = capsys.readouterr().out
+    assert "of 20 documents" in said
+    assert "audit of " in said
+    assert shards("dedup", corpus, "--keep", "qality", "--out", tmp_path / "none") == 2
+    assert "error: no column 'qality'; there is" in capsys.readouterr().err
     assert not shards("stats", corpus, "--by", "host")
     assert "20 documents, " in (said := capsys.readouterr().out)
     assert "host2.test" in said
