@@ -45,6 +45,8 @@ _AUDITED_PAIRS = 1000
 _LEAST_PRECISION = 0.9
 # Bytes a character, from which on a text may be in a script without spaces.
 _MANY_BYTES = 1.5
+# Texts: what they are normalized to stays in the processor's caches; with 20,000 it takes 1.4 times as long.
+_SIGNED_AT_ONCE = 500
 _SEED = 1  # signatures are compared with those of other corpora
 _SIGNED = pa.schema([
     ("node", pa.int64()),
@@ -338,9 +340,12 @@ def signatures(texts: pa.ChunkedArray) -> NDArray[np.uint32]:
     signed = minhash(
         plain, num_hashes=PERMUTATIONS, ngram_size=SHINGLE, seed=_SEED, hash_function="xxhash3_64"
     )
-    frame = MicroPartition.from_arrow(pa.table({"text": texts}))
-    found = frame.eval_expression_list(ExpressionsProjection([signed.alias("minhash")])).to_arrow()
-    return np.asarray(found["minhash"].combine_chunks().flatten()).reshape(-1, PERMUTATIONS)
+    found = []
+    for start in range(0, len(texts), _SIGNED_AT_ONCE):
+        frame = MicroPartition.from_arrow(pa.table({"text": texts.slice(start, _SIGNED_AT_ONCE)}))
+        signatures = frame.eval_expression_list(ExpressionsProjection([signed.alias("minhash")])).to_arrow()
+        found.append(np.asarray(signatures["minhash"].combine_chunks().flatten()).reshape(-1, PERMUTATIONS))
+    return np.concatenate(found)
 
 
 def _signatures(out: Path, number: int) -> Path:
