@@ -184,7 +184,7 @@ def language(corpus: str, code: str, *, english: str = "") -> None:
         A corpus with texts in English; best the same ones, at the same URLs. Default: CORPUS.
     """
     found = languages.measured(entered(code), _texts(corpus, code), _texts(english or corpus, "en"))
-    print(languages.row(code, found))
+    say(languages.row(code, found))
 
 
 def _texts(corpus: str, code: str) -> dict[str, str]:
