@@ -39,7 +39,7 @@ from shards.text.dedup import PERMUTATIONS, SHINGLE
 from shards.writer import ShardWriter
 
 _KEYS = ("mb_per_core_s", "ratio_datasketch", "ratio_datatrove", "audit_precision", "audit_recall")
-_PEER = Path(".venv-warc/bin/python")
+PEER = Path(".venv-warc/bin/python")
 _FEWEST_CHARACTERS = 500
 # Reads JSON Lines of texts, and writes the CPU seconds that signatures took, and each one's keys by band.
 _DATATROVE = """
@@ -78,8 +78,8 @@ def main(*, quick: Annotated[bool, Parameter(negative=())] = False, out: Path | 
 
 
 def _measure(most_bytes: int, rounds: int, labelled: int) -> dict[str, Any]:
-    texts = _plain(most_bytes)
-    print(f"{len(texts):,} pages, {_megabytes(texts):.0f} MB of text")
+    texts = plain(most_bytes)
+    print(f"{len(texts):,} pages, {megabytes(texts):.0f} MB of text")
     few = texts[: max(50, len(texts) // 40)]
     speeds: dict[str, list[float]] = defaultdict(list)
     contestants: dict[str, tuple[Callable[[list[str]], float], list[str]]] = {"ours": (_ours, texts)}
@@ -90,7 +90,7 @@ def _measure(most_bytes: int, rounds: int, labelled: int) -> dict[str, Any]:
         contestants["datasketch"] = _datasketch, few
     except ImportError:
         found["why"] = "datasketch is not installed: make bench-setup"
-    if _PEER.exists():
+    if PEER.exists():
         contestants["datatrove"] = lambda given: float(_datatrove(given)[0]), few[: max(20, len(few) // 8)]
     else:
         found["why"] = "datatrove is not installed: make bench-setup"
@@ -100,7 +100,7 @@ def _measure(most_bytes: int, rounds: int, labelled: int) -> dict[str, Any]:
         task = bar.add_task("signing", total=rounds * len(contestants))
         for number in range(rounds):
             for name, (sign, given) in [*contestants.items()][:: 1 if number % 2 else -1]:
-                speeds[name].append(_megabytes(given) / sign(given))
+                speeds[name].append(megabytes(given) / sign(given))
                 bar.update(task, description=name, advance=1)
     for name, of in speeds.items():
         print(f"{name:12} {statistics.median(of):8.2f} MB a core second")
@@ -110,12 +110,12 @@ def _measure(most_bytes: int, rounds: int, labelled: int) -> dict[str, Any]:
         found[f"ratio_{name}"] = round(statistics.median(ratios), 1) if ratios else None
     with tempfile.TemporaryDirectory() as folder:
         found |= _audited(texts, Path(folder))
-        if _PEER.exists():
+        if PEER.exists():
             found["clusters_as_datatrove"] = _same_clusters(texts[:labelled], Path(folder))
     return found | {"bound": "Daft's minhash of normalized text", "pages": len(texts)}
 
 
-def _plain(most_bytes: int) -> list[str]:
+def plain(most_bytes: int) -> list[str]:
     """Text of real pages of all hosts and kinds, found fast, in a fixed random order."""
     rows = pages.table()
     Random(1).shuffle(rows)
@@ -129,7 +129,8 @@ def _plain(most_bytes: int) -> list[str]:
     return pages.head(texts, most_bytes)
 
 
-def _megabytes(texts: Iterable[str]) -> float:
+def megabytes(texts: Iterable[str]) -> float:
+    """Of UTF-8."""
     return sum(len(text.encode()) for text in texts) / 1e6
 
 
@@ -157,13 +158,14 @@ def _datatrove(texts: list[str]) -> tuple[float, str, list[list[int]]]:
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
         file.writelines(json.dumps(text) + "\n" for text in texts)
         file.flush()
-        command = [str(_PEER), "-c", _DATATROVE, file.name]
+        command = [str(PEER), "-c", _DATATROVE, file.name]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     seconds, version, keys = json.loads(said.splitlines()[-1])
     return seconds, version, keys
 
 
-def _corpus(texts: list[str], folder: Path) -> Path:
+def corpus_of(texts: list[str], folder: Path) -> Path:
+    """Documents of these texts as a corpus in `folder`, 2,000 a shard."""
     with ShardWriter(folder, crawl_id="bench", row_group_rows=256) as writer:
         for number, text in enumerate(texts):
             writer.append(_document(number, text), [])
@@ -184,7 +186,7 @@ _EMPTY = Document(
 
 
 def _audited(texts: list[str], folder: Path) -> dict[str, Any]:
-    corpus = _corpus(texts, folder / "all")
+    corpus = corpus_of(texts, folder / "all")
     began = time.perf_counter()
     manifest = run(Dedup(corpus), folder / "unique")
     seconds = time.perf_counter() - began
@@ -194,7 +196,7 @@ def _audited(texts: list[str], folder: Path) -> dict[str, Any]:
     return {
         "audit_precision": round(manifest.audit["precision"], 4),
         "audit_recall": round(manifest.audit["recall"], 4),
-        "dedup_mb_per_s": round(_megabytes(texts) / seconds, 1),
+        "dedup_mb_per_s": round(megabytes(texts) / seconds, 1),
     }
 
 
@@ -207,7 +209,7 @@ def _same_clusters(texts: list[str], folder: Path) -> float:
             places = set(source.sample(range(len(words)), int(share * len(words))))
             copies.append(" ".join("changed" if at in places else word for at, word in enumerate(words)))
     theirs = _joined([(band, key) for band, key in enumerate(keys)] for keys in _datatrove(copies)[2])
-    corpus = _corpus(copies, folder / "labelled")
+    corpus = corpus_of(copies, folder / "labelled")
     run(Dedup(corpus, overlap=0.0001), folder / "clusters")
     with_whom: list[list[Any]] = [[("itself", number)] for number in range(len(copies))]
     for number in range(100):
