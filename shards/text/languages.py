@@ -83,7 +83,7 @@ def _table() -> Mapping[str, Language]:
 def _read(path: Path) -> dict[str, Language]:
     return {
         code: Language(frozenset(row["stop_words"].split()), float(row["words"]), float(row["word_length"]))
-        for code, row in tomllib.loads(path.read_text()).items()
+        for code, row in tomllib.loads(path.read_text(encoding="utf-8")).items()
     }
 
 
@@ -99,10 +99,13 @@ def measured(code: str, texts: Mapping[str, str], english: Mapping[str, str]) ->
     """A language from texts in it, by name; what has the same name in `english` is the same text there.
 
     The stop words are those that most texts have. Without a text in common as many characters are taken to
-    say the same. Raises ConfigError for fewer than fifty texts.
+    say the same. Raises ConfigError for fewer than fifty texts of either.
     """
-    if len(texts) < _FEWEST_TEXTS:
-        raise ConfigError(f"{len(texts)} texts in {code!r}: its words cannot be known from fewer than fifty")
+    for name, those in ((code, texts), ("en", english)):
+        if len(those) < _FEWEST_TEXTS:
+            raise ConfigError(
+                f"{len(those)} texts in {name!r}: its words cannot be known from fewer than fifty"
+            )
     having = Counter[str]()
     for text in texts.values():
         bare = {word.strip(PUNCTUATION) for word in words_of(text.lower())}

@@ -88,6 +88,8 @@ def test_a_language_is_learned_from_its_texts(tmp_path, monkeypatch):
     assert measured("tlh", {f"x{name}": text for name, text in other.items()}, english).words < 1
     with pytest.raises(ConfigError, match="fewer than fifty"):
         measured("tlh", dict(list(other.items())[:9]), english)
+    with pytest.raises(ConfigError, match="0 texts in 'en'"):
+        measured("tlh", other, {})
     (tmp_path / "table.toml").write_text(row("tlh", found) + "\n")
     monkeypatch.setenv(languages.TABLE, str(tmp_path / "table.toml"))
     languages._table.cache_clear()
